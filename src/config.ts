@@ -1,0 +1,125 @@
+/** The only reader of the process environment. Nothing else in `src` looks at `process.env`. */
+
+export type ProcessRole = 'all' | 'api' | 'worker';
+
+export interface EncryptionKey {
+  readonly id: string;
+  /** 32 bytes, for AES-256-GCM. */
+  readonly key: Buffer;
+}
+
+export interface Config {
+  readonly databaseUrl: string;
+  /** Where exports read; the main database unless a replica is named. */
+  readonly snapshotDatabaseUrl: string;
+  readonly host: string;
+  readonly port: number;
+  readonly adminToken: string;
+  /** The first encrypts, all decrypt. Never empty. */
+  readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
+  readonly processRole: ProcessRole;
+  /** Origin for links, without a trailing slash; null: the origin that the request named. */
+  readonly publicUrl: string | null;
+  /** Hosts, `host:port` or CIDRs that custom endpoints may be although private or plain http. */
+  readonly s3EndpointAllowlist: readonly string[];
+  readonly logLevel: LogLevel;
+}
+
+const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+type LogLevel = (typeof logLevels)[number];
+
+/** A variable is missing or malformed. The message is one line that starts with the variable's name. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** Reads the whole configuration or throws a ConfigError that names the first variable at fault. */
+export function readConfig(env: Env): Config {
+  const databaseUrl = postgresUrl(env, 'DATABASE_URL') ?? missing('DATABASE_URL');
+  return Object.freeze({
+    databaseUrl,
+    snapshotDatabaseUrl: postgresUrl(env, 'SNAPSHOT_DATABASE_URL') ?? databaseUrl,
+    host: text(env, 'HOST') ?? '127.0.0.1',
+    port: port(env),
+    adminToken: adminToken(env),
+    encryptionKeys: encryptionKeys(env),
+    processRole: oneOf(env, 'PROCESS_ROLE', ['all', 'api', 'worker'], 'all'),
+    publicUrl: publicUrl(env),
+    s3EndpointAllowlist: (text(env, 'S3_ENDPOINT_ALLOWLIST') ?? '')
+      .split(',')
+      .map(entry => entry.trim())
+      .filter(entry => entry !== ''),
+    logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
+  });
+}
+
+function text(env: Env, name: string): string | null {
+  const value = env[name]?.trim();
+  return value === undefined || value === '' ? null : value;
+}
+
+function missing(name: string): never {
+  throw new ConfigError(`${name} is required`);
+}
+
+function postgresUrl(env: Env, name: string): string | null {
+  const value = text(env, name);
+  if (value === null) return null;
+  if (!/^postgres(ql)?:\/\//.test(value) || !URL.canParse(value)) {
+    throw new ConfigError(`${name} must be a URL like postgres://user:password@host:5432/database`);
+  }
+  return value;
+}
+
+function port(env: Env): number {
+  const value = text(env, 'PORT') ?? '3000';
+  if (!/^\d{1,5}$/.test(value) || Number(value) > 65_535) {
+    throw new ConfigError('PORT must be a number from 0 to 65535');
+  }
+  return Number(value);
+}
+
+function adminToken(env: Env): string {
+  const value = text(env, 'ADMIN_TOKEN') ?? missing('ADMIN_TOKEN');
+  if (value.length < 32) throw new ConfigError('ADMIN_TOKEN must have at least 32 characters');
+  if (!/^[\x21-\x7e]+$/.test(value)) throw new ConfigError('ADMIN_TOKEN must be printable ASCII without spaces');
+  return value;
+}
+
+function encryptionKeys(env: Env): [EncryptionKey, ...EncryptionKey[]] {
+  const name = 'ENCRYPTION_KEYS';
+  const value = text(env, name) ?? missing(name);
+  const [first, ...rest] = value.split(',').map(entry => {
+    const [, id, encoded] = /^([A-Za-z0-9_-]{1,32}):([A-Za-z0-9+/]{43}=)$/.exec(entry.trim()) ?? [];
+    if (id === undefined || encoded === undefined) {
+      throw new ConfigError(`${name} must be id:base64 of 32 bytes, several separated by commas`);
+    }
+    return { id, key: Buffer.from(encoded, 'base64') };
+  });
+  if (first === undefined) return missing(name);
+  const keys: [EncryptionKey, ...EncryptionKey[]] = [first, ...rest];
+  if (new Set(keys.map(key => key.id)).size !== keys.length) {
+    throw new ConfigError(`${name} names the same id twice`);
+  }
+  return keys;
+}
+
+function publicUrl(env: Env): string | null {
+  const value = text(env, 'PUBLIC_URL');
+  if (value === null) return null;
+  const url = URL.canParse(value) ? new URL(value) : null;
+  if (url === null || !/^https?:$/.test(url.protocol) || !['', '/'].includes(url.pathname) || url.search !== '') {
+    throw new ConfigError('PUBLIC_URL must be an origin like https://exports.example.com');
+  }
+  return url.origin;
+}
+
+function oneOf<const T extends string>(env: Env, name: string, allowed: readonly T[], otherwise: T): T {
+  const value = text(env, name);
+  if (value === null) return otherwise;
+  const found = allowed.find(candidate => candidate === value);
+  if (found === undefined) throw new ConfigError(`${name} must be one of ${allowed.join(', ')}`);
+  return found;
+}

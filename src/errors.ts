@@ -1,0 +1,63 @@
+/**
+ * Every error that a caller may see, as one closed union of codes. A handler throws an AppError; the HTTP error
+ * handler turns it into an RFC 9457 problem. Anything else that is thrown is a bug or an outage.
+ */
+export const errorStatus = {
+  validation_failed: 400,
+  unauthenticated: 401,
+  insufficient_scope: 403,
+  plan_upgrade_required: 403,
+  not_found: 404,
+  conflict: 409,
+  payload_too_large: 413,
+  unsupported_media_type: 415,
+  snapshot_invalid: 422,
+  storage_validation_failed: 422,
+  rate_limited: 429,
+  too_many_downloads: 429,
+  internal_error: 500,
+  unavailable: 503,
+} as const;
+
+export type ErrorCode = keyof typeof errorStatus;
+
+/** A field at fault: `path` is a JSON pointer into body, or `/query/…`, `/path/…`. */
+export interface FieldFault {
+  readonly path: string;
+  readonly message: string;
+}
+
+interface AppErrorOptions {
+  /** Extra members of the problem body, such as `errors` or `storageError`. Must never hold a secret. */
+  readonly members?: Readonly<Record<string, unknown>>;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly cause?: unknown;
+}
+
+export class AppError extends Error {
+  override readonly name = 'AppError';
+  readonly code: ErrorCode;
+  readonly members: Readonly<Record<string, unknown>>;
+  readonly headers: Readonly<Record<string, string>>;
+
+  /** `detail` is shown to the caller as it is. */
+  constructor(code: ErrorCode, detail: string, options: AppErrorOptions = {}) {
+    super(detail, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.members = options.members ?? {};
+    this.headers = options.headers ?? {};
+  }
+
+  get status(): number {
+    return errorStatus[this.code];
+  }
+}
+
+export function validationFailed(errors: readonly FieldFault[]): AppError {
+  const detail = errors.map(fault => `${fault.path || '/'} ${fault.message}`).join('; ');
+  return new AppError('validation_failed', detail, { members: { errors } });
+}
+
+export function notFound(what: string): AppError {
+  return new AppError('not_found', `There is no such ${what}.`);
+}
