@@ -1,0 +1,91 @@
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import { migrateToLatest } from '../../src/db/migrator.ts';
+
+export interface TestDatabase {
+  readonly name: string;
+  readonly url: string;
+  /** For the test's own questions; superuser, few connections. */
+  readonly pool: pg.Pool;
+}
+
+interface TestWithTeardown {
+  teardown(handler: () => Promise<void>): void;
+}
+
+/**
+ * A fresh, migrated database of the test's own. Teardowns run last to first, so ask for it before anything that
+ * connects to it: at the end the test fails if a connection to it is left, and the database is dropped.
+ */
+export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatabase> {
+  const adminUrl = required('TEST_POSTGRES_URL');
+  const template = required('TEST_TEMPLATE_DATABASE');
+  const name = `whx_test_${randomBytes(6).toString('hex')}`;
+  await withClient(adminUrl, client => client.query(`create database ${name} template ${template}`));
+  const url = urlOfDatabase(adminUrl, name);
+  const pool = new pg.Pool({ connectionString: url, max: 4, application_name: 'test' });
+  // A test may stop the server on purpose; the next query tells.
+  pool.on('error', () => {});
+  t.teardown(async () => {
+    const checkedOut = pool.totalCount - pool.idleCount;
+    if (checkedOut === 0) await pool.end();
+    await withClient(adminUrl, async client => {
+      const left = await backendsAfter(client, name, Date.now() + 3_000);
+      const message = `connections to the test's database were left open:\n${left.join('\n')}`;
+      // Said before the drop, which breaks those connections and so may end this process.
+      if (left.length > 0) console.error(`LEAK: ${message}`);
+      await client.query(`drop database ${name} with (force)`);
+      if (left.length > 0) throw new Error(message);
+    });
+  });
+  return { name, url, pool };
+}
+
+/** Makes the database that `createTestDatabase` copies; nobody can connect to it, as a copy demands. */
+export async function createTemplateDatabase(adminUrl: string): Promise<string> {
+  const name = `whx_template_${randomBytes(6).toString('hex')}`;
+  await withClient(adminUrl, client => client.query(`create database ${name}`));
+  await migrateToLatest(urlOfDatabase(adminUrl, name));
+  await withClient(adminUrl, client => client.query(`alter database ${name} allow_connections false`));
+  return name;
+}
+
+export async function dropTemplateDatabase(adminUrl: string, name: string): Promise<void> {
+  await withClient(adminUrl, client => client.query(`drop database if exists ${name} with (force)`));
+}
+
+/** What is still connected once a disconnecting client had the time to be gone. */
+async function backendsAfter(client: pg.Client, database: string, deadline: number): Promise<string[]> {
+  while (true) {
+    const { rows } = await client.query<{ line: string }>(
+      `select concat_ws(' | ', pid, nullif(application_name, ''), state, left(query, 200)) as line
+       from pg_stat_activity where datname = $1 and backend_type = 'client backend' and pid <> pg_backend_pid()`,
+      [database],
+    );
+    if (rows.length === 0 || Date.now() > deadline) return rows.map(row => row.line);
+    await delay(25);
+  }
+}
+
+async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: url, application_name: 'test admin' });
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+function urlOfDatabase(adminUrl: string, name: string): string {
+  const url = new URL(adminUrl);
+  url.pathname = `/${name}`;
+  return url.href;
+}
+
+function required(name: string): string {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is not set: run tests with "npm test", which starts the database`);
+  return value;
+}

@@ -1,0 +1,70 @@
+/** What a whole run of tap came to, in tap's own count of assertions. */
+export interface TapTotals {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+}
+
+export interface TapReport {
+  /** Takes the raw TAP as it comes. */
+  write(chunk: string): void;
+  /** To be asked at the end. Null when tap ended before it could sum up. */
+  totals(): TapTotals | null;
+  /** `file > test: reason` for each test left out or still to be written. */
+  readonly skipped: readonly string[];
+}
+
+/** Prints a line for each file that passed, and all there is to see of each that failed. */
+export function createTapReport(print: (text: string) => void): TapReport {
+  const skipped: string[] = [];
+  let totals: TapTotals | null = null;
+  let rest = '';
+  let block: string[] = [];
+  let isInDiagnostics = false;
+  let isFailedFile = false;
+
+  const flush = (): void => {
+    if (isFailedFile) print(`${block.filter(line => !/^ +ok \d+/.test(line)).join('\n')}\n`);
+    block = [];
+    isFailedFile = false;
+  };
+
+  const takeLine = (line: string): void => {
+    if (line.startsWith('# Subtest: ')) flush();
+    block.push(line);
+    if (/^ *---$/.test(line)) isInDiagnostics = true;
+    if (/^ *\.\.\.$/.test(line)) isInDiagnostics = false;
+    if (isInDiagnostics) return;
+    totals = summary(line) ?? totals;
+    const left = /^ +(?:not )?ok \d+(?: - (.*?))? # (SKIP|TODO)\b *(.*)$/i.exec(line);
+    if (left !== null) {
+      skipped.push(`${fileOf(block)} > ${left[1] ?? ''}: ${left[3] || left[2]?.toLowerCase()}`);
+    }
+    if (/^not ok \d+/.test(line)) isFailedFile = true;
+    if (/^ok \d+ - /.test(line)) print(`${line.replace(/^ok \d+ - /, 'ok      ')}\n`);
+  };
+
+  return {
+    write(chunk) {
+      const lines = (rest + chunk).split('\n');
+      rest = lines.pop() ?? '';
+      lines.forEach(takeLine);
+    },
+    totals() {
+      flush();
+      return totals;
+    },
+    skipped,
+  };
+}
+
+function fileOf(block: readonly string[]): string {
+  return block.find(line => line.startsWith('# Subtest: '))?.slice('# Subtest: '.length) ?? '?';
+}
+
+/** Tap's closing comment, such as `# { total: 5, pass: 1, fail: 1, todo: 1, skip: 2 }`. */
+function summary(line: string): TapTotals | null {
+  if (!/^# \{ total: \d+/.test(line)) return null;
+  const count = (name: string) => Number(new RegExp(`\\b${name}: (\\d+)`).exec(line)?.[1] ?? 0);
+  return { passed: count('pass'), failed: count('fail'), skipped: count('skip') + count('todo') };
+}

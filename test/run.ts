@@ -1,0 +1,191 @@
+/**
+ * `npm test [-- files, folders, tap options]`: starts what the tests need, runs them with tap, stops everything.
+ *
+ * Environment:
+ * - `TEST_DATABASE_URL`: a Postgres to use (its user may create databases) instead of starting one;
+ * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start; default: the one that npm installed;
+ * - `CI=true`: a missing S3 server is a failure, and it may be installed by apt.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { createTemplateDatabase, dropTemplateDatabase } from './helpers/postgres.ts';
+import { startPostgresServer } from './helpers/postgres-server.ts';
+import { startS3Server, whyNoS3Server } from './helpers/s3-server.ts';
+import { usedSecrets } from './helpers/secrets.ts';
+import { createTapReport } from './helpers/tap-report.ts';
+
+const root = path.join(import.meta.dirname, '..');
+const isCi = process.env['CI'] === 'true';
+const outputDirectory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-output-'));
+const cleanups: (() => Promise<void>)[] = [];
+const interrupted = new AbortController();
+
+process.env['TEST_SECRETS_FILE'] = path.join(outputDirectory, 'secrets');
+fs.mkdirSync(path.join(outputDirectory, 'logs'));
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => interrupted.abort(signal));
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  console.error(interrupted.signal.aborted ? `Stopped by ${interrupted.signal.reason}.` : error);
+  process.exitCode = 1;
+} finally {
+  for (const cleanup of cleanups.reverse()) {
+    await cleanup().catch(error => {
+      console.error(error);
+      process.exitCode = 1;
+    });
+  }
+  fs.rmSync(outputDirectory, { recursive: true, force: true });
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  const options = args.filter(arg => arg.startsWith('-'));
+  const files = testFiles(args.filter(arg => !arg.startsWith('-')));
+  const preparing = [prepareDatabase(), prepareS3(files)] as const;
+  // Both have come to an end, well or badly, before anything is cleaned up.
+  await Promise.allSettled(preparing);
+  const [database, s3] = await Promise.all(preparing);
+  interrupted.signal.throwIfAborted();
+  if (s3.leftOut !== null) console.log(s3.leftOut);
+  const env = { TZ: 'America/New_York', ...process.env, ...database, ...s3.env };
+  return await runTap(files, options, { ...env, TEST_LOG_DIRECTORY: path.join(outputDirectory, 'logs') }, s3);
+}
+
+function testFiles(asked: readonly string[]): string[] {
+  const all = fs.globSync('test/**/*.test.ts', { cwd: root }).sort();
+  const wanted = asked.map(name => path.relative(root, path.resolve(name)));
+  const unknown = wanted.filter(name => !all.some(file => file === name || file.startsWith(`${name}/`)));
+  if (unknown.length > 0) throw new Error(`No tests in ${unknown.join(', ')}`);
+  if (wanted.length === 0) return all;
+  return all.filter(file => wanted.some(name => file === name || file.startsWith(`${name}/`)));
+}
+
+async function prepareDatabase(): Promise<Record<string, string>> {
+  const given = process.env['TEST_DATABASE_URL'];
+  const server = given
+    ? null
+    : await startPostgresServer({ logFile: path.join(outputDirectory, 'logs/postgres') });
+  if (server !== null) cleanups.push(server.remove);
+  const url = given || (server?.url ?? '');
+  const template = await createTemplateDatabase(url);
+  cleanups.push(() => dropTemplateDatabase(url, template));
+  return {
+    TEST_POSTGRES_URL: url,
+    TEST_TEMPLATE_DATABASE: template,
+    ...(server === null ? {} : { TEST_POSTGRES_BIN: server.binDirectory }),
+  };
+}
+
+interface S3 {
+  readonly env: Record<string, string>;
+  readonly leftOut: string | null;
+}
+
+async function prepareS3(files: readonly string[]): Promise<S3> {
+  const users = files.filter(file =>
+    fs.readFileSync(path.join(root, file), 'utf8').includes('helpers/s3.ts'),
+  );
+  if (users.length === 0) return { env: {}, leftOut: null };
+  const reason = whyNoS3Server(isCi);
+  if (reason === null) {
+    const { server, remove } = await startS3Server();
+    cleanups.push(remove);
+    return { env: { TEST_S3: JSON.stringify(server) }, leftOut: null };
+  }
+  if (isCi) throw new Error(`The S3 server is needed here: ${reason}`);
+  return {
+    env: {},
+    leftOut: `LEFT OUT: the checks against a real S3 server in ${users.join(', ')}: ${reason}`,
+  };
+}
+
+async function runTap(files: string[], options: string[], env: NodeJS.ProcessEnv, s3: S3): Promise<number> {
+  const log = fs.createWriteStream(path.join(outputDirectory, 'logs/tap'));
+  const report = createTapReport(text => process.stdout.write(text));
+  const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');
+  const fixed = ['--disable-coverage', '--jobs=2', '--timeout=120', '--reporter=tap', '--no-color'];
+  // In a process group of its own, so that what tests leave running can be found and ended.
+  const child = spawn(process.execPath, [tap, 'run', ...fixed, ...options, ...files], {
+    cwd: root,
+    env,
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+    log.write(chunk);
+    report.write(chunk);
+  });
+  child.stderr.on('data', (chunk: Buffer) => {
+    log.write(chunk);
+    process.stderr.write(chunk);
+  });
+  const stop = () => {
+    signalGroup(child, 'SIGTERM');
+    setTimeout(() => signalGroup(child, 'SIGKILL'), 10_000).unref();
+  };
+  interrupted.signal.addEventListener('abort', stop);
+  const [code] = (await once(child, 'exit')) as [number | null];
+  const leftRunning = await endGroup(child);
+  if (child.stdout.readable || child.stderr.readable)
+    await Promise.race([once(child, 'close'), delay(2_000)]);
+  await new Promise(resolve => log.end(resolve));
+  interrupted.signal.throwIfAborted();
+
+  // Checks of ours on the whole run; each that fails counts as one.
+  const faults = [...(leftRunning ? ['Tests left processes running.'] : []), ...printedSecrets()];
+  const totals = report.totals();
+  console.log('');
+  for (const line of report.skipped) console.log(`skipped: ${line}`);
+  if (s3.leftOut !== null) console.log(s3.leftOut);
+  for (const fault of faults) console.log(`FAILED: ${fault}`);
+  if (totals === null) throw new Error(`tap ended with ${code} and without a summary`);
+  const failed = totals.failed + faults.length;
+  if (code !== 0 && failed === 0)
+    throw new Error(`tap ended with ${code} although nothing is reported as failed`);
+  const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;
+  console.log(`${totals.passed} passed, ${failed} failed${skipped}`);
+  return failed > 0 ? code || 1 : 0;
+}
+
+/** Looks through everything that tests, services and Postgres printed or logged. */
+function printedSecrets(): string[] {
+  const secrets = usedSecrets();
+  return fs
+    .readdirSync(path.join(outputDirectory, 'logs'), { recursive: true, encoding: 'utf8' })
+    .flatMap(name => {
+      const file = path.join(outputDirectory, 'logs', name);
+      if (!fs.statSync(file).isFile()) return [];
+      const content = fs.readFileSync(file);
+      return [...secrets]
+        .filter(secret => content.includes(secret))
+        .map(secret => `The secret that starts with ${secret.slice(0, 4)}… was printed (${name}).`);
+    });
+}
+
+/** Ends what is left of tap's process group a moment after tap. @returns whether there was anything */
+async function endGroup(child: ChildProcess): Promise<boolean> {
+  const deadline = Date.now() + 2_000;
+  while (signalGroup(child, 0)) {
+    if (Date.now() > deadline) {
+      signalGroup(child, 'SIGKILL');
+      return true;
+    }
+    await delay(50);
+  }
+  return false;
+}
+
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return child.pid !== undefined && process.kill(-child.pid, signal);
+  } catch {
+    return false;
+  }
+}
