@@ -1,0 +1,86 @@
+import { setTimeout as delay } from 'node:timers/promises';
+
+/** The service answered with an error, or not at all. The message says what to do about it. */
+export class ApiError extends Error {
+  override readonly name = 'ApiError';
+}
+
+export interface ApiClient {
+  readonly url: string;
+  readonly token: string;
+}
+
+interface ApiRequest {
+  readonly method: 'PUT' | 'POST';
+  /** Below `/v1`. */
+  readonly path: string;
+  readonly contentType: string;
+  readonly contentEncoding?: 'gzip';
+  /** Called once for each attempt, as a stream can be sent only once. */
+  readonly body: () => string | AsyncIterable<Uint8Array>;
+  readonly signal: AbortSignal;
+}
+
+const attempts = 5;
+
+/** Sends one request and reads the JSON answer. Waits and tries again when the service says that it is busy. */
+export async function callApi(client: ApiClient, request: ApiRequest): Promise<unknown> {
+  for (let attempt = 1; ; attempt++) {
+    const response = await send(client, request);
+    if (response.ok) return response.json();
+    const isBusy = response.status === 429 || response.status === 503;
+    if (!isBusy || attempt === attempts) throw new ApiError(await explain(response, request));
+    await response.body?.cancel();
+    const seconds = Number(response.headers.get('retry-after') ?? '1');
+    await delay(1000 * Math.min(60, Number.isFinite(seconds) ? seconds : 1), undefined, {
+      signal: request.signal,
+    });
+  }
+}
+
+async function send(client: ApiClient, request: ApiRequest): Promise<Response> {
+  try {
+    return await fetch(new URL(`/v1${request.path}`, client.url), {
+      method: request.method,
+      headers: {
+        authorization: `Bearer ${client.token}`,
+        'content-type': request.contentType,
+        ...(request.contentEncoding === undefined ? {} : { 'content-encoding': request.contentEncoding }),
+      },
+      body: request.body(),
+      duplex: 'half',
+      redirect: 'error',
+      signal: request.signal,
+    });
+  } catch (error) {
+    request.signal.throwIfAborted();
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+    const reason = cause instanceof AggregateError ? cause.errors[0] : cause;
+    throw new ApiError(
+      `${client.url} does not answer (${reason instanceof Error ? reason.message : reason}). Is the service running there?`,
+      { cause: error },
+    );
+  }
+}
+
+async function explain(response: Response, request: ApiRequest): Promise<string> {
+  const text = await response.text();
+  const problem = parseProblem(text);
+  const advice = new Map([
+    [401, 'Give the operator token with --token, or in the variable ADMIN_TOKEN.'],
+    [403, 'This token may not do that: use the operator token.'],
+    [409, 'The same snapshot is being loaded by someone else: wait for that to end.'],
+  ]).get(response.status);
+  const what = `${request.method} /v1${request.path}: ${response.status} ${problem.code}`;
+  return [what, problem.detail, advice].filter(part => part !== undefined && part !== '').join('. ');
+}
+
+function parseProblem(text: string): { code: string; detail: string } {
+  try {
+    const { code, detail, errors } = JSON.parse(text);
+    const faults = Array.isArray(errors) ? ` ${JSON.stringify(errors.slice(0, 3))}` : '';
+    return { code: String(code ?? ''), detail: `${detail ?? ''}${faults}`.replace(/\.$/, '') };
+  } catch {
+    return { code: '(not an answer of this service)', detail: text.slice(0, 200) };
+  }
+}

@@ -1,0 +1,91 @@
+import { pipeline } from 'node:stream';
+import { createGzip } from 'node:zlib';
+import { type ApiClient, callApi } from './api-client.ts';
+import { snapshotCsv } from './generate-snapshots.ts';
+import { type Story, snapshotDates, snapshotInstant } from './story.ts';
+
+/** As many snapshots are on their way at once. More would only queue up in the service. */
+const parallelLoads = 3;
+
+export interface Environment {
+  readonly id: string;
+  readonly name: string;
+  readonly plan: string;
+}
+
+export interface LoadOptions {
+  readonly client: ApiClient;
+  readonly environment: Environment;
+  readonly story: Story;
+  readonly now: Date;
+  readonly signal: AbortSignal;
+  /** Called after each snapshot with what is loaded so far. */
+  readonly onProgress: (progress: LoadProgress) => void;
+}
+
+export interface LoadProgress {
+  readonly date: string;
+  readonly snapshots: number;
+  readonly totalSnapshots: number;
+  readonly rows: number;
+}
+
+/**
+ * Makes (or updates) the environment and loads the whole story through the public API, oldest day first; the newest
+ * snapshot goes last and alone, so that it marks the end.
+ * @throws ApiError at the first snapshot that is refused; the others under way are broken off
+ */
+export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
+  const { client, environment, story } = options;
+  const failure = new AbortController();
+  const signal = AbortSignal.any([options.signal, failure.signal]);
+
+  await callApi(client, {
+    method: 'PUT',
+    path: `/environments/${environment.id}`,
+    contentType: 'application/json',
+    body: () => JSON.stringify({ name: environment.name, plan: environment.plan }),
+    signal,
+  });
+
+  const dates = snapshotDates(story);
+  const closed = dates.slice(0, -1);
+  let progress: LoadProgress = { date: '', snapshots: 0, totalSnapshots: dates.length, rows: 0 };
+  const load = async (date: string) => {
+    const rows = await putSnapshot(options, date, signal);
+    progress = { ...progress, date, snapshots: progress.snapshots + 1, rows: progress.rows + rows };
+    options.onProgress(progress);
+  };
+
+  const queue = closed.values();
+  const work = async () => {
+    for (const date of queue) await load(date);
+  };
+  const workers = Array.from({ length: parallelLoads }, work);
+  try {
+    await Promise.all(workers);
+  } catch (error) {
+    failure.abort();
+    await Promise.allSettled(workers);
+    throw error;
+  }
+  for (const date of dates.slice(-1)) await load(date);
+  return progress;
+}
+
+/** @returns the number of rows that the service counted */
+async function putSnapshot(options: LoadOptions, date: string, signal: AbortSignal): Promise<number> {
+  const answer = await callApi(options.client, {
+    method: 'PUT',
+    path: `/environments/${options.environment.id}/snapshots/${date}`,
+    contentType: 'text/csv',
+    contentEncoding: 'gzip',
+    body: () => {
+      const csv = snapshotCsv(options.story, snapshotInstant(date, options.now));
+      // The reader of the compressed stream hears of every error; the callback is there because pipeline asks for one.
+      return pipeline(csv, createGzip({ level: 1 }), () => {});
+    },
+    signal,
+  });
+  return (answer as { rowCount: number }).rowCount;
+}

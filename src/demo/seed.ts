@@ -1,0 +1,136 @@
+import { parseArgs } from 'node:util';
+import { ApiError } from './api-client.ts';
+import { type LoadProgress, loadStory } from './load-story.ts';
+import { storyUpTo } from './story.ts';
+
+const usage = `Fills an environment with lifelike data through the public API of a running service.
+
+  npm run seed -- --companies 10000 --features 50 --days 200 --environment big
+
+  --companies <n>      companies at the end of the story (default 200)
+  --features <n>       features at the end of the story (default 20)
+  --days <n>           closed days up to yesterday; today's snapshot comes on top (default 200)
+  --environment <id>   made when it does not exist; its snapshots of these days are replaced (required)
+  --plan <plan>        free, pro or enterprise (default enterprise)
+  --url <origin>       where the service runs (default http://127.0.0.1:3000)
+  --token <token>      the operator token (default: the variable ADMIN_TOKEN)
+  --seed <n>           another number tells another story (default 1)
+  --help               this text
+
+All dates are UTC. The same numbers give the same data, byte for byte, except for today's snapshot.`;
+
+/** What was asked for makes no sense; the message says which option. */
+class UsageError extends Error {
+  override readonly name = 'UsageError';
+}
+
+const stop = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
+
+try {
+  const options = readOptions(process.argv.slice(2));
+  if (options === 'help') console.log(usage);
+  else await seed(options);
+} catch (error) {
+  if (stop.signal.aborted)
+    console.error('\nStopped. Days that were loaded are whole; the others were not touched.');
+  else if (error instanceof UsageError) console.error(`${error.message}\nTry: npm run seed -- --help`);
+  else if (error instanceof ApiError) console.error(error.message);
+  else console.error(error);
+  process.exitCode = 1;
+}
+
+interface SeedOptions {
+  readonly url: string;
+  readonly token: string;
+  readonly environment: string;
+  readonly plan: string;
+  readonly seed: number;
+  readonly companies: number;
+  readonly features: number;
+  readonly days: number;
+}
+
+async function seed(options: SeedOptions): Promise<void> {
+  const now = new Date();
+  const started = performance.now();
+  const { rows, snapshots } = await loadStory({
+    client: { url: options.url, token: options.token },
+    environment: { id: options.environment, name: options.environment, plan: options.plan },
+    story: storyUpTo(now, options),
+    now,
+    signal: stop.signal,
+    onProgress: progress => showProgress(progress, performance.now() - started),
+  });
+  const seconds = (performance.now() - started) / 1000;
+  console.log(
+    `${process.stdout.isTTY ? '\n' : ''}${rows.toLocaleString('en')} rows in ${snapshots} snapshots of ` +
+      `${options.environment}, ${seconds.toFixed(1)} s (${Math.round(rows / seconds).toLocaleString('en')} rows/s)`,
+  );
+}
+
+/** One line that rewrites itself; only every tenth part of it where nobody watches. */
+function showProgress({ date, snapshots, totalSnapshots, rows }: LoadProgress, elapsedMs: number): void {
+  const line = `${date}  ${snapshots}/${totalSnapshots} snapshots  ${rows.toLocaleString('en')} rows  ${Math.round(elapsedMs / 1000)} s`;
+  if (process.stdout.isTTY) process.stdout.write(`\r${line} `);
+  else if (snapshots % Math.ceil(totalSnapshots / 10) === 0) console.log(line);
+}
+
+function readOptions(args: string[]): SeedOptions | 'help' {
+  const values = parse(args);
+  if (values.help === true) return 'help';
+  const { environment, plan, url } = values;
+  if (environment === undefined) throw new UsageError('--environment is required');
+  if (!/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/.test(environment)) {
+    throw new UsageError(
+      '--environment takes up to 64 letters, digits, _ and -, the first a letter or digit',
+    );
+  }
+  if (!['free', 'pro', 'enterprise'].includes(plan)) {
+    throw new UsageError('--plan is one of free, pro, enterprise');
+  }
+  if (!URL.canParse(url) || !/^https?:/.test(url)) {
+    throw new UsageError('--url is an origin like http://127.0.0.1:3000');
+  }
+  const token = values.token ?? process.env['ADMIN_TOKEN'] ?? '';
+  if (token === '')
+    throw new UsageError('--token, or the variable ADMIN_TOKEN, must hold the operator token');
+  return {
+    environment,
+    plan,
+    url,
+    token,
+    seed: integer('seed', values.seed, 0, 2 ** 31),
+    companies: integer('companies', values.companies, 1, 10_000_000),
+    features: integer('features', values.features, 1, 100_000),
+    days: integer('days', values.days, 1, 3650),
+  };
+}
+
+function parse(args: string[]) {
+  try {
+    return parseArgs({
+      args,
+      options: {
+        companies: { type: 'string', default: '200' },
+        features: { type: 'string', default: '20' },
+        days: { type: 'string', default: '200' },
+        environment: { type: 'string' },
+        plan: { type: 'string', default: 'enterprise' },
+        url: { type: 'string', default: 'http://127.0.0.1:3000' },
+        token: { type: 'string' },
+        seed: { type: 'string', default: '1' },
+        help: { type: 'boolean' },
+      },
+    }).values;
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function integer(name: string, value: string, min: number, max: number): number {
+  const number = /^\d+$/.test(value) ? Number(value) : Number.NaN;
+  if (!(number >= min && number <= max))
+    throw new UsageError(`--${name} is a whole number from ${min} to ${max}`);
+  return number;
+}
