@@ -1,0 +1,59 @@
+/** `npm run check`: every check runs, one after another; the exit code is 0 only when all of them passed. */
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
+import { importFaults, readSources } from './import-rules.ts';
+
+const root = path.join(import.meta.dirname, '..');
+
+type Check = () => { ok: boolean; output: string };
+
+/** A program of node_modules, run by the Node that runs this; `.bin` links are shell scripts on some systems. */
+function tool(script: string, ...args: string[]): Check {
+  return () => {
+    const env = {
+      ...process.env,
+      REDOCLY_TELEMETRY: 'off',
+      REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true',
+      NO_COLOR: '1',
+    };
+    const { status, stdout, stderr, error } = spawnSync(process.execPath, [script, ...args], {
+      cwd: root,
+      env,
+      encoding: 'utf8',
+      maxBuffer: 64 * 1024 * 1024,
+    });
+    return { ok: status === 0, output: `${stdout ?? ''}${stderr ?? ''}${error?.message ?? ''}` };
+  };
+}
+
+const checks: Readonly<Record<string, Check>> = {
+  'format, lint, import cycles': tool(
+    'node_modules/@biomejs/biome/bin/biome',
+    'ci',
+    '--error-on-warnings',
+    '.',
+  ),
+  types: tool('node_modules/typescript/bin/tsc', '--noEmit', '--project', '.'),
+  'unused files, exports, dependencies': tool('node_modules/knip/bin/knip.js'),
+  'who imports whom': () => {
+    const { files, tables } = readSources(path.join(root, 'src'));
+    const faults = importFaults(files, tables);
+    return { ok: faults.length === 0 && files.length > 0, output: faults.join('\n') };
+  },
+  'openapi.yaml equals the code': tool('src/http/write-openapi.ts', '--check'),
+  'openapi.yaml is sound': tool('node_modules/@redocly/cli/bin/cli.js', 'lint', 'openapi.yaml'),
+};
+
+const failed: string[] = [];
+for (const [name, check] of Object.entries(checks)) {
+  const startedAt = performance.now();
+  const { ok, output } = check();
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
+  console.log(`${ok ? 'ok    ' : 'FAILED'}  ${name} (${seconds} s)`);
+  if (!ok) {
+    console.log(`\n${output.trim()}\n`);
+    failed.push(name);
+  }
+}
+console.log(failed.length === 0 ? 'All checks passed.' : `${failed.length} failed: ${failed.join('; ')}`);
+process.exitCode = failed.length === 0 ? 0 : 1;
