@@ -1,0 +1,25 @@
+/** @20minutes/s3rver ships no types. This is what is used of it. */
+declare module '@20minutes/s3rver' {
+  import type { Server } from 'node:http';
+  import type { AddressInfo } from 'node:net';
+
+  interface Options {
+    readonly address: string;
+    /** 0 for any free one. */
+    readonly port: number;
+    readonly silent: boolean;
+    readonly directory: string;
+    readonly vhostBuckets: boolean;
+    readonly allowMismatchedSignatures: boolean;
+    readonly configureBuckets: readonly { readonly name: string }[];
+  }
+
+  class S3rver {
+    constructor(options: Options);
+    readonly httpServer: Server;
+    run(): Promise<AddressInfo>;
+    close(): Promise<void>;
+  }
+
+  export = S3rver;
+}
