@@ -1,4 +1,5 @@
 /** The only reader of the process environment. Nothing else in `src` looks at `process.env`. */
+import { isIP } from 'node:net';
 
 export type ProcessRole = 'all' | 'api' | 'worker';
 
@@ -37,11 +38,11 @@ type Env = Readonly<Record<string, string | undefined>>;
 
 /** Reads the whole configuration or throws a ConfigError that names the first variable at fault. */
 export function readConfig(env: Env): Config {
-  const databaseUrl = postgresUrl(env, 'DATABASE_URL') ?? missing('DATABASE_URL');
+  const databaseUrl = readDatabaseUrl(env);
   return Object.freeze({
     databaseUrl,
     snapshotDatabaseUrl: postgresUrl(env, 'SNAPSHOT_DATABASE_URL') ?? databaseUrl,
-    host: text(env, 'HOST') ?? '127.0.0.1',
+    host: host(env),
     port: port(env),
     adminToken: adminToken(env),
     encryptionKeys: encryptionKeys(env),
@@ -53,6 +54,11 @@ export function readConfig(env: Env): Config {
       .filter(entry => entry !== ''),
     logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
   });
+}
+
+/** All that a migration needs to know. */
+export function readDatabaseUrl(env: Env): string {
+  return postgresUrl(env, 'DATABASE_URL') ?? missing('DATABASE_URL');
 }
 
 function text(env: Env, name: string): string | null {
@@ -67,8 +73,26 @@ function missing(name: string): never {
 function postgresUrl(env: Env, name: string): string | null {
   const value = text(env, name);
   if (value === null) return null;
-  if (!/^postgres(ql)?:\/\//.test(value) || !URL.canParse(value)) {
+  if (!/^postgres(ql)?:\/\/./.test(value) || !URL.canParse(value) || !isDecodable(value)) {
     throw new ConfigError(`${name} must be a URL like postgres://user:password@host:5432/database`);
+  }
+  return value;
+}
+
+/** The driver decodes the parts, and only when it connects. */
+function isDecodable(value: string): boolean {
+  try {
+    decodeURIComponent(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function host(env: Env): string {
+  const value = text(env, 'HOST') ?? '127.0.0.1';
+  if (isIP(value) === 0 && !/^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(value)) {
+    throw new ConfigError('HOST must be an IP address or a host name, without scheme and port');
   }
   return value;
 }
@@ -84,7 +108,8 @@ function port(env: Env): number {
 function adminToken(env: Env): string {
   const value = text(env, 'ADMIN_TOKEN') ?? missing('ADMIN_TOKEN');
   if (value.length < 32) throw new ConfigError('ADMIN_TOKEN must have at least 32 characters');
-  if (!/^[\x21-\x7e]+$/.test(value)) throw new ConfigError('ADMIN_TOKEN must be printable ASCII without spaces');
+  if (!/^[\x21-\x7e]+$/.test(value))
+    throw new ConfigError('ADMIN_TOKEN must be printable ASCII without spaces');
   return value;
 }
 
@@ -110,7 +135,8 @@ function publicUrl(env: Env): string | null {
   const value = text(env, 'PUBLIC_URL');
   if (value === null) return null;
   const url = URL.canParse(value) ? new URL(value) : null;
-  if (url === null || !/^https?:$/.test(url.protocol) || !['', '/'].includes(url.pathname) || url.search !== '') {
+  // An origin with its slash is all that a URL writes when it has no user, path, query or fragment.
+  if (url === null || !/^https?:$/.test(url.protocol) || url.href !== `${url.origin}/`) {
     throw new ConfigError('PUBLIC_URL must be an origin like https://exports.example.com');
   }
   return url.origin;
