@@ -29,6 +29,9 @@ fs.mkdirSync(path.join(outputDirectory, 'logs'));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => interrupted.abort(signal));
 }
+// npm passes a signal on to a shell, which dies of it and tells nobody; then we have another parent.
+const parent = process.ppid;
+setInterval(() => process.ppid === parent || interrupted.abort('the end of its parent'), 500).unref();
 
 try {
   process.exitCode = await main(process.argv.slice(2));
