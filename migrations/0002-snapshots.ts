@@ -1,0 +1,63 @@
+import { type Kysely, sql } from 'kysely';
+
+/**
+ * The registry of complete snapshots and the rows themselves: one wide table, partitioned by day, its columns the
+ * data model of the contract (section 7).
+ */
+export async function up(db: Kysely<unknown>): Promise<void> {
+  await sql`
+    create table snapshots (
+      environment_id text collate "C" not null references environments (id) on delete cascade,
+      snapshot_date date not null,
+      version uuid not null default gen_random_uuid(),
+      row_count bigint not null check (row_count >= 0),
+      completed_at timestamptz(3) not null default now(),
+      primary key (environment_id, snapshot_date)
+    )`.execute(db);
+
+  // No foreign key from here: attaching a partition would then lock the referenced table against writers.
+  await sql`
+    create table snapshot_rows (
+      environment_id text collate "C" not null,
+      snapshot_date date not null,
+      company_id text collate "C" not null check (company_id <> ''),
+      company_name text,
+      feature_id text collate "C" not null check (feature_id <> ''),
+      feature_name text not null,
+      first_seen timestamptz(3) not null,
+      last_seen timestamptz(3) not null,
+      first_used timestamptz(3),
+      last_used timestamptz(3),
+      stars_state smallint not null check (stars_state between 1 and 4),
+      frequency smallint not null check (frequency between 0 and 3),
+      satisfaction smallint check (satisfaction between 1 and 5),
+      feedback_count bigint not null check (feedback_count >= 0),
+      segment_names text not null default '',
+      segment_ids text not null default '',
+      primary key (environment_id, snapshot_date, company_id, feature_id)
+    ) partition by range (snapshot_date)`.execute(db);
+
+  // `LIKE` and `ATTACH PARTITION` take locks that neither wait for running exports nor hold them up;
+  // `PARTITION OF` would lock the parent against every reader. The advisory lock makes two loaders of one new day
+  // take turns, and the second look finds what the first one made.
+  await sql`
+    create function ensure_snapshot_partition(day date) returns void
+    language plpgsql as $function$
+    declare
+      partition_name text := 'snapshot_rows_' || to_char(day, 'YYYYMMDD');
+      lock_key bigint := hashtextextended('warehouse-export partition ' || day, 0);
+    begin
+      if exists (select from pg_inherits where inhrelid = to_regclass(partition_name)) then
+        return;
+      end if;
+      perform pg_advisory_xact_lock(lock_key);
+      if exists (select from pg_inherits where inhrelid = to_regclass(partition_name)) then
+        return;
+      end if;
+      execute format('create table %I (like snapshot_rows including all)', partition_name);
+      execute format(
+        'alter table snapshot_rows attach partition %I for values from (%L) to (%L)',
+        partition_name, day, day + 1);
+    end
+    $function$`.execute(db);
+}

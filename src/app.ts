@@ -1,0 +1,67 @@
+import { randomUUID } from 'node:crypto';
+import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import type { Dependencies } from './dependencies.ts';
+import { apiKeyRoutes } from './environments/api-key-routes.ts';
+import { environmentRoutes } from './environments/environment-routes.ts';
+import { exportRoutes } from './exports/export-routes.ts';
+import { linkRoutes } from './exports/link-routes.ts';
+import { registerAuthorization } from './http/authorize.ts';
+import { answerBrokenHttp, registerErrorHandler, sendProblem } from './http/error-handler.ts';
+import { healthRoutes } from './http/health.ts';
+import { metricsRoutes } from './http/metrics.ts';
+import { registerOpenapi } from './http/openapi.ts';
+import { registerFormats } from './http/schemas.ts';
+import { registerBodyDrain } from './http/unread-body.ts';
+import { snapshotRoutes } from './snapshots/snapshot-routes.ts';
+
+const jsonBodyLimitBytes = 256 * 1024;
+
+/** The whole HTTP service, ready for `inject` or `listen`; it never listens itself. */
+export async function buildApp(dependencies: Dependencies): Promise<FastifyInstance> {
+  registerFormats();
+  const app = Fastify({
+    loggerInstance: dependencies.log as FastifyBaseLogger,
+    genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? randomUUID(),
+    bodyLimit: jsonBodyLimitBytes,
+    // HEAD routes are written out where they make sense: deriving one would run a whole download.
+    exposeHeadRoutes: false,
+    // Download tokens are longer than any id.
+    routerOptions: { maxParamLength: 1200 },
+    forceCloseConnections: 'idle',
+    frameworkErrors: (error, request, reply) => sendProblem(error, request, reply),
+    clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
+  })
+    .withTypeProvider<TypeBoxTypeProvider>()
+    .setValidatorCompiler(TypeBoxValidatorCompiler);
+
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+  });
+  registerErrorHandler(app);
+  registerBodyDrain(app);
+  registerAuthorization(app, {
+    db: dependencies.db,
+    adminToken: dependencies.config.adminToken,
+    now: dependencies.now,
+  });
+  await registerOpenapi(app);
+  await app.register(metricsRoutes(dependencies));
+  await app.register(healthRoutes(dependencies));
+  await app.register(
+    async v1 => {
+      await v1.register(environmentRoutes(dependencies));
+      await v1.register(apiKeyRoutes(dependencies));
+      await v1.register(snapshotRoutes(dependencies));
+      await v1.register(exportRoutes(dependencies));
+      await v1.register(linkRoutes({ ...dependencies, publicUrl: dependencies.config.publicUrl }));
+    },
+    { prefix: '/v1' },
+  );
+  return app as unknown as FastifyInstance;
+}
+
+/** The caller's own id goes through to log and problem body, if it can do no harm there. */
+function acceptedRequestId(header: string | string[] | undefined): string | null {
+  return typeof header === 'string' && /^[\w.:-]{1,64}$/.test(header) ? header : null;
+}

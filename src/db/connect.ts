@@ -1,0 +1,53 @@
+import { Kysely, PostgresDialect } from 'kysely';
+import pg from 'pg';
+import type { Tables } from './tables.ts';
+
+/** A date column stays the text that Postgres sends (`YYYY-MM-DD`): a Date would drag a time zone in. */
+const dateOid = 1082;
+/** Counts are bigint in the tables and far below 2^53 in life. */
+const bigintOid = 20;
+
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: 'text' | 'binary') => {
+    if (oid === dateOid) return (value: string) => value;
+    if (oid === bigintOid) return Number;
+    return format === undefined ? pg.types.getTypeParser(oid) : pg.types.getTypeParser(oid, format as 'text');
+  }) as pg.CustomTypesConfig['getTypeParser'],
+};
+
+export interface PoolOptions {
+  readonly url: string;
+  /** Shown in `pg_stat_activity`. */
+  readonly applicationName: string;
+  readonly maxConnections: number;
+  /** The longest that one statement may take; 0 for no limit. */
+  readonly statementTimeoutMs: number;
+  /** Hears of connections that broke while idle; the pool has dropped them already. */
+  readonly onIdleError: (error: Error) => void;
+}
+
+/** Opens nothing yet: the first query does. A caller waits at most 5 s for a connection. */
+export function createPool(options: PoolOptions): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    application_name: options.applicationName,
+    max: options.maxConnections,
+    connectionTimeoutMillis: 5_000,
+    idleTimeoutMillis: 30_000,
+    keepAlive: true,
+    types,
+  });
+  pool.on('error', options.onIdleError);
+  pool.on('connect', client => {
+    // After a break the query that was under way reports it; without a listener the event would end the process.
+    client.on('error', () => {});
+    if (options.statementTimeoutMs > 0) {
+      client.query(`set statement_timeout = ${options.statementTimeoutMs}`).catch(() => {});
+    }
+  });
+  return pool;
+}
+
+export function createKysely(pool: pg.Pool): Kysely<Tables> {
+  return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
+}

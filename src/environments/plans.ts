@@ -1,0 +1,20 @@
+/** What each plan may do, as pure rules. The billing backend keeps the plan of an environment up to date. */
+
+export const plans = ['free', 'pro', 'enterprise'] as const;
+export type Plan = (typeof plans)[number];
+
+export type Feature = 'manual_export' | 'automatic_export';
+
+const requiredPlans: Readonly<Record<Feature, Plan>> = {
+  manual_export: 'pro',
+  automatic_export: 'enterprise',
+};
+
+/** The lowest plan that has the feature. */
+export function requiredPlan(feature: Feature): Plan {
+  return requiredPlans[feature];
+}
+
+export function planAllows(plan: Plan, feature: Feature): boolean {
+  return plans.indexOf(plan) >= plans.indexOf(requiredPlan(feature));
+}

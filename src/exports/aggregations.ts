@@ -1,0 +1,62 @@
+import { DateTime } from 'luxon';
+
+/** The four manual exports: which dates a file has, and from which days each may take its snapshot. Pure. */
+
+export const aggregations = ['today', '30-days-daily', '3-months-weekly', '6-months-weekly'] as const;
+export type Aggregation = (typeof aggregations)[number];
+
+export const aggregationTitles: Readonly<Record<Aggregation, string>> = {
+  today: 'Today',
+  '30-days-daily': 'Last 30 days, daily',
+  '3-months-weekly': 'Last 3 months, weekly',
+  '6-months-weekly': 'Last 6 months, weekly',
+};
+
+/** A value of the Date column. It shows the newest snapshot of the days `from` … `date`, both included. */
+export interface ShownDate {
+  readonly date: string;
+  /** null: any day before will do. */
+  readonly from: string | null;
+}
+
+/**
+ * The dates of a file, oldest first.
+ * @param today the current UTC date, `YYYY-MM-DD`
+ */
+export function shownDates(aggregation: Aggregation, today: string): ShownDate[] {
+  const day = DateTime.fromISO(today, { zone: 'utc' });
+  switch (aggregation) {
+    case 'today':
+      return [{ date: today, from: null }];
+    case '30-days-daily':
+      return Array.from({ length: 30 }, (_, index) => isoDate(day.minus({ days: 30 - index }))).map(
+        onlyThatDay,
+      );
+    case '3-months-weekly':
+      return sundays(day.minus({ months: 3 }), day);
+    case '6-months-weekly':
+      return sundays(day.minus({ months: 6 }), day);
+  }
+}
+
+/** A file of one snapshot alone, shown under its own date. */
+export function onlyThatDay(date: string): ShownDate {
+  return { date, from: date };
+}
+
+/** The Sundays from `start` (included) to `end` (excluded), each with its week from Monday. */
+function sundays(start: DateTime, end: DateTime): ShownDate[] {
+  const dates: ShownDate[] = [];
+  for (
+    let sunday = start.plus({ days: 7 - start.weekday });
+    sunday < end;
+    sunday = sunday.plus({ days: 7 })
+  ) {
+    dates.push({ date: isoDate(sunday), from: isoDate(sunday.minus({ days: 6 })) });
+  }
+  return dates;
+}
+
+function isoDate(day: DateTime): string {
+  return day.toFormat('yyyy-MM-dd');
+}

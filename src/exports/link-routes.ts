@@ -1,0 +1,138 @@
+import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
+import type { FastifyRequest } from 'fastify';
+import type { Kysely } from 'kysely';
+import type { Tables } from '../db/tables.ts';
+import { findApiKey } from '../environments/api-keys.ts';
+import { environmentParams } from '../environments/environment-routes.ts';
+import { type Environment, findEnvironment } from '../environments/environments.ts';
+import { callerOf, environmentOf } from '../http/access.ts';
+import { requirePlan, requireScope, unauthenticated } from '../http/authorize.ts';
+import { problemResponses } from '../http/problem.ts';
+import { instant, literals } from '../http/schemas.ts';
+import { aggregationSchema, fileResponse } from './export-routes.ts';
+import type { LinkGrant, LinkTokens } from './link-tokens.ts';
+import { type SendExportDependencies, sendExport } from './send-export.ts';
+
+interface LinkRouteDependencies extends SendExportDependencies {
+  readonly db: Kysely<Tables>;
+  readonly linkTokens: LinkTokens;
+  readonly publicUrl: string | null;
+}
+
+const defaultExpirySeconds = 300;
+const tags = ['Manual export'];
+
+export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
+  const { db, linkTokens, publicUrl, now } = dependencies;
+  return (app, _options, done) => {
+    app.post('/environments/:environmentId/download-links', {
+      config: { access: { environment: 'exports:read', feature: 'manual_export' } },
+      schema: {
+        operationId: 'createDownloadLink',
+        summary: 'Make a download link',
+        description:
+          'A signed link that a browser can follow without a header. It opens that one file of that one environment and dies with its time, its API key or the plan.',
+        tags,
+        params: environmentParams,
+        body: Type.Object(
+          {
+            aggregation: aggregationSchema,
+            compression: Type.Optional(literals(['none', 'gzip'], { default: 'none' })),
+            expiresInSeconds: Type.Optional(
+              Type.Integer({ minimum: 60, maximum: 3600, default: defaultExpirySeconds }),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: {
+          201: Type.Object(
+            { url: Type.String({ format: 'uri' }), expiresAt: instant() },
+            { description: 'The link.' },
+          ),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'plan_upgrade_required',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        const { aggregation, compression = 'none', expiresInSeconds = defaultExpirySeconds } = request.body;
+        const caller = callerOf(request);
+        const keyId = caller.kind === 'api-key' ? caller.keyId : null;
+        const issuedAt = now();
+        // Tokens count whole seconds.
+        const expiresAt = new Date(Math.floor(issuedAt.getTime() / 1000 + expiresInSeconds) * 1000);
+        const grant = { environmentId: environmentOf(request).id, aggregation, compression, keyId };
+        const token = await linkTokens.sign(grant, issuedAt, expiresAt);
+        const url = `${publicUrl ?? originOf(request)}/v1/downloads/${token}`;
+        return reply.code(201).send({ url, expiresAt: expiresAt.toISOString() });
+      },
+    });
+
+    app.route({
+      method: ['GET', 'HEAD'],
+      url: '/downloads/:token',
+      // The link is the token: whoever has it may have the file.
+      config: { access: 'public' },
+      // A link is a secret: it stays out of the log.
+      logLevel: 'warn',
+      schema: {
+        operationId: 'followDownloadLink',
+        summary: 'Follow a download link',
+        description: 'The file that the link was made for.',
+        tags,
+        security: [],
+        params: Type.Object({
+          token: Type.String({ maxLength: 1000, description: 'From `url` of a download link.' }),
+        }),
+        response: {
+          200: fileResponse('text/csv', 'application/gzip'),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'plan_upgrade_required',
+            'too_many_downloads',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        const grant = await linkTokens.verify(request.params.token, now());
+        const environment = grant === null ? null : await grantedEnvironment(db, grant, now());
+        if (grant === null || environment === null) {
+          throw unauthenticated('The link is malformed, or it has expired, or its API key is gone.');
+        }
+        requirePlan(environment, 'manual_export');
+        return await sendExport(dependencies, request, reply, {
+          environment,
+          aggregation: grant.aggregation,
+          gzipFile: grant.compression === 'gzip',
+        });
+      },
+    });
+
+    done();
+  };
+}
+
+/** The environment, if who made the link may still read it. @throws AppError `insufficient_scope` */
+async function grantedEnvironment(
+  db: Kysely<Tables>,
+  grant: LinkGrant,
+  now: Date,
+): Promise<Environment | null> {
+  if (grant.keyId === null) return await findEnvironment(db, grant.environmentId);
+  const apiKey = await findApiKey(db, grant.keyId, now);
+  if (apiKey === null || apiKey.environment.id !== grant.environmentId) return null;
+  requireScope(apiKey.scopes, 'exports:read');
+  return apiKey.environment;
+}
+
+function originOf(request: FastifyRequest): string {
+  return `${request.protocol}://${request.host}`;
+}

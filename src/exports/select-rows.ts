@@ -1,0 +1,70 @@
+import {
+  DummyDriver,
+  Kysely,
+  PostgresAdapter,
+  PostgresIntrospector,
+  PostgresQueryCompiler,
+  type RawBuilder,
+  sql,
+} from 'kysely';
+import { escapeLiteral } from 'pg';
+import type { Tables } from '../db/tables.ts';
+import { type Column, columns } from '../snapshots/columns.ts';
+import { renderInstant } from '../snapshots/instants.ts';
+
+/** Compiles only: the SELECT is carried out by COPY on a connection of its own. */
+const builder = new Kysely<Tables>({
+  dialect: {
+    createAdapter: () => new PostgresAdapter(),
+    createDriver: () => new DummyDriver(),
+    createIntrospector: db => new PostgresIntrospector(db),
+    createQueryCompiler: () => new PostgresQueryCompiler(),
+  },
+});
+
+/**
+ * The COPY that writes one snapshot's rows in the contract's 18 columns and byte order, without a header. COPY takes
+ * no bind parameters, so the driver's own function quotes the values. Needs a session in UTC (`beginInUtc`).
+ * @param shownDate what the Date column says
+ */
+export function copyRows(environmentId: string, snapshotDate: string, shownDate: string): string {
+  const query = builder
+    .selectFrom('snapshot_rows')
+    .select(columns.map(column => selectColumn(column, shownDate).as(column.header)))
+    .where('environment_id', '=', literal<string>(environmentId))
+    .where('snapshot_date', '=', literal<string>(snapshotDate))
+    .orderBy('company_id')
+    .orderBy('feature_id')
+    .compile();
+  if (query.parameters.length > 0) throw new Error('COPY takes no bind parameters.');
+  return `copy (${query.sql}) to stdout (format csv)`;
+}
+
+function selectColumn(column: Column, shownDate: string): RawBuilder<unknown> {
+  switch (column.kind) {
+    case 'shown-date':
+      return literal(shownDate);
+    case 'instant':
+      return sql.raw(renderInstant(column.name));
+    case 'label':
+      return selectLabel(column.of, column.labels, column.none);
+    default:
+      return sql`${sql.ref(column.name)}`;
+  }
+}
+
+function selectLabel(
+  name: string,
+  labels: Readonly<Record<number, string>>,
+  none: string | null,
+): RawBuilder<unknown> {
+  const cases = Object.entries(labels).map(
+    ([value, label]) => sql`when ${sql.raw(value)} then ${literal(label)}`,
+  );
+  const otherwise = none === null ? sql`` : sql`else ${literal(none)}`;
+  return sql`case ${sql.ref(name)} ${sql.join(cases, sql` `)} ${otherwise} end`;
+}
+
+function literal<T = unknown>(text: string): RawBuilder<T> {
+  return sql.raw<T>(escapeLiteral(text));
+}

@@ -1,0 +1,41 @@
+import type { FastifyRequest } from 'fastify';
+import type { Environment } from '../environments/environments.ts';
+import type { Feature } from '../environments/plans.ts';
+import type { Scope } from '../environments/scopes.ts';
+
+/**
+ * Who may call a route. Every route states it in its `config`; a route that does not is refused at start.
+ * - `public`: anyone, no token looked at
+ * - `operator`: the operator token alone
+ * - in an environment, which must exist and be the API key's own: with a scope, with any key of it (`member`), or the
+ *   operator alone; where `feature` is named, the environment's plan must have it
+ */
+export type Access =
+  | 'public'
+  | 'operator'
+  | { readonly environment: Scope | 'member' | 'operator'; readonly feature?: Feature };
+
+/** Who calls. */
+export type Caller = { readonly kind: 'operator' } | { readonly kind: 'api-key'; readonly keyId: string };
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    access?: Access;
+  }
+  interface FastifyRequest {
+    caller: Caller | null;
+    environment: Environment | null;
+  }
+}
+
+/** The environment of a route whose access is in an environment. */
+export function environmentOf(request: FastifyRequest): Environment {
+  if (request.environment === null) throw new Error('This route has no environment.');
+  return request.environment;
+}
+
+/** The caller of a route that is not public. */
+export function callerOf(request: FastifyRequest): Caller {
+  if (request.caller === null) throw new Error('This route has no caller.');
+  return request.caller;
+}

@@ -1,0 +1,25 @@
+import { Format, Type } from '@fastify/type-provider-typebox';
+import { isDatePart } from './pagination.ts';
+
+/** Dates of the calendar only: the format alone would let 31 February through. */
+export function registerFormats(): void {
+  Format.Set('date', text => isDatePart(text));
+}
+
+/** Pieces that the schemas of several domains share. */
+
+export function literals<const T extends string>(values: readonly T[], options: object = {}) {
+  return Type.Unsafe<T>({ type: 'string', enum: [...values], ...options });
+}
+
+export function instant(description = 'ISO-8601, UTC.') {
+  return Type.String({ format: 'date-time', description, examples: ['2026-03-02T00:00:00.000Z'] });
+}
+
+export function date(description = 'A UTC date.') {
+  return Type.String({ format: 'date', description, examples: ['2026-03-01'] });
+}
+
+export function nullable<T extends ReturnType<typeof Type.String>>(schema: T) {
+  return Type.Unsafe<string | null>({ ...schema, type: ['string', 'null'] });
+}

@@ -1,0 +1,45 @@
+import type { IncomingMessage } from 'node:http';
+import { pipeline, type Readable } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import { AppError } from '../errors.ts';
+import { snapshotInvalid } from './snapshot-invalid.ts';
+
+/**
+ * The bytes of a CSV body, unpacked when its `Content-Encoding` is gzip.
+ * @throws AppError `unsupported_media_type` for any other encoding; while it is read `snapshot_invalid` for a gzip
+ *   stream that is broken
+ */
+export function readCsvBody(body: Readable, contentEncoding: string | undefined): AsyncIterable<Buffer> {
+  const encoding = (contentEncoding ?? 'identity').trim().toLowerCase();
+  if (encoding === 'identity' || encoding === '') return chunksOf(body);
+  if (encoding !== 'gzip' && encoding !== 'x-gzip') {
+    throw new AppError('unsupported_media_type', 'Content-Encoding may be gzip or absent.');
+  }
+  return unpack(body);
+}
+
+/** Reading may stop half-way, and the request must live on to carry the answer. */
+function chunksOf(body: Readable): AsyncIterable<Buffer> {
+  return body.iterator({ destroyOnReturn: false });
+}
+
+async function* unpack(body: Readable): AsyncGenerator<Buffer> {
+  const gunzip = createGunzip();
+  // Every failure comes out of the iteration below as well.
+  pipeline(chunksOf(body), gunzip, () => {});
+  try {
+    yield* gunzip as AsyncIterable<Buffer>;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && /^Z_/.test(String(error.code))) {
+      throw snapshotInvalid([{ row: 0, column: null, message: 'the gzip stream is broken' }]);
+    }
+    throw error;
+  }
+}
+
+/** Aborts when the caller hangs up before the whole body has come. */
+export function abortWhenCutOff(request: IncomingMessage, controller: AbortController): void {
+  request.once('close', () => {
+    if (!request.complete) controller.abort(new Error('The caller hung up.'));
+  });
+}

@@ -1,0 +1,169 @@
+import type { Readable } from 'node:stream';
+import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
+import type { Kysely } from 'kysely';
+import type { Pool } from 'pg';
+import type { Tables } from '../db/tables.ts';
+import { environmentParams } from '../environments/environment-routes.ts';
+import { validationFailed } from '../errors.ts';
+import { environmentOf } from '../http/access.ts';
+import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
+import { problemResponses } from '../http/problem.ts';
+import { date, instant } from '../http/schemas.ts';
+import type { Slots } from '../http/slots.ts';
+import { limitSourceStall, stallTimeoutMs } from '../http/stalls.ts';
+import { loadSnapshot } from './load-snapshot.ts';
+import { abortWhenCutOff, readCsvBody } from './read-body.ts';
+import { deleteSnapshot, listSnapshots, type Snapshot } from './snapshots.ts';
+
+const snapshotSchema = Type.Object(
+  {
+    date: date('The UTC day at whose end this was the state.'),
+    rowCount: Type.Integer(),
+    completedAt: instant(),
+  },
+  { description: 'A complete snapshot.' },
+);
+
+const snapshotParams = Type.Object({
+  ...environmentParams.properties,
+  date: Type.String({
+    format: 'date',
+    description: 'The snapshot’s UTC date, not in the future.',
+    examples: ['2026-03-01'],
+  }),
+});
+
+/** Every date makes a partition; the product has no data from before. */
+const earliestDate = '2000-01-01';
+
+const tags = ['Snapshots'];
+
+interface SnapshotRouteDependencies {
+  readonly db: Kysely<Tables>;
+  readonly loadPool: Pool;
+  readonly loadSlots: Slots;
+  readonly now: () => Date;
+}
+
+export function snapshotRoutes(dependencies: SnapshotRouteDependencies): FastifyPluginCallbackTypebox {
+  const { db, loadPool, loadSlots, now } = dependencies;
+  return (app, _options, done) => {
+    app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
+      uploads.removeAllContentTypeParsers();
+      // The body stays a stream: the handler decides how fast it comes.
+      uploads.addContentTypeParser('text/csv', (_request, payload, parsed) => parsed(null, payload));
+
+      uploads.put('/environments/:environmentId/snapshots/:date', {
+        config: { access: { environment: 'snapshots:write' } },
+        schema: {
+          operationId: 'putSnapshot',
+          summary: 'Load a snapshot',
+          description:
+            'Replaces the snapshot of that date atomically: readers see the old one or the new one whole, and a body that breaks off or has a row at fault changes nothing. The header names the columns in any order. An empty field without quotes is null, `""` is an empty string. `Content-Encoding: gzip` is understood.',
+          tags,
+          consumes: ['text/csv'],
+          params: snapshotParams,
+          response: {
+            200: { ...snapshotSchema, description: 'It replaced one.' },
+            201: { ...snapshotSchema, description: 'It is new.' },
+            ...problemResponses(
+              'validation_failed',
+              'unauthenticated',
+              'insufficient_scope',
+              'not_found',
+              'conflict',
+              'payload_too_large',
+              'unsupported_media_type',
+              'snapshot_invalid',
+              'rate_limited',
+            ),
+          },
+        },
+        handler: async (request, reply) => {
+          const today = now().toISOString().slice(0, 10);
+          requireLoadableDate(request.params.date, today);
+          const environmentId = environmentOf(request).id;
+          const release = loadSlots.take(environmentId);
+          const controller = new AbortController();
+          abortWhenCutOff(request.raw, controller);
+          try {
+            const stream = (request.body ?? request.raw) as Readable;
+            const body = readCsvBody(stream, request.headers['content-encoding']);
+            const loaded = await loadSnapshot(loadPool, {
+              environmentId,
+              date: request.params.date,
+              body: limitSourceStall(body, stallTimeoutMs, () => request.raw.destroy()),
+              signal: controller.signal,
+              now,
+            });
+            return reply.code(loaded.created ? 201 : 200).send({
+              date: loaded.date,
+              rowCount: loaded.rowCount,
+              completedAt: loaded.completedAt.toISOString(),
+            });
+          } finally {
+            release();
+          }
+        },
+      });
+      uploadsDone();
+    });
+
+    app.get('/environments/:environmentId/snapshots', {
+      config: { access: { environment: 'snapshots:write' } },
+      schema: {
+        operationId: 'listSnapshots',
+        summary: 'List snapshots',
+        description: 'Newest first.',
+        tags,
+        params: environmentParams,
+        querystring: pageQuery,
+        response: {
+          200: pageOf(snapshotSchema, 'A page of snapshots.'),
+          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope', 'not_found'),
+        },
+      },
+      handler: async request =>
+        await readPage(
+          request.query,
+          { position: (snapshot: Snapshot) => [snapshot.date], parts: [isDatePart] },
+          ({ after, limit }) =>
+            listSnapshots(db, environmentOf(request).id, { before: after?.[0] ?? null, limit }),
+        ),
+    });
+
+    app.delete('/environments/:environmentId/snapshots/:date', {
+      config: { access: { environment: 'snapshots:write' } },
+      schema: {
+        operationId: 'deleteSnapshot',
+        summary: 'Delete a snapshot',
+        description: 'Downloads that have begun still show it whole.',
+        tags,
+        params: snapshotParams,
+        response: {
+          204: Type.Null({ description: 'It is gone.' }),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'conflict',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        await deleteSnapshot(db, environmentOf(request).id, request.params.date);
+        return reply.code(204).send(null);
+      },
+    });
+
+    done();
+  };
+}
+
+function requireLoadableDate(wanted: string, today: string): void {
+  if (wanted > today)
+    throw validationFailed([{ path: '/path/date', message: `is in the future: today is ${today} UTC` }]);
+  if (wanted < earliestDate)
+    throw validationFailed([{ path: '/path/date', message: `is before ${earliestDate}` }]);
+}
