@@ -1,7 +1,7 @@
 /** `npm run check`: every check runs, one after another; the exit code is 0 only when all of them passed. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { importFaults, readSources } from './import-rules.ts';
+import { importFaults, readProject } from './import-rules.ts';
 
 const root = path.join(import.meta.dirname, '..');
 
@@ -36,9 +36,9 @@ const checks: Readonly<Record<string, Check>> = {
   types: tool('node_modules/typescript/bin/tsc', '--noEmit', '--project', '.'),
   'unused files, exports, dependencies': tool('node_modules/knip/bin/knip.js'),
   'who imports whom': () => {
-    const { files, tables } = readSources(path.join(root, 'src'));
-    const faults = importFaults(files, tables);
-    return { ok: faults.length === 0 && files.length > 0, output: faults.join('\n') };
+    const project = readProject(root);
+    const faults = importFaults(project);
+    return { ok: faults.length === 0 && project.files.length > 0, output: faults.join('\n') };
   },
   'openapi.yaml equals the code': tool('src/http/write-openapi.ts', '--check'),
   'openapi.yaml is sound': tool('node_modules/@redocly/cli/bin/cli.js', 'lint', 'openapi.yaml'),

@@ -19,7 +19,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 /** Put the parts together, so no part may know them. */
 const roots = ['app.ts', 'main.ts', 'dependencies.ts'];
 
-/** Besides files that are named after a table. */
+/** Besides files that are named after a table or end in `-sql`. */
 const sqlVerbs = [
   'select',
   'insert',
@@ -40,30 +40,41 @@ export interface SourceFile {
   readonly text: string;
 }
 
+export interface Project {
+  readonly files: readonly SourceFile[];
+  readonly tables: readonly string[];
+  /** Files that package.json's scripts start: like main.ts they may use what puts the parts together. */
+  readonly programs: readonly string[];
+}
+
 /** @returns one line for each import that breaks a rule */
-export function importFaults(files: readonly SourceFile[], tables: readonly string[]): string[] {
-  return files.flatMap(file => {
-    const rules = rulesFor(file.path, tables);
+export function importFaults(project: Project): string[] {
+  return project.files.flatMap(file => {
+    const rules = rulesFor(file.path, project);
     const faults = importsOf(file.text).flatMap(specifier => rules(specifier) ?? []);
     if (readsEnvironment(file)) faults.push('reads process.env, which only config.ts does');
     return faults.map(fault => `src/${file.path}: ${fault}`);
   });
 }
 
-/** The source files of the project and the names of its tables. */
-export function readSources(src: string): { files: SourceFile[]; tables: string[] } {
+export function readProject(root: string): Project {
+  const src = path.join(root, 'src');
   const names = fs.globSync('**/*.ts', { cwd: src }).map(name => name.replaceAll(path.sep, '/'));
   const files = names
     .sort()
     .map(name => ({ path: name, text: fs.readFileSync(path.join(src, name), 'utf8') }));
   const declared = files.find(file => file.path === 'db/tables.ts')?.text ?? '';
-  const tables = [...declared.matchAll(/^ {2}(\w+): \w+Table;$/gm)].flatMap(([, name]) => name ?? []);
-  return { files, tables };
+  const packageJson = fs.readFileSync(path.join(root, 'package.json'), 'utf8');
+  return {
+    files,
+    tables: allOf(declared, /^ {2}(\w+): \w+Table;$/gm),
+    programs: allOf(packageJson, /"node src\/(\S+\.ts)"/g),
+  };
 }
 
 type Rule = (specifier: string) => string | null;
 
-function rulesFor(file: string, tables: readonly string[]): Rule {
+function rulesFor(file: string, { tables, programs }: Project): Rule {
   const folder = folderOf(file);
   const isRoutes = /(^|[/-])routes\.ts$/.test(file);
   const isComposition = folder === '' || folder === 'demo';
@@ -85,8 +96,10 @@ function rulesFor(file: string, tables: readonly string[]): Rule {
     const targetFolder = folderOf(target);
     if (targetFolder === 'demo' && folder !== 'demo') return `imports ${target}: nothing depends on the demo`;
     if (isComposition || targetFolder === folder) return null;
-    if (targetFolder === '')
-      return roots.includes(target) ? `imports ${target}, which puts the parts together` : null;
+    if (targetFolder === '') {
+      if (!roots.includes(target) || programs.includes(file)) return null;
+      return `imports ${target}, which puts the parts together`;
+    }
     if (targetFolder === 'http' && isRoutes) return null;
     if (mayImport[folder]?.includes(targetFolder)) return null;
     return `imports ${target}: ${folder} does not depend on ${targetFolder}`;
@@ -97,18 +110,21 @@ function folderOf(file: string): string {
   return file.includes('/') ? (file.split('/')[0] ?? '') : '';
 }
 
-/** Named after a table (`environments.ts`, `runs.ts` for `export_runs`) or with an SQL verb (`select-rows.ts`). */
+/** Named after a table (`environments.ts`, `runs.ts` for `export_runs`) or for SQL (`select-rows.ts`, `staging-sql.ts`). */
 function isNamedForSql(file: string, tables: readonly string[]): boolean {
   const name = path.posix.basename(file, '.ts');
   const table = name.replaceAll('-', '_');
   if (tables.some(candidate => candidate === table || candidate.endsWith(`_${table}`))) return true;
-  return sqlVerbs.includes(name.split('-')[0] ?? '');
+  return name.endsWith('-sql') || sqlVerbs.includes(name.split('-')[0] ?? '');
 }
 
 /** Static, dynamic and type imports, and re-exports. */
 function importsOf(text: string): string[] {
-  const pattern = /(?:\bfrom|\bimport)\s*\(?\s*['"]([^'"]+)['"]/g;
-  return [...text.matchAll(pattern)].flatMap(([, specifier]) => specifier ?? []);
+  return allOf(text, /(?:\bfrom|\bimport)\s*\(?\s*['"]([^'"]+)['"]/g);
+}
+
+function allOf(text: string, pattern: RegExp): string[] {
+  return [...text.matchAll(pattern)].flatMap(([, found]) => found ?? []);
 }
 
 /** Handing `process.env` on to config.ts is what an entry point does; looking inside is not. */
