@@ -1,6 +1,7 @@
 /** `npm run check`: every check runs, one after another; the exit code is 0 only when all of them passed. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 import { importFaults, readProject } from './import-rules.ts';
 
 const root = path.join(import.meta.dirname, '..');
@@ -51,7 +52,7 @@ for (const [name, check] of Object.entries(checks)) {
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
   console.log(`${ok ? 'ok    ' : 'FAILED'}  ${name} (${seconds} s)`);
   if (!ok) {
-    console.log(`\n${output.trim()}\n`);
+    console.log(`\n${stripVTControlCharacters(output).trim()}\n`);
     failed.push(name);
   }
 }
