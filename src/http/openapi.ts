@@ -1,10 +1,15 @@
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
+import { problemSchema } from './problem.ts';
 
 /** The document that the route schemas make, at `/openapi.yaml`, and a browsable view of it at `/docs`. */
 export async function registerOpenapi(app: FastifyInstance): Promise<void> {
+  app.addSchema(problemSchema);
   await app.register(swagger, {
+    refResolver: {
+      buildLocalReference: (json, _baseUri, _fragment, index) => String(json['$id'] ?? `schema-${index}`),
+    },
     openapi: {
       openapi: '3.1.0',
       info: {

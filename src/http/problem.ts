@@ -38,52 +38,54 @@ export function toProblem(
   };
 }
 
-const problemMembers = {
-  type: Type.String({ description: 'A URI that names the kind of problem.' }),
-  title: Type.String(),
-  status: Type.Integer(),
-  detail: Type.String({ description: 'What went wrong here, for a person.' }),
-  code: Type.String({ description: 'Stable and machine-readable.' }),
-  requestId: Type.String({ description: 'Name it when you ask for help.' }),
-};
-
-const fieldFaults = Type.Array(Type.Object({ path: Type.String(), message: Type.String() }), {
-  description: 'The fields at fault, as JSON pointers.',
+const storageError = Type.Object({
+  code: Type.String({ examples: ['secret_key_mismatch'] }),
+  message: Type.String(),
+  hint: Type.String(),
 });
 
-/** Members that some codes add. */
-const extraMembers: Partial<Record<ErrorCode, Record<string, TSchema>>> = {
-  validation_failed: { errors: fieldFaults },
-  plan_upgrade_required: { currentPlan: Type.String(), requiredPlan: Type.String() },
-  snapshot_invalid: {
-    errors: Type.Array(
-      Type.Object({
-        row: Type.Integer({ description: '1 is the first row after the header, 0 the header.' }),
-        column: Type.Union([Type.String(), Type.Null()]),
-        message: Type.String(),
-      }),
-      { description: 'The first 20 faults.' },
-    ),
-    errorCount: Type.Integer({ description: 'How many faults there are in all.' }),
-  },
-  storage_validation_failed: {
-    storageError: Type.Object({ code: Type.String(), message: Type.String(), hint: Type.String() }),
-    checks: Type.Optional(
+/** Registered once with the app, so that the document has it once. */
+export const problemSchema = Type.Object(
+  {
+    type: Type.String({ description: 'A URI that names the kind of problem.' }),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String({ description: 'What went wrong here, for a person.' }),
+    code: Type.String({ enum: Object.keys(errorStatus), description: 'Stable and machine-readable.' }),
+    requestId: Type.String({ description: 'Name it when you ask for help.' }),
+    errors: Type.Optional(
       Type.Array(
         Type.Object({
-          name: Type.String(),
-          ok: Type.Boolean(),
-          error: Type.Union([
-            Type.Object({ code: Type.String(), message: Type.String(), hint: Type.String() }),
-            Type.Null(),
-          ]),
+          path: Type.Optional(Type.String({ description: 'JSON pointer to a field at fault.' })),
+          row: Type.Optional(
+            Type.Integer({
+              description: 'Of a snapshot: 1 is the first row after the header, 0 the header.',
+            }),
+          ),
+          column: Type.Optional(Type.Unsafe<string | null>({ type: ['string', 'null'] })),
+          message: Type.String(),
         }),
+        { description: '`validation_failed`: the fields at fault. `snapshot_invalid`: the first 20 faults.' },
       ),
     ),
+    errorCount: Type.Optional(
+      Type.Integer({ description: '`snapshot_invalid`: how many faults there are in all.' }),
+    ),
+    currentPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
+    requiredPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
+    storageError: Type.Optional(storageError),
   },
-};
+  { $id: 'Problem', description: 'An RFC 9457 problem.' },
+);
 
 const everyRoute: readonly ErrorCode[] = ['internal_error', 'unavailable'];
+
+const retryAfter = { 'retry-after': Type.Integer({ description: 'Seconds to wait.' }) };
+const headersByStatus: Readonly<Record<number, Record<string, TSchema>>> = {
+  401: { 'www-authenticate': Type.String({ examples: ['Bearer'] }) },
+  429: retryAfter,
+  503: retryAfter,
+};
 
 /**
  * The problem answers of a route, for its `response` schema: those it names and those that any route may give.
@@ -91,25 +93,14 @@ const everyRoute: readonly ErrorCode[] = ['internal_error', 'unavailable'];
  */
 export function problemResponses(...codes: readonly ErrorCode[]): Record<number, TSchema> {
   const byStatus = Map.groupBy([...codes, ...everyRoute], code => errorStatus[code]);
-  const responses: Record<number, TSchema> = {};
-  for (const [status, sharing] of byStatus) {
-    const extra = Object.assign({}, ...sharing.map(code => extraMembers[code] ?? {})) as Record<
-      string,
-      TSchema
-    >;
-    const optional = Object.fromEntries(
-      Object.entries(extra).map(([name, schema]) => [name, Type.Optional(schema)]),
-    );
-    responses[status] = {
-      description: sharing.map(code => `\`${code}\`: ${titles[code]}.`).join(' '),
-      ...(status === 429 || status === 503
-        ? { headers: { 'retry-after': Type.Integer({ description: 'Seconds to wait.' }) } }
-        : {}),
-      ...(status === 401 ? { headers: { 'www-authenticate': Type.String() } } : {}),
-      content: {
-        'application/problem+json': { schema: Type.Object({ ...problemMembers, ...optional }) },
+  return Object.fromEntries(
+    [...byStatus].map(([status, sharing]) => [
+      status,
+      {
+        description: sharing.map(code => `\`${code}\`: ${titles[code]}.`).join(' '),
+        ...(headersByStatus[status] === undefined ? {} : { headers: headersByStatus[status] }),
+        content: { 'application/problem+json': { schema: { $ref: 'Problem#' } } },
       },
-    } as unknown as TSchema;
-  }
-  return responses;
+    ]),
+  );
 }
