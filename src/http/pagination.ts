@@ -42,7 +42,11 @@ export interface ListOrder<T> {
 }
 
 export const isIdPart = (part: string): boolean => /^[A-Za-z0-9_-]{1,64}$/.test(part);
-export const isInstantPart = (part: string): boolean => !Number.isNaN(Date.parse(part));
+/** As `toISOString` writes it: Date.parse alone takes a great deal for an instant. */
+export function isInstantPart(part: string): boolean {
+  const time = Date.parse(part);
+  return !Number.isNaN(time) && /^\d{4}-/.test(part) && new Date(time).toISOString() === part;
+}
 /** A day of the calendar, `YYYY-MM-DD`, years 0001 to 9999. */
 export function isDatePart(part: string): boolean {
   if (!/^\d{4}-\d\d-\d\d$/.test(part) || part < '0001') return false;
