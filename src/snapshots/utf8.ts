@@ -24,10 +24,15 @@ function cutLength(text: Buffer): number {
   for (let back = 1; back <= Math.min(3, text.length); back += 1) {
     const byte = text[text.length - back] ?? 0;
     if ((byte & 0xc0) === 0x80) continue;
-    const needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
-    return needed > back ? back : 0;
+    return bytesBegunBy(byte) > back ? back : 0;
   }
   return 0;
+}
+
+function bytesBegunBy(byte: number): number {
+  // Nothing well-formed begins with 0xc0, 0xc1 or what is above 0xf4.
+  if (byte > 0xf4 || byte < 0xc2) return 1;
+  return byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
 }
 
 /** The length of the longest prefix that is well-formed, by bisection. */
