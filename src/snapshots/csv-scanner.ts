@@ -1,5 +1,5 @@
-import { type RowFault, snapshotInvalid } from './snapshot-invalid.ts';
-import { createUtf8Check } from './utf8.ts';
+import { isUtf8 } from 'node:buffer';
+import { snapshotInvalid } from './snapshot-invalid.ts';
 
 /** A record longer than this is a quote that nobody closed, or an attack on memory. */
 export const maxRecordBytes = 1024 * 1024;
@@ -10,141 +10,149 @@ const lf = 0x0a;
 const cr = 0x0d;
 const nul = 0x00;
 
-/** Where the scanner stands. */
-const fieldStart = 0;
-const unquoted = 1;
-const quoted = 2;
-/** After a quote inside a quoted field: its end, or the first of a doubled one. */
-const quoteSeen = 3;
-const crSeen = 4;
+/** Sees the bytes `start` … `end` of one field, without its outer quotes. */
+export type FieldInspector = (bytes: Buffer, start: number, end: number, isQuoted: boolean) => void;
 
 /**
- * Follows RFC 4180 byte by byte without taking fields apart: Postgres does that. What Postgres cannot do, it does:
- * tell the record (not the line) at fault, keep CRLF and LF apart from data, and refuse what a lenient parser would
- * guess at. Values are not looked at here.
+ * Finds the records of a CSV body by RFC 4180 and hands them on whole; Postgres takes their fields apart. What
+ * Postgres cannot do, it does: tell the record (not the line) at fault, take CRLF and LF alike, and refuse what a
+ * lenient parser would guess at.
  */
 export interface CsvScanner {
   /**
-   * Scans one chunk. Returns the bytes to hand on: the same, with CRLF outside quotes made LF. Stops after the first
-   * record when `untilRecordEnd` is set; `consumed` says how far it came.
+   * Takes the next bytes and gives back the records that are complete with them, CRLF outside quotes made LF. With
+   * `isLast` what is left is the last record, line break or not.
+   * @param atMostOne stop after one record and keep the rest for the next call
    * @throws AppError `snapshot_invalid`
    */
-  scan(chunk: Buffer, untilRecordEnd?: boolean): { output: Buffer; consumed: number; recordEnded: boolean };
-  /** Call once at the end of the body. @throws AppError `snapshot_invalid` */
-  end(): void;
-  /** From now on every record must have as many fields as there are columns. */
-  expect(columns: readonly string[]): void;
+  scan(chunk: Buffer, isLast: boolean, atMostOne?: boolean): Buffer;
+  /** From now on every record has these columns; each field is shown to the inspector at its place, if any. */
+  expect(columns: readonly string[], inspectors: readonly (FieldInspector | null)[]): void;
 }
 
 export function createCsvScanner(): CsvScanner {
-  const utf8 = createUtf8Check();
   let columns: readonly string[] | null = null;
-  let state = fieldStart;
+  let inspectors: readonly (FieldInspector | null)[] = [];
+  /** The record under way: 0 is the header. */
   let row = 0;
-  let field = 0;
-  /** Bytes of the record under way in chunks before this one. */
-  let recordBytes = 0;
+  let rest: Buffer = Buffer.alloc(0);
 
-  function fault(message: string, column: string | null = columns?.[field] ?? null): Error {
-    return snapshotInvalid([{ row, column, message } satisfies RowFault]);
+  function fault(message: string, field: number | null): Error {
+    const column = field === null ? null : (columns?.[field] ?? null);
+    return snapshotInvalid([{ row, column, message }]);
   }
 
-  function endRecord(): void {
-    const fields = field + 1;
-    if (columns !== null && fields !== columns.length) {
-      throw fault(
-        `has ${fields} field${fields === 1 ? '' : 's'} where the header has ${columns.length}`,
-        null,
-      );
+  /**
+   * Where the record that begins at `start` ends, after its line break; -1 when it goes on beyond these bytes.
+   */
+  function findRecordEnd(bytes: Buffer, start: number, isLast: boolean): number {
+    const length = bytes.length;
+    let at = start;
+    let field = 0;
+    for (;;) {
+      let from = at;
+      let to: number;
+      const isQuoted = bytes[at] === quote;
+      if (isQuoted) {
+        from += 1;
+        to = findClosingQuote(bytes, from);
+        // A quote that is the last byte so far may be the first of a doubled one.
+        if (to === -1 || (to + 1 === length && !isLast)) {
+          if (isLast) throw fault('has a quote that is never closed', field);
+          return -1;
+        }
+        at = to + 1;
+      } else {
+        let byte = bytes[at];
+        while (at < length && byte !== comma && byte !== lf && byte !== cr && byte !== quote) {
+          at += 1;
+          byte = bytes[at];
+        }
+        to = at;
+      }
+
+      const byte = bytes[at];
+      const next = bytes[at + 1];
+      if (at >= length) {
+        if (!isLast) return -1;
+      } else if (byte === cr) {
+        if (next === undefined && !isLast) return -1;
+        if (next !== lf) throw fault('has a carriage return outside quotes', field);
+      } else if (byte !== comma && byte !== lf) {
+        const what = isQuoted
+          ? 'has text after its closing quote'
+          : 'has a quote but does not begin with one';
+        throw fault(what, field);
+      }
+
+      inspectors[field]?.(bytes, from, to, isQuoted);
+      if (byte === comma) {
+        field += 1;
+        at += 1;
+        continue;
+      }
+      if (columns !== null && field + 1 !== columns.length) {
+        const fields = field === 0 ? '1 field' : `${field + 1} fields`;
+        throw fault(`has ${fields} where the header has ${columns.length}`, null);
+      }
+      return at >= length ? length : at + (byte === cr ? 2 : 1);
     }
-    row += 1;
-    field = 0;
-    state = fieldStart;
   }
 
-  /** The first byte that must not be, so that scanning stops there and knows the row. */
-  function findForbidden(chunk: Buffer): { at: number; message: string } | null {
-    const utf8At = utf8.check(chunk);
-    const nulAt = chunk.indexOf(nul);
-    if (utf8At !== null && (nulAt === -1 || utf8At <= nulAt))
-      return { at: utf8At, message: 'is not valid UTF-8' };
-    return nulAt === -1 ? null : { at: nulAt, message: 'has a NUL byte' };
+  /** Goes through the records once more to tell which field has the bytes that must not be. */
+  function refuseBadBytes(records: Buffer, firstRow: number): never {
+    const refuse = (bytes: Buffer, from: number, to: number, field: number | null) => {
+      const text = bytes.subarray(from, to);
+      if (text.includes(nul)) throw fault('has a NUL byte', field);
+      if (!isUtf8(text)) throw fault('is not valid UTF-8', field);
+    };
+    row = firstRow;
+    inspectors = (columns ?? []).map((_, field) => (bytes, from, to) => refuse(bytes, from, to, field));
+    for (let start = 0; start < records.length; row += 1) start = findRecordEnd(records, start, true);
+    throw fault('is not valid UTF-8', null);
   }
 
   return {
-    expect(names) {
+    expect(names, fieldInspectors) {
       columns = names;
+      inspectors = fieldInspectors;
     },
 
-    scan(chunk, untilRecordEnd = false) {
-      // A header is followed by bytes that are scanned again, and those are checked then.
-      const forbidden = untilRecordEnd ? null : findForbidden(chunk);
-      const end = forbidden === null ? chunk.length : Math.max(0, forbidden.at);
+    scan(chunk, isLast, atMostOne = false) {
+      const bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
       const pieces: Buffer[] = [];
       let pieceStart = 0;
-      let recordStart = -recordBytes;
-      let index = 0;
-      let recordEnded = false;
-
-      while (index < end) {
-        if (state === quoted) {
-          const closing = chunk.indexOf(quote, index);
-          if (closing === -1 || closing >= end) {
-            index = end;
-            break;
-          }
-          state = quoteSeen;
-          index = closing + 1;
-          continue;
+      const firstRow = row;
+      let start = 0;
+      while (start < bytes.length) {
+        const end = findRecordEnd(bytes, start, isLast);
+        if (end === -1) break;
+        if (end - start > maxRecordBytes) throw fault('is longer than 1 MiB', null);
+        if (bytes[end - 1] === lf && bytes[end - 2] === cr && end - 2 >= start) {
+          pieces.push(bytes.subarray(pieceStart, end - 2));
+          pieceStart = end - 1;
         }
-        const byte = chunk[index];
-        if (state === crSeen) {
-          if (byte !== lf) throw fault('has a carriage return outside quotes');
-          // Drop the CR: it is the last byte handed on so far, in this chunk or held back from the one before.
-          if (index > 0) pieces.push(chunk.subarray(pieceStart, index - 1));
-          pieceStart = index;
-          endRecord();
-          recordStart = index + 1;
-          recordEnded = true;
-        } else if (byte === comma) {
-          field += 1;
-          state = fieldStart;
-        } else if (byte === lf) {
-          endRecord();
-          recordStart = index + 1;
-          recordEnded = true;
-        } else if (byte === cr) {
-          state = crSeen;
-        } else if (byte === quote) {
-          if (state === unquoted) throw fault('has a quote inside a field that does not begin with one');
-          state = quoted;
-        } else {
-          if (state === quoteSeen) throw fault('has text after its closing quote');
-          state = unquoted;
-        }
-        index += 1;
-        if (recordEnded && untilRecordEnd) break;
-        if (index - recordStart > maxRecordBytes) break;
+        start = end;
+        row += 1;
+        if (atMostOne) break;
       }
-
-      if (index - recordStart > maxRecordBytes) throw fault('is longer than 1 MiB', null);
-      if (forbidden !== null) throw fault(forbidden.message);
-      if (untilRecordEnd) {
-        const inHeader = findForbidden(chunk.subarray(0, index));
-        if (inHeader !== null) throw snapshotInvalid([{ row: 0, column: null, message: inHeader.message }]);
-      }
-      recordBytes = index - recordStart;
-      // A CR at the very end is held back until the next byte says what it was.
-      pieces.push(chunk.subarray(pieceStart, Math.max(pieceStart, state === crSeen ? index - 1 : index)));
-      const output = pieces.length === 1 ? (pieces[0] ?? chunk) : Buffer.concat(pieces);
-      return { output, consumed: index, recordEnded };
-    },
-
-    end() {
-      if (!utf8.isComplete()) throw fault('is not valid UTF-8');
-      if (state === quoted) throw fault('has a quote that is never closed');
-      if (state === crSeen) throw fault('has a carriage return outside quotes');
-      if (recordBytes > 0) endRecord();
+      const records = bytes.subarray(0, start);
+      if (!isUtf8(records) || records.includes(nul)) refuseBadBytes(records, firstRow);
+      rest = bytes.subarray(start);
+      if (!atMostOne && rest.length > maxRecordBytes) throw fault('is longer than 1 MiB', null);
+      pieces.push(bytes.subarray(pieceStart, start));
+      return pieces.length === 1 ? (pieces[0] ?? chunk) : Buffer.concat(pieces);
     },
   };
+}
+
+/** The quote that ends the field whose text begins at `from`: the first that is not doubled; -1 for none. */
+function findClosingQuote(bytes: Buffer, from: number): number {
+  const length = bytes.length;
+  for (let at = from; at < length; at += 1) {
+    if (bytes[at] !== quote) continue;
+    if (bytes[at + 1] !== quote) return at;
+    at += 1;
+  }
+  return -1;
 }

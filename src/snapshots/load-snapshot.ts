@@ -5,6 +5,7 @@ import { from as copyFrom } from 'pg-copy-streams';
 import { AppError, notFound } from '../errors.ts';
 import { matchHeader } from './match-header.ts';
 import { openCsv } from './open-csv.ts';
+import { createPlainCheck } from './plain-values.ts';
 import { type RowFault, snapshotInvalid } from './snapshot-invalid.ts';
 import * as stagingSql from './staging-sql.ts';
 
@@ -71,12 +72,14 @@ async function loadWith(client: PoolClient, request: LoadRequest): Promise<Loade
   const fields = matchHeader(csv.header);
   await client.query(stagingSql.createStaging(fields));
   const copy = client.query(copyFrom(stagingSql.copyIntoStaging(fields)));
-  await pipeline(csv.records, copy, { signal: request.signal });
+  const check = createPlainCheck(fields);
+  await pipeline(csv.records(check.inspectors), copy, { signal: request.signal });
 
   const lockedEnvironment = await client.query(stagingSql.lockEnvironment, [environmentId]);
   if (lockedEnvironment.rowCount === 0) throw notFound('environment');
   await client.query(stagingSql.deleteRows, [environmentId, date]);
-  await moveRows(client, request, copy.rowCount);
+  const move = check.isPlain() ? stagingSql.movePlainRows : stagingSql.moveAcceptedRows;
+  await moveRows(client, request, move, copy.rowCount);
 
   const completedAt = request.now();
   const { rows } = await client.query<{ created: boolean }>(stagingSql.registerSnapshot, [
@@ -90,10 +93,15 @@ async function loadWith(client: PoolClient, request: LoadRequest): Promise<Loade
 }
 
 /** @throws AppError `snapshot_invalid` that names the rows, unless every staged row could be moved */
-async function moveRows(client: PoolClient, request: LoadRequest, staged: number): Promise<void> {
+async function moveRows(
+  client: PoolClient,
+  request: LoadRequest,
+  move: string,
+  staged: number,
+): Promise<void> {
   await client.query('savepoint before_rows');
   const moved = await client
-    .query(stagingSql.moveAcceptedRows, [request.environmentId, request.date])
+    .query(move, [request.environmentId, request.date])
     .catch(async (error: unknown) => {
       if (!isFaultOfARow(error)) throw error;
       await client.query('rollback to savepoint before_rows');

@@ -1,4 +1,4 @@
-import { createCsvScanner, maxRecordBytes } from './csv-scanner.ts';
+import { createCsvScanner, type FieldInspector, maxRecordBytes } from './csv-scanner.ts';
 import { snapshotInvalid } from './snapshot-invalid.ts';
 
 /** A snapshot body whose header has been read. */
@@ -6,12 +6,14 @@ export interface OpenCsv {
   readonly header: readonly string[];
   /**
    * The records after the header, as bytes that Postgres' CSV reader takes as they are. Once through.
+   * @param inspectors see the field at their place of every record
    * @throws AppError `snapshot_invalid` while it is read
    */
-  records(): AsyncGenerator<Buffer>;
+  records(inspectors?: readonly (FieldInspector | null)[]): AsyncGenerator<Buffer>;
 }
 
 const byteOrderMark = Buffer.from('\uFEFF');
+const nothing = Buffer.alloc(0);
 
 /**
  * Reads as far as the header's end; the rest follows at the reader's pace. A byte order mark is dropped.
@@ -20,35 +22,28 @@ const byteOrderMark = Buffer.from('\uFEFF');
 export async function openCsv(body: AsyncIterable<Buffer>): Promise<OpenCsv> {
   const scanner = createCsvScanner();
   const chunks = withoutByteOrderMark(body);
-  const headerPieces: Buffer[] = [];
-  let headerBytes = 0;
-  let rest: Buffer = Buffer.alloc(0);
-
-  for (;;) {
+  let record: Buffer = nothing;
+  for (let bytes = 0; record.length === 0; ) {
     const next = await chunks.next();
     if (next.done === true) {
-      scanner.end();
+      record = scanner.scan(nothing, true, true);
       break;
     }
-    const { output, consumed, recordEnded } = scanner.scan(next.value, true);
-    headerPieces.push(output);
-    headerBytes += output.length;
-    if (recordEnded) {
-      rest = next.value.subarray(consumed);
-      break;
+    record = scanner.scan(next.value, false, true);
+    bytes += next.value.length;
+    if (record.length === 0 && bytes > maxRecordBytes) {
+      throw snapshotInvalid([{ row: 0, column: null, message: 'is longer than 1 MiB' }]);
     }
-    if (headerBytes > maxRecordBytes)
-      throw snapshotInvalid([{ row: 0, column: null, message: 'is too long' }]);
   }
 
-  const header = splitRecord(Buffer.concat(headerPieces).toString().replace(/\n$/, ''));
-  scanner.expect(header);
+  const header = splitRecord(record.toString().replace(/\n$/, ''));
   return {
     header,
-    async *records() {
-      if (rest.length > 0) yield scanner.scan(rest).output;
-      for await (const chunk of chunks) yield scanner.scan(chunk).output;
-      scanner.end();
+    async *records(inspectors = []) {
+      scanner.expect(header, inspectors);
+      yield scanner.scan(nothing, false);
+      for await (const chunk of chunks) yield scanner.scan(chunk, false);
+      yield scanner.scan(nothing, true);
     },
   };
 }

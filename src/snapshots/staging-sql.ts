@@ -9,8 +9,7 @@ import { rowRules, valueRule } from './value-rules.ts';
 /** $1: date. Makes the partition of a day unless it is there. */
 export const ensurePartition = 'select ensure_snapshot_partition($1::date)';
 
-/** Sorting a large snapshot in memory is twice as fast as on disk; few loads run at once. */
-export const beginLoad = `${beginInUtc()}; set local work_mem = '64MB'; set local temp_buffers = '32MB'; set local statement_timeout = 0`;
+export const beginLoad = `${beginInUtc()}; set local temp_buffers = '32MB'; set local statement_timeout = 0`;
 
 /** $1: the environment and date. Held until the transaction ends; false when another load holds it. */
 export const tryLockSnapshot = `select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as locked`;
@@ -43,15 +42,25 @@ const rules = storedColumns.map(column => ({ header: column.header, ...valueRule
 const checks = [...rules, ...rowRules];
 
 /**
- * $1: environment, $2: date. Moves the rows that are all right, in the order in which they are read later. Raises
- * where a text is no value at all or a key stands twice.
+ * $1: environment, $2: date. Moves all rows of a body that is plain throughout: what neither a cast nor a constraint of
+ * the table refuses is right.
  */
-export const moveAcceptedRows = `
+export const movePlainRows = moveRows(
+  storedColumns.map(column =>
+    column.kind === 'instant' ? `${column.name}::timestamptz(3)` : valueRule(column).value,
+  ),
+);
+
+/** The same for any body, and only those rows that are all right. Raises where a text is no value at all. */
+export const moveAcceptedRows = `${moveRows(rules.map(rule => rule.value))}
+  where ${checks.map(check => check.accepts).join('\n    and ')}`;
+
+function moveRows(values: readonly string[]): string {
+  return `
   insert into snapshot_rows (environment_id, snapshot_date, ${names.join(', ')})
-  select $1, $2::date, ${rules.map(rule => rule.value).join(', ')}
-  from staging
-  where ${checks.map(check => check.accepts).join('\n    and ')}
-  order by company_id collate "C", feature_id collate "C"`;
+  select $1, $2::date, ${values.join(', ')}
+  from staging`;
+}
 
 /** Every fault of every row: the first ${faultLimit} in the body's order, and in `total` how many there are. */
 export const findFaults = `

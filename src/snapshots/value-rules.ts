@@ -16,7 +16,7 @@ export interface ValueRule {
 }
 
 /** With two of these and an environment id, a key still fits an index page. */
-const maxIdBytes = 1024;
+export const maxIdBytes = 1024;
 
 export function valueRule(column: StoredColumn): ValueRule {
   switch (column.kind) {
