@@ -6,6 +6,8 @@ export interface Tables {
   api_keys: ApiKeysTable;
   snapshots: SnapshotsTable;
   snapshot_rows: SnapshotRowsTable;
+  export_configs: ExportConfigsTable;
+  export_runs: ExportRunsTable;
 }
 
 type CreatedAt = ColumnType<Date, never, never>;
@@ -57,4 +59,53 @@ interface SnapshotRowsTable {
   /** Lists in the contract's own form: items joined by commas, RFC 4180 quotes inside where needed. */
   segment_names: string;
   segment_ids: string;
+}
+
+interface ExportConfigsTable {
+  environment_id: string;
+  id: string;
+  name: string;
+  enabled: boolean;
+  schedule: string;
+  provider: string;
+  bucket: string;
+  region: string;
+  /** The folder; `''` is the bucket's root. */
+  key: string;
+  endpoint: string | null;
+  access_key_id: string;
+  sealed_secret: string;
+  compression: string;
+  manifest: boolean;
+  /** Made, turned on again or given another schedule: its first slot is the next one after this. */
+  active_since: Date;
+  /** Gone for every caller; the row stays until the run that was under way has cleaned up. */
+  deleted_at: Date | null;
+  created_at: ColumnType<Date, Date, never>;
+  updated_at: Date;
+}
+
+interface ExportRunsTable {
+  environment_id: string;
+  config_id: string;
+  id: string;
+  trigger: string;
+  /** Null for a manual run. */
+  slot: Date | null;
+  snapshot_date: string;
+  state: string;
+  attempts: Generated<number>;
+  created_at: ColumnType<Date, Date, never>;
+  started_at: Date | null;
+  finished_at: Date | null;
+  row_count: number | null;
+  bytes: number | null;
+  sha256: string | null;
+  object_key: string | null;
+  error_code: string | null;
+  error_message: string | null;
+  /** The job that carries it out; null while it waits for its snapshot, and once nothing is left to do. */
+  job_id: string | null;
+  /** The multipart upload under way, so that whoever comes after a dead worker can abort it. */
+  upload_id: string | null;
 }
