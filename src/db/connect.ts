@@ -36,15 +36,16 @@ export function createPool(options: PoolOptions): pg.Pool {
     idleTimeoutMillis: 30_000,
     keepAlive: true,
     types,
+    // Waited for before the connection is handed out; pg will soon refuse a query behind another's back.
+    onConnect: async client => {
+      // After a break the query that was under way reports it; without a listener the event would end the process.
+      client.on('error', () => {});
+      if (options.statementTimeoutMs > 0) {
+        await client.query(`set statement_timeout = ${options.statementTimeoutMs}`);
+      }
+    },
   });
   pool.on('error', options.onIdleError);
-  pool.on('connect', client => {
-    // After a break the query that was under way reports it; without a listener the event would end the process.
-    client.on('error', () => {});
-    if (options.statementTimeoutMs > 0) {
-      client.query(`set statement_timeout = ${options.statementTimeoutMs}`).catch(() => {});
-    }
-  });
   return pool;
 }
 
