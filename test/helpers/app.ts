@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from '../../src/app.ts';
@@ -98,7 +99,7 @@ export async function startApp(
     await dependencies.close();
   });
   await app.listen({ host: '127.0.0.1', port: 0 });
-  const port = app.addresses()[0]?.port ?? 0;
+  const { port } = app.server.address() as AddressInfo;
   const origin = `http://127.0.0.1:${port}`;
 
   const call: TestApp['call'] = (path, { token = testAdminToken, json, ...rest } = {}) =>
