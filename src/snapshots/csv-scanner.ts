@@ -107,9 +107,24 @@ export function createCsvScanner(): CsvScanner {
       if (!isUtf8(text)) throw fault('is not valid UTF-8', field);
     };
     row = firstRow;
-    inspectors = (columns ?? []).map((_, field) => (bytes, from, to) => refuse(bytes, from, to, field));
+    if (columns === null) throw fault(records.includes(nul) ? 'has a NUL byte' : 'is not valid UTF-8', null);
+    inspectors = columns.map((_, field) => (bytes, from, to) => refuse(bytes, from, to, field));
     for (let start = 0; start < records.length; row += 1) start = findRecordEnd(records, start, true);
     throw fault('is not valid UTF-8', null);
+  }
+
+  /** The same; but a row before it that is no text comes first, however the chunks fell. */
+  function findRecordEndAfter(bytes: Buffer, start: number, isLast: boolean, firstRow: number): number {
+    try {
+      return findRecordEnd(bytes, start, isLast);
+    } catch (error) {
+      requireText(bytes.subarray(0, start), firstRow);
+      throw error;
+    }
+  }
+
+  function requireText(records: Buffer, firstRow: number): void {
+    if (!isUtf8(records) || records.includes(nul)) refuseBadBytes(records, firstRow);
   }
 
   return {
@@ -125,7 +140,7 @@ export function createCsvScanner(): CsvScanner {
       const firstRow = row;
       let start = 0;
       while (start < bytes.length) {
-        const end = findRecordEnd(bytes, start, isLast);
+        const end = findRecordEndAfter(bytes, start, isLast, firstRow);
         if (end === -1) break;
         if (end - start > maxRecordBytes) throw fault('is longer than 1 MiB', null);
         if (bytes[end - 1] === lf && bytes[end - 2] === cr && end - 2 >= start) {
@@ -137,7 +152,7 @@ export function createCsvScanner(): CsvScanner {
         if (atMostOne) break;
       }
       const records = bytes.subarray(0, start);
-      if (!isUtf8(records) || records.includes(nul)) refuseBadBytes(records, firstRow);
+      requireText(records, firstRow);
       rest = bytes.subarray(start);
       if (!atMostOne && rest.length > maxRecordBytes) throw fault('is longer than 1 MiB', null);
       pieces.push(bytes.subarray(pieceStart, start));

@@ -37,6 +37,24 @@ async function* unpack(body: Readable): AsyncGenerator<Buffer> {
   }
 }
 
+/** A record is looked at again with every piece that it goes on in, so a sender may not make them single bytes. */
+const leastPieceBytes = 16 * 1024;
+
+/** The same bytes in pieces that are not small, but for the last. */
+export async function* joinSmall(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let pieces: Buffer[] = [];
+  let bytes = 0;
+  for await (const piece of body) {
+    pieces.push(piece);
+    bytes += piece.length;
+    if (bytes < leastPieceBytes) continue;
+    yield pieces.length === 1 ? piece : Buffer.concat(pieces);
+    pieces = [];
+    bytes = 0;
+  }
+  if (bytes > 0) yield Buffer.concat(pieces);
+}
+
 /** Aborts when the caller hangs up before the whole body has come. */
 export function abortWhenCutOff(request: IncomingMessage, controller: AbortController): void {
   request.once('close', () => {

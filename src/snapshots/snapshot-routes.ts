@@ -12,7 +12,7 @@ import { date, instant } from '../http/schemas.ts';
 import type { Slots } from '../http/slots.ts';
 import { limitSourceStall, stallTimeoutMs } from '../http/stalls.ts';
 import { loadSnapshot } from './load-snapshot.ts';
-import { abortWhenCutOff, readCsvBody } from './read-body.ts';
+import { abortWhenCutOff, joinSmall, readCsvBody } from './read-body.ts';
 import { deleteSnapshot, listSnapshots, type Snapshot } from './snapshots.ts';
 
 const snapshotSchema = Type.Object(
@@ -92,7 +92,7 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
             const loaded = await loadSnapshot(loadPool, {
               environmentId,
               date: request.params.date,
-              body: limitSourceStall(body, stallTimeoutMs, () => request.raw.destroy()),
+              body: joinSmall(limitSourceStall(body, stallTimeoutMs, () => request.raw.destroy())),
               signal: controller.signal,
               now,
             });

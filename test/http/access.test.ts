@@ -243,6 +243,6 @@ t.test('a route that does not say who may call it is refused at start', async t 
   const { buildApp } = await import('../../src/app.ts');
   const other = await buildApp(app.dependencies);
   other.get('/v1/forgotten', () => 'open to all');
-  await t.rejects(other.ready(), /GET \/v1\/forgotten does not say who may call it/);
+  await t.rejects(async () => await other.ready(), /GET \/v1\/forgotten does not say who may call it/);
   await other.close();
 });
