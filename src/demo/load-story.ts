@@ -4,8 +4,8 @@ import { type ApiClient, callApi } from './api-client.ts';
 import { snapshotCsv } from './generate-snapshots.ts';
 import { type Story, snapshotDates, snapshotInstant } from './story.ts';
 
-/** As many snapshots are on their way at once. More would only queue up in the service. */
-const parallelLoads = 3;
+/** As many snapshots are on their way at once as the service takes for one environment. */
+const parallelLoads = 2;
 
 export interface Environment {
   readonly id: string;
