@@ -1,0 +1,119 @@
+/** The real S3 server of the tests: who may do what there, and what is in it. */
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { promisify } from 'node:util';
+import {
+  GetObjectCommand,
+  HeadObjectCommand,
+  ListMultipartUploadsCommand,
+  ListObjectsV2Command,
+  PutBucketPolicyCommand,
+  type S3Client,
+} from '@aws-sdk/client-s3';
+import { type EndpointAllowlist, parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
+import type { Credentials, Destination } from '../../src/destinations/location.ts';
+import { createS3Client, runPatience } from '../../src/destinations/s3-client.ts';
+import type { S3Server, S3User } from './s3-server.ts';
+import { registerSecret } from './secrets.ts';
+
+/** What `test/run.ts` started, or null. */
+export const s3: S3Server | null = process.env['TEST_S3'] ? JSON.parse(process.env['TEST_S3']) : null;
+
+/** Options of a test that needs the server: it is listed as left out where there is none. */
+export const needsS3 = s3 === null ? { skip: 'no S3 server: TEST_S3 is not set' } : {};
+
+/** Opens the loopback addresses on which test servers listen. */
+export const loopback: EndpointAllowlist = parseEndpointAllowlist(['127.0.0.1']);
+
+export function s3Server(): S3Server {
+  if (s3 === null) throw new Error('a test without `needsS3` asked for the S3 server');
+  return s3;
+}
+
+/** A folder that no other test has. */
+export function freshPrefix(): string {
+  return `t-${randomBytes(8).toString('hex')}`;
+}
+
+export function s3Destination(overrides: Partial<Destination> = {}): Destination {
+  const { endpoint, bucket, region } = s3Server();
+  return { provider: 'custom', endpoint, bucket, region, key: freshPrefix(), ...overrides };
+}
+
+export function s3Client(user: S3User | Credentials, destination: Destination = s3Destination()): S3Client {
+  const credentials = typeof user === 'string' ? s3Server().users[user] : user;
+  return createS3Client(destination, credentials, { allowlist: loopback }, runPatience);
+}
+
+/** `radosgw-admin`, for users and their keys. */
+export async function radosgwAdmin(...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)('radosgw-admin', ['-c', s3Server().confFile, ...args]);
+  return stdout;
+}
+
+/** A user of its own for a test that suspends it or takes its key away. It may do nothing yet. */
+export async function createUser(): Promise<{ uid: string } & Credentials> {
+  const uid = `user-${randomBytes(6).toString('hex')}`;
+  const accessKeyId = `AKIATEST${randomBytes(6).toString('hex').toUpperCase()}`;
+  const secretAccessKey = registerSecret(randomBytes(20).toString('hex'));
+  const keys = [`--access-key=${accessKeyId}`, `--secret-key=${secretAccessKey}`];
+  await radosgwAdmin('user', 'create', `--uid=${uid}`, `--display-name=${uid}`, ...keys);
+  return { uid, accessKeyId, secretAccessKey };
+}
+
+interface PolicyStatement {
+  readonly Effect: 'Allow' | 'Deny';
+  readonly Action: readonly string[];
+  readonly Resource: string | readonly string[];
+  readonly Condition?: object;
+}
+
+/** Gives the user those rights on a bucket and no others, as an IAM policy would; the bucket belongs to `full`. */
+export async function setPolicy(
+  bucket: string,
+  uid: string,
+  statements: readonly PolicyStatement[],
+): Promise<void> {
+  const client = s3Client('full');
+  const Principal = { AWS: [`arn:aws:iam:::user/${uid}`] };
+  const Statement = statements.map(statement => ({ ...statement, Principal }));
+  const Policy = JSON.stringify({ Version: '2012-10-17', Statement });
+  await client.send(new PutBucketPolicyCommand({ Bucket: bucket, Policy }));
+  client.destroy();
+}
+
+/** The keys under a prefix, and of what was begun there and neither completed nor aborted. */
+export async function contentsOf({
+  bucket,
+  key,
+}: Destination): Promise<{ objects: string[]; unfinished: string[] }> {
+  const client = s3Client('full');
+  const listed = await client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: key }));
+  const uploads = await client.send(new ListMultipartUploadsCommand({ Bucket: bucket, Prefix: key }));
+  client.destroy();
+  return {
+    objects: (listed.Contents ?? []).map(object => object.Key ?? ''),
+    unfinished: (uploads.Uploads ?? []).map(upload => upload.Key ?? ''),
+  };
+}
+
+export interface StoredObject {
+  readonly body: Buffer;
+  readonly contentType: string | undefined;
+  readonly metadata: Record<string, string>;
+}
+
+export async function readObject(bucket: string, key: string): Promise<StoredObject> {
+  const client = s3Client('full');
+  const head = await client.send(new HeadObjectCommand({ Bucket: bucket, Key: key }));
+  const chunks: Uint8Array[] = [];
+  const size = head.ContentLength ?? 0;
+  // In ranges, because the client refuses answers that are longer than any it needs in production.
+  for (let start = 0; start < size; start += 2 ** 20) {
+    const Range = `bytes=${start}-${Math.min(start + 2 ** 20, size) - 1}`;
+    const part = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key, Range }));
+    chunks.push((await part.Body?.transformToByteArray()) ?? new Uint8Array());
+  }
+  client.destroy();
+  return { body: Buffer.concat(chunks), contentType: head.ContentType, metadata: head.Metadata ?? {} };
+}
