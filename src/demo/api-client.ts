@@ -21,7 +21,7 @@ interface ApiRequest {
   readonly signal: AbortSignal;
 }
 
-const attempts = 5;
+const attempts = 3;
 
 /** Sends one request and reads the JSON answer. Waits and tries again when the service says that it is busy. */
 export async function callApi(client: ApiClient, request: ApiRequest): Promise<unknown> {

@@ -1,3 +1,4 @@
+import { parseArgs } from 'node:util';
 import { ConfigError } from '../config.ts';
 import { ApiError } from './api-client.ts';
 import { DemoError, operatorToken, startDemo } from './start-demo.ts';
@@ -19,7 +20,7 @@ let step = '';
 try {
   const demo = await startDemo({
     port: readPort(process.env['PORT']),
-    days: 200,
+    days: readDays(process.argv.slice(2)),
     now: () => new Date(),
     signal: stop.signal,
     onProgress: showProgress,
@@ -62,6 +63,17 @@ function readPort(value: string | undefined): number {
     throw new DemoError('PORT must be a number from 0 to 65535');
   }
   return port;
+}
+
+/** `npm run demo -- --days 30` starts faster, with less to export. */
+function readDays(args: string[]): number {
+  try {
+    const { days } = parseArgs({ args, options: { days: { type: 'string', default: '200' } } }).values;
+    if (/^[1-9]\d{0,2}$/.test(days)) return Number(days);
+  } catch {
+    // The same advice for every other option.
+  }
+  throw new DemoError('The only option is --days, from 1 to 999: npm run demo -- --days 30');
 }
 
 /** One line for each step, rewritten in a terminal as it comes further. */

@@ -75,6 +75,7 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
     port: options.port,
     operatorToken,
     bucketHost: new URL(bucket.endpoint).host,
+    partDirectory: path.join(directory, 'parts'),
   });
   onCleanup(service.close);
 

@@ -17,6 +17,8 @@ export interface ServiceOptions {
   readonly operatorToken: string;
   /** `host:port` of the embedded bucket, which would be refused as a private address otherwise. */
   readonly bucketHost: string;
+  /** For rendered parts of files; made when needed. */
+  readonly partDirectory: string;
 }
 
 /** Downloads under way may end, but nobody waits long for a demo to stop. */
@@ -30,6 +32,7 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     ADMIN_TOKEN: options.operatorToken,
     ENCRYPTION_KEYS: `demo:${randomBytes(32).toString('base64')}`,
     S3_ENDPOINT_ALLOWLIST: options.bucketHost,
+    PART_STORE_DIR: options.partDirectory,
     LOG_LEVEL: 'error',
   });
   const dependencies = createDependencies(config, createLogger(config));
