@@ -1,0 +1,161 @@
+import { execFile } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { promisify } from 'node:util';
+import { DuckDBInstance } from '@duckdb/node-api';
+import pg from 'pg';
+import { from as copyFrom } from 'pg-copy-streams';
+import t from 'tap';
+import { startTestApp } from '../helpers/app.ts';
+
+const guide = fs.readFileSync(path.join(import.meta.dirname, '../../docs/ingest.md'), 'utf8');
+const app = await startTestApp(t, { now: '2026-03-01T23:00:00.000Z' });
+
+/** As the guide calls it. */
+const fileName = 'company-adoption_acme_2026-03-01.csv.gz';
+
+/** What loaders stumble over: null beside empty, quotes, line breaks, backslashes, words that look like null. */
+const names = [
+  'Acme, Inc.',
+  null,
+  '',
+  '"',
+  'two\nlines',
+  '\\N',
+  'back\\slash\\',
+  'NULL',
+  '\\.',
+  ' spaced ',
+  "O'Neil",
+  'Ω 株式会社',
+];
+const quote = (text: string | null) => (text === null ? '' : `"${text.replaceAll('"', '""')}"`);
+const header =
+  'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs\n';
+const bodyOf = (companies: readonly (string | null)[]) =>
+  header +
+  companies
+    .map(
+      (name, index) =>
+        `c${index + 10},${quote(name)},f1,Export,2026-01-02T03:04:05.678Z,2026-03-01T00:00:00Z,` +
+        `${index % 2 === 0 ? '2026-01-03T00:00:00Z,2026-02-03T00:00:00Z,2,1,5,9007199254740993' : ',,1,0,,0'},` +
+        `${index % 3 === 0 ? '"All,""Paying, EU""","s1,s2"' : '"",""'}\n`,
+    )
+    .join('');
+
+/** The SQL blocks of one chapter, in order. */
+function blocksOf(title: string): string[] {
+  const chapter = guide.split(/^## /m).find(text => text.startsWith(`${title}\n`));
+  const blocks = [...(chapter ?? '').matchAll(/^```sql\n(.*?)^```$/gms)].map(([, sql = '']) => sql);
+  if (blocks.length === 0) throw new Error(`the guide has no SQL for ${title}`);
+  return blocks;
+}
+
+async function exportTo(t: Tap, companies: readonly (string | null)[]): Promise<string> {
+  await app.putEnvironment('acme');
+  const loaded = await app.load('acme', '2026-03-01', bodyOf(companies));
+  if (!loaded.json.rowCount) throw new Error(loaded.text);
+  const file = await app.call('/v1/environments/acme/exports/today.csv.gz');
+  const directory = t.testdir({});
+  fs.writeFileSync(path.join(directory, fileName), file.body);
+  return directory;
+}
+type Tap = Pick<typeof t, 'testdir'>;
+
+/** The same question for every database; instants as text, so that no driver rounds them. */
+const question = `
+  select company_id, company_name, date::text as date, first_seen = timestamptz '2026-01-02 03:04:05.678+00' as seen_right,
+    first_used is null as unused, stars_state, satisfaction, feedback_count::text as feedback_count, segment_names, segment_ids
+  from company_adoption order by company_id`;
+
+const expectedRows = (companies: readonly (string | null)[]) =>
+  companies.map((name, index) => ({
+    company_id: `c${index + 10}`,
+    company_name: name,
+    date: '2026-03-01',
+    seen_right: true,
+    unused: index % 2 !== 0,
+    stars_state: index % 2 === 0 ? 2 : 1,
+    satisfaction: index % 2 === 0 ? 5 : null,
+    feedback_count: index % 2 === 0 ? '9007199254740993' : '0',
+    segment_names: index % 3 === 0 ? 'All,"Paying, EU"' : '',
+    segment_ids: index % 3 === 0 ? 's1,s2' : '',
+  }));
+
+const segments = [
+  { segment_id: 's1', companies: '4' },
+  { segment_id: 's2', companies: '4' },
+];
+
+/** What psql does with a line that starts with \copy: COPY FROM STDIN, fed from the output of the program. */
+async function runAsPsql(
+  client: pg.Client,
+  block: string,
+  directory: string,
+): Promise<Record<string, unknown>[]> {
+  let rows: Record<string, unknown>[] = [];
+  for (const piece of block.split(/^(?=\\copy)|(?<=^\\copy.*)\n/m)) {
+    const copy = /^\\copy (\S+) from program '([^']+)' (with .+)$/.exec(piece);
+    if (copy === null) {
+      const result: pg.QueryResult | pg.QueryResult[] = await client.query(piece);
+      rows = Array.isArray(result) ? [] : result.rows;
+      continue;
+    }
+    const [, table, program = '', options] = copy;
+    const { stdout } = await promisify(execFile)('sh', ['-c', program], {
+      cwd: directory,
+      encoding: 'buffer',
+    });
+    await pipeline(Readable.from([stdout]), client.query(copyFrom(`copy ${table} from stdin ${options}`)));
+  }
+  return rows;
+}
+
+t.test('PostgreSQL: the guide as printed keeps types, null and empty strings', async t => {
+  const directory = await exportTo(t, names);
+  const [createTable = '', load = '', askSegments = '', ...rest] = blocksOf('PostgreSQL');
+  t.same(rest, [], 'every block is tried');
+  const client = new pg.Client({ connectionString: app.database.url });
+  await client.connect();
+  t.teardown(() => client.end());
+  await client.query('create schema warehouse; set search_path = warehouse');
+
+  await runAsPsql(client, createTable, directory);
+  await runAsPsql(client, load, directory);
+  t.strictSame((await client.query(question)).rows, expectedRows(names));
+  t.strictSame(
+    (await runAsPsql(client, askSegments, directory)).map(row => ({ ...row })),
+    segments,
+  );
+
+  const fewer = await exportTo(t, names.slice(0, 3));
+  await runAsPsql(client, load, fewer);
+  t.strictSame((await client.query(question)).rows, expectedRows(names.slice(0, 3)), 'a day is replaced');
+});
+
+t.test('DuckDB: the guide as printed keeps types, null and empty strings', async t => {
+  const directory = await exportTo(t, names);
+  const [createTable = '', load = '', askSegments = '', ...rest] = blocksOf('DuckDB');
+  t.same(rest, [], 'every block is tried');
+  const instance = await DuckDBInstance.create(':memory:');
+  const connection = await instance.connect();
+  t.teardown(() => {
+    connection.closeSync();
+    instance.closeSync();
+  });
+  const ask = async (sql: string) => (await connection.runAndReadAll(sql)).getRowObjectsJson();
+
+  // Where a name without a folder is looked for: the working directory of someone who follows the guide.
+  await connection.run(`set file_search_path = '${directory}'`);
+  await connection.run(createTable);
+  await connection.run(load);
+  t.strictSame(await ask(question), expectedRows(names));
+  t.strictSame(await ask(askSegments), segments);
+
+  const fewer = await exportTo(t, names.slice(0, 3));
+  await connection.run(`set file_search_path = '${fewer}'`);
+  await connection.run(load);
+  t.strictSame(await ask(question), expectedRows(names.slice(0, 3)), 'a day is replaced');
+});
