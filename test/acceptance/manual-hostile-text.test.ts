@@ -1,0 +1,245 @@
+import { parseString } from 'fast-csv';
+import t, { type Test } from 'tap';
+import {
+  type AdoptionRow,
+  adoptionRow,
+  exportHeader,
+  exportPart,
+  loadBody,
+} from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { parseCsv, parseList } from '../helpers/csv-reader.ts';
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
+const date = '2026-03-02';
+
+const hostile = [
+  ' ',
+  '  leading and trailing  ',
+  '\t',
+  '"',
+  '""',
+  '"""',
+  '"quoted"',
+  'a"b',
+  ',',
+  ',,,',
+  'a,b',
+  '\n',
+  '\r',
+  '\r\n',
+  '\n\r',
+  'a\nb',
+  'a\r\nb\r\nc',
+  'ends with a line break\n',
+  '\\.',
+  '\\.\n',
+  '\n\\.\n',
+  'x\n\\.\ny',
+  '\\',
+  '\\\\',
+  '\\n',
+  '\\N',
+  'NULL',
+  'null',
+  '\\"',
+  "'",
+  "''",
+  "'; drop table snapshots; --",
+  "' or '1'='1",
+  '$1',
+  '$$',
+  '%s %I %L',
+  ':name',
+  "E'\\x41'",
+  '=cmd()',
+  '=1+1',
+  '+1',
+  '-1',
+  '@SUM(A1)',
+  '=HYPERLINK("http://evil.example","x")',
+  '\t=1',
+  '#',
+  '# comment',
+  'é',
+  'e\u0301',
+  'ﬁ',
+  '😀',
+  '👩‍👩‍👧‍👦',
+  '🇩🇪',
+  '\u{10ffff}',
+  '\ufffd',
+  '\ufffe',
+  '\ufeff',
+  '\ufeffinside\ufeff',
+  '\u200b',
+  '\u202eright to left',
+  'שלום',
+  'مرحبا',
+  'ｆｕｌｌ',
+  '\u0001\u0002\u001f\u007f',
+  '\u0085',
+  '\u2028\u2029',
+  '\u00a0',
+  '<script>alert(1)</script>',
+  '&amp;',
+  '{"json":[1]}',
+  '../../etc/passwd',
+  'a;b',
+  'a\tb',
+  'Company ID',
+  '__proto__',
+  'x'.repeat(1000),
+];
+
+function fullOf(text: string, index: number): AdoptionRow {
+  // IDs of segments may not hold commas.
+  const segmentId = text.replaceAll(',', ';');
+  return adoptionRow({
+    companyId: text,
+    companyName: text,
+    featureId: `${text}${index}`,
+    featureName: text,
+    segmentNames: [text, 'All', text],
+    segmentIds: [segmentId, 's1', `${segmentId}2`],
+  });
+}
+
+async function roundTrips(t: Test, rows: readonly AdoptionRow[]): Promise<string> {
+  const expected = exportHeader + exportPart(rows, date);
+  let body = loadBody(rows);
+  for (const round of ['first', 'second', 'third']) {
+    const loaded = await app.load('acme', date, body);
+    t.ok(loaded.status === 200 || loaded.status === 201, `${round}: ${loaded.text.slice(0, 300)}`);
+    t.equal(loaded.json.rowCount, rows.length);
+    body = (await app.download('acme', 'today')).text;
+    t.ok(body === expected, `${round} time: byte for byte`);
+  }
+  return body;
+}
+
+t.test('hostile text in every field, three times around', async t => {
+  const rows = hostile.map(fullOf);
+  const file = await roundTrips(t, rows);
+
+  const inOrder = [...rows].sort(
+    (left, right) =>
+      Buffer.compare(Buffer.from(left.companyId), Buffer.from(right.companyId)) ||
+      Buffer.compare(Buffer.from(left.featureId), Buffer.from(right.featureId)),
+  );
+  const [, ...own] = parseCsv(file);
+  for (const [index, row] of inOrder.entries()) {
+    const fields = own[index] ?? [];
+    t.strictSame(
+      [fields[0], fields[1], fields[2], fields[3], parseList(fields[16] ?? ''), parseList(fields[17] ?? '')],
+      [row.companyId, row.companyName, row.featureName, row.featureId, row.segmentNames, row.segmentIds],
+      `row ${index + 1}`,
+    );
+  }
+
+  // A reader from a package, which folds null and '' but must find the same text.
+  const foreign: string[][] = [];
+  await new Promise((resolve, reject) => {
+    parseString(file)
+      .on('data', row => foreign.push(row))
+      .on('end', resolve)
+      .on('error', reject);
+  });
+  t.strictSame(
+    foreign,
+    parseCsv(file).map(row => row.map(field => field ?? '')),
+  );
+});
+
+t.test('null, empty, and what looks like either', async t => {
+  const names = [null, '', ' ', '""', 'NULL', '\\N', "''", 'null'];
+  const rows = names.map((companyName, index) =>
+    adoptionRow({ companyId: `c${index}`, companyName, featureName: companyName ?? '' }),
+  );
+  const file = await roundTrips(t, rows);
+  const [, ...fields] = parseCsv(file);
+  t.strictSame(
+    fields.map(row => row[1]),
+    names,
+  );
+  t.strictSame(
+    fields.map(row => row[2]),
+    names.map(name => name ?? ''),
+  );
+});
+
+t.test('names of 100 kB and ids of 1 kB', async t => {
+  const rows = ['x', '"', ',', '\n', 'é', '😀', '"\r\n'].map((text, index) =>
+    adoptionRow({
+      companyId: `${index}${'i'.repeat(1023)}`,
+      featureId: text.repeat(Math.floor(1024 / Buffer.byteLength(text))),
+      companyName: text.repeat(Math.ceil(100_000 / text.length)),
+      featureName: text.repeat(Math.ceil(100_000 / text.length)),
+      segmentNames: [text.repeat(20_000)],
+      segmentIds: ['s1'],
+    }),
+  );
+  await roundTrips(t, rows);
+});
+
+t.test('segments: none, one that is empty, several', async t => {
+  const lists: (readonly [names: string[], ids: string[]])[] = [
+    [[], []],
+    [[''], ['s1']],
+    [
+      ['', ''],
+      ['s1', 's2'],
+    ],
+    [
+      ['a', ''],
+      ['s1', 's2'],
+    ],
+    [
+      ['', 'a', ''],
+      ['s1', 's2', 's3'],
+    ],
+    [
+      ['a,b', 'c"d', 'e\nf', 'g\r'],
+      ['s1', 's2', 's"3', 's\n4'],
+    ],
+  ];
+  await roundTrips(
+    t,
+    lists.map(([segmentNames, segmentIds], index) =>
+      adoptionRow({ companyId: `c${index}`, segmentNames, segmentIds }),
+    ),
+  );
+});
+
+t.test('an id of the environment that asks for trouble, and its neighbours', async t => {
+  for (const id of ['a', 'A', 'a-b_c', '0', 'x'.repeat(64), '1e5', 'null', 'snapshots']) {
+    await app.putEnvironment(id, 'pro');
+    const rows = [adoptionRow({ companyName: `of ${id}` })];
+    t.equal((await app.load(id, date, loadBody(rows))).status, 201, id);
+    t.equal((await app.download(id, 'today')).text, exportHeader + exportPart(rows, date), id);
+  }
+  const refused = [
+    "a'b",
+    'a b',
+    'a"b',
+    '-a',
+    '_a',
+    'a.b',
+    'é',
+    'a;drop table environments',
+    "x' or true --",
+    'x'.repeat(65),
+    'a\n',
+    '$1',
+    '..',
+    '%00',
+  ];
+  for (const id of refused) {
+    for (const path of ['exports/today.csv', 'snapshots']) {
+      const segment = id === '%00' ? id : encodeURIComponent(id);
+      const answer = await app.call(`/v1/environments/${segment}/${path}`);
+      t.ok(answer.status === 400 || answer.status === 404, `${id}: ${answer.status}`);
+    }
+  }
+});
