@@ -1,5 +1,7 @@
 /** The only reader of the process environment. Nothing else in `src` looks at `process.env`. */
 import { isIP } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 
 export type ProcessRole = 'all' | 'api' | 'worker';
 
@@ -24,6 +26,8 @@ export interface Config {
   /** Hosts, `host:port` or CIDRs that custom endpoints may be although private or plain http. */
   readonly s3EndpointAllowlist: readonly string[];
   readonly logLevel: LogLevel;
+  /** Where rendered parts of files are kept, and how much of them; null: they are not kept. */
+  readonly partStore: { readonly directory: string; readonly maxBytes: number } | null;
 }
 
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
@@ -53,6 +57,7 @@ export function readConfig(env: Env): Config {
       .map(entry => entry.trim())
       .filter(entry => entry !== ''),
     logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
+    partStore: partStore(env),
   });
 }
 
@@ -140,6 +145,17 @@ function publicUrl(env: Env): string | null {
     throw new ConfigError('PUBLIC_URL must be an origin like https://exports.example.com');
   }
   return url.origin;
+}
+
+function partStore(env: Env): Config['partStore'] {
+  const megabytes = text(env, 'PART_STORE_MB') ?? '2048';
+  if (!/^\d{1,8}$/.test(megabytes)) {
+    throw new ConfigError('PART_STORE_MB must be a whole number of MiB, 0 to keep no parts');
+  }
+  if (Number(megabytes) === 0) return null;
+  const directory = text(env, 'PART_STORE_DIR') ?? path.join(tmpdir(), 'warehouse-export-parts');
+  if (!path.isAbsolute(directory)) throw new ConfigError('PART_STORE_DIR must be an absolute path');
+  return { directory, maxBytes: Number(megabytes) * 1024 * 1024 };
 }
 
 function oneOf<const T extends string>(env: Env, name: string, allowed: readonly T[], otherwise: T): T {

@@ -1,10 +1,16 @@
 import type { Kysely } from 'kysely';
 import type { Pool } from 'pg';
+import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
+import { runsAtOnce } from './automatic-exports/start-worker.ts';
 import type { Config } from './config.ts';
 import { createKysely, createPool } from './db/connect.ts';
+import { createJobQueue } from './db/job-queue.ts';
 import type { Tables } from './db/tables.ts';
+import { parseEndpointAllowlist } from './destinations/endpoint-allowlist.ts';
+import type { ClientEnvironment } from './destinations/s3-client.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
+import { createPartStore, type PartStore } from './exports/part-store.ts';
 import { createSlots, type Slots } from './http/slots.ts';
 
 /** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
@@ -16,26 +22,35 @@ export interface Dependencies {
   readonly db: Kysely<Tables>;
   /** A download holds a connection for as long as its reader is slow: they have a pool of their own. */
   readonly exportPool: Pool;
+  /** Parts of files that were rendered before; null: every part is rendered anew. */
+  readonly partStore: PartStore | null;
   readonly downloadSlots: Slots;
   /** The same for loads. */
   readonly loadPool: Pool;
   readonly loadSlots: Slots;
   readonly linkTokens: LinkTokens;
+  /** Takes jobs in every process; only workers start it. */
+  readonly jobs: PgBoss;
+  /** Runs must not wait for slow downloads, nor the reverse. */
+  readonly runPool: Pool;
+  /** What customers' storages may be reached. */
+  readonly clientEnvironment: ClientEnvironment;
   /** By name, for the metrics. */
-  readonly pools: Readonly<Record<'api' | 'export' | 'load', Pool>>;
+  readonly pools: Readonly<Record<'api' | 'export' | 'load' | 'run' | 'jobs', Pool>>;
   /** True from the first signal to stop. */
   isStopping: boolean;
   /** Closes in reverse order of making. */
   close(): Promise<void>;
 }
 
-/** How much at once. A process takes no more than the sum of these connections, and a few for jobs. */
+/** How much at once. A process takes no more than the sum of these connections, and one for each run. */
 const limits = {
   apiConnections: 10,
   downloads: 16,
   downloadsPerEnvironment: 8,
   loads: 4,
   loadsPerEnvironment: 2,
+  jobConnections: 4,
 } as const;
 
 /** The longest that a statement of the API may take; downloads and loads set their own. */
@@ -59,6 +74,8 @@ export function createDependencies(
     // Two more than downloads: the list of exports and HEAD ask here as well.
     export: pool('export', limits.downloads + 2, config.snapshotDatabaseUrl),
     load: pool('load', limits.loads),
+    run: pool('run', runsAtOnce, config.snapshotDatabaseUrl),
+    jobs: pool('jobs', limits.jobConnections),
   };
   const db = createKysely(pools.api);
   return {
@@ -67,6 +84,9 @@ export function createDependencies(
     now,
     db,
     exportPool: pools.export,
+    partStore:
+      config.partStore &&
+      createPartStore({ ...config.partStore, onError: error => log.warn({ err: error }, 'part store') }),
     downloadSlots: createSlots({
       total: limits.downloads,
       perEnvironment: limits.downloadsPerEnvironment,
@@ -81,9 +101,14 @@ export function createDependencies(
       what: 'snapshot loads',
     }),
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
+    jobs: createJobQueue(pools.jobs, error => log.error({ err: error }, 'job queue')),
+    runPool: pools.run,
+    clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,
     isStopping: false,
     async close() {
+      await pools.jobs.end();
+      await pools.run.end();
       await pools.load.end();
       await pools.export.end();
       await db.destroy();

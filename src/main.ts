@@ -1,4 +1,5 @@
 import { buildApp } from './app.ts';
+import { startWorker } from './automatic-exports/start-worker.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { createDependencies } from './dependencies.ts';
 import { createLogger } from './log.ts';
@@ -6,9 +7,10 @@ import { createLogger } from './log.ts';
 /** How long downloads and runs may take to finish once the process is told to stop. */
 const stopTimeoutMs = 30_000;
 
-function readConfigOrExit(): ReturnType<typeof readConfig> {
+/** A setting at fault ends the start with one line that names it. */
+function orExit<T>(read: () => T): T {
   try {
-    return readConfig(process.env);
+    return read();
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     console.error(error.message);
@@ -16,17 +18,25 @@ function readConfigOrExit(): ReturnType<typeof readConfig> {
   }
 }
 
-const config = readConfigOrExit();
+const config = orExit(() => readConfig(process.env));
 const log = createLogger(config);
-const dependencies = createDependencies(config, log);
+const dependencies = orExit(() => createDependencies(config, log));
 const app = await buildApp(dependencies);
+const worker =
+  config.processRole === 'api'
+    ? null
+    : startWorker({
+        ...dependencies,
+        encryptionKeys: config.encryptionKeys,
+        runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
+      });
 
 async function stop(signal: string): Promise<void> {
   if (dependencies.isStopping) return;
   dependencies.isStopping = true;
   log.info({ signal }, 'stopping');
   const cutOff = setTimeout(() => app.server.closeAllConnections(), stopTimeoutMs);
-  await app.close();
+  await Promise.all([app.close(), worker?.stop()]);
   clearTimeout(cutOff);
   await dependencies.close();
   log.info('stopped');
@@ -48,6 +58,7 @@ try {
   await app.listen({ host: config.host, port: config.port });
 } catch (error) {
   log.fatal({ err: error }, 'could not start');
+  await worker?.stop();
   await dependencies.close();
   process.exit(1);
 }

@@ -1,3 +1,5 @@
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import t from 'tap';
 import { ConfigError, readConfig, readDatabaseUrl } from '../src/config.ts';
 import { testAdminToken, testEncryptionKeys } from './helpers/secrets.ts';
@@ -21,6 +23,7 @@ t.test('what is required is enough; the rest has its default', async t => {
     publicUrl: null,
     s3EndpointAllowlist: [],
     logLevel: 'info',
+    partStore: { directory: path.join(tmpdir(), 'warehouse-export-parts'), maxBytes: 2048 * 1024 * 1024 },
   });
   t.ok(adminToken === testAdminToken);
   t.equal(encryptionKeys.length, 1);
@@ -40,6 +43,8 @@ t.test('every variable is read', async t => {
     PUBLIC_URL: 'https://Exports.example.com:443/',
     S3_ENDPOINT_ALLOWLIST: 'minio.internal, 10.0.0.0/8,,127.0.0.1:9000 ',
     LOG_LEVEL: 'debug',
+    PART_STORE_DIR: '/var/cache/parts',
+    PART_STORE_MB: '10',
   });
   t.match(config, {
     snapshotDatabaseUrl: 'postgresql://replica/exports',
@@ -48,7 +53,9 @@ t.test('every variable is read', async t => {
     processRole: 'worker',
     publicUrl: 'https://exports.example.com',
     logLevel: 'debug',
+    partStore: { directory: '/var/cache/parts', maxBytes: 10 * 1024 * 1024 },
   });
+  t.equal(readConfig({ ...least, PART_STORE_MB: '0' }).partStore, null);
   t.strictSame(config.s3EndpointAllowlist, ['minio.internal', '10.0.0.0/8', '127.0.0.1:9000']);
   t.strictSame(
     config.encryptionKeys.map(({ id }) => id),
@@ -106,6 +113,9 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['PUBLIC_URL', 'https://exports.example.com/#top'],
   ['PUBLIC_URL', 'https://user:password@exports.example.com'],
   ['LOG_LEVEL', 'verbose'],
+  ['PART_STORE_DIR', 'relative/parts'],
+  ['PART_STORE_MB', '-1'],
+  ['PART_STORE_MB', '1.5'],
 ];
 
 t.test(

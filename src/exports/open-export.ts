@@ -1,81 +1,110 @@
-import type { Pool, PoolClient } from 'pg';
-import { to as copyTo } from 'pg-copy-streams';
+import type { Pool } from 'pg';
 import { headerLine } from '../snapshots/columns.ts';
-import { beginInUtc } from '../snapshots/instants.ts';
 import type { ShownDate } from './aggregations.ts';
-import { type ExportPlan, findParts } from './find-parts.ts';
-import { copyRows } from './select-rows.ts';
+import { type Block, bytesOf, type Compression, cutBlocks, plainBlock } from './blocks.ts';
+import { type ExportPart, type ExportPlan, findParts } from './find-parts.ts';
+import { PartLostError } from './part-file.ts';
+import type { PartStore } from './part-store.ts';
+import { openReadSession, type ReadSession } from './read-session.ts';
 
 /** A file that is about to be written: what it will hold is settled, its bytes are read at the reader's pace. */
 export interface OpenExport {
   readonly plan: ExportPlan;
   /**
-   * The CSV, header first. Once through; ends with an error rather than early.
-   * @throws what the database throws, also when fewer or more rows came than the registry promised
+   * The CSV, header first, or the same as gzip: the same bytes for the same snapshots, always. Once through; ends with
+   * an error rather than early.
    */
-  bytes(): AsyncGenerator<Buffer>;
-  /** Gives the connection back, in the middle too; the query under way is cancelled. Safe to call again. */
+  bytes(compression?: Compression): AsyncGenerator<Buffer>;
+  /** Ends it in the middle; what the database still does for it is cancelled. Safe to call again. */
   close(): void;
 }
 
+export interface ExportSource {
+  /** Where exports read. */
+  readonly exportPool: Pool;
+  /** null: every part is rendered anew. */
+  readonly partStore: PartStore | null;
+}
+
 /**
- * Opens the file of these dates. Registry and rows are read in one repeatable-read transaction, so a snapshot that is
- * replaced meanwhile shows either as old or as new. Holds one connection of the pool until it is read or closed.
- * @param signal cancels at once, also while the database is still sorting
+ * Opens the file of these dates. What it holds is one consistent view: parts that are kept are of just the versions that
+ * the registry shows, and all others are read in the one repeatable-read transaction in which the registry was read.
+ * Without a kept part for every date it holds a connection until it is read or closed.
+ * @param signal ends it at once, also while the database is still sorting
  */
 export async function openExport(
-  pool: Pool,
+  { exportPool, partStore }: ExportSource,
   environmentId: string,
   dates: readonly ShownDate[],
   signal: AbortSignal,
 ): Promise<OpenExport> {
   signal.throwIfAborted();
-  const client = await pool.connect();
-  let released = false;
-  const release = (broken?: Error) => {
-    if (released) return;
-    released = true;
-    signal.removeEventListener('abort', close);
-    client.release(broken);
-  };
-  // Closing the socket cancels the query: Postgres looks at it when it writes, and at the interval set below.
-  const close = () => release(new Error('The export was closed before its end.'));
-  signal.addEventListener('abort', close, { once: true });
-  try {
-    signal.throwIfAborted();
-    await client.query(beginExport);
-    const plan = await findParts(client, environmentId, dates);
-    return { plan, bytes: () => readParts(client, environmentId, plan, release), close };
-  } catch (error) {
-    close();
-    throw error;
+  let plan = await findParts(exportPool, environmentId, dates);
+  let session: ReadSession | null = null;
+  if (partStore === null || !(await partStore.hasAll(plan.parts))) await openSession();
+
+  /** From here on what is missing is read in one transaction, and the registry's word is the one it has there. */
+  async function openSession(): Promise<ReadSession> {
+    const opened = await openReadSession(exportPool, signal);
+    try {
+      plan = await findParts(opened.client, environmentId, dates);
+    } catch (error) {
+      opened.close();
+      throw error;
+    }
+    session = opened;
+    return opened;
   }
+
+  /** For a part that was kept and is lost: the same version, or nothing. */
+  async function reopenFor(part: ExportPart): Promise<ReadSession> {
+    const opened = await openSession();
+    if (!plan.parts.some(({ date, version }) => date === part.date && version === part.version)) {
+      throw new Error(
+        `Snapshot ${part.snapshotDate} of ${environmentId} was replaced while it was being read.`,
+      );
+    }
+    return opened;
+  }
+
+  async function* partBlocks(part: ExportPart): AsyncGenerator<Block> {
+    let sentBytes = 0;
+    const kept = (await partStore?.read(part)) ?? null;
+    try {
+      for await (const block of kept ?? []) {
+        yield block;
+        sentBytes += block.plainBytes;
+      }
+      if (kept !== null) return;
+    } catch (error) {
+      if (!(error instanceof PartLostError)) throw error;
+    }
+    const rendered = cutBlocks((session ?? (await reopenFor(part))).rows(environmentId, part));
+    yield* skip(partStore === null ? rendered : partStore.keep(part, rendered), sentBytes);
+  }
+
+  async function* blocks(): AsyncGenerator<Block> {
+    try {
+      yield plainBlock(Buffer.from(headerLine));
+      for (const part of plan.parts) yield* partBlocks(part);
+      await session?.end();
+    } finally {
+      session?.close();
+    }
+  }
+
+  return {
+    plan,
+    bytes: (compression = 'none') => bytesOf(blocks(), compression),
+    close: () => session?.close(),
+  };
 }
 
-const beginExport = `${beginInUtc('isolation level repeatable read read only')}; set local statement_timeout = 0; set local client_connection_check_interval = '500ms'`;
-
-async function* readParts(
-  client: PoolClient,
-  environmentId: string,
-  plan: ExportPlan,
-  release: (broken?: Error) => void,
-): AsyncGenerator<Buffer> {
-  try {
-    yield Buffer.from(headerLine);
-    for (const part of plan.parts) {
-      const copy = client.query(copyTo(copyRows(environmentId, part.snapshotDate, part.date)));
-      yield* copy as AsyncIterable<Buffer>;
-      // The row count comes with the end of the statement, after the last byte.
-      await client.query('');
-      if (copy.rowCount !== part.rowCount) {
-        const detail = `the registry says ${part.rowCount} rows, the table has ${copy.rowCount}`;
-        throw new Error(`Snapshot ${part.snapshotDate} of ${environmentId} is not whole: ${detail}.`);
-      }
-    }
-    await client.query('commit');
-    release();
-  } finally {
-    // Only what ended well has been released already.
-    release(new Error('The export ended before its end.'));
+/** Blocks are cut alike every time, so what was sent ends where one of these ends. */
+async function* skip(blocks: AsyncIterable<Block>, bytes: number): AsyncGenerator<Block> {
+  let passed = 0;
+  for await (const block of blocks) {
+    if (passed >= bytes) yield block;
+    passed += block.plainBytes;
   }
 }

@@ -1,17 +1,14 @@
-import { pipeline, Readable } from 'node:stream';
-import { constants, createGzip } from 'node:zlib';
+import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
-import type { Pool } from 'pg';
 import type { Environment } from '../environments/environments.ts';
 import type { Slots } from '../http/slots.ts';
 import { limitReaderStall, stallTimeoutMs } from '../http/stalls.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
 import { type ExportPlan, findParts } from './find-parts.ts';
-import { openExport } from './open-export.ts';
+import { type ExportSource, openExport } from './open-export.ts';
 
-export interface SendExportDependencies {
-  readonly exportPool: Pool;
+export interface SendExportDependencies extends ExportSource {
   readonly downloadSlots: Slots;
   readonly now: () => Date;
 }
@@ -25,7 +22,7 @@ type Packing = 'none' | 'content-encoding' | 'gzip-file';
  * the query.
  */
 export async function sendExport(
-  { exportPool, downloadSlots, now }: SendExportDependencies,
+  { exportPool, partStore, downloadSlots, now }: SendExportDependencies,
   request: FastifyRequest,
   reply: FastifyReply,
   wanted: { environment: Environment; aggregation: Aggregation; gzipFile: boolean },
@@ -46,23 +43,16 @@ export async function sendExport(
     controller.abort(new Error('The reader went away.'));
     giveBackSlot();
   });
-  const opened = await openExport(exportPool, wanted.environment.id, dates, controller.signal);
-  const bytes = limitReaderStall(opened.bytes(), stallTimeoutMs, () => request.raw.destroy());
-  const source = Readable.from(bytes, { objectMode: false });
-  const body = packing === 'none' ? source : packed(source);
+  const opened = await openExport({ exportPool, partStore }, wanted.environment.id, dates, controller.signal);
+  const bytes = opened.bytes(packing === 'none' ? 'none' : 'gzip');
+  const watched = limitReaderStall(bytes, stallTimeoutMs, () => request.raw.destroy());
+  const body = Readable.from(watched, { objectMode: false });
   body.once('error', error => {
     request.log.error({ err: error }, 'export broke off');
     // Without a reset, a client that reads until the connection ends would take what came for the whole.
     if (reply.raw.headersSent) request.raw.socket.resetAndDestroy();
   });
   return setHeaders(reply, opened.plan, packing, fileName).send(body);
-}
-
-function packed(source: Readable): Readable {
-  const gzip = createGzip({ level: constants.Z_BEST_SPEED });
-  // An error of the source destroys the gzip stream with the same error, where it is handled.
-  pipeline(source, gzip, () => {});
-  return gzip;
 }
 
 function wantsGzip(request: FastifyRequest): boolean {

@@ -79,6 +79,9 @@ export async function startApp(
     ENCRYPTION_KEYS: testEncryptionKeys.first,
     LOG_LEVEL: 'info',
     PORT: '0',
+    // The whole suite runs with parts kept, and again without.
+    PART_STORE_DIR: process.env['TEST_PART_STORE_DIR'],
+    PART_STORE_MB: process.env['TEST_PART_STORE_DIR'] === undefined ? '0' : '64',
     ...options.env,
   });
   const log: Record<string, unknown>[] = [];

@@ -1,0 +1,62 @@
+import type { Pool, PoolClient } from 'pg';
+import { to as copyTo } from 'pg-copy-streams';
+import { beginInUtc } from '../snapshots/instants.ts';
+import type { ExportPart } from './find-parts.ts';
+import { copyRows } from './select-rows.ts';
+
+/** One connection in one repeatable-read transaction: all that is read through it belongs together. */
+export interface ReadSession {
+  readonly client: PoolClient;
+  /**
+   * The rows of a part as CSV, without a header.
+   * @throws what the database throws, also when other rows came than the registry promised
+   */
+  rows(environmentId: string, part: ExportPart): AsyncGenerator<Buffer>;
+  /** Gives the connection back after the last row of the last part. */
+  end(): Promise<void>;
+  /** Gives it back before; the query under way is cancelled. Safe to call again, also after the end. */
+  close(): void;
+}
+
+const begin = `${beginInUtc('isolation level repeatable read read only')}; set local statement_timeout = 0; set local client_connection_check_interval = '500ms'`;
+
+/** @param signal closes the session at once, also while the database is still sorting */
+export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<ReadSession> {
+  signal.throwIfAborted();
+  const client = await pool.connect();
+  let released = false;
+  const release = (broken?: Error) => {
+    if (released) return;
+    released = true;
+    signal.removeEventListener('abort', close);
+    client.release(broken);
+  };
+  // Closing the socket cancels the query: Postgres looks at it when it writes, and at the interval set above.
+  const close = () => release(new Error('The export was closed before its end.'));
+  signal.addEventListener('abort', close, { once: true });
+  try {
+    signal.throwIfAborted();
+    await client.query(begin);
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return {
+    client,
+    async *rows(environmentId, part) {
+      const copy = client.query(copyTo(copyRows(environmentId, part.snapshotDate, part.date)));
+      yield* copy as AsyncIterable<Buffer>;
+      // The row count comes with the end of the statement, after the last byte.
+      await client.query('');
+      if (copy.rowCount !== part.rowCount) {
+        const detail = `the registry says ${part.rowCount} rows, the table has ${copy.rowCount}`;
+        throw new Error(`Snapshot ${part.snapshotDate} of ${environmentId} is not whole: ${detail}.`);
+      }
+    },
+    async end() {
+      await client.query('commit');
+      release();
+    },
+    close,
+  };
+}
