@@ -137,8 +137,12 @@ t.test('hostile text in every field, three times around', async t => {
       `row ${index + 1}`,
     );
   }
+});
 
-  // A reader from a package, which folds null and '' but must find the same text.
+t.test('a reader from a package finds the same text, null and empty being one to it', async t => {
+  // It drops blanks that are a field of their own, against RFC 4180.
+  const rows = hostile.filter(text => /\S/.test(text)).map(fullOf);
+  const file = await roundTrips(t, rows);
   const foreign: string[][] = [];
   await new Promise((resolve, reject) => {
     parseString(file)
