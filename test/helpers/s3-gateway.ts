@@ -1,0 +1,66 @@
+/** A second gateway to the same store, for tests that kill one. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { s3Server } from './s3.ts';
+
+export interface Gateway {
+  readonly endpoint: string;
+  /** SIGKILL; resolves when it is gone. */
+  readonly kill: () => Promise<void>;
+}
+
+const startLimitMs = 60_000;
+
+export async function startGateway(): Promise<Gateway> {
+  const port = await freePort();
+  const endpoint = `http://127.0.0.1:${port}`;
+  const child = spawn(
+    'radosgw',
+    [
+      '-c',
+      s3Server().confFile,
+      '-f',
+      '-n',
+      `client.rgw.lab-${port}`,
+      `--rgw-frontends=beast endpoint=127.0.0.1:${port}`,
+    ],
+    { stdio: 'ignore' },
+  );
+  const kill = () => killAndWait(child);
+  const deadline = Date.now() + startLimitMs;
+  while (!(await answers(endpoint))) {
+    if (Date.now() > deadline || child.exitCode !== null) {
+      await kill();
+      throw new Error('the second gateway did not start');
+    }
+    await delay(100);
+  }
+  return { endpoint, kill };
+}
+
+async function killAndWait(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+}
+
+async function answers(endpoint: string): Promise<boolean> {
+  try {
+    await (await fetch(endpoint, { headers: { connection: 'close' } })).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
