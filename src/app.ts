@@ -1,6 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import { configRoutes } from './automatic-exports/config-routes.ts';
+import { wakeRuns } from './automatic-exports/enqueue-runs.ts';
+import { runRoutes } from './automatic-exports/run-routes.ts';
+import { validateRoutes } from './automatic-exports/validate-routes.ts';
 import type { Dependencies } from './dependencies.ts';
 import { apiKeyRoutes } from './environments/api-key-routes.ts';
 import { environmentRoutes } from './environments/environment-routes.ts';
@@ -46,15 +50,26 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     now: dependencies.now,
   });
   await registerOpenapi(app);
+  const configDependencies = { ...dependencies, encryptionKeys: dependencies.config.encryptionKeys };
+  // Runs that waited for the snapshot need not wait for the next tick, which makes up for a failure here.
+  const onLoaded = (environmentId: string, date: string) =>
+    wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {
+      dependencies.log.warn({ err: error, environmentId, date }, 'runs that waited could not be woken');
+    });
   await app.register(metricsRoutes(dependencies));
   await app.register(healthRoutes(dependencies));
+  // A worker answers about itself alone.
+  if (dependencies.config.processRole === 'worker') return app as unknown as FastifyInstance;
   await app.register(
     async v1 => {
       await v1.register(environmentRoutes(dependencies));
       await v1.register(apiKeyRoutes(dependencies));
-      await v1.register(snapshotRoutes(dependencies));
+      await v1.register(snapshotRoutes({ ...dependencies, onLoaded }));
       await v1.register(exportRoutes(dependencies));
       await v1.register(linkRoutes({ ...dependencies, publicUrl: dependencies.config.publicUrl }));
+      await v1.register(configRoutes(configDependencies));
+      await v1.register(validateRoutes(configDependencies));
+      await v1.register(runRoutes(dependencies));
     },
     { prefix: '/v1' },
   );

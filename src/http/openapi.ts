@@ -26,6 +26,10 @@ export async function registerOpenapi(app: FastifyInstance): Promise<void> {
         { name: 'API keys', description: 'Bearer tokens of one environment. For the operator.' },
         { name: 'Snapshots', description: 'Data in: the state at the end of a UTC day.' },
         { name: 'Manual export', description: 'Data out: CSV downloads in four aggregations.' },
+        {
+          name: 'Automatic export',
+          description: 'Data out every day or week: a CSV in a bucket of the customer’s own.',
+        },
         { name: 'Operation', description: 'Health and metrics.' },
       ],
       components: {

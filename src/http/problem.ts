@@ -74,6 +74,16 @@ export const problemSchema = Type.Object(
     currentPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
     requiredPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
     storageError: Type.Optional(storageError),
+    checks: Type.Optional(
+      Type.Array(
+        Type.Object({
+          name: Type.String(),
+          ok: Type.Boolean(),
+          error: Type.Union([storageError, Type.Null()]),
+        }),
+        { description: '`storage_validation_failed`: both checks, `list` and `write`.' },
+      ),
+    ),
   },
   { $id: 'Problem', description: 'An RFC 9457 problem.' },
 );

@@ -1,8 +1,7 @@
 import type { Readable } from 'node:stream';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Kysely } from 'kysely';
 import type { Pool } from 'pg';
-import type { Tables } from '../db/tables.ts';
+import type { Database } from '../db/database.ts';
 import { environmentParams } from '../environments/environment-routes.ts';
 import { validationFailed } from '../errors.ts';
 import { environmentOf } from '../http/access.ts';
@@ -39,14 +38,16 @@ const earliestDate = '2000-01-01';
 const tags = ['Snapshots'];
 
 interface SnapshotRouteDependencies {
-  readonly db: Kysely<Tables>;
+  readonly db: Database;
   readonly loadPool: Pool;
   readonly loadSlots: Slots;
   readonly now: () => Date;
+  /** Hears of every snapshot that was loaded, before the caller does. May not reject. */
+  readonly onLoaded: (environmentId: string, date: string) => Promise<void>;
 }
 
 export function snapshotRoutes(dependencies: SnapshotRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, loadPool, loadSlots, now } = dependencies;
+  const { db, loadPool, loadSlots, now, onLoaded } = dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
@@ -96,6 +97,7 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
               signal: controller.signal,
               now,
             });
+            await onLoaded(environmentId, loaded.date);
             return reply.code(loaded.created ? 201 : 200).send({
               date: loaded.date,
               rowCount: loaded.rowCount,

@@ -1,0 +1,106 @@
+import { sql, type Transaction } from 'kysely';
+import type { PgBoss } from 'pg-boss';
+import type { Database } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+import { requiredPlan } from '../environments/plans.ts';
+import { purgeConfigs } from './configs.ts';
+import { enqueueRuns } from './enqueue-runs.ts';
+import { stopReasons } from './run-errors.ts';
+import { newestSlot, schedules, snapshotDateOf } from './slots.ts';
+
+/** How many runs a tick moved. */
+export interface Tick {
+  /** Became due, newest slot only. */
+  readonly added: number;
+  /** Whose snapshot is there: handed to the workers. */
+  readonly sent: number;
+  /** Waited in vain for their snapshot, or were switched off while they waited. */
+  readonly failed: number;
+}
+
+/**
+ * Brings the runs up to date with the clock, in one transaction and a handful of set-wise statements however many
+ * configs there are. Any number of processes may call it at any time: one works, the others find nothing to do.
+ */
+export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise<Tick> {
+  return await db.transaction().execute(async trx => {
+    if (!(await tryLock(trx))) return { added: 0, sent: 0, failed: 0 };
+    await sql`set local statement_timeout = 0`.execute(trx);
+    // Those that end make room for the next slot's: a config has one unfinished run at most.
+    const failed = (await failSwitchedOff(trx, now)) + (await failWithoutSnapshot(trx, now));
+    const added = await insertDue(trx, now);
+    const sent = await enqueueRuns(trx, boss);
+    await purgeConfigs(trx);
+    return { added, sent, failed };
+  });
+}
+
+async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
+  const { rows } = await sql<{ locked: boolean }>`
+    select pg_try_advisory_xact_lock(hashtextextended('warehouse-export enqueue due', 0)) as locked`.execute(
+    trx,
+  );
+  return rows[0]?.locked === true;
+}
+
+/** A slot that is not newer than one that was run already is left alone, also when the clock went back. */
+async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
+  const result = await sql`
+    insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
+    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, 'queued', ${now}
+    from ${dueSlots(now)}
+    join export_configs as config on config.schedule = due.schedule
+    join environments as environment on environment.id = config.environment_id
+    where config.enabled
+      and config.deleted_at is null
+      and config.active_since < due.slot
+      and environment.plan = ${requiredPlan('automatic_export')}
+      and not exists (
+        select from export_runs as run
+        where run.environment_id = config.environment_id and run.config_id = config.id
+          and (run.slot >= due.slot or run.state in ('queued', 'running')))
+    on conflict do nothing`.execute(trx);
+  return Number(result.numAffectedRows ?? 0);
+}
+
+/** The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. */
+async function failWithoutSnapshot(trx: Transaction<Tables>, now: Date): Promise<number> {
+  const result = await sql`
+    update export_runs as run
+    set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
+      error_message = format('The snapshot of %s had not been loaded when the next slot came.', run.snapshot_date)
+    from export_configs as config
+    join ${dueSlots(now)} on due.schedule = config.schedule
+    where run.state = 'queued' and run.job_id is null
+      and config.environment_id = run.environment_id and config.id = run.config_id
+      and run.slot < due.slot
+      and not exists (
+        select from snapshots
+        where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)`.execute(
+    trx,
+  );
+  return Number(result.numAffectedRows ?? 0);
+}
+
+/** Nobody else looks at runs that wait. */
+async function failSwitchedOff(trx: Transaction<Tables>, now: Date): Promise<number> {
+  const { code, message } = stopReasons.plan_upgrade_required;
+  const result = await sql`
+    update export_runs as run
+    set state = 'failed', finished_at = ${now}, error_code = ${code}, error_message = ${message}
+    from environments as environment
+    where run.state = 'queued' and run.job_id is null
+      and environment.id = run.environment_id and environment.plan <> ${requiredPlan('automatic_export')}`.execute(
+    trx,
+  );
+  return Number(result.numAffectedRows ?? 0);
+}
+
+/** The newest slot of each schedule as a table of three columns. */
+function dueSlots(now: Date) {
+  const rows = schedules.map(schedule => {
+    const slot = newestSlot(schedule, now);
+    return sql`(${schedule}::text, ${slot}::timestamptz, ${snapshotDateOf(slot)}::date)`;
+  });
+  return sql`(values ${sql.join(rows)}) as due (schedule, slot, snapshot_date)`;
+}

@@ -1,0 +1,66 @@
+import { sql, type Transaction } from 'kysely';
+import { fromKysely, type PgBoss } from 'pg-boss';
+import type { Database } from '../db/database.ts';
+import { type RunJob, runQueue } from '../db/job-queue.ts';
+import type { Tables } from '../db/tables.ts';
+
+/** Which waiting runs: those of one snapshot, or one run. */
+export type RunSelection =
+  | { readonly environmentId: string; readonly date: string }
+  | { readonly environmentId: string; readonly runId: string };
+
+/**
+ * Hands every queued run without a job, whose snapshot is there, to the workers: the run row and its job change in
+ * the same transaction. A run that another transaction is about to hand over is left to that.
+ * @returns how many
+ */
+export async function enqueueRuns(
+  trx: Transaction<Tables>,
+  boss: PgBoss,
+  only?: RunSelection,
+): Promise<number> {
+  const { rows } = await sql<RunJob & { jobId: string }>`
+    update export_runs as run
+    set job_id = gen_random_uuid()
+    from (
+      select run.environment_id, run.id
+      from export_runs as run
+      where run.state = 'queued' and run.job_id is null and ${isSelected(only)}
+        and exists (
+          select from snapshots
+          where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)
+      for update of run skip locked
+    ) as ready
+    where run.environment_id = ready.environment_id and run.id = ready.id
+    returning run.environment_id as "environmentId", run.config_id as "configId", run.id as "runId", run.job_id as "jobId"`.execute(
+    trx,
+  );
+  if (rows.length === 0) return 0;
+  const jobs = rows.map(({ jobId, ...data }) => ({
+    id: jobId,
+    data,
+    // One customer's hundred configs wait for each other, not for everybody.
+    group: { id: data.environmentId },
+  }));
+  await boss.insert(runQueue, jobs, { db: fromKysely(trx) });
+  return rows.length;
+}
+
+/** The same for a snapshot that has just been loaded. */
+export async function wakeRuns(
+  db: Database,
+  boss: PgBoss,
+  environmentId: string,
+  date: string,
+): Promise<void> {
+  await db.transaction().execute(async trx => {
+    await enqueueRuns(trx, boss, { environmentId, date });
+  });
+}
+
+function isSelected(only: RunSelection | undefined) {
+  if (only === undefined) return sql`true`;
+  return 'runId' in only
+    ? sql`run.environment_id = ${only.environmentId} and run.id = ${only.runId}`
+    : sql`run.environment_id = ${only.environmentId} and run.snapshot_date = ${only.date}::date`;
+}

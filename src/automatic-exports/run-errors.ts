@@ -1,0 +1,45 @@
+import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
+import { isTransient, StorageError } from '../destinations/storage-error.ts';
+import type { RunError } from './status.ts';
+
+/** Why runs end, and which ends are only of an attempt. Pure. */
+
+/** Somebody stopped the run. It shows as failed with one of these. */
+export const stopReasons = {
+  cancelled: {
+    code: 'cancelled',
+    message: 'The config was turned off before the run had finished.',
+  },
+  plan_upgrade_required: {
+    code: 'plan_upgrade_required',
+    message: 'The plan of the environment no longer includes automatic exports.',
+  },
+} as const satisfies Record<string, RunError>;
+
+/** Says nothing of the inside. */
+export const internalError: RunError = {
+  code: 'internal_error',
+  message: 'Something went wrong on our side. The bucket and the credentials were not at fault.',
+};
+
+export function snapshotMissing(snapshotDate: string): RunError {
+  return { code: 'snapshot_missing', message: `There is no snapshot of ${snapshotDate} any more.` };
+}
+
+/** A fault of ours may come from a moment's confusion; one that comes again and again is a bug. */
+const attemptsAtInternalErrors = 3;
+
+/**
+ * What a customer is told of anything that an attempt met, and whether another attempt makes sense.
+ * @param attempt its number, from 1
+ */
+export function describeFailure(error: unknown, attempt: number): { error: RunError; retry: boolean } {
+  if (error instanceof StorageError) {
+    const { code, message } = error.fault;
+    return { error: { code, message }, retry: isTransient(code) };
+  }
+  return {
+    error: internalError,
+    retry: isDatabaseUnavailable(error) || attempt < attemptsAtInternalErrors,
+  };
+}

@@ -1,0 +1,225 @@
+import type { S3Client } from '@aws-sdk/client-s3';
+import type { PgBoss } from 'pg-boss';
+import type { Logger } from 'pino';
+import type { EncryptionKey } from '../config.ts';
+import type { Database } from '../db/database.ts';
+import type { RunJob } from '../db/job-queue.ts';
+import { abortUnfinishedUploads, abortUpload } from '../destinations/abort-upload.ts';
+import { objectKey } from '../destinations/object-key.ts';
+import { type ClientEnvironment, createS3Client, runPatience } from '../destinations/s3-client.ts';
+import { planAllows } from '../environments/plans.ts';
+import type { ExportSource } from '../exports/open-export.ts';
+import { describeFailure, internalError, snapshotMissing, stopReasons } from './run-errors.ts';
+import type { RunError } from './status.ts';
+import { SnapshotAbsentError, transfer } from './transfer.ts';
+import { secretOf } from './update-config.ts';
+import * as updateRun from './update-run.ts';
+import { AttemptStopped, type AttemptWatch, watchAttempt } from './watch-attempt.ts';
+
+export interface RunDependencies {
+  readonly db: Database;
+  readonly jobs: PgBoss;
+  readonly log: Logger;
+  readonly now: () => Date;
+  readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
+  readonly clientEnvironment: ClientEnvironment;
+  /** Where runs read. */
+  readonly runSource: ExportSource;
+}
+
+/** A job as the queue hands it out. */
+export interface ClaimedJob {
+  readonly id: string;
+  readonly data: RunJob;
+  /** No attempt comes after this one. */
+  readonly isLast: boolean;
+  /** Aborts when the queue gave the job to another worker. */
+  readonly signal: AbortSignal;
+}
+
+/** What an attempt came to, for the log. */
+type Outcome = 'successful' | 'failed' | 'retry' | 'handed back' | 'stopped' | 'waiting';
+
+/**
+ * Carries out one attempt at a run. Config, plan and run are read now: the job only says which.
+ * @param stopping aborts when this process has to end; the run is then handed to another worker
+ * @throws Error, of which the queue makes another attempt later
+ */
+export async function runExport(
+  dependencies: RunDependencies,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { db, now } = dependencies;
+  const context = await updateRun.readJobContext(db, job.data, job.id);
+  if (context === null) return;
+  const client = openClient(dependencies, context);
+  try {
+    await cleanUpAfterDead(client, dependencies, context);
+    if (context.isFinished) return await updateRun.letGo(db, context.attempt);
+    const stopReason = stopReasonOf(context);
+    if (stopReason !== null) {
+      await updateRun.recordFailure(db, context.attempt, stopReason, now());
+      return await updateRun.letGo(db, context.attempt);
+    }
+    const attempt = await updateRun.beginAttempt(db, context.attempt, now());
+    if (attempt !== null) await carryOut(dependencies, client, { ...context, attempt }, job, stopping);
+  } finally {
+    client?.destroy();
+  }
+}
+
+/** For a run whose last worker died: the bucket is cleaned up and the run ends. */
+export async function failLostRun(dependencies: RunDependencies, job: RunJob, jobId: string): Promise<void> {
+  const { db, now, log } = dependencies;
+  const context = await updateRun.readJobContext(db, job, jobId);
+  if (context === null) return;
+  const client = openClient(dependencies, context);
+  try {
+    await cleanUpAfterDead(client, dependencies, context);
+    await updateRun.recordFailure(db, context.attempt, context.lastError ?? internalError, now());
+    await updateRun.letGo(db, context.attempt);
+    log.error({ ...job, attempts: context.attempt.number }, 'run lost: every attempt ended with its worker');
+  } finally {
+    client?.destroy();
+  }
+}
+
+async function carryOut(
+  dependencies: RunDependencies,
+  client: S3Client | null,
+  context: updateRun.JobContext,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { db, log, now } = dependencies;
+  const { attempt } = context;
+  const watch = watchAttempt(db, attempt);
+  const startedAt = performance.now();
+  const report = (outcome: Outcome, more: object = {}) => {
+    const durationMs = Math.round(performance.now() - startedAt);
+    const { environmentId, configId, runId, number } = attempt;
+    const level = outcome === 'failed' ? 'warn' : 'info';
+    log[level]({ environmentId, configId, runId, attempt: number, outcome, durationMs, ...more }, 'run');
+  };
+  try {
+    const result = await send(dependencies, client, context, watch, AbortSignal.any([job.signal, stopping]));
+    const recorded = await updateRun.recordSuccess(db, attempt, result, now());
+    report(recorded ? 'successful' : 'stopped', { rowCount: result.rowCount, bytes: result.bytes });
+  } catch (thrown) {
+    const ending = await decide(dependencies, context, job, stopping, thrown);
+    report(ending.outcome, ending.error === null ? {} : { code: ending.error.code, err: causeOf(thrown) });
+    // The queue keeps what is thrown: no more than the code.
+    if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
+  } finally {
+    watch.end();
+    // Also for a run that was stopped: by now nothing of it is left in the bucket.
+    await updateRun.letGo(db, attempt);
+  }
+}
+
+async function send(
+  { db, encryptionKeys, clientEnvironment, runSource, now }: RunDependencies,
+  client: S3Client | null,
+  { attempt, config, snapshotDate }: updateRun.JobContext,
+  watch: AttemptWatch,
+  signal: AbortSignal,
+): Promise<updateRun.RunResult> {
+  // Opens the secret again where it did not open, to fail as one fails.
+  const used = client ?? makeClient({ encryptionKeys, clientEnvironment }, config);
+  return await transfer(runSource, used, {
+    environmentId: attempt.environmentId,
+    snapshotDate,
+    config,
+    signal: AbortSignal.any([watch.signal, signal]),
+    onMultipartStarted: async uploadId => {
+      if (!(await updateRun.rememberUpload(db, attempt, uploadId))) throw new AttemptStopped(null);
+    },
+    beforeCompletion: watch.look,
+    now,
+  });
+}
+
+/** Writes down how an attempt without success ended. */
+async function decide(
+  { db, jobs, now }: RunDependencies,
+  { attempt, trigger, snapshotDate }: updateRun.JobContext,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+  thrown: unknown,
+): Promise<{ outcome: Outcome; error: RunError | null }> {
+  if (thrown instanceof AttemptStopped) {
+    if (thrown.error === null) return { outcome: 'stopped', error: null };
+    await updateRun.recordFailure(db, attempt, thrown.error, now());
+    return { outcome: 'failed', error: thrown.error };
+  }
+  if (stopping.aborted) {
+    await updateRun.handBack(db, jobs, attempt);
+    return { outcome: 'handed back', error: null };
+  }
+  if (job.signal.aborted) return { outcome: 'stopped', error: null };
+  if (thrown instanceof SnapshotAbsentError && !(await updateRun.isSnapshotLoaded(db, attempt))) {
+    if (trigger === 'schedule') {
+      await updateRun.handBack(db, jobs, attempt);
+      return { outcome: 'waiting', error: null };
+    }
+    const error = snapshotMissing(snapshotDate);
+    await updateRun.recordFailure(db, attempt, error, now());
+    return { outcome: 'failed', error };
+  }
+  const { error, retry } = describeFailure(thrown, attempt.number);
+  if (retry && !job.isLast) {
+    const recorded = await updateRun.recordRetry(db, attempt, error);
+    return { outcome: recorded ? 'retry' : 'stopped', error };
+  }
+  await updateRun.recordFailure(db, attempt, error, now());
+  return { outcome: 'failed', error };
+}
+
+function stopReasonOf(context: updateRun.JobContext): RunError | null {
+  if (!planAllows(context.plan, 'automatic_export')) return stopReasons.plan_upgrade_required;
+  const isOff = context.trigger === 'schedule' && !context.config.enabled;
+  return isOff || context.isDeleted ? stopReasons.cancelled : null;
+}
+
+/** What an attempt whose worker died began in the bucket: known by its id, or by its key where keys may be listed. */
+async function cleanUpAfterDead(
+  client: S3Client | null,
+  { log, now }: RunDependencies,
+  { attempt, config, snapshotDate, isAbandoned, uploadId }: updateRun.JobContext,
+): Promise<void> {
+  if (!isAbandoned || client === null) return;
+  const { destination, compression } = config;
+  const key = objectKey(destination.key, attempt.environmentId, snapshotDate, compression);
+  try {
+    if (uploadId !== null) await abortUpload(client, destination, key, uploadId);
+    await abortUnfinishedUploads(client, destination, key, now());
+  } catch (error) {
+    log.warn({ runId: attempt.runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
+  }
+}
+
+/** Null when the secret does not open, which is told when it is needed. */
+function openClient(dependencies: RunDependencies, { config }: updateRun.JobContext): S3Client | null {
+  try {
+    return makeClient(dependencies, config);
+  } catch {
+    return null;
+  }
+}
+
+function makeClient(
+  { encryptionKeys, clientEnvironment }: Pick<RunDependencies, 'encryptionKeys' | 'clientEnvironment'>,
+  config: updateRun.JobContext['config'],
+): S3Client {
+  const secretAccessKey = secretOf({ encryptionKeys }, config);
+  const credentials = { accessKeyId: config.accessKeyId, secretAccessKey };
+  return createS3Client(config.destination, credentials, clientEnvironment, runPatience);
+}
+
+/** Errors of the S3 client hold the whole request, credentials in its headers included. */
+function causeOf(error: unknown): { type: string; message: string; code?: string } {
+  if (!(error instanceof Error)) return { type: typeof error, message: String(error) };
+  const { name, message, stack } = error;
+  return { type: name, message, ...(stack === undefined ? {} : { stack }) };
+}

@@ -1,0 +1,105 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { JobWithMetadata } from 'pg-boss';
+import { lostRunQueue, type RunJob, runQueue, tickQueue } from '../db/job-queue.ts';
+import { enqueueDue } from './enqueue-due.ts';
+import { failLostRun, type RunDependencies, runExport } from './run-export.ts';
+
+export interface Worker {
+  /** No new runs; those under way may finish for a while and are then handed to other workers. */
+  stop(): Promise<void>;
+}
+
+/** Runs at once in this process; each holds a database connection and up to 64 MiB of parts. */
+export const runsAtOnce = 4;
+/** In all processes together, so that one customer's hundred configs leave room for the others. */
+const runsAtOncePerEnvironment = 2;
+
+/** Together less than the 30 s that a process has to stop. */
+const finishMs = 20_000;
+const stopMs = 27_000;
+/** Between tries while the database is away at start. */
+const restartMs = 2_000;
+
+/** Starts to look for what is due and to carry it out. Returns at once; while the database is away it keeps trying. */
+export function startWorker(dependencies: RunDependencies): Worker {
+  const { jobs, log } = dependencies;
+  const ending = new AbortController();
+  const handingBack = new AbortController();
+  const started = startUntil(dependencies, ending.signal, handingBack.signal);
+
+  return {
+    async stop() {
+      ending.abort();
+      await started;
+      const timer = setTimeout(() => handingBack.abort(new Error('This process is stopping.')), finishMs);
+      await jobs.stop({ graceful: true, timeout: stopMs });
+      clearTimeout(timer);
+      log.info('worker stopped');
+    },
+  };
+}
+
+async function startUntil(
+  dependencies: RunDependencies,
+  ending: AbortSignal,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { log } = dependencies;
+  for (let tries = 1; !ending.aborted; tries += 1) {
+    try {
+      await startWith(dependencies, stopping);
+      log.info({ runsAtOnce }, 'worker started');
+      return;
+    } catch (error) {
+      if (tries === 1) log.warn({ err: error }, 'the worker cannot start yet and will keep trying');
+      await delay(restartMs, undefined, { signal: ending }).catch(() => {});
+    }
+  }
+}
+
+async function startWith(dependencies: RunDependencies, stopping: AbortSignal): Promise<void> {
+  const { jobs } = dependencies;
+  await jobs.start();
+  await jobs.work(tickQueue, { pollingIntervalSeconds: 1 }, () => tick(dependencies));
+  await jobs.work(
+    lostRunQueue,
+    { includeMetadata: true, pollingIntervalSeconds: 5 },
+    async ([job]: JobWithMetadata<RunJob>[]) => {
+      if (job !== undefined) await failLostRun(dependencies, job.data, job.sourceId ?? job.id);
+    },
+  );
+  await jobs.work(
+    runQueue,
+    {
+      includeMetadata: true,
+      localConcurrency: runsAtOnce,
+      groupConcurrency: runsAtOncePerEnvironment,
+      pollingIntervalSeconds: 1,
+      // With a backlog the next job is taken without a pause.
+      burstWhenReadyExceeds: runsAtOnce,
+      heartbeatRefreshSeconds: 5,
+    },
+    async ([job]: JobWithMetadata<RunJob>[]) => {
+      if (job === undefined) return;
+      const { id, data, signal } = job;
+      const isLast = job.retryCount >= job.retryLimit;
+      await runExport(dependencies, { id, data, signal, isLast }, stopping);
+    },
+  );
+  // A minute that passed while nothing was running is made up for once: the tick looks at the clock itself.
+  await jobs.schedule(tickQueue, '* * * * *', null, { missed: 'once' });
+  await tick(dependencies);
+}
+
+/** A failed tick is made up for by the next one. */
+async function tick({ db, jobs, log, now }: RunDependencies): Promise<void> {
+  const startedAt = performance.now();
+  try {
+    const moved = await enqueueDue(db, jobs, now());
+    const durationMs = Math.round(performance.now() - startedAt);
+    const level = moved.added + moved.sent + moved.failed > 0 ? 'info' : 'debug';
+    log[level]({ ...moved, durationMs }, 'tick');
+  } catch (error) {
+    log.error({ err: error }, 'tick failed');
+  }
+}

@@ -1,0 +1,43 @@
+import { startTestApp, type TestApp } from './app.ts';
+import { freshPrefix, s3Server } from './s3.ts';
+import type { S3User } from './s3-server.ts';
+
+type Options = Parameters<typeof startTestApp>[1];
+
+/** The service with leave to reach the test's S3 server. */
+export async function startExportApp(t: Parameters<typeof startTestApp>[0], options: Options = {}) {
+  return await startTestApp(t, { ...options, env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1', ...options?.env } });
+}
+
+/** A body that the S3 server agrees with, in a folder of its own. */
+export function configBody(user: S3User = 'full', overrides: object = {}) {
+  const { endpoint, bucket, region } = s3Server();
+  return {
+    name: 'Nightly',
+    schedule: 'daily',
+    provider: 'custom',
+    endpoint,
+    bucket,
+    region,
+    key: freshPrefix(),
+    ...credentialsOf(user),
+    ...overrides,
+  };
+}
+
+/** Of a user of the S3 server. */
+export function credentialsOf(user: S3User) {
+  // The S3 client writes into the object that it is given.
+  const { accessKeyId, secretAccessKey } = s3Server().users[user];
+  return { accessKeyId, secretAccessKey };
+}
+
+/** Makes one and gives the answer back. */
+export async function makeConfig(app: TestApp, environmentId: string, body: object = configBody()) {
+  const answer = await app.call(`/v1/environments/${environmentId}/export-configs`, {
+    method: 'POST',
+    json: body,
+  });
+  if (answer.status !== 201) throw new Error(answer.text);
+  return answer.json;
+}
