@@ -3,7 +3,7 @@
  *
  * Environment:
  * - `TEST_DATABASE_URL`: a Postgres to use (its user may create databases) instead of starting one;
- * - `TEST_PARTS=off`: without keeping rendered parts of files;
+ * - `TEST_PARTS=on`: rendered parts of files are kept, as they are by default in life;
  * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start; default: the one that npm installed;
  * - `CI=true`: a missing S3 server is a failure, and it may be installed by apt.
  */
@@ -59,7 +59,7 @@ async function main(args: readonly string[]): Promise<number> {
   interrupted.signal.throwIfAborted();
   if (s3.leftOut !== null) console.log(s3.leftOut);
   const parts =
-    process.env['TEST_PARTS'] === 'off' ? {} : { TEST_PART_STORE_DIR: path.join(outputDirectory, 'parts') };
+    process.env['TEST_PARTS'] === 'on' ? { TEST_PART_STORE_DIR: path.join(outputDirectory, 'parts') } : {};
   const env = { TZ: 'America/New_York', ...process.env, ...parts, ...database, ...s3.env };
   return await runTap(files, options, { ...env, TEST_LOG_DIRECTORY: path.join(outputDirectory, 'logs') }, s3);
 }

@@ -1,6 +1,5 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Kysely } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import type { Database } from '../db/database.ts';
 import { validationFailed } from '../errors.ts';
 import { environmentOf } from '../http/access.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
@@ -21,13 +20,7 @@ const apiKeySchema = Type.Object(apiKeyProperties, { description: 'An API key wi
 
 const tags = ['API keys'];
 
-export function apiKeyRoutes({
-  db,
-  now,
-}: {
-  db: Kysely<Tables>;
-  now: () => Date;
-}): FastifyPluginCallbackTypebox {
+export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): FastifyPluginCallbackTypebox {
   return (app, _options, done) => {
     app.post('/environments/:environmentId/api-keys', {
       config: { access: { environment: 'operator' } },

@@ -1,6 +1,5 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
-import type { Kysely } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import type { Database } from '../db/database.ts';
 import { notFound } from '../errors.ts';
 import { type Environment, toEnvironment } from './environments.ts';
 import type { Scope } from './scopes.ts';
@@ -18,7 +17,7 @@ const tokenPattern = /^whx_([0-9a-f]{16})_([0-9a-f]{64})$/;
 
 /** @returns the key and its token `whx_<id>_<secret>`, which is stored nowhere and cannot be read again */
 export async function createApiKey(
-  db: Kysely<Tables>,
+  db: Database,
   input: { environmentId: string; name: string; scopes: readonly Scope[]; expiresAt: Date | null },
 ): Promise<{ apiKey: ApiKey; token: string }> {
   const id = randomBytes(8).toString('hex');
@@ -40,7 +39,7 @@ export async function createApiKey(
 
 /** Newest first, those before `before`. */
 export async function listApiKeys(
-  db: Kysely<Tables>,
+  db: Database,
   environmentId: string,
   page: { before: { createdAt: Date; id: string } | null; limit: number },
 ): Promise<ApiKey[]> {
@@ -63,7 +62,7 @@ export async function listApiKeys(
  * From the next request on the key is unknown, in every process.
  * @throws AppError `not_found`
  */
-export async function revokeApiKey(db: Kysely<Tables>, environmentId: string, id: string): Promise<void> {
+export async function revokeApiKey(db: Database, environmentId: string, id: string): Promise<void> {
   const result = await db
     .deleteFrom('api_keys')
     .where('environment_id', '=', environmentId)
@@ -79,23 +78,19 @@ interface KnownApiKey {
 }
 
 /** @returns the key and its environment, or null where the token is malformed, unknown, revoked or expired */
-export async function verifyApiKey(
-  db: Kysely<Tables>,
-  token: string,
-  now: Date,
-): Promise<KnownApiKey | null> {
+export async function verifyApiKey(db: Database, token: string, now: Date): Promise<KnownApiKey | null> {
   const [, id, secret] = tokenPattern.exec(token) ?? [];
   if (id === undefined || secret === undefined) return null;
   return await findKey(db, id, now, hash => timingSafeEqual(hash, hashSecret(secret)));
 }
 
 /** The same for a caller who proved the key earlier, such as the bearer of a signed download link. */
-export async function findApiKey(db: Kysely<Tables>, id: string, now: Date): Promise<KnownApiKey | null> {
+export async function findApiKey(db: Database, id: string, now: Date): Promise<KnownApiKey | null> {
   return await findKey(db, id, now, () => true);
 }
 
 async function findKey(
-  db: Kysely<Tables>,
+  db: Database,
   id: string,
   now: Date,
   isRight: (secretHash: Buffer) => boolean,

@@ -1,6 +1,5 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Kysely } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import type { Database } from '../db/database.ts';
 import { environmentOf } from '../http/access.ts';
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
@@ -42,7 +41,7 @@ const environmentSchema = Type.Object(
 
 const tags = ['Environments'];
 
-export function environmentRoutes({ db }: { db: Kysely<Tables> }): FastifyPluginCallbackTypebox {
+export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallbackTypebox {
   return (app, _options, done) => {
     app.put('/environments/:environmentId', {
       config: { access: 'operator' },

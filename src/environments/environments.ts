@@ -1,5 +1,5 @@
-import { type Kysely, sql, type Transaction } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import { sql } from 'kysely';
+import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { notFound } from '../errors.ts';
 import type { Plan } from './plans.ts';
 
@@ -18,8 +18,6 @@ export function isEnvironmentId(text: string): boolean {
   return new RegExp(environmentIdPattern).test(text);
 }
 
-type Db = Kysely<Tables> | Transaction<Tables>;
-
 interface EnvironmentRow {
   readonly id: string;
   readonly name: string;
@@ -30,7 +28,7 @@ interface EnvironmentRow {
 
 /** Creates the environment or updates its name and plan. */
 export async function putEnvironment(
-  db: Db,
+  db: DatabaseOrTransaction,
   input: { id: string; name: string; plan: Plan },
 ): Promise<{ environment: Environment; created: boolean }> {
   const row = await db
@@ -46,14 +44,14 @@ export async function putEnvironment(
   return { environment: toEnvironment(row), created: row.created };
 }
 
-export async function findEnvironment(db: Db, id: string): Promise<Environment | null> {
+export async function findEnvironment(db: DatabaseOrTransaction, id: string): Promise<Environment | null> {
   const row = await db.selectFrom('environments').selectAll().where('id', '=', id).executeTakeFirst();
   return row === undefined ? null : toEnvironment(row);
 }
 
 /** In order of id, those after `after`. */
 export async function listEnvironments(
-  db: Db,
+  db: DatabaseOrTransaction,
   page: { after: string | null; limit: number },
 ): Promise<Environment[]> {
   const rows = await db
@@ -70,7 +68,7 @@ export async function listEnvironments(
  * Removes the environment and all that belongs to it, at once: a reader sees all of it or nothing.
  * @throws AppError `not_found`
  */
-export async function deleteEnvironment(db: Kysely<Tables>, id: string): Promise<void> {
+export async function deleteEnvironment(db: Database, id: string): Promise<void> {
   await db.transaction().execute(async trx => {
     // The row lock waits for loads that are about to swap their snapshot in, and turns later ones away.
     const row = await trx

@@ -2,11 +2,14 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import { environmentParams } from '../environments/environment-routes.ts';
 import { environmentOf } from '../http/access.ts';
 import { problemResponses } from '../http/problem.ts';
-import { date, literals, nullable } from '../http/schemas.ts';
+import { date, isoDate, literals, nullable } from '../http/schemas.ts';
+import { acceptsGzip, sendDownload } from '../http/send-download.ts';
+import type { Slots } from '../http/slots.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
+import { exportDownload } from './download.ts';
 import { findParts } from './find-parts.ts';
-import { type SendExportDependencies, sendExport } from './send-export.ts';
+import type { ExportSource } from './open-export.ts';
 
 export const aggregationSchema = literals(aggregations, {
   description: 'Which of the four exports.',
@@ -49,8 +52,13 @@ const fileProblems = problemResponses(
   'too_many_downloads',
 );
 
-export function exportRoutes(dependencies: SendExportDependencies): FastifyPluginCallbackTypebox {
-  const { exportPool, now } = dependencies;
+export interface DownloadDependencies extends ExportSource {
+  readonly downloadSlots: Slots;
+  readonly now: () => Date;
+}
+
+export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginCallbackTypebox {
+  const { exportPool, downloadSlots, now } = dependencies;
   return (app, _options, done) => {
     app.get('/environments/:environmentId/exports', {
       config: needsManualExport,
@@ -91,7 +99,7 @@ export function exportRoutes(dependencies: SendExportDependencies): FastifyPlugi
       },
       handler: async request => {
         const { id } = environmentOf(request);
-        const today = now().toISOString().slice(0, 10);
+        const today = isoDate(now());
         const items = aggregations.map(async aggregation => {
           const dates = shownDates(aggregation, today);
           const plan = await findParts(exportPool, id, dates);
@@ -126,12 +134,18 @@ export function exportRoutes(dependencies: SendExportDependencies): FastifyPlugi
           params: Type.Object({ ...environmentParams.properties, aggregation: aggregationSchema }),
           response: { 200: fileResponse(gzipFile ? 'application/gzip' : 'text/csv'), ...fileProblems },
         },
-        handler: async (request, reply) =>
-          await sendExport(dependencies, request, reply, {
-            environment: environmentOf(request),
-            aggregation: request.params.aggregation,
-            gzipFile,
-          }),
+        handler: async (request, reply) => {
+          const environmentId = environmentOf(request).id;
+          const packing = gzipFile ? 'gzip-file' : acceptsGzip(request) ? 'content-encoding' : 'none';
+          const { aggregation } = request.params;
+          const download = exportDownload(dependencies, {
+            environmentId,
+            aggregation,
+            today: isoDate(now()),
+            packing,
+          });
+          return await sendDownload(request, reply, { slots: downloadSlots, environmentId, download });
+        },
       });
     }
 

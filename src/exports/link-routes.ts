@@ -1,20 +1,20 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
-import type { Kysely } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import type { Database } from '../db/database.ts';
 import { findApiKey } from '../environments/api-keys.ts';
 import { environmentParams } from '../environments/environment-routes.ts';
 import { type Environment, findEnvironment } from '../environments/environments.ts';
 import { callerOf, environmentOf } from '../http/access.ts';
 import { requirePlan, requireScope, unauthenticated } from '../http/authorize.ts';
 import { problemResponses } from '../http/problem.ts';
-import { instant, literals } from '../http/schemas.ts';
-import { aggregationSchema, fileResponse } from './export-routes.ts';
+import { instant, isoDate, literals } from '../http/schemas.ts';
+import { acceptsGzip, sendDownload } from '../http/send-download.ts';
+import { exportDownload } from './download.ts';
+import { aggregationSchema, type DownloadDependencies, fileResponse } from './export-routes.ts';
 import type { LinkGrant, LinkTokens } from './link-tokens.ts';
-import { type SendExportDependencies, sendExport } from './send-export.ts';
 
-interface LinkRouteDependencies extends SendExportDependencies {
-  readonly db: Kysely<Tables>;
+interface LinkRouteDependencies extends DownloadDependencies {
+  readonly db: Database;
   readonly linkTokens: LinkTokens;
   readonly publicUrl: string | null;
 }
@@ -23,7 +23,7 @@ const defaultExpirySeconds = 300;
 const tags = ['Manual export'];
 
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, linkTokens, publicUrl, now } = dependencies;
+  const { db, linkTokens, publicUrl, downloadSlots, now } = dependencies;
   return (app, _options, done) => {
     app.post('/environments/:environmentId/download-links', {
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
@@ -108,11 +108,17 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           throw unauthenticated('The link is malformed, or it has expired, or its API key is gone.');
         }
         requirePlan(environment, 'manual_export');
-        return await sendExport(dependencies, request, reply, {
-          environment,
-          aggregation: grant.aggregation,
-          gzipFile: grant.compression === 'gzip',
+        const { aggregation } = grant;
+        const packing =
+          grant.compression === 'gzip' ? 'gzip-file' : acceptsGzip(request) ? 'content-encoding' : 'none';
+        const environmentId = environment.id;
+        const download = exportDownload(dependencies, {
+          environmentId,
+          aggregation,
+          today: isoDate(now()),
+          packing,
         });
+        return await sendDownload(request, reply, { slots: downloadSlots, environmentId, download });
       },
     });
 
@@ -121,11 +127,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
 }
 
 /** The environment, if who made the link may still read it. @throws AppError `insufficient_scope` */
-async function grantedEnvironment(
-  db: Kysely<Tables>,
-  grant: LinkGrant,
-  now: Date,
-): Promise<Environment | null> {
+async function grantedEnvironment(db: Database, grant: LinkGrant, now: Date): Promise<Environment | null> {
   if (grant.keyId === null) return await findEnvironment(db, grant.environmentId);
   const apiKey = await findApiKey(db, grant.keyId, now);
   if (apiKey === null || apiKey.environment.id !== grant.environmentId) return null;

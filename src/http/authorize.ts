@@ -1,7 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify';
-import type { Kysely } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import type { Database } from '../db/database.ts';
 import { verifyApiKey } from '../environments/api-keys.ts';
 import type { Environment } from '../environments/environments.ts';
 import { findEnvironment, isEnvironmentId } from '../environments/environments.ts';
@@ -11,7 +10,7 @@ import { AppError, notFound, validationFailed } from '../errors.ts';
 import type { Access } from './access.ts';
 
 interface AuthorizeDependencies {
-  readonly db: Kysely<Tables>;
+  readonly db: Database;
   readonly adminToken: string;
   readonly now: () => Date;
 }

@@ -1,11 +1,11 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { type Kysely, sql } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import { sql } from 'kysely';
+import type { Database } from '../db/database.ts';
 import { AppError } from '../errors.ts';
 import { problemResponses } from './problem.ts';
 
 interface HealthDependencies {
-  readonly db: Kysely<Tables>;
+  readonly db: Database;
   readonly isStopping: boolean;
 }
 

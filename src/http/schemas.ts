@@ -23,3 +23,8 @@ export function date(description = 'A UTC date.') {
 export function nullable<T extends ReturnType<typeof Type.String>>(schema: T) {
   return Type.Unsafe<string | null>({ ...schema, type: ['string', 'null'] });
 }
+
+/** The UTC date of an instant, `YYYY-MM-DD`. */
+export function isoDate(instant: Date): string {
+  return instant.toISOString().slice(0, 10);
+}

@@ -1,5 +1,5 @@
-import { type Kysely, sql } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+import { sql } from 'kysely';
+import type { Database } from '../db/database.ts';
 import { AppError, notFound } from '../errors.ts';
 import { snapshotLockName } from './staging-sql.ts';
 
@@ -12,7 +12,7 @@ export interface Snapshot {
 
 /** Newest first, those before `before` (`YYYY-MM-DD`). */
 export async function listSnapshots(
-  db: Kysely<Tables>,
+  db: Database,
   environmentId: string,
   page: { before: string | null; limit: number },
 ): Promise<Snapshot[]> {
@@ -33,7 +33,7 @@ export async function listSnapshots(
 }
 
 /** @throws AppError `not_found`; `conflict` while the same snapshot is being loaded */
-export async function deleteSnapshot(db: Kysely<Tables>, environmentId: string, date: string): Promise<void> {
+export async function deleteSnapshot(db: Database, environmentId: string, date: string): Promise<void> {
   await db.transaction().execute(async trx => {
     const lockName = snapshotLockName(environmentId, date);
     const { rows } = await sql<{

@@ -79,7 +79,7 @@ export async function startApp(
     ENCRYPTION_KEYS: testEncryptionKeys.first,
     LOG_LEVEL: 'info',
     PORT: '0',
-    // The whole suite runs with parts kept, and again without.
+    // `TEST_PARTS=on npm test` runs the same tests with parts kept.
     PART_STORE_DIR: process.env['TEST_PART_STORE_DIR'],
     PART_STORE_MB: process.env['TEST_PART_STORE_DIR'] === undefined ? '0' : '64',
     ...options.env,

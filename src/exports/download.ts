@@ -1,0 +1,42 @@
+import type { Download } from '../http/send-download.ts';
+import { type Aggregation, shownDates } from './aggregations.ts';
+import { type ExportPlan, findParts } from './find-parts.ts';
+import { type ExportSource, openExport } from './open-export.ts';
+
+export interface WantedFile {
+  readonly environmentId: string;
+  readonly aggregation: Aggregation;
+  /** The current UTC date, `YYYY-MM-DD`. */
+  readonly today: string;
+  /** Plain, packed for the way only, or as a gzip file. */
+  readonly packing: 'none' | 'content-encoding' | 'gzip-file';
+}
+
+/** One of the four exports as a file to be sent. */
+export function exportDownload(source: ExportSource, wanted: WantedFile): Download {
+  const dates = shownDates(wanted.aggregation, wanted.today);
+  return {
+    async describe() {
+      return headersOf(await findParts(source.exportPool, wanted.environmentId, dates), wanted);
+    },
+    async open(signal) {
+      const opened = await openExport(source, wanted.environmentId, dates, signal);
+      const compression = wanted.packing === 'none' ? 'none' : 'gzip';
+      return { headers: headersOf(opened.plan, wanted), bytes: opened.bytes(compression) };
+    },
+  };
+}
+
+function headersOf(plan: ExportPlan, wanted: WantedFile): Record<string, string> {
+  const isGzipFile = wanted.packing === 'gzip-file';
+  const fileName = `${wanted.environmentId}_${wanted.aggregation}_${wanted.today}.csv${isGzipFile ? '.gz' : ''}`;
+  return {
+    'content-type': isGzipFile ? 'application/gzip' : 'text/csv; charset=utf-8; header=present',
+    'content-disposition': `attachment; filename="${fileName}"`,
+    'cache-control': 'private, no-store',
+    'x-total-rows': String(plan.rowCount),
+    ...(isGzipFile ? {} : { vary: 'accept-encoding' }),
+    ...(wanted.packing === 'content-encoding' ? { 'content-encoding': 'gzip' } : {}),
+    ...(plan.missingDates.length > 0 ? { 'x-missing-dates': plan.missingDates.join(',') } : {}),
+  };
+}
