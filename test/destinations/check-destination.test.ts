@@ -5,18 +5,22 @@ import { type CheckResult, checkDestination } from '../../src/destinations/check
 import { parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
 import type { Credentials, Destination } from '../../src/destinations/location.ts';
 import { objectKey } from '../../src/destinations/object-key.ts';
+import { uploadObject } from '../../src/destinations/upload.ts';
 import {
   contentsOf,
   createUser,
   freshPrefix,
   loopback,
   needsS3,
+  type PolicyStatement,
   radosgwAdmin,
   s3Client,
   s3Destination,
   s3Server,
   setPolicy,
 } from '../helpers/s3.ts';
+import { storageErrorCodes } from './storage-error-codes.ts';
+import { bytes, digestOf, mebibyte } from './test-source.ts';
 
 const wrongSecret = 'this-is-not-the-secret';
 
@@ -77,39 +81,77 @@ t.test('keys and buckets that are wrong', needsS3, async t => {
   t.strictSame(outcome(await check({ ...destination, key: '' }, full)), ['ok', 'ok'], 'no folder');
 });
 
+/** The policy of docs/destinations.md as printed, for another bucket. */
+function guidePolicy(bucket: string): PolicyStatement[] {
+  const guide = fs.readFileSync(new URL('../../docs/destinations.md', import.meta.url), 'utf8');
+  const [, policy] = /<!-- test: least-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
+  if (policy === undefined) throw new Error('the guide has no policy');
+  return JSON.parse(policy.replaceAll('acme-exports', bucket)).Statement;
+}
+
 t.test('exactly the rights of the guide are enough, and each of them is needed', needsS3, async t => {
   const owner = s3Client('full');
   const bucket = freshPrefix();
   await owner.send(new CreateBucketCommand({ Bucket: bucket }));
   owner.destroy();
   const { uid, ...credentials } = await createUser();
-  const destination = s3Destination({ bucket, key: 'exports' });
-  const list = {
-    Effect: 'Allow',
-    Action: ['s3:ListBucket'],
-    Resource: `arn:aws:s3:::${bucket}`,
-    Condition: { StringLike: { 's3:prefix': 'exports/*' } },
-  } as const;
-  const objects = (...Action: string[]) =>
-    ({ Effect: 'Allow', Action, Resource: `arn:aws:s3:::${bucket}/exports/*` }) as const;
+  const destination = s3Destination({ bucket, key: 'company-adoption' });
+  const policy = guidePolicy(bucket);
+  const without = (action: string) =>
+    policy
+      .map(statement => ({ ...statement, Action: statement.Action.filter(name => name !== action) }))
+      .filter(statement => statement.Action.length > 0);
 
-  await setPolicy(bucket, uid, [list, objects('s3:PutObject', 's3:AbortMultipartUpload')]);
-  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'all three');
+  await setPolicy(bucket, uid, policy);
+  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'as printed');
   t.strictSame(
     outcome(await check({ ...destination, key: 'elsewhere' }, credentials)),
     ['list_denied', 'write_denied'],
     'and only under the folder',
   );
-  await setPolicy(bucket, uid, [objects('s3:PutObject', 's3:AbortMultipartUpload')]);
+  const user = s3Client(credentials, destination);
+  const { signal } = new AbortController();
+  const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
+  const upload = (body: AsyncIterable<Uint8Array>) =>
+    uploadObject(user, {
+      destination,
+      key,
+      body,
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: 20 * mebibyte,
+      signal,
+      onMultipartStarted: async () => {},
+    });
+  const breaking = bytes(20 * mebibyte, offset => {
+    if (offset > 12 * mebibyte) throw new Error('the source breaks');
+  });
+  await t.rejects(upload(breaking), { message: 'the source breaks' });
+  t.strictSame(
+    await contentsOf(destination),
+    { objects: [], unfinished: [] },
+    'what was begun can be aborted',
+  );
+  t.strictSame(await upload(bytes(20 * mebibyte)), await digestOf(20 * mebibyte), 'a file can be written');
+  t.strictSame(await upload(bytes(20 * mebibyte)), await digestOf(20 * mebibyte), 'and written again');
+  user.destroy();
+
+  await setPolicy(bucket, uid, without('s3:ListBucket'));
   t.strictSame(outcome(await check(destination, credentials)), ['list_denied', 'ok'], 'without ListBucket');
-  await setPolicy(bucket, uid, [list, objects('s3:AbortMultipartUpload')]);
+  await setPolicy(bucket, uid, without('s3:PutObject'));
   t.strictSame(outcome(await check(destination, credentials)), ['ok', 'write_denied'], 'without PutObject');
   t.strictSame((await contentsOf(destination)).unfinished, [], 'nothing stays');
-
-  await setPolicy(bucket, uid, [list, objects('s3:PutObject')]);
+  await setPolicy(bucket, uid, without('s3:AbortMultipartUpload'));
   const refused = await check(destination, credentials);
   t.strictSame(outcome(refused), ['ok', 'write_denied'], 'without AbortMultipartUpload');
   t.match(refused.checks[1]?.error?.hint, /AbortMultipartUpload/);
+});
+
+t.test('the guide tells of every storage error', async t => {
+  const guide = fs.readFileSync(new URL('../../docs/destinations.md', import.meta.url), 'utf8');
+  for (const [code, transient] of Object.entries(storageErrorCodes)) {
+    t.match(guide, new RegExp(`^\\| \`${code}\` .* \\| ${transient ? 'yes' : 'no'} \\|$`, 'm'), code);
+  }
 });
 
 t.test('a suspended user', needsS3, async t => {

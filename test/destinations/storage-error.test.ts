@@ -12,6 +12,7 @@ import {
   type StorageStep,
 } from '../../src/destinations/storage-error.ts';
 import { errorDocument, fakeEndpoint } from './fake-endpoint.ts';
+import { storageErrorCodes } from './storage-error-codes.ts';
 
 const aws: Destination = {
   provider: 'aws',
@@ -342,22 +343,6 @@ t.test('time limits, refusals, and things that are no errors at all', async t =>
 });
 
 t.test('which faults are tried again', async t => {
-  const all: Record<StorageErrorCode, boolean> = {
-    access_key_not_recognised: false,
-    secret_key_mismatch: false,
-    bucket_not_found: false,
-    wrong_region: false,
-    list_denied: false,
-    write_denied: false,
-    endpoint_not_allowed: false,
-    not_s3: false,
-    endpoint_unreachable: true,
-    timeout: true,
-    tls_error: true,
-    clock_skew: true,
-    storage_unavailable: true,
-    unknown: true,
-  };
-  for (const [code, transient] of Object.entries(all))
+  for (const [code, transient] of Object.entries(storageErrorCodes))
     t.equal(isTransient(code as StorageErrorCode), transient, code);
 });

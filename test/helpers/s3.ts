@@ -61,7 +61,7 @@ export async function createUser(): Promise<{ uid: string } & Credentials> {
   return { uid, accessKeyId, secretAccessKey };
 }
 
-interface PolicyStatement {
+export interface PolicyStatement {
   readonly Effect: 'Allow' | 'Deny';
   readonly Action: readonly string[];
   readonly Resource: string | readonly string[];
