@@ -1,4 +1,3 @@
-import type { Download } from '../http/send-download.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
 import { type ExportPlan, findParts } from './find-parts.ts';
 import { type ExportSource, openExport } from './open-export.ts';
@@ -12,8 +11,14 @@ export interface WantedFile {
   readonly packing: 'none' | 'content-encoding' | 'gzip-file';
 }
 
-/** One of the four exports as a file to be sent. */
-export function exportDownload(source: ExportSource, wanted: WantedFile): Download {
+/** A file that can be described, and opened to be sent. */
+export interface ExportDownload {
+  describe(): Promise<Record<string, string>>;
+  open(signal: AbortSignal): Promise<{ headers: Record<string, string>; bytes: AsyncIterable<Buffer> }>;
+}
+
+/** One of the four exports as a file, with the headers that go with it. */
+export function exportDownload(source: ExportSource, wanted: WantedFile): ExportDownload {
   const dates = shownDates(wanted.aggregation, wanted.today);
   return {
     async describe() {

@@ -1,5 +1,4 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { sql } from 'kysely';
 import type { Database } from '../db/database.ts';
 import { AppError } from '../errors.ts';
 import { problemResponses } from './problem.ts';
@@ -43,7 +42,8 @@ export function healthRoutes(dependencies: HealthDependencies): FastifyPluginCal
       },
       handler: async () => {
         if (dependencies.isStopping) throw notReady('The process is stopping.');
-        await sql`select from snapshots limit 0`.execute(dependencies.db).catch((cause: unknown) => {
+        const ask = dependencies.db.selectFrom('snapshots').select('version').limit(0);
+        await ask.execute().catch((cause: unknown) => {
           throw notReady('The database cannot be reached or has no tables.', cause);
         });
         return { status: 'ok' as const };
