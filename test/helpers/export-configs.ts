@@ -1,3 +1,5 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { startWorker } from '../../src/automatic-exports/start-worker.ts';
 import { startTestApp, type TestApp } from './app.ts';
 import { freshPrefix, s3Server } from './s3.ts';
 import type { S3User } from './s3-server.ts';
@@ -40,4 +42,50 @@ export async function makeConfig(app: TestApp, environmentId: string, body: obje
   });
   if (answer.status !== 201) throw new Error(answer.text);
   return answer.json;
+}
+
+/** A worker in this process, with the app's clock. */
+export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: TestApp) {
+  const { dependencies, config } = app;
+  const worker = startWorker({
+    ...dependencies,
+    encryptionKeys: config.encryptionKeys,
+    runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
+  });
+  let stopped: Promise<void> | null = null;
+  const stop = () => {
+    stopped ??= worker.stop();
+    return stopped;
+  };
+  t.teardown(stop);
+  return { stop };
+}
+
+/** Asks until the answer is as wanted. @throws when it is not within the limit */
+export async function until<T>(
+  ask: () => Promise<T>,
+  isWanted: (answer: T) => boolean,
+  limitMs = 30_000,
+): Promise<T> {
+  const deadline = Date.now() + limitMs;
+  while (true) {
+    const answer = await ask();
+    if (isWanted(answer)) return answer;
+    if (Date.now() > deadline) throw new Error(`not within ${limitMs} ms: ${JSON.stringify(answer)}`);
+    await delay(50);
+  }
+}
+
+export function runReader(app: TestApp, environmentId: string) {
+  const read = async (runId: string) =>
+    (await app.call(`/v1/environments/${environmentId}/runs/${runId}`)).json;
+  return {
+    read,
+    finished: (runId: string, limitMs?: number) =>
+      until(
+        () => read(runId),
+        run => run.state === 'successful' || run.state === 'failed',
+        limitMs,
+      ),
+  };
 }

@@ -1,0 +1,64 @@
+import { once } from 'node:events';
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { pipeline } from 'node:stream/promises';
+import { s3Server } from './s3.ts';
+
+/** What to do with a request to the S3 server. `stall`: take it and never answer. */
+export type Fate = 'pass' | 'slow-down' | 'stall' | 'reset';
+
+export interface S3Proxy {
+  readonly endpoint: string;
+  /** Decides from now on. */
+  decide(decision: (request: http.IncomingMessage) => Fate): void;
+  /** `METHOD path?query` of each request so far. */
+  readonly requests: readonly string[];
+  close(): Promise<void>;
+}
+
+const slowDown = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message/></Error>';
+
+/** Stands before the real S3 server, on loopback, and can misbehave. Signatures stay right: the Host goes through. */
+export async function startS3Proxy(): Promise<S3Proxy> {
+  const upstream = new URL(s3Server().endpoint);
+  const requests: string[] = [];
+  let decide: (request: http.IncomingMessage) => Fate = () => 'pass';
+  const server = http.createServer((request, response) => {
+    requests.push(`${request.method} ${request.url}`);
+    switch (decide(request)) {
+      case 'stall':
+        request.resume();
+        return;
+      case 'reset':
+        request.socket.resetAndDestroy();
+        return;
+      case 'slow-down':
+        request.resume();
+        response.writeHead(503, { 'content-type': 'application/xml' }).end(slowDown);
+        return;
+      case 'pass': {
+        const { method, url, headers } = request;
+        const { hostname, port } = upstream;
+        const forward = http.request({ hostname, port, method, path: url, headers, agent: false }, answer => {
+          response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
+          pipeline(answer, response).catch(() => response.destroy());
+        });
+        pipeline(request, forward).catch(() => response.destroy());
+      }
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    requests,
+    decide: decision => {
+      decide = decision;
+    },
+    async close() {
+      server.close();
+      server.closeAllConnections();
+      await once(server, 'close');
+    },
+  };
+}
