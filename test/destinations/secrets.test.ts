@@ -11,7 +11,9 @@ t.test('what is sealed opens again', async t => {
   for (const text of ['', 'a', 'ab/c+d=', 'ünïcödé 🔑', 'x'.repeat(10_000)]) {
     const sealed = sealSecret([oldKey], text, owner);
     t.equal(openSecret([oldKey], sealed, owner), text);
-    t.notMatch(sealed, text === '' ? 'nothing' : text);
+    if (text.length > 6)
+      for (const shape of [text, Buffer.from(text).toString('base64url').slice(0, 8)])
+        t.notOk(sealed.includes(shape));
     t.match(sealed, /^v1\.old\.[\w-]+$/);
   }
 });

@@ -135,15 +135,17 @@ t.test('a refused part ends it at once, though the source gives nothing more', a
   await endpoint.close();
 });
 
-t.test('few parts at a time, and no more in memory than those', async t => {
+t.test('few parts of one size at a time, and no more in memory than those', async t => {
   let inFlight = 0;
   let mostInFlight = 0;
   let taken = 0;
   let mostWaiting = 0;
+  const sizes = new Set<string | undefined>();
   const endpoint = await fakeEndpoint(
     forgetful({
       part: (request, response) => {
         inFlight += 1;
+        sizes.add(request.headers['content-length']);
         mostInFlight = Math.max(mostInFlight, inFlight);
         request.once('end', () => {
           inFlight -= 1;
@@ -158,6 +160,7 @@ t.test('few parts at a time, and no more in memory than those', async t => {
   });
   t.strictSame(await upload(t, endpoint.destination, { body }), await digestOf(120 * mebibyte));
   t.equal(taken, 15);
+  t.strictSame([...sizes], [`${part}`]);
   t.ok(mostInFlight > 1 && mostInFlight <= 4, `${mostInFlight} parts at a time`);
   t.ok(mostWaiting <= 6 * part, `${mostWaiting / mebibyte} MiB made and not yet taken`);
   await endpoint.close();

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
-import { CreateBucketCommand, CreateMultipartUploadCommand, HeadObjectCommand } from '@aws-sdk/client-s3';
+import { CreateBucketCommand, CreateMultipartUploadCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
 import { abortUnfinishedUploads, abortUpload } from '../../src/destinations/abort-upload.ts';
 import type { Destination } from '../../src/destinations/location.ts';
@@ -73,19 +73,6 @@ t.test('what arrives is what was sent, whole, of every size around a part', need
     t.equal(started.length, size > part ? 1 : 0, 'the id is told once, and only when there is one');
     t.strictSame(await contentsOf(destination), { objects: [request.key], unfinished: [] });
   }
-});
-
-t.test('parts are of one size', needsS3, async t => {
-  const destination = s3Destination();
-  const client = s3Client('full');
-  t.teardown(() => client.destroy());
-  const request = requestFor(destination);
-  await uploadObject(client, request);
-  const sizeOf = async (PartNumber: number) => {
-    const head = new HeadObjectCommand({ Bucket: destination.bucket, Key: request.key, PartNumber });
-    return (await client.send(head)).ETag;
-  };
-  t.match(await sizeOf(1), /-3"$/, '20 MiB are three parts of at most 8 MiB');
 });
 
 t.test('a source that fails leaves nothing, wherever it fails', needsS3, async t => {
