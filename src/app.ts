@@ -11,12 +11,12 @@ import { environmentRoutes } from './environments/environment-routes.ts';
 import { exportRoutes } from './exports/export-routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { registerAuthorization } from './http/authorize.ts';
+import { registerBodyTimeLimits } from './http/body-time.ts';
 import { answerBrokenHttp, registerErrorHandler, sendProblem } from './http/error-handler.ts';
 import { healthRoutes } from './http/health.ts';
 import { metricsRoutes } from './http/metrics.ts';
 import { registerOpenapi } from './http/openapi.ts';
 import { registerFormats } from './http/schemas.ts';
-import { registerBodyDrain } from './http/unread-body.ts';
 import { snapshotRoutes } from './snapshots/snapshot-routes.ts';
 
 const jsonBodyLimitBytes = 256 * 1024;
@@ -43,7 +43,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     reply.header('x-request-id', request.id);
   });
   registerErrorHandler(app);
-  registerBodyDrain(app);
+  registerBodyTimeLimits(app);
   registerAuthorization(app, {
     db: dependencies.db,
     adminToken: dependencies.config.adminToken,

@@ -4,18 +4,36 @@ import { createGunzip } from 'node:zlib';
 import { AppError } from '../errors.ts';
 import { snapshotInvalid } from './snapshot-invalid.ts';
 
+/** Some fifty million rows. A gzip bomb of valid rows would fill the database's disk. */
+const maxUnpackedBytes = 16 * 1024 ** 3;
+
 /**
  * The bytes of a CSV body, unpacked when its `Content-Encoding` is gzip.
- * @throws AppError `unsupported_media_type` for any other encoding; while it is read `snapshot_invalid` for a gzip
- *   stream that is broken
+ * @throws AppError `unsupported_media_type` for any other encoding; while it is read `payload_too_large`, and
+ *   `snapshot_invalid` for a gzip stream that is broken
  */
-export function readCsvBody(body: Readable, contentEncoding: string | undefined): AsyncIterable<Buffer> {
+export function readCsvBody(
+  body: Readable,
+  contentEncoding: string | undefined,
+  limitBytes = maxUnpackedBytes,
+): AsyncIterable<Buffer> {
   const encoding = (contentEncoding ?? 'identity').trim().toLowerCase();
-  if (encoding === 'identity' || encoding === '') return chunksOf(body);
+  if (encoding === 'identity' || encoding === '') return limitSize(chunksOf(body), limitBytes);
   if (encoding !== 'gzip' && encoding !== 'x-gzip') {
     throw new AppError('unsupported_media_type', 'Content-Encoding may be gzip or absent.');
   }
-  return unpack(body);
+  return limitSize(unpack(body), limitBytes);
+}
+
+async function* limitSize(body: AsyncIterable<Buffer>, limitBytes: number): AsyncGenerator<Buffer> {
+  let bytes = 0;
+  for await (const chunk of body) {
+    bytes += chunk.length;
+    if (bytes > limitBytes) {
+      throw new AppError('payload_too_large', `A snapshot may have at most ${limitBytes} bytes, unpacked.`);
+    }
+    yield chunk;
+  }
 }
 
 /** Reading may stop half-way, and the request must live on to carry the answer. */
@@ -57,7 +75,9 @@ export async function* joinSmall(body: AsyncIterable<Buffer>): AsyncGenerator<Bu
 
 /** Aborts when the caller hangs up before the whole body has come. */
 export function abortWhenCutOff(request: IncomingMessage, controller: AbortController): void {
-  request.once('close', () => {
+  const abort = () => {
     if (!request.complete) controller.abort(new Error('The caller hung up.'));
-  });
+  };
+  if (request.destroyed) abort();
+  else request.once('close', abort);
 }

@@ -1,0 +1,41 @@
+import type { IncomingMessage } from 'node:http';
+import type { FastifyInstance } from 'fastify';
+
+/** How long a caller who has its answer may go on sending the body that nobody reads. */
+const drainTimeoutMs = 10_000;
+
+/** How long a small body may take to come. Bodies that are streamed have a limit of their own, without a byte moving. */
+const smallBodyTimeoutMs = 20_000;
+
+/**
+ * Nobody may hold a connection by sending slowly or without end.
+ *
+ * An answer may come before the body has (a bad token, a row at fault). What is still on its way is then read and thrown
+ * away for a while, because closing at once would reset the connection and lose the answer on its way to the caller.
+ */
+export function registerBodyTimeLimits(app: FastifyInstance): void {
+  app.addHook('onRequest', (request, _reply, done) => {
+    if (request.headers['content-type']?.startsWith('text/csv') !== true) {
+      destroyUnlessComplete(request.raw, smallBodyTimeoutMs);
+    }
+    done();
+  });
+
+  app.addHook('onResponse', (request, _reply, done) => {
+    const { raw } = request;
+    if (!raw.complete && !raw.destroyed) {
+      destroyUnlessComplete(raw, drainTimeoutMs);
+      raw.resume();
+    }
+    done();
+  });
+}
+
+function destroyUnlessComplete(request: IncomingMessage, timeoutMs: number): void {
+  if (request.complete) return;
+  const timer = setTimeout(() => {
+    if (!request.complete) request.destroy();
+  }, timeoutMs);
+  timer.unref();
+  request.once('close', () => clearTimeout(timer));
+}
