@@ -11,17 +11,23 @@ export interface ApiClient {
 }
 
 interface ApiRequest {
-  readonly method: 'PUT' | 'POST';
+  readonly method: 'GET' | 'PUT' | 'POST';
   /** Below `/v1`. */
   readonly path: string;
-  readonly contentType: string;
-  readonly contentEncoding?: 'gzip';
-  /** Called once for each attempt, as a stream can be sent only once. */
-  readonly body: () => string | AsyncIterable<Uint8Array>;
+  readonly content?: {
+    readonly type: string;
+    readonly encoding?: 'gzip';
+    /** Called once for each attempt, as a stream can be sent only once. */
+    readonly body: () => string | AsyncIterable<Uint8Array>;
+  };
   readonly signal: AbortSignal;
 }
 
 const attempts = 3;
+
+export function jsonContent(value: unknown): ApiRequest['content'] & object {
+  return { type: 'application/json', body: () => JSON.stringify(value) };
+}
 
 /** Sends one request and reads the JSON answer. Waits and tries again when the service says that it is busy. */
 export async function callApi(client: ApiClient, request: ApiRequest): Promise<unknown> {
@@ -44,10 +50,10 @@ async function send(client: ApiClient, request: ApiRequest): Promise<Response> {
       method: request.method,
       headers: {
         authorization: `Bearer ${client.token}`,
-        'content-type': request.contentType,
-        ...(request.contentEncoding === undefined ? {} : { 'content-encoding': request.contentEncoding }),
+        ...(request.content && { 'content-type': request.content.type }),
+        ...(request.content?.encoding && { 'content-encoding': request.content.encoding }),
       },
-      body: request.body(),
+      ...(request.content && { body: request.content.body() }),
       duplex: 'half',
       redirect: 'error',
       signal: request.signal,

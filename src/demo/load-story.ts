@@ -1,6 +1,6 @@
 import { pipeline } from 'node:stream';
 import { createGzip } from 'node:zlib';
-import { type ApiClient, callApi } from './api-client.ts';
+import { type ApiClient, callApi, jsonContent } from './api-client.ts';
 import { snapshotCsv } from './generate-snapshots.ts';
 import { type Story, snapshotDates, snapshotInstant } from './story.ts';
 
@@ -43,8 +43,7 @@ export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
   await callApi(client, {
     method: 'PUT',
     path: `/environments/${environment.id}`,
-    contentType: 'application/json',
-    body: () => JSON.stringify({ name: environment.name, plan: environment.plan }),
+    content: jsonContent({ name: environment.name, plan: environment.plan }),
     signal,
   });
 
@@ -78,12 +77,14 @@ async function putSnapshot(options: LoadOptions, date: string, signal: AbortSign
   const answer = await callApi(options.client, {
     method: 'PUT',
     path: `/environments/${options.environment.id}/snapshots/${date}`,
-    contentType: 'text/csv',
-    contentEncoding: 'gzip',
-    body: () => {
-      const csv = snapshotCsv(options.story, snapshotInstant(date, options.now));
-      // The reader of the compressed stream hears of every error; the callback is there because pipeline asks for one.
-      return pipeline(csv, createGzip({ level: 1 }), () => {});
+    content: {
+      type: 'text/csv',
+      encoding: 'gzip',
+      body: () => {
+        const csv = snapshotCsv(options.story, snapshotInstant(date, options.now));
+        // The reader of the compressed stream hears of every error; the callback is there because pipeline asks for one.
+        return pipeline(csv, createGzip({ level: 1 }), () => {});
+      },
     },
     signal,
   });

@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import { ConfigError } from '../config.ts';
 import { ApiError } from './api-client.ts';
+import { automaticExportTour } from './automatic-export-tour.ts';
 import { DemoError, operatorToken, startDemo } from './start-demo.ts';
 import { formatTour, manualExportTour } from './tour.ts';
 
@@ -34,8 +35,13 @@ try {
   for (const [environment, key] of Object.entries(demo.keys))
     console.log(`API key of ${environment}: ${key}`);
   console.log('\nEach of these lines works as it stands:\n');
-  const places = { url: demo.url, freeKey: demo.keys['demo-free'], proKey: demo.keys['demo-pro'] };
-  console.log(formatTour([manualExportTour(places)]));
+  const { keys } = demo;
+  console.log(
+    formatTour([
+      manualExportTour({ url: demo.url, freeKey: keys['demo-free'], proKey: keys['demo-pro'] }),
+      automaticExportTour({ ...demo, enterpriseKey: keys['demo-enterprise'] }),
+    ]),
+  );
   console.log('Ctrl-C stops the demo and leaves nothing behind.');
   await untilAborted(stop.signal);
 } catch (error) {

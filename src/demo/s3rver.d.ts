@@ -16,9 +16,20 @@ declare module '@20minutes/s3rver' {
 
   class S3rver {
     constructor(options: Options);
+    /** Koa's, in order. */
+    readonly middleware: S3rver.Middleware[];
     readonly httpServer: Server;
     run(): Promise<AddressInfo>;
     close(): Promise<void>;
+  }
+
+  namespace S3rver {
+    interface Context {
+      readonly method: string;
+      query: Readonly<Record<string, unknown>>;
+      status: number;
+    }
+    type Middleware = (context: Context, next: () => Promise<void>) => Promise<void>;
   }
 
   export = S3rver;

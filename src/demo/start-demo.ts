@@ -4,9 +4,10 @@ import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { migrateToLatest } from '../db/migrator.ts';
-import { type ApiClient, callApi } from './api-client.ts';
-import { type EmbeddedBucket, startBucket } from './embedded-bucket.ts';
+import { type ApiClient, callApi, jsonContent } from './api-client.ts';
+import { type AutomaticExports, runAutomaticExports } from './automatic-exports.ts';
 import { startDatabase } from './embedded-database.ts';
+import { type EmbeddedStorage, startStorage } from './embedded-storage.ts';
 import { loadStory } from './load-story.ts';
 import { startService } from './start-service.ts';
 import { storyUpTo } from './story.ts';
@@ -32,7 +33,8 @@ type EnvironmentId = (typeof environments)[number]['id'];
 export interface Demo {
   /** Origin of the service. */
   readonly url: string;
-  readonly bucket: EmbeddedBucket;
+  readonly storage: EmbeddedStorage;
+  readonly automaticExports: AutomaticExports;
   /** One API key for each environment, with all scopes. */
   readonly keys: Readonly<Record<EnvironmentId, string>>;
 }
@@ -54,7 +56,7 @@ export interface DemoOptions {
  * @throws DemoError when the port is taken
  */
 export async function startDemo(options: DemoOptions): Promise<Demo> {
-  const { signal, onProgress, onCleanup } = options;
+  const { now, signal, onProgress, onCleanup } = options;
   await refuseBusyPort(options.port);
 
   const directory = await mkdtemp(path.join(os.tmpdir(), 'warehouse-export-demo-'));
@@ -65,16 +67,16 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   onCleanup(database.stop);
   await migrateToLatest(database.url);
 
-  onProgress('Starting a bucket');
-  const bucket = await startBucket(directory);
-  onCleanup(bucket.stop);
+  onProgress('Starting an S3 endpoint');
+  const storage = await startStorage(directory);
+  onCleanup(storage.stop);
 
   onProgress('Starting the service');
   const service = await startService({
     databaseUrl: database.url,
     port: options.port,
     operatorToken,
-    bucketHost: new URL(bucket.endpoint).host,
+    storageHost: new URL(storage.endpoint).host,
     partDirectory: path.join(directory, 'parts'),
   });
   onCleanup(service.close);
@@ -85,7 +87,17 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
     await fill(client, environment, options);
     keys[environment.id] = await createKey(client, environment.id, signal);
   }
-  return { url: service.url, bucket, keys: keys as Record<EnvironmentId, string> };
+  onProgress('Exporting to a bucket');
+  const environmentId = 'demo-enterprise';
+  const automaticExports = await runAutomaticExports({
+    client,
+    environmentId,
+    storage,
+    service,
+    now,
+    signal,
+  });
+  return { url: service.url, storage, automaticExports, keys: keys as Record<EnvironmentId, string> };
 }
 
 /** The port is taken. Its message is for the one who started the demo. */
@@ -137,9 +149,7 @@ async function createKey(client: ApiClient, environmentId: string, signal: Abort
   const answer = await callApi(client, {
     method: 'POST',
     path: `/environments/${environmentId}/api-keys`,
-    contentType: 'application/json',
-    body: () =>
-      JSON.stringify({ name: 'demo', scopes: ['exports:read', 'exports:write', 'snapshots:write'] }),
+    content: jsonContent({ name: 'demo', scopes: ['exports:read', 'exports:write', 'snapshots:write'] }),
     signal,
   });
   return (answer as { key: string }).key;

@@ -1,12 +1,16 @@
 import { randomBytes } from 'node:crypto';
 import { buildApp } from '../app.ts';
+import { startWorker } from '../automatic-exports/start-worker.ts';
 import { readConfig } from '../config.ts';
-import { createDependencies } from '../dependencies.ts';
+import { createDependencies, type Dependencies } from '../dependencies.ts';
 import { createLogger } from '../log.ts';
 
 export interface RunningService {
   /** `http://127.0.0.1:<port>` */
   readonly url: string;
+  /** What a demo may not do over HTTP: put the clock of its configs back, and tick without waiting for the minute. */
+  readonly db: Dependencies['db'];
+  readonly jobs: Dependencies['jobs'];
   readonly close: () => Promise<void>;
 }
 
@@ -15,8 +19,8 @@ export interface ServiceOptions {
   /** 0 for any free one. */
   readonly port: number;
   readonly operatorToken: string;
-  /** `host:port` of the embedded bucket, which would be refused as a private address otherwise. */
-  readonly bucketHost: string;
+  /** `host:port` of the embedded S3 endpoint, which would be refused as a private address otherwise. */
+  readonly storageHost: string;
   /** For rendered parts of files; made when needed. */
   readonly partDirectory: string;
 }
@@ -31,21 +35,27 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     PORT: String(options.port),
     ADMIN_TOKEN: options.operatorToken,
     ENCRYPTION_KEYS: `demo:${randomBytes(32).toString('base64')}`,
-    S3_ENDPOINT_ALLOWLIST: options.bucketHost,
+    S3_ENDPOINT_ALLOWLIST: options.storageHost,
     PART_STORE_DIR: options.partDirectory,
     LOG_LEVEL: 'error',
   });
   const dependencies = createDependencies(config, createLogger(config));
   const app = await buildApp(dependencies);
+  const worker = startWorker({
+    ...dependencies,
+    encryptionKeys: config.encryptionKeys,
+    runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
+  });
   const close = async () => {
     dependencies.isStopping = true;
     const cutOff = setTimeout(() => app.server.closeAllConnections(), stopTimeoutMs);
-    await app.close();
+    await Promise.all([app.close(), worker.stop()]);
     clearTimeout(cutOff);
     await dependencies.close();
   };
   try {
-    return { url: await app.listen({ host: config.host, port: config.port }), close };
+    const url = await app.listen({ host: config.host, port: config.port });
+    return { url, db: dependencies.db, jobs: dependencies.jobs, close };
   } catch (error) {
     await close();
     throw error;

@@ -120,6 +120,20 @@ const expected: Readonly<Record<string, RegExp>> = {
   'A plan that does not include it: 403 plan_upgrade_required':
     /"status":403.*"code":"plan_upgrade_required".*"requiredPlan":"pro"/,
   'A key of another environment: 404, as if there were no such place': /"status":404.*"code":"not_found"/,
+  'Save with a key that the bucket does not know: refused, with what to change':
+    /"code":"storage_validation_failed".*"storageError":\{"code":"access_key_not_recognised","message":".+","hint":".+"/,
+  'Save with the right key: the bucket was asked for the right to list and to write':
+    /^\{"id":"(?!.*secretAccessKey).*"status":\{"status":"never ran before"/,
+  'A config that works: how it stands, and when it runs next':
+    /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null\}/,
+  'A config whose bucket is gone: the error of its last run':
+    /^\{"status":"failed",.*"lastSuccessfulRunAt":null,.*"error":\{"code":"bucket_not_found"/,
+  'Run now': /^\{"id":.*"trigger":"manual".*"state":"(queued|running)"/,
+  'The runs, newest first: one of last night, the others by hand':
+    /"trigger":"manual".*"trigger":"schedule","slot":"\d{4}-\d\d-\d\dT00:00:00.000Z".*"trigger":"manual"/,
+  'What is in the bucket':
+    /^exports\/_manifest\/company-adoption_demo-enterprise_\S+\.json\n(.*\n)*exports\/company-adoption_demo-enterprise_\S+\.csv\n/,
+  'The file of last night': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
 };
 
 t.test('npm run demo: every printed line works as it stands, and Ctrl-C leaves nothing behind', async t => {
