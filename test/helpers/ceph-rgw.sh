@@ -2,6 +2,7 @@
 # Ceph RADOS Gateway on loopback: one monitor, one in-memory OSD (memstore), one radosgw; no cephx, no systemd.
 #   ceph-rgw.sh [start|stop|status|wipe]
 #   env: S3LAB_DIR (${TMPDIR:-/tmp}/s3lab/run-ceph) S3LAB_PORT (18480; https on PORT+1) S3LAB_BUCKET (demo)
+# The store takes memory only as it fills, up to 8 GiB; a full one lets every write wait. Nothing is reclaimed.
 # Idempotent: does nothing when already up, else builds a fresh empty store. Stops only pids that it recorded itself.
 set -euo pipefail
 DIR=${S3LAB_DIR:-${TMPDIR:-/tmp}/s3lab/run-ceph}; PORT=${S3LAB_PORT:-18480}; MON=$((PORT+2)); BUCKET=${S3LAB_BUCKET:-demo}
@@ -76,7 +77,7 @@ mon data = $DIR/mon
 [osd]
 osd data = $DIR/osd
 osd objectstore = memstore
-memstore device bytes = 2147483648
+memstore device bytes = 8589934592
 osd op num shards = 1
 osd op num threads per shard = 2
 osd class load list = *
