@@ -43,6 +43,8 @@ export async function startS3Proxy(): Promise<S3Proxy> {
           response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
           pipeline(answer, response).catch(() => response.destroy());
         });
+        // Whoever goes away takes the other side along.
+        response.once('close', () => forward.destroy());
         pipeline(request, forward).catch(() => response.destroy());
       }
     }

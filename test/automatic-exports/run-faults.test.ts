@@ -1,0 +1,190 @@
+import { createHash } from 'node:crypto';
+import type http from 'node:http';
+import t, { type Test } from 'tap';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+  until,
+} from '../helpers/export-configs.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
+import { type Fate, startS3Proxy } from '../helpers/s3-proxy.ts';
+
+/** What happens to a run when the storage has a bad day, or somebody stops it. */
+
+const path = '/v1/environments/acme/export-configs';
+/** Several parts of 8 MiB. */
+const rowCount = 120_000;
+const nothing = { objects: [], unfinished: [] };
+
+async function start(t: Test) {
+  const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
+  const proxy = await startS3Proxy();
+  t.teardown(proxy.close);
+  await app.putEnvironment('acme');
+  await fillSnapshot(app.database.pool, 'acme', '2026-03-01', rowCount);
+  const config = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
+  const destination = s3Destination({ key: config.key });
+  startExportWorker(t, app);
+  const runNow = async (): Promise<string> =>
+    (await app.call(`${path}/${config.id}/runs`, { method: 'POST' })).json.id;
+  /** Every job that waits for its next attempt may have it now. */
+  const hasten = () =>
+    app.database.pool.query(`update pgboss.job set start_after = now() where state = 'retry'`);
+  const expectWhole = async (run: { objectKey: string; sha256: string; bytes: number }) => {
+    const { body } = await readObject(s3Server().bucket, run.objectKey);
+    const file = (await app.download('acme', '30-days-daily')).body;
+    t.ok(body.equals(file), 'the object is that part of the download');
+    t.equal(run.sha256, createHash('sha256').update(file).digest('hex'));
+    t.equal(run.bytes, file.length);
+    t.strictSame((await contentsOf(destination)).unfinished, []);
+  };
+  return { app, proxy, config, destination, runNow, hasten, expectWhole, runs: runReader(app, 'acme') };
+}
+
+const isPart = (request: http.IncomingMessage, number?: number) =>
+  request.method === 'PUT' && new RegExp(`partNumber=${number ?? '\\d+'}(&|$)`).test(request.url ?? '');
+
+t.test('SlowDown twice, then fine', needsS3, async t => {
+  const { proxy, runNow, runs, expectWhole } = await start(t);
+  let left = 2;
+  proxy.decide(request => (isPart(request, 2) && left-- > 0 ? 'slow-down' : 'pass'));
+  const run = await runs.finished(await runNow());
+  t.match(run, { state: 'successful', attempts: 1, rowCount });
+  t.ok(proxy.requests.filter(request => request.includes('partNumber=2')).length === 3);
+  await expectWhole(run);
+});
+
+t.test('an outage longer than one attempt: queued in between, then one whole object', needsS3, async t => {
+  const { app, proxy, config, destination, runNow, hasten, runs, expectWhole } = await start(t);
+  const table: Fate[] = ['slow-down', 'reset'];
+  let fate: Fate = 'pass';
+  proxy.decide(request => (isPart(request, 2) ? fate : 'pass'));
+  const codes = { 'slow-down': 'storage_unavailable', reset: 'endpoint_unreachable' } as Record<
+    string,
+    string
+  >;
+  fate = table[0] ?? 'pass';
+  const id = await runNow();
+  for (const [index, bad] of table.entries()) {
+    fate = bad;
+    await hasten();
+    const waiting = await until(
+      () => runs.read(id),
+      run => run.state === 'queued' && run.attempts === index + 1,
+    );
+    t.equal(waiting.error.code, codes[bad]);
+    t.equal(waiting.finishedAt, null);
+    t.strictSame(await contentsOf(destination), nothing, 'nothing is left between attempts');
+    const { status } = (await app.call(`${path}/${config.id}`)).json;
+    t.match(status, { status: 'never ran before', running: false, error: null });
+  }
+  fate = 'pass';
+  await hasten();
+  const run = await runs.finished(id);
+  t.match(run, { state: 'successful', attempts: 3, error: null });
+  await expectWhole(run);
+});
+
+t.test('stopped while running: nothing is left in the bucket', needsS3, async t => {
+  const stalled = async (t: Test) => {
+    const started = await start(t);
+    started.proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+    const id = await started.runNow();
+    await until(
+      async () => started.proxy.requests.some(request => request.includes('partNumber=2')),
+      Boolean,
+    );
+    t.match(await started.runs.read(id), { state: 'running', attempts: 1 });
+    t.equal((await contentsOf(started.destination)).unfinished.length, 1);
+    const isClean = () =>
+      until(
+        () => contentsOf(started.destination),
+        found => found.unfinished.length === 0,
+        5_000,
+      );
+    return { ...started, id, isClean };
+  };
+
+  await t.test('deleted', async t => {
+    const { app, config, destination, isClean } = await stalled(t);
+    t.equal((await app.call(`${path}/${config.id}`)).json.status.running, true);
+    t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
+    t.equal((await app.call(`${path}/${config.id}`)).status, 404);
+    t.strictSame(await isClean(), nothing);
+    await until(
+      async () => (await app.database.pool.query('select from export_configs')).rowCount,
+      count => count === 0,
+    );
+    t.strictSame(await contentsOf(destination), nothing);
+  });
+
+  await t.test('turned off', async t => {
+    const { app, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled(t);
+    t.equal(
+      (await app.call(`${path}/${config.id}`, { method: 'PATCH', json: { enabled: false } })).status,
+      200,
+    );
+    t.match(await runs.read(id), { state: 'failed', error: { code: 'cancelled' } });
+    t.strictSame(await isClean(), nothing);
+    t.match(await runs.read(id), { state: 'failed', attempts: 1, error: { code: 'cancelled' } });
+    t.match((await app.call(`${path}/${config.id}`)).json.status, {
+      status: 'failed',
+      running: false,
+      nextRunAt: null,
+    });
+    proxy.decide(() => 'pass');
+    await expectWhole(await runs.finished(await runNow()));
+  });
+
+  await t.test('the plan is lowered', async t => {
+    const { app, id, runs, isClean } = await stalled(t);
+    await app.putEnvironment('acme', 'pro');
+    t.strictSame(await isClean(), nothing);
+    t.match(await runs.finished(id), { state: 'failed', error: { code: 'plan_upgrade_required' } });
+  });
+
+  await t.test('the environment is deleted', async t => {
+    const { app, isClean } = await stalled(t);
+    t.equal((await app.call('/v1/environments/acme', { method: 'DELETE' })).status, 204);
+    t.strictSame(await isClean(), nothing);
+    t.equal((await app.database.pool.query('select from export_runs')).rowCount, 0);
+  });
+});
+
+t.test('a worker that was taken for dead does not write over the one that came after', needsS3, async t => {
+  const { app, proxy, runNow, runs, hasten, expectWhole } = await start(t);
+  proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+  const id = await runNow();
+  await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+  // What the supervisor does when heartbeats stop: the job goes to another attempt while the first still runs.
+  proxy.decide(() => 'pass');
+  const { pool } = app.database;
+  const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
+  await app.dependencies.jobs.fail('run-export', rows[0].job_id);
+  await hasten();
+  const run = await runs.finished(id);
+  t.match(run, { state: 'successful', attempts: 2, error: null });
+  await expectWhole(run);
+});
+
+t.test('the last attempt dies with its worker: the run ends, and nothing is left', needsS3, async t => {
+  const { app, proxy, destination, runNow, runs } = await start(t);
+  proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+  const id = await runNow();
+  await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+  const { pool } = app.database;
+  const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
+  await pool.query('update pgboss.job set retry_count = retry_limit where id = $1', [rows[0].job_id]);
+  await app.dependencies.jobs.fail('run-export', rows[0].job_id);
+  const run = await runs.finished(id);
+  t.match(run, { state: 'failed', error: { code: 'internal_error' } });
+  await until(
+    () => contentsOf(destination),
+    found => found.unfinished.length === 0,
+    10_000,
+  );
+});
