@@ -68,7 +68,7 @@ export function readProject(root: string): Project {
   return {
     files,
     tables: allOf(declared, /^ {2}(\w+): \w+Table;$/gm),
-    programs: allOf(packageJson, /"node src\/(\S+\.ts)"/g),
+    programs: allOf(packageJson, /"(?:exec )?node src\/(\S+\.ts)"/g),
   };
 }
 
