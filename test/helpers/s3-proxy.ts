@@ -4,8 +4,8 @@ import type { AddressInfo } from 'node:net';
 import { pipeline } from 'node:stream/promises';
 import { s3Server } from './s3.ts';
 
-/** What to do with a request to the S3 server. `stall`: take it and never answer. */
-export type Fate = 'pass' | 'slow-down' | 'stall' | 'reset';
+/** What to do with a request to the S3 server. `stall`: take it and never answer; `slow`: pass it on after 0.3 s. */
+export type Fate = 'pass' | 'slow' | 'slow-down' | 'stall' | 'reset';
 
 export interface S3Proxy {
   readonly endpoint: string;
@@ -36,17 +36,11 @@ export async function startS3Proxy(): Promise<S3Proxy> {
         request.resume();
         response.writeHead(503, { 'content-type': 'application/xml' }).end(slowDown);
         return;
-      case 'pass': {
-        const { method, url, headers } = request;
-        const { hostname, port } = upstream;
-        const forward = http.request({ hostname, port, method, path: url, headers, agent: false }, answer => {
-          response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
-          pipeline(answer, response).catch(() => response.destroy());
-        });
-        // Whoever goes away takes the other side along.
-        response.once('close', () => forward.destroy());
-        pipeline(request, forward).catch(() => response.destroy());
-      }
+      case 'slow':
+        setTimeout(() => forward(upstream, request, response), 300);
+        return;
+      case 'pass':
+        forward(upstream, request, response);
     }
   });
   server.listen(0, '127.0.0.1');
@@ -63,4 +57,16 @@ export async function startS3Proxy(): Promise<S3Proxy> {
       await once(server, 'close');
     },
   };
+}
+
+function forward(upstream: URL, request: http.IncomingMessage, response: http.ServerResponse): void {
+  const { method, url, headers } = request;
+  const { hostname, port } = upstream;
+  const forwarded = http.request({ hostname, port, method, path: url, headers, agent: false }, answer => {
+    response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
+    pipeline(answer, response).catch(() => response.destroy());
+  });
+  // Whoever goes away takes the other side along.
+  response.once('close', () => forwarded.destroy());
+  pipeline(request, forwarded).catch(() => response.destroy());
 }
