@@ -1,0 +1,202 @@
+import { gunzipSync } from 'node:zlib';
+import t from 'tap';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp, testNow } from '../helpers/app.ts';
+import { ask } from '../helpers/http-client.ts';
+import { registerSecret } from '../helpers/secrets.ts';
+
+const app = await startTestApp(t);
+const rows = [adoptionRow()];
+const file = exportHeader + exportPart(rows, '2026-03-02');
+await app.putEnvironment('acme', 'pro');
+await app.putEnvironment('other', 'enterprise');
+await app.load('acme', '2026-03-01', loadBody(rows));
+await app.load('other', '2026-03-01', loadBody([adoptionRow({ companyName: 'Of another' })]));
+
+interface Link {
+  readonly url: string;
+  readonly expiresAt: string;
+}
+
+async function makeLink(
+  token?: string,
+  json: object = { aggregation: 'today' },
+  environment = 'acme',
+): Promise<Link> {
+  const answer = await app.call(`/v1/environments/${environment}/download-links`, {
+    method: 'POST',
+    json,
+    ...(token === undefined ? {} : { token }),
+  });
+  if (answer.status !== 201) throw new Error(answer.text);
+  registerSecret(answer.json.url.split('/').at(-1));
+  return answer.json;
+}
+
+const after = (seconds: number) => new Date(Date.parse(testNow) + seconds * 1_000).toISOString();
+
+t.afterEach(() => app.setNow(testNow));
+
+t.test('a link opens its file without a header, as often as wanted', async t => {
+  const link = await makeLink();
+  t.ok(link.url.startsWith(`${app.origin}/v1/downloads/`));
+  t.equal(link.expiresAt, after(300));
+  for (let count = 1; count <= 2; count += 1) {
+    const answer = await ask(link.url);
+    t.equal(answer.status, 200);
+    t.equal(answer.text, file);
+    t.equal(answer.headers['content-disposition'], 'attachment; filename="acme_today_2026-03-02.csv"');
+    t.equal(answer.headers['cache-control'], 'private, no-store');
+    t.equal(answer.headers['x-total-rows'], '1');
+  }
+  const head = await ask(link.url, { method: 'HEAD' });
+  t.equal(head.status, 200);
+  t.equal(head.headers['x-total-rows'], '1');
+  t.equal(head.body.length, 0);
+});
+
+t.test('gzip: a file when asked for so', async t => {
+  const { url } = await makeLink(undefined, { aggregation: 'today', compression: 'gzip' });
+  const answer = await ask(url);
+  t.equal(answer.headers['content-type'], 'application/gzip');
+  t.notOk(answer.headers['content-encoding']);
+  t.equal(gunzipSync(answer.body).toString(), file);
+  const onTheWay = await ask((await makeLink()).url, { headers: { 'accept-encoding': 'gzip' } });
+  t.equal(onTheWay.headers['content-encoding'], 'gzip');
+  t.equal(gunzipSync(onTheWay.body).toString(), file);
+});
+
+t.test('it dies with its time, to the second', async t => {
+  for (const expiresInSeconds of [60, 300, 3600]) {
+    const { url, expiresAt } = await makeLink(undefined, { aggregation: 'today', expiresInSeconds });
+    t.equal(expiresAt, after(expiresInSeconds));
+    app.setNow(after(expiresInSeconds - 1));
+    t.equal((await ask(url)).status, 200);
+    app.setNow(after(expiresInSeconds));
+    const late = await ask(url);
+    t.equal(late.status, 401);
+    t.equal(late.json.code, 'unauthenticated');
+    app.setNow(testNow);
+  }
+});
+
+t.test('a body that does not fit', async t => {
+  for (const [json, path] of [
+    [{}, '/aggregation'],
+    [{ aggregation: 'yesterday' }, '/aggregation'],
+    [{ aggregation: 'today', expiresInSeconds: 59 }, '/expiresInSeconds'],
+    [{ aggregation: 'today', expiresInSeconds: 3601 }, '/expiresInSeconds'],
+    [{ aggregation: 'today', expiresInSeconds: 60.5 }, '/expiresInSeconds'],
+    [{ aggregation: 'today', expiresInSeconds: '300' }, '/expiresInSeconds'],
+    [{ aggregation: 'today', compression: 'br' }, '/compression'],
+    [{ aggregation: 'today', environmentId: 'other' }, '/environmentId'],
+  ] as const) {
+    const answer = await app.call('/v1/environments/acme/download-links', { method: 'POST', json });
+    t.equal(answer.status, 400, JSON.stringify(json));
+    t.equal(answer.json.errors[0].path, path);
+  }
+});
+
+t.test('changed in any one character it opens nothing', async t => {
+  const { url } = await makeLink();
+  const start = url.lastIndexOf('/') + 1;
+  const statuses = new Map<number, number>();
+  for (let at = start; at < url.length; at += 1) {
+    const old = url[at] ?? '';
+    for (const other of [old === 'A' ? 'B' : 'A', old === '.' ? '-' : '.', '']) {
+      const { status } = await ask(url.slice(0, at) + other + url.slice(at + 1));
+      statuses.set(status, (statuses.get(status) ?? 0) + 1);
+      // The last character of a signature carries bits that mean nothing; changing those alone changes nothing.
+      if (status !== 401 && !(at === url.length - 1 && status === 200)) t.fail(`${status} at ${at - start}`);
+    }
+  }
+  t.ok((statuses.get(401) ?? 0) >= 3 * (url.length - start) - 2);
+  for (const token of ['x', 'a.b.c', '...', 'x'.repeat(1000), `${url.slice(start)}x`, 'e30.e30.']) {
+    t.equal((await ask(`${app.origin}/v1/downloads/${token}`)).status, 401, token.slice(0, 10));
+  }
+  t.equal((await ask(`${app.origin}/v1/downloads/${'x'.repeat(1001)}`)).status, 400);
+});
+
+t.test('tokens that are signed, but not by this service for this purpose', async t => {
+  const { SignJWT, base64url } = await import('jose');
+  const token = (await makeLink()).url.split('/').at(-1) ?? '';
+  const [header = '', payload = '', signature = ''] = token.split('.');
+  const part = (value: object) => base64url.encode(JSON.stringify(value));
+  const claims = JSON.parse(Buffer.from(payload, 'base64url').toString());
+  const kid = JSON.parse(Buffer.from(header, 'base64url').toString()).kid;
+  const wrongSecret = await new SignJWT(claims)
+    .setProtectedHeader({ alg: 'HS256', kid })
+    .sign(new TextEncoder().encode('x'.repeat(32)));
+  const forged = [
+    `${part({ alg: 'none' })}.${payload}.`,
+    `${part({ alg: 'none', kid })}.${payload}.${signature}`,
+    `${part({ alg: 'HS512', kid })}.${payload}.${signature}`,
+    `${part({ alg: 'RS256', kid })}.${payload}.${signature}`,
+    `${part({ alg: 'HS256', kid: 'other' })}.${payload}.${signature}`,
+    `${part({ alg: 'HS256' })}.${payload}.${signature}`,
+    `${header}.${part({ ...claims, sub: 'other' })}.${signature}`,
+    `${header}.${part({ ...claims, exp: claims.exp + 3600 })}.${signature}`,
+    wrongSecret,
+  ];
+  for (const [index, candidate] of forged.entries()) {
+    t.equal((await ask(`${app.origin}/v1/downloads/${candidate}`)).status, 401, `forgery ${index + 1}`);
+  }
+});
+
+t.test('it dies with its key: revoked, expired, or of another scope', async t => {
+  const revoked = await app.makeKey('acme', ['exports:read']);
+  const link = await makeLink(revoked.token);
+  t.equal((await ask(link.url)).status, 200);
+  const others = await makeLink((await app.makeKey('acme', ['exports:write'])).token);
+  await app.call(`/v1/environments/acme/api-keys/${revoked.id}`, { method: 'DELETE' });
+  t.equal((await ask(link.url)).status, 401);
+  t.equal((await ask(others.url)).status, 200, 'that of another key lives');
+
+  const expiring = await app.makeKey('acme', ['exports:read'], after(120));
+  const { url } = await makeLink(expiring.token, { aggregation: 'today', expiresInSeconds: 3600 });
+  app.setNow(after(119));
+  t.equal((await ask(url)).status, 200);
+  app.setNow(after(120));
+  t.equal((await ask(url)).status, 401);
+  app.setNow(testNow);
+
+  const narrowed = await app.makeKey('acme', ['exports:read']);
+  const narrow = await makeLink(narrowed.token);
+  await app.database.pool.query(`update api_keys set scopes = '{snapshots:write}' where id = $1`, [
+    narrowed.id,
+  ]);
+  const refused = await ask(narrow.url);
+  t.equal(refused.status, 403);
+  t.equal(refused.json.code, 'insufficient_scope');
+});
+
+t.test('it dies with the plan, and lives again with it', async t => {
+  const { url } = await makeLink();
+  await app.putEnvironment('acme', 'free');
+  const refused = await ask(url);
+  t.equal(refused.status, 403);
+  t.match(refused.json, { code: 'plan_upgrade_required', currentPlan: 'free', requiredPlan: 'pro' });
+  await app.putEnvironment('acme', 'enterprise');
+  t.equal((await ask(url)).status, 200);
+});
+
+t.test('it dies with its environment, the operator’s and the key’s', async t => {
+  await app.putEnvironment('gone', 'pro');
+  await app.load('gone', '2026-03-01', loadBody(rows));
+  const key = await app.makeKey('gone', ['exports:read']);
+  const links = [await makeLink(undefined, undefined, 'gone'), await makeLink(key.token, undefined, 'gone')];
+  for (const { url } of links) t.equal((await ask(url)).status, 200);
+  await app.call('/v1/environments/gone', { method: 'DELETE' });
+  for (const { url } of links) t.equal((await ask(url)).status, 401);
+  await app.putEnvironment('gone', 'pro');
+  t.equal((await ask(links[1]?.url ?? '')).status, 401, 'a key does not come back with the name');
+});
+
+t.test('no log line holds a link’s token', async t => {
+  const { url } = await makeLink();
+  const token = url.split('/').at(-1) ?? '';
+  await ask(url);
+  await ask(`${url}x`);
+  await ask(`${url}?a=b`);
+  t.notOk(JSON.stringify(app.log).includes(token.slice(-40)));
+});
