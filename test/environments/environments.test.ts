@@ -1,0 +1,77 @@
+import t from 'tap';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+
+const app = await startTestApp(t);
+
+t.test('created, read, updated', async t => {
+  const path = '/v1/environments/acme';
+  const created = await app.call(path, { method: 'PUT', json: { name: 'Acme', plan: 'free' } });
+  t.equal(created.status, 201);
+  t.match(created.json, { id: 'acme', name: 'Acme', plan: 'free' });
+  t.strictSame((await app.call(path)).json, created.json);
+  const updated = await app.call(path, { method: 'PUT', json: { name: 'ACME', plan: 'pro' } });
+  t.equal(updated.status, 200);
+  t.match(updated.json, { name: 'ACME', plan: 'pro', createdAt: created.json.createdAt });
+  const key = await app.makeKey('acme', ['snapshots:write']);
+  t.strictSame((await app.call(path, { token: key.token })).json, updated.json);
+});
+
+t.test('two callers who create one environment at once: one creates, one updates', async t => {
+  const statuses = await Promise.all(
+    Array.from({ length: 6 }, async () => {
+      const answer = await app.call('/v1/environments/race', {
+        method: 'PUT',
+        json: { name: 'x', plan: 'pro' },
+      });
+      return answer.status;
+    }),
+  );
+  t.strictSame(statuses.sort(), [200, 200, 200, 200, 200, 201]);
+});
+
+t.test('ids and bodies that do not fit', async t => {
+  const json = { name: 'x', plan: 'pro' };
+  for (const id of ['-a', '_a', 'a.b', 'a%20b', 'x'.repeat(65), '%C3%A9', 'a%00', 'a%2Fb']) {
+    const answer = await app.call(`/v1/environments/${id}`, { method: 'PUT', json });
+    t.equal(answer.status, 400, id);
+    t.equal(answer.json.code, 'validation_failed', id);
+  }
+  for (const body of [{}, { name: 'x' }, { plan: 'pro' }, { ...json, plan: 'Pro' }, { ...json, id: 'x' }]) {
+    const answer = await app.call('/v1/environments/y', { method: 'PUT', json: body });
+    t.equal(answer.status, 400, JSON.stringify(body));
+    t.ok(answer.json.errors.length > 0);
+  }
+  t.equal((await app.call('/v1/environments/y')).status, 404);
+});
+
+t.test('lists are in order of id, page by page', async t => {
+  for (const id of ['b', 'B', '9', '10', 'a_', 'a-']) await app.putEnvironment(id);
+  const first = (await app.call('/v1/environments?limit=5')).json;
+  const second = (await app.call(`/v1/environments?limit=100&cursor=${first.nextCursor}`)).json;
+  const ids = [...first.items, ...second.items].map((item: { id: string }) => item.id);
+  t.strictSame(ids, ['10', '9', 'B', 'a-', 'a_', 'acme', 'b', 'race']);
+  t.equal(second.nextCursor, null);
+});
+
+t.test('deleting removes all that belongs to it, and nothing else', async t => {
+  for (const id of ['doomed', 'spared']) {
+    await app.putEnvironment(id);
+    for (const date of ['2026-02-27', '2026-02-28', '2026-03-01']) {
+      t.equal((await app.load(id, date, loadBody([adoptionRow()]))).status, 201);
+    }
+    await app.makeKey(id, ['exports:read']);
+  }
+  t.equal((await app.call('/v1/environments/doomed', { method: 'DELETE' })).status, 204);
+  t.equal((await app.call('/v1/environments/doomed', { method: 'DELETE' })).status, 404);
+  for (const table of ['snapshot_rows', 'snapshots', 'api_keys']) {
+    const { rows } = await app.database.pool.query(
+      `select environment_id, count(*)::int as count from ${table} where environment_id in ('doomed', 'spared') group by 1`,
+    );
+    t.strictSame(rows, [{ environment_id: 'spared', count: table === 'api_keys' ? 1 : 3 }], table);
+  }
+  t.equal((await app.download('spared', 'today')).headers['x-total-rows'], '1');
+  // A new one of the same name begins with nothing.
+  await app.putEnvironment('doomed');
+  t.strictSame((await app.call('/v1/environments/doomed/snapshots')).json.items, []);
+});
