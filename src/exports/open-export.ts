@@ -3,7 +3,6 @@ import { headerLine } from '../snapshots/columns.ts';
 import type { ShownDate } from './aggregations.ts';
 import { type Block, bytesOf, type Compression, cutBlocks, plainBlock } from './blocks.ts';
 import { type ExportPart, type ExportPlan, findParts } from './find-parts.ts';
-import { PartLostError } from './part-file.ts';
 import type { PartStore } from './part-store.ts';
 import { openReadSession, type ReadSession } from './read-session.ts';
 
@@ -67,26 +66,15 @@ export async function openExport(
     return opened;
   }
 
-  async function* partBlocks(part: ExportPart): AsyncGenerator<Block> {
-    let sentBytes = 0;
-    const kept = (await partStore?.read(part)) ?? null;
-    try {
-      for await (const block of kept ?? []) {
-        yield block;
-        sentBytes += block.plainBytes;
-      }
-      if (kept !== null) return;
-    } catch (error) {
-      if (!(error instanceof PartLostError)) throw error;
-    }
-    const rendered = cutBlocks((session ?? (await reopenFor(part))).rows(environmentId, part));
-    yield* skip(partStore === null ? rendered : partStore.keep(part, rendered), sentBytes);
+  /** Asked of the store when it needs the rows, which may be in the middle of the file. */
+  async function* render(part: ExportPart): AsyncGenerator<Block> {
+    yield* cutBlocks((session ?? (await reopenFor(part))).rows(environmentId, part));
   }
 
   async function* blocks(): AsyncGenerator<Block> {
     try {
       yield plainBlock(Buffer.from(headerLine));
-      for (const part of plan.parts) yield* partBlocks(part);
+      for (const part of plan.parts) yield* partStore?.blocks(part, () => render(part)) ?? render(part);
       await session?.end();
     } finally {
       session?.close();
@@ -98,13 +86,4 @@ export async function openExport(
     bytes: (compression = 'none') => bytesOf(blocks(), compression),
     close: () => session?.close(),
   };
-}
-
-/** Blocks are cut alike every time, so what was sent ends where one of these ends. */
-async function* skip(blocks: AsyncIterable<Block>, bytes: number): AsyncGenerator<Block> {
-  let passed = 0;
-  for await (const block of blocks) {
-    if (passed >= bytes) yield block;
-    passed += block.plainBytes;
-  }
 }

@@ -3,8 +3,9 @@ import { crc32 } from 'node:zlib';
 import type { Block } from './blocks.ts';
 
 /**
- * How a part lies on disk: its packed blocks, each behind a frame of three numbers (packed length, plain length, CRC-32
- * of both and of the packed bytes), and an empty frame at the end. A file without that end is not whole.
+ * How a part lies on disk: its packed blocks, each behind a frame of three numbers (packed length, plain length, CRC-32),
+ * and an empty frame at the end. A file without that end is not whole. Each checksum goes on from the one before, and
+ * the first from the file's name: also a block that is whole itself is refused where it does not belong.
  */
 const frameBytes = 12;
 
@@ -13,32 +14,38 @@ const maxPackedBytes = 16 * 1024 * 1024;
 
 /** What stands in the file is not what was written, or the file is gone. The part can be rendered again. */
 export class PartLostError extends Error {
-  override readonly name = 'PartLostError';
+  override readonly name: string = 'PartLostError';
 }
 
-export function encodeFrame(block: Block & { packed: Buffer }): Buffer {
-  return Buffer.concat([frameFor(block.packed, block.plainBytes), block.packed]);
+/** Frames the blocks of one file, in order. */
+export function createFramer(fileName: string): { frame(block: PackedBlock): Buffer; end(): Buffer } {
+  let checksum = crc32(fileName);
+  const frame = ({ packed, plainBytes }: PackedBlock): Buffer => {
+    const framed = Buffer.allocUnsafe(frameBytes + packed.length);
+    framed.writeUInt32LE(packed.length, 0);
+    framed.writeUInt32LE(plainBytes, 4);
+    checksum = crc32(packed, crc32(framed.subarray(0, 8), checksum));
+    framed.writeUInt32LE(checksum, 8);
+    packed.copy(framed, frameBytes);
+    return framed;
+  };
+  return { frame, end: () => frame({ packed: Buffer.alloc(0), plainBytes: 0 }) };
 }
 
-export const endFrame = frameFor(Buffer.alloc(0), 0);
-
-function frameFor(packed: Buffer, plainBytes: number): Buffer {
-  const frame = Buffer.alloc(frameBytes);
-  frame.writeUInt32LE(packed.length, 0);
-  frame.writeUInt32LE(plainBytes, 4);
-  frame.writeUInt32LE(crc32(packed, crc32(frame.subarray(0, 8))), 8);
-  return frame;
-}
+type PackedBlock = Pick<Block, 'plainBytes'> & { readonly packed: Buffer };
 
 /**
  * The blocks of a file, each checked before it is handed on.
+ * @param fileName what the framer was given
  * @param grown for a file still being written: resolves when it has more than `bytes`, or is whole; else null
  * @throws PartLostError
  */
 export async function* readFrames(
   file: FileHandle,
+  fileName: string,
   grown: ((bytes: number) => Promise<void>) | null,
 ): AsyncGenerator<Block> {
+  let checksum = crc32(fileName);
   let at = 0;
   for (;;) {
     await grown?.(at);
@@ -47,19 +54,21 @@ export async function* readFrames(
     const plainBytes = frame.readUInt32LE(4);
     if (packedBytes > maxPackedBytes) throw new PartLostError('A frame is damaged.');
     const packed = await readExactly(file, at + frameBytes, packedBytes);
-    if (crc32(packed, crc32(frame.subarray(0, 8))) !== frame.readUInt32LE(8)) {
-      throw new PartLostError('A block is damaged.');
-    }
+    checksum = crc32(packed, crc32(frame.subarray(0, 8), checksum));
+    if (checksum !== frame.readUInt32LE(8)) throw new PartLostError('A block is damaged.');
     if (packedBytes === 0) return;
     at += frameBytes + packedBytes;
     yield { plain: null, packed, plainBytes };
   }
 }
 
+/** Every failure to read is a loss: the database has it all. */
 async function readExactly(file: FileHandle, at: number, length: number): Promise<Buffer> {
   if (length === 0) return Buffer.alloc(0);
   const buffer = Buffer.allocUnsafe(length);
-  const { bytesRead } = await file.read(buffer, 0, length, at);
+  const { bytesRead } = await file.read(buffer, 0, length, at).catch((cause: unknown) => {
+    throw new PartLostError('The file cannot be read.', { cause });
+  });
   if (bytesRead !== length) throw new PartLostError('The file ends early.');
   return buffer;
 }

@@ -1,11 +1,14 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { chmodSync, mkdirSync } from 'node:fs';
-import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { ConfigError } from '../config.ts';
 import { type Block, mapAhead, pack } from './blocks.ts';
 import type { ExportPart } from './find-parts.ts';
-import { encodeFrame, endFrame, openForReading, PartLostError, readFrames } from './part-file.ts';
+import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
+import { createFramer, openForReading, PartLostError, readFrames } from './part-file.ts';
+import { createPartRoom, partExtension, unfinishedExtension } from './part-room.ts';
+import { copyRows } from './select-rows.ts';
 
 /**
  * Keeps rendered parts of files on local disk. The part that belongs to one snapshot depends only on the snapshot's
@@ -13,12 +16,15 @@ import { encodeFrame, endFrame, openForReading, PartLostError, readFrames } from
  * costs time, never correctness: every block is checked as it is read, and the database stays the only truth.
  */
 export interface PartStore {
-  /** Whether all of them can be read now, or are on their way. */
+  /** Whether all of them lie here whole. */
   hasAll(parts: readonly ExportPart[]): Promise<boolean>;
-  /** @returns the part's blocks, while it is being kept also those yet to come; null where it is not here */
-  read(part: ExportPart): Promise<AsyncGenerator<Block> | null>;
-  /** Passes the blocks of a part on and keeps them, if they can be kept; what happens on disk never shows here. */
-  keep(part: ExportPart, blocks: AsyncIterable<Block>): AsyncGenerator<Block>;
+  /**
+   * The blocks of a part: from disk, along with another request that is rendering it, or rendered and kept. What happens
+   * on disk shows in time alone.
+   * @param render gives the same blocks every time; called when they are needed, again if what was kept gets lost
+   * @throws what `render` throws
+   */
+  blocks(part: ExportPart, render: () => AsyncIterable<Block>): AsyncGenerator<Block>;
 }
 
 export interface PartStoreOptions {
@@ -26,20 +32,6 @@ export interface PartStoreOptions {
   readonly maxBytes: number;
   /** Hears of trouble with the disk. */
   readonly onError: (error: unknown) => void;
-}
-
-/** How long a reader waits for a part that another request is rendering before it renders the rest itself. */
-const followTimeoutMs = 1_000;
-/** A file that nobody has finished for so long was left by a process that died. */
-const leftoverAgeMs = 15 * 60_000;
-const extension = '.part';
-
-/** A part that is being written by this process. */
-interface Growing {
-  readonly file: string;
-  bytes: number;
-  state: 'growing' | 'whole' | 'failed';
-  readonly waiting: Set<() => void>;
 }
 
 /** Makes the directory, which nobody else on the machine may look into. @throws ConfigError when it cannot */
@@ -50,150 +42,152 @@ export function createPartStore({ directory, maxBytes, onError }: PartStoreOptio
   } catch (cause) {
     throw new ConfigError(`PART_STORE_DIR ${directory} cannot be made or is not ours`, { cause });
   }
-  const growing = new Map<string, Growing>();
-  let writtenSinceEviction = maxBytes;
+  const room = createPartRoom(directory, maxBytes);
+  /** By name; each has one request that renders it. */
+  const growing = new Map<string, GrowingPart>();
+  // A version of the service that writes rows otherwise has parts of its own.
+  const rendering = createHash('sha256')
+    .update(copyRows('', '', ''))
+    .digest('hex')
+    .slice(0, 8);
 
-  const fileOf = (part: ExportPart) => path.join(directory, `${part.version}_${part.date}${extension}`);
+  const nameOf = (part: ExportPart) => `${rendering}_${part.version}_${part.date}${partExtension}`;
 
-  async function evictWhenDue(): Promise<void> {
-    if (writtenSinceEviction < maxBytes / 20) return;
-    writtenSinceEviction = 0;
-    await evict(directory, maxBytes * 0.9);
+  async function* readKept(handle: FileHandle, name: string): AsyncGenerator<Block> {
+    const file = path.join(directory, name);
+    const now = new Date();
+    await utimes(file, now, now).catch(() => {});
+    try {
+      yield* readFrames(handle, name, null);
+    } catch (error) {
+      if (error instanceof PartLostError) {
+        onError(error);
+        await rm(file, { force: true }).catch(onError);
+      }
+      throw error;
+    } finally {
+      await handle.close();
+    }
+  }
+
+  async function* readAlong(part: GrowingPart, name: string): AsyncGenerator<Block> {
+    const grown = part.follow();
+    await grown(0);
+    const handle = await openForReading(part.path);
+    if (handle === null) throw new PartLostError('The part has just become whole, or was given up.');
+    try {
+      yield* readFrames(handle, name, grown);
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** Enters the part as growing before anything is awaited. */
+  async function* renderAndKeep(name: string, rendered: AsyncIterable<Block>): AsyncGenerator<Block> {
+    const part = createGrowingPart(path.join(directory, `${name}.${randomUUID()}${unfinishedExtension}`));
+    growing.set(name, part);
+    const settle = (state: 'whole' | 'given up') => {
+      part.settle(state);
+      if (growing.get(name) === part) growing.delete(name);
+    };
+    const giveUp = (error: unknown) => {
+      onError(error);
+      settle('given up');
+    };
+    const handle = await createFile(part.path).catch(giveUp);
+    const append = async (bytes: Buffer) => {
+      if (!handle || part.state !== 'growing') return;
+      try {
+        if (!(await room.reserve(bytes.length)))
+          throw new Error('The part store is too small for this part.');
+        await handle.appendFile(bytes);
+        part.grow(bytes.length);
+      } catch (error) {
+        giveUp(error);
+      }
+    };
+
+    const framer = createFramer(name);
+    let isWhole = false;
+    try {
+      for await (const packed of mapAhead(rendered, pack)) {
+        await append(framer.frame(packed));
+        part.hold();
+        yield packed;
+        part.resume();
+      }
+      await append(framer.end());
+      isWhole = part.state === 'growing';
+    } finally {
+      try {
+        await handle?.close();
+        if (isWhole) await rename(part.path, path.join(directory, name));
+        else if (handle) await rm(part.path, { force: true });
+      } catch (error) {
+        isWhole = false;
+        onError(error);
+      }
+      settle(isWhole ? 'whole' : 'given up');
+    }
   }
 
   return {
     async hasAll(parts) {
-      for (const file of parts.map(fileOf)) {
-        if (!growing.has(file) && (await stat(file).catch(() => null)) === null) return false;
+      for (const part of parts) {
+        if ((await stat(path.join(directory, nameOf(part))).catch(() => null)) === null) return false;
       }
       return true;
     },
 
-    async read(part) {
-      const file = fileOf(part);
-      const entry = growing.get(file);
-      const handle = await openForReading(entry?.file ?? file);
-      if (handle === null) return null;
-      if (entry === undefined) {
-        const now = new Date();
-        await utimes(file, now, now).catch(() => {});
-      }
-      return (async function* () {
+    async *blocks(part, render) {
+      const name = nameOf(part);
+      let sentBytes = 0;
+      let mayBeKept = true;
+      let heldUp: GrowingPart | null = null;
+      for (;;) {
+        const other = growing.get(name);
+        const isFollowing = other !== undefined && other !== heldUp;
+        let source: AsyncIterable<Block>;
+        if (isFollowing) source = readAlong(other, name);
+        else {
+          const kept =
+            mayBeKept && other === undefined ? await openForReading(path.join(directory, name)) : null;
+          // Another request may have begun meanwhile; from here to its entry nothing is awaited.
+          if (kept === null && growing.get(name) !== other) continue;
+          if (kept === null) source = renderAndKeep(name, render());
+          else source = readKept(kept, name);
+        }
         try {
-          yield* readFrames(handle, entry === undefined ? null : bytes => waitForGrowth(entry, bytes));
-        } catch (error) {
-          if (error instanceof PartLostError && entry === undefined) {
-            onError(error);
-            await rm(file, { force: true });
+          for await (const block of skip(source, sentBytes)) {
+            yield block;
+            sentBytes += block.plainBytes;
           }
-          throw error;
-        } finally {
-          await handle.close();
-        }
-      })();
-    },
-
-    async *keep(part, blocks) {
-      const file = fileOf(part);
-      if (growing.has(file)) {
-        yield* blocks;
-        return;
-      }
-      const entry: Growing = {
-        file: `${file}.${randomUUID()}.tmp`,
-        bytes: 0,
-        state: 'growing',
-        waiting: new Set(),
-      };
-      growing.set(file, entry);
-      const handle = await open(entry.file, 'wx', 0o600).catch(giveUp);
-      let isWritable = handle !== null;
-
-      function giveUp(error: unknown): null {
-        isWritable = false;
-        onError(error);
-        settle(entry, 'failed');
-        return null;
-      }
-      async function write(bytes: Buffer): Promise<void> {
-        if (handle === null || !isWritable) return;
-        try {
-          await handle.appendFile(bytes);
-          entry.bytes += bytes.length;
-          writtenSinceEviction += bytes.length;
-          wake(entry);
+          return;
         } catch (error) {
-          giveUp(error);
+          if (!(error instanceof PartLostError)) throw error;
+          if (!isFollowing) mayBeKept = false;
+          if (error instanceof HeldUpError) heldUp = other ?? null;
         }
-      }
-
-      let isWhole = false;
-      try {
-        for await (const packed of mapAhead(blocks, pack)) {
-          await write(encodeFrame(packed));
-          yield packed;
-        }
-        await write(endFrame);
-        isWhole = isWritable;
-      } finally {
-        await handle?.close().catch(onError);
-        try {
-          if (isWhole) await rename(entry.file, file);
-          else await rm(entry.file, { force: true });
-          if (isWhole) await evictWhenDue();
-        } catch (error) {
-          onError(error);
-        }
-        settle(entry, isWhole ? 'whole' : 'failed');
-        growing.delete(file);
       }
     },
   };
 }
 
-function wake(entry: Growing): void {
-  for (const resume of entry.waiting) resume();
-  entry.waiting.clear();
-}
-
-function settle(entry: Growing, state: 'whole' | 'failed'): void {
-  entry.state = state;
-  wake(entry);
-}
-
-/** @throws PartLostError when nothing comes for a while: a slow reader sets the writer's pace, and others need not wait */
-async function waitForGrowth(entry: Growing, bytes: number): Promise<void> {
-  while (entry.bytes <= bytes && entry.state === 'growing') {
-    await new Promise<void>((resolve, reject) => {
-      const late = setTimeout(() => {
-        entry.waiting.delete(resume);
-        reject(new PartLostError('The part comes too slowly.'));
-      }, followTimeoutMs);
-      const resume = () => {
-        clearTimeout(late);
-        resolve();
-      };
-      entry.waiting.add(resume);
-    });
+/** The directory may have been removed since the start. */
+async function createFile(file: string): Promise<FileHandle> {
+  try {
+    return await open(file, 'wx', 0o600);
+  } catch {
+    await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
+    return await open(file, 'wx', 0o600);
   }
-  if (entry.bytes <= bytes && entry.state === 'failed') throw new PartLostError('The part was given up.');
 }
 
-/** Removes the files that were used the longest ago until the rest fits, and what dead processes left. */
-async function evict(directory: string, maxBytes: number): Promise<void> {
-  const files: { file: string; bytes: number; usedAt: number }[] = [];
-  for (const name of await readdir(directory)) {
-    const file = path.join(directory, name);
-    const info = await stat(file).catch(() => null);
-    if (info === null || !info.isFile()) continue;
-    if (name.endsWith(extension)) files.push({ file, bytes: info.size, usedAt: info.mtimeMs });
-    else if (name.endsWith('.tmp') && Date.now() - info.mtimeMs > leftoverAgeMs)
-      await rm(file, { force: true });
-  }
-  let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
-  for (const { file, bytes } of files.toSorted((a, b) => a.usedAt - b.usedAt)) {
-    if (total <= maxBytes) return;
-    await rm(file, { force: true });
-    total -= bytes;
+/** Blocks are cut alike every time, so what was sent ends where one of these ends. */
+async function* skip(blocks: AsyncIterable<Block>, bytes: number): AsyncGenerator<Block> {
+  let passed = 0;
+  for await (const block of blocks) {
+    if (passed >= bytes) yield block;
+    passed += block.plainBytes;
   }
 }

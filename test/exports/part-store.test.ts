@@ -1,0 +1,350 @@
+import { spawnSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import fs from 'node:fs';
+import type http from 'node:http';
+import path from 'node:path';
+import { gunzipSync } from 'node:zlib';
+import t from 'tap';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startApp, startTestApp } from '../helpers/app.ts';
+import { ask, open } from '../helpers/http-client.ts';
+import { countCopies, keptParts, writeDenseSnapshot } from '../helpers/kept-parts.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+
+const base = fs.mkdtempSync('/tmp/warehouse-export-part-store-');
+const parts = keptParts(path.join(base, 'parts'));
+const app = await startTestApp(t, { env: { PART_STORE_DIR: parts.directory, PART_STORE_MB: '64' } });
+/** The same data, every part rendered anew. */
+const plainApp = await startApp(t, { databaseUrl: app.database.url, env: { PART_STORE_MB: '0' } });
+t.teardown(async () => fs.rmSync(base, { recursive: true, force: true }));
+const copies = countCopies(app.dependencies.exportPool);
+const { pool } = app.database;
+const today = '2026-03-02';
+await app.putEnvironment('small', 'pro');
+for (const date of ['2025-11-12', '2026-02-18', '2026-02-22', '2026-03-01']) {
+  const rows = ['c1', 'c2', 'c3'].map(companyId => adoptionRow({ companyId, companyName: `on ${date}` }));
+  await app.load('small', date, loadBody(rows));
+}
+await app.putEnvironment('big', 'pro');
+await writeDenseSnapshot(pool, { environmentId: 'big', date: today, rows: 20_000 });
+
+const authorization = { authorization: `Bearer ${testAdminToken}` };
+const urlOf = (environmentId: string, aggregation = 'today', origin = app.origin) =>
+  `${origin}/v1/environments/${environmentId}/exports/${aggregation}.csv`;
+const openFile = (environmentId: string) => open(urlOf(environmentId), { headers: authorization });
+const bigFile = (await plainApp.download('big', 'today')).body;
+
+async function readRest(response: http.IncomingMessage): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of response) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** As far as some bytes; the rest is for later. */
+async function readSome(response: http.IncomingMessage): Promise<Buffer> {
+  for (;;) {
+    const chunk: Buffer | null = response.read();
+    if (chunk !== null) return chunk;
+    await new Promise(resolve => response.once('readable', resolve));
+  }
+}
+
+const forgetParts = () => fs.rmSync(parts.directory, { recursive: true, force: true });
+t.beforeEach(() => {
+  forgetParts();
+  copies.since();
+});
+t.afterEach(async () => {
+  await eventually(() => app.dependencies.downloadSlots.taken === 0, 'all slots given back');
+  await eventually(() => parts.openFiles().length === 0, 'all files closed', 2_000);
+  if (fs.existsSync(parts.directory) && fs.statSync(parts.directory).isDirectory()) {
+    await eventually(() => parts.unfinished().length === 0, 'no unfinished file', 2_000);
+  }
+});
+
+t.test('the same bytes with parts on and off, first and again, plain and packed', async t => {
+  for (const aggregation of ['today', '30-days-daily', '3-months-weekly', '6-months-weekly']) {
+    for (const headers of [{}, { 'accept-encoding': 'gzip' }]) {
+      const off = await plainApp.download('small', aggregation, headers);
+      for (const time of ['first', 'again']) {
+        const on = await app.download('small', aggregation, headers);
+        t.ok(on.body.equals(off.body), `${aggregation} ${JSON.stringify(headers)} ${time}`);
+        const { date: _a, 'x-request-id': _b, ...onHeaders } = on.headers;
+        const { date: _c, 'x-request-id': _d, ...offHeaders } = off.headers;
+        t.strictSame(onHeaders, offHeaders);
+      }
+    }
+  }
+  copies.since();
+  t.ok((await app.download('small', '30-days-daily')).text.split('\n').length > 9);
+  t.equal(copies.since(), 0, 'what is kept is not rendered');
+  const packed = await app.download('big', 'today', { 'accept-encoding': 'gzip' });
+  t.ok(gunzipSync(packed.body).equals(bigFile));
+  t.equal(copies.since(), 1);
+  const file = await app.call('/v1/environments/big/exports/today.csv.gz');
+  t.ok(file.body.equals(packed.body));
+  t.ok((await app.download('big', 'today')).body.equals(bigFile));
+  t.equal(copies.since(), 0);
+});
+
+t.test('a replaced, deleted or reloaded snapshot is never shown from before', async t => {
+  await app.putEnvironment('moving', 'pro');
+  for (let version = 0; version < 20; version += 1) {
+    const rows = [adoptionRow({ companyName: `version ${version}` })];
+    await app.load('moving', '2026-03-01', loadBody(rows));
+    const expected = exportHeader + exportPart(rows, today);
+    t.equal((await app.download('moving', 'today')).text, expected);
+    t.equal((await app.download('moving', 'today')).text, expected);
+    if (version % 3 !== 0) continue;
+    await app.call('/v1/environments/moving/snapshots/2026-03-01', { method: 'DELETE' });
+    t.equal((await app.download('moving', 'today')).text, exportHeader);
+  }
+});
+
+t.test('one snapshot under two dates: today, and the closed day tomorrow', async t => {
+  const rows = [adoptionRow({ companyId: 'now' })];
+  await app.putEnvironment('dated', 'pro');
+  await app.load('dated', today, loadBody(rows));
+  t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, today));
+  app.setNow('2026-03-03T01:00:00.000Z');
+  t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, '2026-03-03'));
+  copies.since();
+  t.equal((await app.download('dated', '30-days-daily')).text, exportHeader + exportPart(rows, today));
+  t.equal(copies.since(), 0, 'the closed day is what today was');
+  app.setNow('2026-03-02T10:00:00.000Z');
+});
+
+t.test('each byte of a kept part flipped: the same file, and the damage is gone', async t => {
+  const { text } = await app.download('small', 'today');
+  const [name = ''] = parts.whole();
+  const good = parts.read(name);
+  for (let at = 0; at < good.length; at += 1) {
+    const bad = Buffer.from(good);
+    bad[at] = (bad[at] ?? 0) ^ (1 << (at % 8));
+    parts.write(name, bad);
+    if ((await app.download('small', 'today')).text !== text) t.fail(`byte ${at}`);
+    if (!parts.read(name).equals(good)) t.fail(`byte ${at} is still wrong`);
+  }
+  t.equal(copies.since(), 1 + good.length);
+});
+
+t.test('a part under another name is refused', async t => {
+  await app.download('small', '30-days-daily');
+  const [first = '', second = ''] = parts.whole();
+  fs.copyFileSync(path.join(parts.directory, first), path.join(parts.directory, second));
+  const [on, off] = [
+    await app.download('small', '30-days-daily'),
+    await plainApp.download('small', '30-days-daily'),
+  ];
+  t.equal(on.text, off.text);
+});
+
+t.test('random damage to a large part, between downloads and during one', async t => {
+  await app.download('big', 'today');
+  const [name = ''] = parts.whole();
+  const good = parts.read(name);
+  for (let round = 0; round < 6; round += 1) {
+    const isDuring = round % 2 === 0;
+    const response = isDuring ? await openFile('big') : null;
+    const start = response === null ? Buffer.alloc(0) : await readSome(response);
+    const bad = Buffer.from(good);
+    for (let flips = 0; flips < 3; flips += 1) bad[randomInt(bad.length)] = randomInt(256);
+    parts.write(name, round % 3 === 0 ? bad.fill(0, randomInt(bad.length)) : bad);
+    const file =
+      response === null
+        ? await app.download('big', 'today').then(({ body }) => body)
+        : await readRest(response);
+    t.ok(Buffer.concat([start, file]).equals(bigFile), `round ${round}`);
+    // A reader that had passed the damage before it was made leaves it to the next.
+    t.ok((await app.download('big', 'today')).body.equals(bigFile));
+    t.ok(parts.read(name).equals(good), `mended in round ${round}`);
+  }
+});
+
+const losses: Record<string, () => void> = {
+  'the file deleted': () => fs.rmSync(path.join(parts.directory, parts.whole()[0] ?? '')),
+  'the directory deleted': forgetParts,
+  'the file cut short': () => {
+    const file = path.join(parts.directory, parts.whole()[0] ?? '');
+    fs.truncateSync(file, randomInt(fs.statSync(file).size));
+  },
+  'the file emptied': () => fs.truncateSync(path.join(parts.directory, parts.whole()[0] ?? ''), 0),
+};
+for (const [what, lose] of Object.entries(losses)) {
+  t.test(`${what}: before a download and during one`, async t => {
+    await app.download('big', 'today');
+    lose();
+    t.ok((await app.download('big', 'today')).body.equals(bigFile), 'before');
+    const response = await openFile('big');
+    const start = await readSome(response);
+    lose();
+    t.ok(Buffer.concat([start, await readRest(response)]).equals(bigFile), 'during');
+    t.ok((await app.download('big', 'today')).body.equals(bigFile), 'after');
+    t.equal(parts.whole().length, 1, 'kept again');
+  });
+}
+
+t.test('the directory deleted, or something else put in its place, while a part is rendered', async t => {
+  for (const putFile of [false, true]) {
+    forgetParts();
+    const response = await openFile('big');
+    const start = await readSome(response);
+    forgetParts();
+    if (putFile) fs.writeFileSync(parts.directory, 'not a directory');
+    t.ok(Buffer.concat([start, await readRest(response)]).equals(bigFile));
+    t.ok((await app.download('big', 'today')).body.equals(bigFile));
+  }
+});
+
+t.test('the disk is full during a download', async t => {
+  const directory = path.join(base, 'tiny');
+  fs.mkdirSync(directory);
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', directory]);
+  if (mounted.status !== 0) {
+    t.pass('left out', { skip: `no tmpfs can be mounted: ${mounted.error?.message ?? mounted.stderr}` });
+    return;
+  }
+  try {
+    const tiny = await startApp(t, {
+      databaseUrl: app.database.url,
+      env: { PART_STORE_DIR: directory, PART_STORE_MB: '64' },
+    });
+    for (let time = 0; time < 3; time += 1) {
+      const [one, two] = await Promise.all([tiny.download('big', 'today'), tiny.download('big', 'today')]);
+      t.ok(one.body.equals(bigFile));
+      t.ok(two.body.equals(bigFile));
+    }
+    t.ok(
+      tiny.log.some(line => /ENOSPC/.test(JSON.stringify(line))),
+      'it was full',
+    );
+    await eventually(() => fs.readdirSync(directory).length === 0, 'nothing is left there');
+    const small = await tiny.download('small', 'today');
+    t.ok(small.body.equals((await plainApp.download('small', 'today')).body));
+    t.equal(keptParts(directory).whole().length, 1, 'and what fits is kept');
+  } finally {
+    spawnSync('umount', ['-l', directory]);
+  }
+});
+
+t.test('requests for one part at the same time render it once', async t => {
+  for (const count of [2, 6]) {
+    forgetParts();
+    copies.since();
+    const asked = Array.from({ length: count }, () => app.download('big', 'today'));
+    for (const { body } of await Promise.all(asked)) t.ok(body.equals(bigFile));
+    t.equal(copies.since(), 1, `${count} at once`);
+  }
+});
+
+t.test('a slow first reader holds no other up, and gets its own file', async t => {
+  const slow = await openFile('big');
+  const start = await readSome(slow);
+  slow.pause();
+  const startedAt = performance.now();
+  t.ok((await app.download('big', 'today')).body.equals(bigFile));
+  t.ok(performance.now() - startedAt < 5_000);
+  copies.since();
+  t.ok((await app.download('big', 'today')).body.equals(bigFile), 'kept by the second');
+  t.equal(copies.since(), 0);
+  t.ok(Buffer.concat([start, await readRest(slow)]).equals(bigFile));
+});
+
+t.test('the first reader goes away in the middle: the others get the whole file', async t => {
+  const first = await openFile('big');
+  await readSome(first);
+  const others = [app.download('big', 'today'), app.download('big', 'today', { 'accept-encoding': 'gzip' })];
+  await eventually(() => app.dependencies.downloadSlots.taken === 3);
+  first.destroy();
+  const [one, two] = await Promise.all(others);
+  t.ok(one?.body.equals(bigFile));
+  t.ok(two && gunzipSync(two.body).equals(bigFile));
+  t.ok(copies.since() <= 2);
+  t.equal(parts.whole().length, 1);
+});
+
+t.test('readers that come and go leave nothing open', async t => {
+  for (let round = 0; round < 30; round += 1) {
+    if (round % 3 === 0) forgetParts();
+    const controller = new AbortController();
+    const asked = [1, 2, 3].map(() =>
+      ask(urlOf('big'), { headers: authorization, signal: controller.signal }),
+    );
+    const settled = Promise.allSettled(asked);
+    await new Promise(resolve => setTimeout(resolve, randomInt(60)));
+    controller.abort();
+    await settled;
+  }
+  t.ok((await app.download('big', 'today')).body.equals(bigFile));
+});
+
+t.test('what is kept stays below its limit, at every moment', async t => {
+  const bounded = keptParts(path.join(base, 'bounded'));
+  const limit = 4;
+  const small = await startApp(t, {
+    databaseUrl: app.database.url,
+    env: { PART_STORE_DIR: bounded.directory, PART_STORE_MB: String(limit) },
+  });
+  for (let day = 0; day < 8; day += 1) {
+    await app.putEnvironment(`env-${day}`, 'pro');
+    await writeDenseSnapshot(pool, { environmentId: `env-${day}`, date: today, rows: 2_500, salt: `${day}` });
+  }
+  let most = 0;
+  const watch = setInterval(() => {
+    most = Math.max(most, bounded.usedBytes());
+  }, 1);
+  for (let round = 0; round < 2; round += 1) {
+    for (let day = 0; day < 8; day += 2) {
+      const both = [day, day + 1].map(index => small.download(`env-${index}`, 'today'));
+      for (const { status } of await Promise.all(both)) t.equal(status, 200);
+    }
+  }
+  // Larger than the whole store: it is sent all the same.
+  await writeDenseSnapshot(pool, { environmentId: 'env-0', date: today, rows: 12_000 });
+  const large = await small.download('env-0', 'today');
+  t.ok(large.body.equals((await plainApp.download('env-0', 'today')).body));
+  clearInterval(watch);
+  t.ok(most <= limit * 2 ** 20, `${most} bytes at most`);
+  t.ok(most > limit * 2 ** 19, 'and the room is used');
+  t.equal(bounded.unfinished().length, 0);
+});
+
+t.test('what is used stays, what is not goes first', async t => {
+  const bounded = keptParts(path.join(base, 'used'));
+  const small = await startApp(t, {
+    databaseUrl: app.database.url,
+    env: { PART_STORE_DIR: bounded.directory, PART_STORE_MB: '4' },
+  });
+  const smallCopies = countCopies(small.dependencies.exportPool);
+  for (const environmentId of [
+    'env-1',
+    'env-2',
+    'env-1',
+    'env-3',
+    'env-1',
+    'env-4',
+    'env-1',
+    'env-5',
+    'env-1',
+  ]) {
+    await small.download(environmentId, 'today');
+  }
+  t.equal(smallCopies.since(), 5);
+});
+
+t.test('files that a dead process left are removed, those of a living one are not', async t => {
+  fs.mkdirSync(parts.directory, { recursive: true });
+  const [dead, living] = ['dead.part.tmp', 'living.part.tmp'].map(name => path.join(parts.directory, name));
+  for (const file of [dead, living]) fs.writeFileSync(file ?? '', 'x');
+  const hourAgo = new Date(Date.now() - 3_600_000);
+  fs.utimesSync(dead ?? '', hourAgo, hourAgo);
+  // A process looks when it first writes.
+  const other = await startApp(t, {
+    databaseUrl: app.database.url,
+    env: { PART_STORE_DIR: parts.directory, PART_STORE_MB: '64' },
+  });
+  await other.download('small', 'today');
+  t.strictSame(parts.unfinished(), ['living.part.tmp']);
+  fs.rmSync(living ?? '');
+});
