@@ -1,0 +1,119 @@
+import t from 'tap';
+import { startTestApp } from '../helpers/app.ts';
+
+/** Who may call what about automatic exports: every route × every kind of caller × every plan. */
+
+const app = await startTestApp(t);
+const { pool } = app.database;
+
+interface Rule {
+  readonly needs: 'exports:read' | 'exports:write';
+  /** Whether the plan must be enterprise. */
+  readonly gated: boolean;
+  /** For a caller who may; nothing listens where the bodies lead to. */
+  readonly status: number;
+  readonly body?: object;
+}
+
+const read = { needs: 'exports:read', gated: false, status: 200 } as const;
+const write = { needs: 'exports:write', gated: true } as const;
+const body = {
+  name: 'Nightly',
+  schedule: 'daily',
+  provider: 'custom',
+  endpoint: 'https://127.0.0.1',
+  bucket: 'acme',
+  region: 'eu',
+  accessKeyId: 'id',
+  secretAccessKey: 'not-a-real-secret',
+};
+
+const configs = '/v1/environments/{environmentId}/export-configs';
+const rules: Readonly<Record<string, Rule>> = {
+  [`GET ${configs}`]: read,
+  [`POST ${configs}`]: { ...write, body, status: 422 },
+  [`POST ${configs}/validate`]: { ...write, body, status: 200 },
+  [`GET ${configs}/{configId}`]: read,
+  [`PATCH ${configs}/{configId}`]: { ...write, body: { name: 'Daily' }, status: 200 },
+  [`POST ${configs}/{configId}/validate`]: { ...write, status: 500 },
+  [`GET ${configs}/{configId}/status`]: read,
+  [`POST ${configs}/{configId}/runs`]: { ...write, status: 404 },
+  [`GET ${configs}/{configId}/runs`]: read,
+  [`GET ${configs}/{configId}/runs/{runId}`]: read,
+  'GET /v1/environments/{environmentId}/runs/{runId}': read,
+  // Last: it takes away what the others ask for.
+  [`DELETE ${configs}/{configId}`]: { needs: 'exports:write', gated: false, status: 204 },
+};
+
+t.test('every route has a rule', async t => {
+  const { paths } = app.app.swagger() as { paths: Record<string, Record<string, unknown>> };
+  const routes = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map(method => `${method.toUpperCase()} ${path}`),
+  );
+  const mine = routes.filter(route => /\/export-configs|\/runs\//.test(route));
+  t.strictSame(mine.sort(), Object.keys(rules).sort());
+});
+
+t.test('the matrix', async t => {
+  await app.putEnvironment('stranger');
+  const foreign = await app.makeKey('stranger', ['exports:write']);
+  const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as const;
+  for (const plan of ['free', 'pro', 'enterprise'] as const) {
+    const environment = `on-${plan}`;
+    await app.putEnvironment(environment, plan);
+    const keys = await Promise.all(scopes.map(scope => app.makeKey(environment, [scope])));
+    for (const [route, rule] of Object.entries(rules)) {
+      const call = async (token: string | null, environmentId = environment) => {
+        await restore(environment);
+        const [method = '', template = ''] = route.split(' ');
+        const path = template
+          .replace('{environmentId}', environmentId)
+          .replace('{configId}', `config-${environment}`)
+          .replace('{runId}', `run-${environment}`);
+        return await app.call(path, { method, token, ...(rule.body && { json: rule.body }) });
+      };
+      const expect = async (
+        who: string,
+        token: string | null,
+        status: number,
+        code: string | null,
+        at?: string,
+      ) => {
+        const answer = await call(token, at);
+        t.equal(answer.status, status, `${route} on ${plan}: ${who}`);
+        if (code !== null) t.equal(answer.json.code, code, `${route} on ${plan}: ${who}`);
+      };
+      await expect('no token', null, 401, 'unauthenticated');
+      await expect('an unknown key', `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`, 401, 'unauthenticated');
+      await expect('a key of another environment', foreign.token, 404, 'not_found');
+      for (const [index, scope] of scopes.entries()) {
+        const token = keys[index]?.token ?? '';
+        const has = scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
+        if (!has) await expect(scope, token, 403, 'insufficient_scope');
+        else if (rule.gated && plan !== 'enterprise')
+          await expect(scope, token, 403, 'plan_upgrade_required');
+        else await expect(scope, token, rule.status, null);
+      }
+      // Ids of this environment under the path of another: unknown there.
+      if (/configId|runId/.test(route)) {
+        await expect('another environment’s path', foreign.token, 404, 'not_found', 'stranger');
+      }
+    }
+  }
+});
+
+/** A config and a run that finished; the secret is no sealed one. */
+async function restore(environment: string): Promise<void> {
+  await pool.query('delete from export_configs where environment_id = $1', [environment]);
+  await pool.query(
+    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
+       access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
+     values ($1, 'config-' || $1, 'c', true, 'daily', 'custom', 'acme', 'eu', '', 'https://127.0.0.1', 'id', 'none', 'none', false, now(), now(), now())`,
+    [environment],
+  );
+  await pool.query(
+    `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at, finished_at)
+     values ($1, 'config-' || $1, 'run-' || $1, 'manual', '2026-03-01', 'successful', now(), now())`,
+    [environment],
+  );
+}

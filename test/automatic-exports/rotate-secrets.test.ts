@@ -1,0 +1,60 @@
+import { execFile } from 'node:child_process';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import t from 'tap';
+import { readConfig } from '../../src/config.ts';
+import { isSealedUnderFirstKey, openSecret, sealSecret } from '../../src/destinations/secrets.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+
+/** `npm run secrets:rotate` as a process. */
+
+const program = path.join(import.meta.dirname, '../../src/automatic-exports/rotate-secrets.ts');
+const secretOf = (index: number) => `rotated-secret-${index}-0123456789`;
+
+t.test('moves every secret to the first key, page by page, and says how many', async t => {
+  const app = await startTestApp(t);
+  await app.putEnvironment('acme');
+  await app.putEnvironment('other');
+  const env = {
+    DATABASE_URL: app.database.url,
+    ADMIN_TOKEN: testAdminToken,
+    ENCRYPTION_KEYS: `${testEncryptionKeys.second},${testEncryptionKeys.first}`,
+  };
+  const before = readConfig({ ...env, ENCRYPTION_KEYS: testEncryptionKeys.first }).encryptionKeys;
+  const after = readConfig(env).encryptionKeys;
+  const rows = Array.from({ length: 1_201 }, (_, index) => {
+    const owner = { environmentId: index % 2 === 0 ? 'acme' : 'other', configId: `c${index}` };
+    return { ...owner, sealed: sealSecret(before, secretOf(index), owner) };
+  });
+  registerSecret(secretOf(0));
+  await app.database.pool.query(
+    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
+       access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
+     select e, i, 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', s, 'none', false, now(), now(), now()
+     from unnest($1::text[], $2::text[], $3::text[]) as given (e, i, s)`,
+    [rows.map(row => row.environmentId), rows.map(row => row.configId), rows.map(row => row.sealed)],
+  );
+  const rotate = () => promisify(execFile)(process.execPath, [program], { env: { ...env } });
+  t.equal((await rotate()).stdout, 'Moved 1201 of 1201 secrets to the key "2025b".\n');
+  t.equal((await rotate()).stdout, 'Moved 0 of 1201 secrets to the key "2025b".\n');
+  const stored = await app.database.pool.query(
+    'select environment_id, id, sealed_secret from export_configs',
+  );
+  t.equal(stored.rowCount, 1_201);
+  let right = 0;
+  for (const row of stored.rows) {
+    const owner = { environmentId: row.environment_id, configId: row.id };
+    const opened = openSecret(after, row.sealed_secret, owner);
+    if (isSealedUnderFirstKey(after, row.sealed_secret) && opened === secretOf(Number(row.id.slice(1))))
+      right += 1;
+  }
+  t.equal(right, 1_201);
+
+  // One that is sealed under a key that nobody has any more is left as it is, and told.
+  await app.database.pool.query(
+    `update export_configs set sealed_secret = 'v1.lost.' || repeat('A', 40) where id = 'c0'`,
+  );
+  const told = await rotate().catch((error: { code: number; stdout: string; stderr: string }) => error);
+  t.match(told, { code: 1, stdout: 'Moved 0 of 1201 secrets', stderr: '1 could not be read' });
+});
