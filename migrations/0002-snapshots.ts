@@ -39,7 +39,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
   // `LIKE` and `ATTACH PARTITION` take locks that neither wait for running exports nor hold them up;
   // `PARTITION OF` would lock the parent against every reader. The advisory lock makes two loaders of one new day
-  // take turns, and the second look finds what the first one made.
+  // take turns, and the second look finds what the first one made: it asks the tables of the catalog, because
+  // `to_regclass` would answer from a cache that a wait for an advisory lock does not refresh.
   await sql`
     create function ensure_snapshot_partition(day date) returns void
     language plpgsql as $function$
@@ -47,11 +48,17 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       partition_name text := 'snapshot_rows_' || to_char(day, 'YYYYMMDD');
       lock_key bigint := hashtextextended('warehouse-export partition ' || day, 0);
     begin
-      if exists (select from pg_inherits where inhrelid = to_regclass(partition_name)) then
+      if exists (
+        select from pg_class join pg_inherits on inhrelid = pg_class.oid
+        where relname = partition_name and inhparent = 'snapshot_rows'::regclass
+      ) then
         return;
       end if;
       perform pg_advisory_xact_lock(lock_key);
-      if exists (select from pg_inherits where inhrelid = to_regclass(partition_name)) then
+      if exists (
+        select from pg_class join pg_inherits on inhrelid = pg_class.oid
+        where relname = partition_name and inhparent = 'snapshot_rows'::regclass
+      ) then
         return;
       end if;
       execute format('create table %I (like snapshot_rows including all)', partition_name);
