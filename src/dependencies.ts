@@ -1,12 +1,11 @@
-import type { Kysely } from 'kysely';
 import type { Pool } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
 import { runsAtOnce } from './automatic-exports/start-worker.ts';
 import type { Config } from './config.ts';
 import { createKysely, createPool } from './db/connect.ts';
+import type { Database } from './db/database.ts';
 import { createJobQueue } from './db/job-queue.ts';
-import type { Tables } from './db/tables.ts';
 import { parseEndpointAllowlist } from './destinations/endpoint-allowlist.ts';
 import type { ClientEnvironment } from './destinations/s3-client.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
@@ -19,7 +18,7 @@ export interface Dependencies {
   readonly log: Logger;
   readonly now: () => Date;
   /** For everything short. */
-  readonly db: Kysely<Tables>;
+  readonly db: Database;
   /** A download holds a connection for as long as its reader is slow: they have a pool of their own. */
   readonly exportPool: Pool;
   /** Parts of files that were rendered before; null: every part is rendered anew. */
