@@ -15,7 +15,7 @@ const smallBodyTimeoutMs = 20_000;
  */
 export function registerBodyTimeLimits(app: FastifyInstance): void {
   app.addHook('onRequest', (request, _reply, done) => {
-    if (request.headers['content-type']?.startsWith('text/csv') !== true) {
+    if (!/^text\/csv/i.test(request.headers['content-type'] ?? '')) {
       destroyUnlessComplete(request.raw, smallBodyTimeoutMs);
     }
     done();
@@ -25,6 +25,8 @@ export function registerBodyTimeLimits(app: FastifyInstance): void {
     const { raw } = request;
     if (!raw.complete && !raw.destroyed) {
       destroyUnlessComplete(raw, drainTimeoutMs);
+      // Whoever stopped half-way may still be listening, and then the stream would not flow.
+      raw.removeAllListeners('readable');
       raw.resume();
     }
     done();

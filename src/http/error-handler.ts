@@ -22,6 +22,8 @@ export function sendProblem(thrown: unknown, request: FastifyRequest, reply: Fas
   return reply
     .code(error.status)
     .headers(error.headers)
+    // A URL that cannot be decoded comes here before any hook.
+    .header('x-request-id', request.id)
     .type(problemMediaType)
     .serializer(JSON.stringify)
     .send(toProblem(error.code, error.message, request.id, error.members));

@@ -1,0 +1,257 @@
+import http from 'node:http';
+import { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
+import t from 'tap';
+import { adoptionRow, loadBody, loadColumns } from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { type Answer, ask } from '../helpers/http-client.ts';
+import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
+
+function isProblem(
+  t: { ok: (is: boolean, name: string) => unknown },
+  answer: Answer,
+  status: number,
+  code: string,
+  what: string,
+) {
+  const problem = answer.json;
+  const isRight =
+    answer.status === status &&
+    answer.headers['content-type'] === 'application/problem+json; charset=utf-8' &&
+    problem.type === `urn:warehouse-export:problem:${code}` &&
+    problem.code === code &&
+    problem.status === status &&
+    typeof problem.title === 'string' &&
+    typeof problem.detail === 'string' &&
+    problem.requestId === answer.headers['x-request-id'];
+  t.ok(isRight, `${what}: ${answer.status} ${JSON.stringify(answer.text)}`);
+  t.ok(
+    !/\\n +at |node_modules|\.ts:|select |pg_|127\.0\.0\.1/i.test(answer.text),
+    `${what}: nothing of the inside`,
+  );
+}
+
+t.test('paths and methods that are not there', async t => {
+  for (const [method, path] of [
+    ['GET', '/'],
+    ['GET', '/v1'],
+    ['GET', '/v1/nothing'],
+    ['GET', '/v2/environments'],
+    ['POST', '/v1/environments'],
+    ['PATCH', '/v1/environments/acme'],
+    ['POST', '/v1/environments/acme/exports/today.csv'],
+    ['GET', '/v1/environments/acme/exports/today'],
+    ['GET', '/v1/environments/acme/exports/today.csv.br'],
+    ['GET', '/v1/environments/acme/exports/today.csv/'],
+    ['GET', '/v1/environments/acme/../acme'],
+    ['DELETE', '/health/live'],
+    ['OPTIONS', '/v1/environments'],
+    ['GET', `/${'x'.repeat(5_000)}`],
+    ['GET', '/v1/Environments'],
+  ] as const) {
+    const answer = await app
+      .call('/', { method, headers: {} })
+      .then(() => ask(app.origin + path, { method }));
+    isProblem(
+      t,
+      answer,
+      path.includes('..') ? answer.status : 404,
+      answer.json.code,
+      `${method} ${path.slice(0, 60)}`,
+    );
+    t.ok(answer.status === 404 || answer.status === 401, path.slice(0, 60));
+  }
+});
+
+t.test('URLs that cannot be decoded', async t => {
+  for (const path of [
+    '/v1/environments/%',
+    '/v1/environments/%zz',
+    '/v1/environments/%ff',
+    '/%c0%af',
+    '/v1/environments/a%',
+  ]) {
+    const answer = await ask(app.origin + path, { headers: { authorization: `Bearer ${testAdminToken}` } });
+    t.ok(answer.status === 400 || answer.status === 404, `${path}: ${answer.status}`);
+    isProblem(t, answer, answer.status, answer.status === 400 ? 'validation_failed' : 'not_found', path);
+  }
+});
+
+t.test('JSON bodies', async t => {
+  const put = (body: string | Buffer, type = 'application/json') =>
+    app.call('/v1/environments/new', { method: 'PUT', headers: { 'content-type': type }, body });
+  const good = '{"name":"x","plan":"pro"}';
+  for (const body of [
+    '',
+    '{',
+    'null',
+    '[]',
+    '"x"',
+    '1',
+    '{"name":"x","plan":"pro"',
+    `${good}x`,
+    '\u0000',
+    '{"name":"x","plan":"pro",}',
+    "{'name':'x'}",
+    '\ufeff',
+  ]) {
+    isProblem(t, await put(body), 400, 'validation_failed', JSON.stringify(body));
+  }
+  for (const poison of [
+    '{"__proto__":{"a":1},"name":"x","plan":"pro"}',
+    '{"constructor":{"prototype":{}},"name":"x","plan":"pro"}',
+  ]) {
+    isProblem(t, await put(poison), 400, 'validation_failed', poison);
+  }
+  isProblem(
+    t,
+    await put('{"name":"x","plan":"pro","more":1}'),
+    400,
+    'validation_failed',
+    'an unknown property',
+  );
+  t.strictSame(
+    (await put('{"name":"x","plan":"pro","more":1,"a/b":2}')).json.errors
+      .map((error: { path: string }) => error.path)
+      .sort(),
+    ['/a/b', '/more'],
+  );
+  isProblem(t, await put(`${'['.repeat(50_000)}`), 400, 'validation_failed', 'deep nesting');
+  isProblem(t, await put(good, 'text/plain'), 415, 'unsupported_media_type', 'text');
+  isProblem(t, await put(good, 'application/xml'), 415, 'unsupported_media_type', 'xml');
+  isProblem(t, await put(good, 'application/x-www-form-urlencoded'), 415, 'unsupported_media_type', 'a form');
+  isProblem(t, await put(good, ';'), 415, 'unsupported_media_type', 'no type at all');
+  isProblem(
+    t,
+    await put(`{"name":"${'x'.repeat(300_000)}","plan":"pro"}`),
+    413,
+    'payload_too_large',
+    '300 kB',
+  );
+  t.equal((await app.call('/v1/environments/new')).status, 404, 'nothing was made');
+});
+
+t.test('request ids: the caller’s own where it can do no harm, else a new one', async t => {
+  const idFor = async (given: string) =>
+    (await ask(`${app.origin}/nothing`, { headers: { 'x-request-id': given } })).json.requestId;
+  t.equal(await idFor('abc-1.2:3_4'), 'abc-1.2:3_4');
+  for (const given of ['a b', 'x'.repeat(65), '<script>', '"', ''])
+    t.match(await idFor(given), /^[0-9a-f-]{36}$/);
+});
+
+t.test('raw garbage gets a problem and the end', async t => {
+  for (const garbage of [
+    'garbage\r\n\r\n',
+    'GET / HTTP/9.9\r\n\r\n',
+    'GET /\u0000 HTTP/1.1\r\nHost: x\r\n\r\n',
+    '\u0016\u0003\u0001\u0002\u0000',
+    `GET / HTTP/1.1\r\nHost: x\r\nX: ${'y'.repeat(40_000)}\r\n\r\n`,
+    'POST /v1/environments HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n',
+    'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n',
+  ]) {
+    const connection = await connectRaw(app.port);
+    connection.socket.write(garbage);
+    await connection.closed;
+    const text = connection.received().toString();
+    t.match(text, /^HTTP\/1\.1 4\d\d /, JSON.stringify(garbage.slice(0, 20)));
+    t.match(text, /application\/problem\+json/);
+    const problem = JSON.parse(text.slice(text.indexOf('\r\n\r\n') + 4));
+    t.equal(problem.code, 'validation_failed');
+  }
+  t.equal((await app.call('/health/live')).status, 200);
+});
+
+/** A client that goes on sending whatever happens, as many do, and reads the answer only then. */
+async function sendThrough(
+  head: string,
+  megabytes: number,
+): Promise<{ text: string; closed: string | null }> {
+  const connection = await connectRaw(app.port);
+  connection.socket.write(head);
+  const piece = Buffer.alloc(64 * 1024, 'x');
+  let closed: string | null = null;
+  connection.closed.then(how => {
+    closed = how;
+  });
+  for (let sent = 0; sent < megabytes * 16 && closed === null; sent += 1) {
+    connection.socket.write(`${piece.length.toString(16)}\r\n`);
+    connection.socket.write(piece);
+    if (!connection.socket.write('\r\n'))
+      await Promise.race([
+        new Promise(resolve => connection.socket.once('drain', resolve)),
+        connection.closed,
+      ]);
+  }
+  connection.socket.write('0\r\n\r\n');
+  await connection.until(/\r\n\r\n/);
+  const text = connection.received().toString();
+  // The same connection serves the next request.
+  if (closed === null) {
+    connection.socket.write('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n');
+    await connection.until(/\{"status":"ok"\}/);
+  }
+  connection.socket.destroy();
+  return { text, closed };
+}
+
+t.test('an early answer reaches a client that is still sending, and its connection lives on', async t => {
+  const head = (path: string, token: string) =>
+    `PUT ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${token}\r\nTransfer-Encoding: chunked\r\n\r\n`;
+  const path = '/v1/environments/acme/snapshots/2026-03-01';
+  const header = `${loadColumns.join(',')}\n`;
+  const start = `${(header.length + 6).toString(16)}\r\n${header}a,b,c\n\r\n`;
+  for (const [name, text, status, code] of [
+    ['no such key', head(path, 'nobody'), 401, 'unauthenticated'],
+    ['no such environment', head(path.replace('acme', 'none'), testAdminToken), 404, 'not_found'],
+    ['a date in the future', head(path.replace('2026', '2027'), testAdminToken), 400, 'validation_failed'],
+    ['a header at fault', `${head(path, testAdminToken)}6\r\na,b,c\n\r\n`, 422, 'snapshot_invalid'],
+    ['a row at fault near the start', head(path, testAdminToken) + start, 422, 'snapshot_invalid'],
+  ] as const) {
+    const { text: answer, closed } = await sendThrough(text, 24);
+    t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), name);
+    t.match(answer, new RegExp(`"code":"${code}"`), name);
+    t.equal(closed, null, `${name}: not reset`);
+  }
+  await eventually(() => app.dependencies.loadSlots.taken === 0);
+});
+
+t.test('a JSON body of many megabytes is refused without being read into memory', async t => {
+  const before = process.memoryUsage().arrayBuffers;
+  const { text } = await sendThrough(
+    `PUT /v1/environments/acme HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer ${testAdminToken}\r\nTransfer-Encoding: chunked\r\n\r\n`,
+    24,
+  );
+  t.match(text, /^HTTP\/1\.1 413 /);
+  t.ok(process.memoryUsage().arrayBuffers - before < 32 * 2 ** 20);
+});
+
+t.test('keep-alive: one connection, many answers, errors among them', async t => {
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+  const localPorts = new Set<number | undefined>();
+  agent.on('free', (socket: { localPort?: number }) => localPorts.add(socket.localPort));
+  const authorization = { authorization: `Bearer ${testAdminToken}` };
+  for (let round = 0; round < 3; round += 1) {
+    t.equal((await ask(`${app.origin}/v1/environments`, { agent })).status, 401);
+    t.equal((await ask(`${app.origin}/v1/environments`, { agent, headers: authorization })).status, 200);
+    const body = Readable.from([loadBody([adoptionRow()]), 'bad row\n']);
+    const loaded = await ask(`${app.origin}/v1/environments/acme/snapshots/2026-03-01`, {
+      method: 'PUT',
+      agent,
+      headers: { ...authorization, 'content-type': 'text/csv' },
+      body,
+    });
+    t.equal(loaded.status, 422);
+    t.equal(
+      (await ask(`${app.origin}/v1/environments/acme/exports/today.csv`, { agent, headers: authorization }))
+        .status,
+      200,
+    );
+  }
+  await delay(0);
+  t.equal(localPorts.size, 1);
+  agent.destroy();
+});
