@@ -1,0 +1,85 @@
+import pg from 'pg';
+import t from 'tap';
+import { migrateToLatest } from '../../src/db/migrator.ts';
+import { adoptionRow, loadBody, loadColumns } from '../helpers/adoption-rows.ts';
+import { startApp } from '../helpers/app.ts';
+import { startPostgresServer } from '../helpers/postgres-server.ts';
+import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
+
+// A server of its own: it is stopped under the service's feet.
+const server = await startPostgresServer(
+  process.env['TEST_POSTGRES_BIN'] === undefined ? {} : { binDirectory: process.env['TEST_POSTGRES_BIN'] },
+);
+t.teardown(() => server.remove());
+await migrateToLatest(server.url);
+const app = await startApp(t, { databaseUrl: server.url });
+await app.putEnvironment('acme', 'pro');
+const pool = new pg.Pool({ connectionString: server.url, max: 1 });
+pool.on('error', () => {});
+t.teardown(() => pool.end());
+await writeWideSnapshot(pool, { environmentId: 'acme', date: '2026-03-02', rows: 1_000, nameBytes: 50_000 });
+
+for (const mode of ['immediate', 'fast'] as const) {
+  t.test(`the database stops (${mode}) under downloads and a load, and comes back`, async t => {
+    await pool.query('update snapshots set version = gen_random_uuid()');
+    const get = (version: string, encoding: string) =>
+      `GET /v1/environments/acme/exports/today.csv HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\nAccept-Encoding: ${encoding}\r\n\r\n`;
+    const downloads = [];
+    for (const version of ['1.1', '1.0']) {
+      for (const encoding of ['identity', 'gzip']) {
+        const connection = await connectRaw(app.port, 1_000);
+        connection.socket.write(get(version, encoding));
+        await connection.until(/\r\n\r\n/);
+        downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
+      }
+    }
+    const load = await connectRaw(app.port);
+    const start = `${loadColumns.join(',')}\n`;
+    load.socket.write(
+      `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${testAdminToken}\r\nContent-Length: 1000000\r\n\r\n${start}`,
+    );
+    await eventually(() => app.dependencies.loadSlots.taken === 1);
+
+    await server.stop(mode);
+    for (const { what, connection } of downloads) {
+      connection.socket.resume();
+      t.equal(await connection.closed, 'ECONNRESET', what);
+      t.notOk(connection.received().toString('latin1').endsWith('0\r\n\r\n'), what);
+    }
+
+    for (const [method, path] of [
+      ['GET', '/v1/environments/acme'],
+      ['GET', '/v1/environments/acme/exports'],
+      ['GET', '/v1/environments/acme/exports/today.csv'],
+      ['GET', '/health/ready'],
+    ] as const) {
+      const answer = await app.call(path, { method });
+      t.equal(answer.status, 503, path);
+      t.equal(answer.json.code, 'unavailable', path);
+      t.match(String(answer.headers['retry-after']), /^[1-9]\d*$/, path);
+      t.notMatch(answer.text, /ECONN|5432|postgres/i, path);
+    }
+    t.equal((await app.load('acme', '2026-02-28', loadBody([adoptionRow()]))).status, 503);
+    t.equal((await app.call('/health/live')).status, 200);
+    t.equal((await app.call('/metrics')).status, 200);
+    load.socket.write('x'.repeat(100_000));
+    load.socket.end();
+    await load.closed;
+    t.notMatch(load.received().toString(), /^HTTP\/1\.1 20/);
+
+    await server.start();
+    await eventually(async () => (await app.call('/health/ready')).status === 200, 'ready again');
+    const whole = await app.download('acme', 'today');
+    t.equal(whole.headers['x-total-rows'], '1000');
+    t.equal(whole.text.trimEnd().split('\n').length, 1_001);
+    t.strictSame(
+      (await app.call('/v1/environments/acme/snapshots')).json.items.map(
+        (item: { date: string }) => item.date,
+      ),
+      ['2026-03-02'],
+    );
+    await eventually(() => app.dependencies.downloadSlots.taken + app.dependencies.loadSlots.taken === 0);
+  });
+}
