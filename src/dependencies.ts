@@ -100,7 +100,7 @@ export function createDependencies(
       what: 'snapshot loads',
     }),
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
-    jobs: createJobQueue(pools.jobs, error => log.error({ err: error }, 'job queue')),
+    jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'the job queue will try again')),
     runPool: pools.run,
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,

@@ -217,9 +217,16 @@ function makeClient(
   return createS3Client(config.destination, credentials, clientEnvironment, runPatience);
 }
 
-/** Errors of the S3 client hold the whole request, credentials in its headers included. */
-function causeOf(error: unknown): { type: string; message: string; code?: string } {
-  if (!(error instanceof Error)) return { type: typeof error, message: String(error) };
-  const { name, message, stack } = error;
-  return { type: name, message, ...(stack === undefined ? {} : { stack }) };
+/** For the log. Errors of the S3 client hold the whole request, so only what is known to be harmless is taken. */
+function causeOf(error: unknown): Record<string, unknown> {
+  if (!(error instanceof Error)) return { type: typeof error };
+  const { name, message, stack, cause } = error;
+  const { code, Code } = error as { code?: unknown; Code?: unknown };
+  return {
+    type: name,
+    message,
+    stack,
+    code: Code ?? code,
+    ...(cause instanceof Error && { cause: causeOf(cause) }),
+  };
 }

@@ -11,7 +11,10 @@ export interface Worker {
 
 /** Runs at once in this process; each holds a database connection and up to 64 MiB of parts. */
 export const runsAtOnce = 4;
-/** In all processes together, so that one customer's hundred configs leave room for the others. */
+/**
+ * So that one customer's hundred configs leave room for the others, in every process. pg-boss can count over all
+ * processes instead (`groupConcurrency`), but fetches at the same moment then let too many through.
+ */
 const runsAtOncePerEnvironment = 2;
 
 /** Together less than the 30 s that a process has to stop. */
@@ -73,7 +76,7 @@ async function startWith(dependencies: RunDependencies, stopping: AbortSignal): 
     {
       includeMetadata: true,
       localConcurrency: runsAtOnce,
-      groupConcurrency: runsAtOncePerEnvironment,
+      localGroupConcurrency: runsAtOncePerEnvironment,
       pollingIntervalSeconds: 1,
       // With a backlog the next job is taken without a pause.
       burstWhenReadyExceeds: runsAtOnce,

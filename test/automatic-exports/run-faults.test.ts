@@ -15,6 +15,8 @@ import { type Fate, startS3Proxy } from '../helpers/s3-proxy.ts';
 
 /** What happens to a run when the storage has a bad day, or somebody stops it. */
 
+t.setTimeout(300_000);
+
 const path = '/v1/environments/acme/export-configs';
 /** Several parts of 8 MiB. */
 const rowCount = 120_000;
@@ -187,4 +189,25 @@ t.test('the last attempt dies with its worker: the run ends, and nothing is left
     found => found.unfinished.length === 0,
     10_000,
   );
+});
+
+t.test('a customer with many configs does not keep the others waiting', needsS3, async t => {
+  const { app, proxy, runNow, config } = await start(t);
+  await app.putEnvironment('other');
+  await fillSnapshot(app.database.pool, 'other', '2026-03-01', 10);
+  const mine = await makeConfig(app, 'other');
+  const many = [config.id];
+  for (let index = 0; index < 5; index += 1) {
+    many.push((await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }))).id);
+  }
+  proxy.decide(request => (isPart(request) ? 'stall' : 'pass'));
+  await runNow();
+  for (const id of many.slice(1)) await app.call(`${path}/${id}/runs`, { method: 'POST' });
+  const running = async () =>
+    (await app.database.pool.query(`select 1 from export_runs where state = 'running'`)).rowCount;
+  await until(running, count => count === 2);
+  const started = await app.call(`/v1/environments/other/export-configs/${mine.id}/runs`, { method: 'POST' });
+  t.match(await runReader(app, 'other').finished(started.json.id, 10_000), { state: 'successful' });
+  t.equal(await running(), 2, 'no more than two of one environment at once');
+  for (const id of many) await app.call(`${path}/${id}`, { method: 'DELETE' });
 });
