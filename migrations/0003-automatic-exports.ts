@@ -66,6 +66,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
        where state = 'successful'`,
     `create index export_runs_without_job on export_runs (environment_id, snapshot_date)
        where state = 'queued' and job_id is null`,
+    'create index export_runs_with_job on export_runs (environment_id, config_id) where job_id is not null',
   ];
   for (const index of indexes) await sql.raw(index).execute(db);
 }

@@ -1,6 +1,7 @@
 import { sql, type Transaction } from 'kysely';
 import type { PgBoss } from 'pg-boss';
 import type { Database } from '../db/database.ts';
+import { lostRunQueue, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import { purgeConfigs } from './configs.ts';
@@ -29,6 +30,7 @@ export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise
     // Those that end make room for the next slot's: a config has one unfinished run at most.
     const failed = (await failSwitchedOff(trx, now)) + (await failWithoutSnapshot(trx, now));
     const added = await insertDue(trx, now);
+    await takeBackWithoutJob(trx);
     const sent = await enqueueRuns(trx, boss);
     await purgeConfigs(trx);
     return { added, sent, failed };
@@ -94,6 +96,25 @@ async function failSwitchedOff(trx: Transaction<Tables>, now: Date): Promise<num
     trx,
   );
   return Number(result.numAffectedRows ?? 0);
+}
+
+/**
+ * A run whose job is gone, say because somebody emptied the queue, would hold back every later slot of its config, or
+ * its config's removal. It gets a new one unless it is over. Jobs of `run-export-lost` are about runs that end now.
+ */
+async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
+  await sql`
+    update export_runs as run
+    set state = case when run.state = 'running' then 'queued' else run.state end, job_id = null
+    where run.job_id is not null
+      and not exists (
+        select from pgboss.job
+        where job.name = ${runQueue} and job.id = run.job_id and job.state < 'completed')
+      and not exists (
+        select from pgboss.job
+        where job.name = ${lostRunQueue} and job.data ->> 'runId' = run.id and job.state < 'completed')`.execute(
+    trx,
+  );
 }
 
 /** The newest slot of each schedule as a table of three columns. */

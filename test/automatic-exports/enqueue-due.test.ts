@@ -239,6 +239,22 @@ t.test('a clock that goes back runs no slot again', async t => {
   t.strictSame(await runs(), ['a 2026-03-04 2026-03-03 successful']);
 });
 
+t.test('a queue that somebody emptied: unfinished runs get new jobs', async t => {
+  const { tick, runs, pool } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01'],
+  });
+  await tick('2026-03-02T00:00:30Z');
+  const jobId = async () => (await pool.query('select job_id from export_runs')).rows[0].job_id;
+  const first = await jobId();
+  await tick('2026-03-02T00:01:30Z');
+  t.equal(await jobId(), first);
+  await pool.query(`delete from pgboss.job where name = 'run-export'`);
+  await tick('2026-03-02T00:02:30Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
+  t.not(await jobId(), first);
+});
+
 t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
   const { pool, tick } = await start(t, { configs: [], snapshots: [] });
   await pool.query(
