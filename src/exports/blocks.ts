@@ -16,7 +16,7 @@ export interface Block {
 /** Large enough to pack well, small enough that a few in flight cost nothing. */
 const blockBytes = 256 * 1024;
 
-/** Room for a whole block and a little: with less, zlib comes back for more, which halves the speed of unpacking. */
+/** Room for a whole block and a little: with less, zlib comes back for more, which halves the speed. */
 const chunkSize = blockBytes + 1024;
 
 /** How many blocks are packed or unpacked at once, ahead of the reader. */
@@ -37,7 +37,8 @@ export async function pack(block: Block): Promise<Block & { packed: Buffer }> {
 
 async function plainBytes(block: Block): Promise<Buffer> {
   return (
-    block.plain ?? (await gunzipBlock(block.packed ?? Buffer.alloc(0), { maxOutputLength: block.plainBytes }))
+    block.plain ??
+    (await gunzipBlock(block.packed ?? Buffer.alloc(0), { chunkSize, maxOutputLength: block.plainBytes }))
   );
 }
 
