@@ -1,13 +1,14 @@
 import { promisify } from 'node:util';
-import { constants, gunzip, gzip } from 'node:zlib';
+import { constants, crc32, deflateRaw, inflateRaw } from 'node:zlib';
+import { gzipStream } from './gzip-stream.ts';
 
 /**
- * A piece of a file that can be packed and unpacked alone: gzip members can be put one after the other, and so a packed
- * file is the packed blocks in order. At least one of the two forms is there.
+ * A piece of a file that can be packed and unpacked alone; a packed file is put together from packed blocks. At least one
+ * of the two forms is there.
  */
 export interface Block {
   readonly plain: Buffer | null;
-  /** One gzip member. */
+  /** The CRC-32 of the plain form, 4 bytes, and behind it raw deflate, flushed to a byte and not final. */
   readonly packed: Buffer | null;
   /** The length of the plain form. */
   readonly plainBytes: number;
@@ -22,31 +23,46 @@ const chunkSize = blockBytes + 1024;
 /** How many blocks are packed or unpacked at once, ahead of the reader. */
 const ahead = 3;
 
-const gzipBlock = promisify(gzip);
-const gunzipBlock = promisify(gunzip);
+const crcBytes = 4;
 
-/** The same bytes for the same plain form, always: zlib writes no time into the header, and the level is fixed. */
+const deflate = promisify(deflateRaw);
+const inflate = promisify(inflateRaw);
+
+/** The same bytes for the same plain form, always: the level is fixed. */
 export async function pack(block: Block): Promise<Block & { packed: Buffer }> {
   if (block.packed !== null) return { ...block, packed: block.packed };
-  const packed = await gzipBlock(block.plain ?? Buffer.alloc(0), {
+  const plain = block.plain ?? Buffer.alloc(0);
+  const deflated = await deflate(plain, {
     level: constants.Z_BEST_SPEED,
+    finishFlush: constants.Z_SYNC_FLUSH,
     chunkSize,
   });
+  const packed = Buffer.allocUnsafe(crcBytes + deflated.length);
+  packed.writeUInt32LE(crc32(plain), 0);
+  deflated.copy(packed, crcBytes);
   return { ...block, packed };
 }
 
-async function plainBytes(block: Block): Promise<Buffer> {
-  return (
-    block.plain ??
-    (await gunzipBlock(block.packed ?? Buffer.alloc(0), { chunkSize, maxOutputLength: block.plainBytes }))
-  );
+async function unpack({ plain, packed, plainBytes }: Block): Promise<Buffer> {
+  if (plain !== null || packed === null) return plain ?? Buffer.alloc(0);
+  return await inflate(packed.subarray(crcBytes), {
+    finishFlush: constants.Z_SYNC_FLUSH,
+    chunkSize,
+    maxOutputLength: plainBytes,
+  });
 }
 
 export type Compression = 'none' | 'gzip';
 
 /** The bytes of a file in the form that the reader wants. */
 export function bytesOf(blocks: AsyncIterable<Block>, compression: Compression): AsyncGenerator<Buffer> {
-  return mapAhead(blocks, compression === 'gzip' ? async block => (await pack(block)).packed : plainBytes);
+  if (compression === 'none') return mapAhead(blocks, unpack);
+  return gzipStream(
+    mapAhead(blocks, async block => {
+      const { packed, plainBytes } = await pack(block);
+      return { deflated: packed.subarray(crcBytes), crc: packed.readUInt32LE(0), plainBytes };
+    }),
+  );
 }
 
 /**
