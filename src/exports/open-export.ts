@@ -25,6 +25,11 @@ export interface ExportSource {
   readonly partStore: PartStore | null;
 }
 
+interface View {
+  readonly plan: ExportPlan;
+  readonly session: ReadSession;
+}
+
 /**
  * Opens the file of these dates. What it holds is one consistent view: parts that are kept are of just the versions that
  * the registry shows, and all others are read in the one repeatable-read transaction in which the registry was read.
@@ -37,33 +42,37 @@ export async function openExport(
   dates: readonly ShownDate[],
   signal: AbortSignal,
 ): Promise<OpenExport> {
-  signal.throwIfAborted();
-  let plan = await findParts(exportPool, environmentId, dates);
-  let session: ReadSession | null = null;
-  if (partStore === null || !(await partStore.hasAll(plan.parts))) await openSession();
+  const opened = await openView();
+  const { plan } = opened;
+  let session: ReadSession | null = opened.session;
+  if (partStore !== null && (await partStore.hasAll(plan.parts))) await endSession();
 
-  /** From here on what is missing is read in one transaction, and the registry's word is the one it has there. */
-  async function openSession(): Promise<ReadSession> {
-    const opened = await openReadSession(exportPool, signal);
+  /** What is missing is read in the transaction in which the registry was read. */
+  async function openView(): Promise<View> {
+    const fresh = await openReadSession(exportPool, signal);
     try {
-      plan = await findParts(opened.client, environmentId, dates);
+      return { plan: await findParts(fresh.client, environmentId, dates), session: fresh };
     } catch (error) {
-      opened.close();
+      fresh.close();
       throw error;
     }
-    session = opened;
-    return opened;
+  }
+
+  async function endSession(): Promise<void> {
+    await session?.end();
+    session = null;
   }
 
   /** For a part that was kept and is lost: the same version, or nothing. */
   async function reopenFor(part: ExportPart): Promise<ReadSession> {
-    const opened = await openSession();
-    if (!plan.parts.some(({ date, version }) => date === part.date && version === part.version)) {
+    const view = await openView();
+    session = view.session;
+    if (!view.plan.parts.some(({ date, version }) => date === part.date && version === part.version)) {
       throw new Error(
         `Snapshot ${part.snapshotDate} of ${environmentId} was replaced while it was being read.`,
       );
     }
-    return opened;
+    return view.session;
   }
 
   /** Asked of the store when it needs the rows, which may be in the middle of the file. */
@@ -75,7 +84,7 @@ export async function openExport(
     try {
       yield plainBlock(Buffer.from(headerLine));
       for (const part of plan.parts) yield* partStore?.blocks(part, () => render(part)) ?? render(part);
-      await session?.end();
+      await endSession();
     } finally {
       session?.close();
     }

@@ -118,24 +118,26 @@ for (const [mode, app] of [
     });
 
     t.test('also while the database has nothing to say yet', async t => {
-      const locker = await pool.connect();
-      await locker.query('begin; lock table snapshot_rows in access exclusive mode');
-      try {
-        const connection = await connectRaw(app.port);
-        connection.socket.write(rawRequest('1.1'));
-        await eventually(async () => {
-          const { rows: waiting } = await pool.query(
-            `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-          );
-          return waiting.length === 1;
-        }, 'waits for the lock');
-        const goneAt = performance.now();
-        connection.socket.destroy();
-        await untilNoneBusy();
-        t.ok(performance.now() - goneAt < 1_000);
-      } finally {
-        await locker.query('rollback');
-        locker.release();
+      for (const table of ['snapshot_rows', 'snapshots']) {
+        const locker = await pool.connect();
+        await locker.query(`begin; lock table ${table} in access exclusive mode`);
+        try {
+          const connection = await connectRaw(app.port);
+          connection.socket.write(rawRequest('1.1'));
+          await eventually(async () => {
+            const { rows: waiting } = await pool.query(
+              `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+            );
+            return waiting.length === 1;
+          }, 'waits for the lock');
+          const goneAt = performance.now();
+          connection.socket.destroy();
+          await untilNoneBusy();
+          t.ok(performance.now() - goneAt < 1_000, table);
+        } finally {
+          await locker.query('rollback');
+          locker.release();
+        }
       }
     });
 
