@@ -1,6 +1,7 @@
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
 import { isTransient, StorageError } from '../destinations/storage-error.ts';
 import type { RunError } from './status.ts';
+import { SnapshotAbsentError } from './transfer.ts';
 
 /** Why runs end, and which ends are only of an attempt. Pure. */
 
@@ -26,6 +27,11 @@ export function snapshotMissing(snapshotDate: string): RunError {
   return { code: 'snapshot_missing', message: `There is no snapshot of ${snapshotDate} any more.` };
 }
 
+const notThereYet: RunError = {
+  code: 'snapshot_missing',
+  message: 'The snapshot has been loaded, but has not reached the replica that exports read.',
+};
+
 /** A fault of ours may come from a moment's confusion; one that comes again and again is a bug. */
 const attemptsAtInternalErrors = 3;
 
@@ -38,6 +44,8 @@ export function describeFailure(error: unknown, attempt: number): { error: RunEr
     const { code, message } = error.fault;
     return { error: { code, message }, retry: isTransient(code) };
   }
+  // The registry has it, so the replica that exports read will.
+  if (error instanceof SnapshotAbsentError) return { error: notThereYet, retry: true };
   return {
     error: internalError,
     retry: isDatabaseUnavailable(error) || attempt < attemptsAtInternalErrors,
