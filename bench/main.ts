@@ -1,0 +1,121 @@
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { createPool } from '../src/db/connect.ts';
+import { migrateToLatest } from '../src/db/migrator.ts';
+import { startPostgresServer } from '../test/helpers/postgres-server.ts';
+import { startS3Server, whyNoS3Server } from '../test/helpers/s3-server.ts';
+import type { Bench, Section } from './bench.ts';
+import { measureDownloads } from './downloads.ts';
+import { fillSnapshot } from './fill.ts';
+import { measureGrowth } from './growth.ts';
+import { measureLatency } from './latency.ts';
+import { measureLoads } from './loads.ts';
+import { measureMemory } from './memory.ts';
+import { hasProgram } from './processes.ts';
+import { asText, describeMachine, writeReport } from './report.ts';
+import { measureRuns } from './runs.ts';
+
+const usage = `Measures this service beside what its jobs could be done with otherwise, on the same rows, in turns.
+
+  npm run bench                      all of it, less than 10 minutes on 2 cores
+  npm run bench -- --quick           a smoke run of less than a minute; its figures say nothing
+  npm run bench -- --only downloads,loads
+
+  --rows <n>     rows of the day that is exported and loaded (default 1000000)
+  --rounds <n>   measurements of each (default 5)
+  --only <names> downloads, runs, loads, latency, memory, growth (default: all)
+  --write        puts table and plot into docs/performance.md and .svg; bench/out has them always
+  --help         this text
+
+It starts the Postgres that npm installed, or works in the empty database that DATABASE_URL names, and leaves its rows
+there. psql, aws (Debian: awscli) and the S3 server (Debian: ceph-mon ceph-osd radosgw ceph-common, as root) are used
+where they are; what is left out for want of them is said.`;
+
+const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>> = {
+  downloads: measureDownloads,
+  runs: measureRuns,
+  loads: measureLoads,
+  latency: measureLatency,
+  memory: measureMemory,
+  growth: measureGrowth,
+};
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    rows: { type: 'string' },
+    rounds: { type: 'string' },
+    only: { type: 'string', default: Object.keys(measurements).join(',') },
+    write: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+const wanted = values.only.split(',');
+const unknown = wanted.filter(name => measurements[name] === undefined);
+if (values.help) console.log(usage);
+else if (unknown.length > 0) throw new Error(`There is no measurement ${unknown.join(', ')}; see --help`);
+else await main();
+
+async function main(): Promise<void> {
+  const cleanups: (() => Promise<void> | void)[] = [];
+  const loadAtStart = os.loadavg()[0] ?? 0;
+  try {
+    const bench = await prepare(cleanups);
+    const sections: Section[] = [];
+    for (const name of wanted) {
+      console.error(name);
+      const section = await measurements[name]?.(bench);
+      if (section !== undefined) sections.push(section);
+    }
+    const report = { sections, machine: await describeMachine(bench, loadAtStart) };
+    console.log(asText(report));
+    writeReport(report, values.write);
+  } finally {
+    for (const cleanup of cleanups.reverse()) await cleanup();
+  }
+}
+
+async function prepare(cleanups: (() => Promise<void> | void)[]): Promise<Bench> {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-bench-'));
+  cleanups.push(() => fs.rmSync(directory, { recursive: true, force: true }));
+
+  const given = process.env['DATABASE_URL'];
+  const server = given
+    ? null
+    : await startPostgresServer({ settings: { shared_buffers: '512MB', max_wal_size: '4GB' } });
+  if (server !== null) cleanups.push(server.remove);
+  const databaseUrl = given || (server?.url ?? '');
+  await migrateToLatest(databaseUrl);
+  const pool = createPool({
+    url: databaseUrl,
+    applicationName: 'bench',
+    maxConnections: 4,
+    statementTimeoutMs: 0,
+    onIdleError: () => {},
+  });
+  cleanups.push(() => pool.end());
+
+  const noS3 = wanted.includes('runs') ? whyNoS3Server(false) : 'not asked for';
+  const s3 = noS3 === null ? await startS3Server() : null;
+  if (s3 !== null) cleanups.push(s3.remove);
+
+  const rows = Number(values.rows ?? (values.quick ? 20_000 : 1_000_000));
+  const bench: Bench = {
+    databaseUrl,
+    pool,
+    directory,
+    date: new Date(Date.now() - 24 * 60 * 60 * 1000).toISOString().slice(0, 10),
+    environmentId: 'bench',
+    rows,
+    rounds: Number(values.rounds ?? (values.quick ? 1 : 5)),
+    sizes: values.quick ? [5_000, 20_000, 80_000] : [500_000, 2_000_000, 8_000_000],
+    configCounts: values.quick ? [10, 100] : [100, 1_000, 10_000],
+    hasPsql: hasProgram('psql'),
+    s3: s3?.server ?? null,
+  };
+  console.error(`filling the database with ${rows.toLocaleString('en')} rows`);
+  await fillSnapshot(pool, bench);
+  return bench;
+}

@@ -1,0 +1,138 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { copyThrough } from './baselines.ts';
+import { type Bench, formatNumber, type Section } from './bench.ts';
+import { alternate, type Contender } from './measure.ts';
+import { hasProgram } from './processes.ts';
+import { type Service, startService } from './service.ts';
+
+interface Run {
+  readonly id: string;
+  readonly state: string;
+  readonly createdAt: string;
+  readonly startedAt: string;
+  readonly finishedAt: string;
+  readonly error: unknown;
+}
+
+/** A run to the real S3 server beside the pipelines that a shell would make of it. */
+export async function measureRuns(bench: Bench): Promise<Section> {
+  const title = `Runs to S3 of ${bench.rows.toLocaleString('en')} rows`;
+  const aws = ['/usr/bin/aws', 'aws'].find(hasProgram);
+  const missing = [
+    ...(bench.s3 === null ? ['no S3 server can be started here'] : []),
+    ...(aws === undefined ? ['there is no aws (awscli)'] : []),
+    ...(bench.hasPsql ? [] : ['there is no psql']),
+  ];
+  if (bench.s3 === null || aws === undefined || missing.length > 0) {
+    return {
+      title,
+      columns: [''],
+      rows: [],
+      goals: [],
+      notes: [`Left out: ${missing.join(', ')}.`],
+      bars: [],
+    };
+  }
+  const { s3 } = bench;
+  const env = { PROCESS_ROLE: 'all', S3_ENDPOINT_ALLOWLIST: '127.0.0.1' };
+  const service = await startService({ ...bench, env });
+  const credentials = {
+    AWS_ACCESS_KEY_ID: s3.users.full.accessKeyId,
+    AWS_SECRET_ACCESS_KEY: s3.users.full.secretAccessKey,
+    AWS_DEFAULT_REGION: s3.region,
+    AWS_EC2_METADATA_DISABLED: 'true',
+  };
+  const upload = `${aws} --endpoint-url ${s3.endpoint} s3 cp --only-show-errors - s3://${s3.bucket}/bench/pipeline`;
+  const waits: number[] = [];
+  try {
+    const [plainId, gzipId] = [
+      await makeConfig(service, bench, 'none'),
+      await makeConfig(service, bench, 'gzip'),
+    ];
+    const ours =
+      (configId: string): Contender['run'] =>
+      async () => {
+        const run = await runNow(service, bench, configId);
+        waits.push(Date.parse(run.startedAt) - Date.parse(run.createdAt));
+        return (Date.parse(run.finishedAt) - Date.parse(run.startedAt)) / 1000;
+      };
+    const prepare = async () => service.forgetParts();
+    const names = {
+      pipe: 'psql \\copy | aws s3 cp -',
+      ours: 'our run, plain, cold',
+      gzipPipe: 'psql \\copy | gzip | aws s3 cp -',
+      oursGzip: 'our run, gzip, cold',
+    };
+    const times = await alternate(
+      [
+        { name: names.pipe, run: () => copyThrough(bench, upload, credentials) },
+        { name: names.ours, prepare, run: ours(plainId) },
+        { name: names.gzipPipe, run: () => copyThrough(bench, `gzip | ${upload}.gz`, credentials) },
+        { name: names.oursGzip, prepare, run: ours(gzipId) },
+      ],
+      bench.rounds,
+    );
+    const of = (name: string) => times.get(name)?.median ?? Number.NaN;
+    return {
+      title,
+      columns: ['', 'seconds', 'rows/s', '× its pipeline'],
+      rows: Object.values(names).map((name, index) => [
+        name,
+        of(name).toFixed(3),
+        formatNumber(bench.rows / of(name)),
+        (of(index < 2 ? names.pipe : names.gzipPipe) / of(name)).toFixed(2),
+      ]),
+      goals: [
+        {
+          text: 'run, plain ≥ 1.0 × its pipeline',
+          kind: 'at least',
+          wanted: 1,
+          value: of(names.pipe) / of(names.ours),
+        },
+        {
+          text: 'run, gzip ≥ 1.0 × its pipeline',
+          kind: 'at least',
+          wanted: 1,
+          value: of(names.gzipPipe) / of(names.oursGzip),
+        },
+      ],
+      notes: [
+        `Ours from start to end of the run as its history tells; a job waited ${(Math.max(...waits) / 1000).toFixed(1)} s at most to be taken.`,
+        'Both sides upload to the same Ceph RADOS Gateway with its store in memory.',
+      ],
+      bars: Object.values(names).map(name => ({ name, rowsPerSecond: bench.rows / of(name) })),
+    };
+  } finally {
+    await service.stop();
+  }
+}
+
+async function makeConfig(service: Service, bench: Bench, compression: 'none' | 'gzip'): Promise<string> {
+  const { s3 } = bench;
+  const config = await service.call(`/v1/environments/${bench.environmentId}/export-configs`, {
+    method: 'POST',
+    json: {
+      name: `bench ${compression}`,
+      schedule: 'daily',
+      provider: 'custom',
+      endpoint: s3?.endpoint,
+      bucket: s3?.bucket,
+      region: s3?.region,
+      key: `bench/${compression}`,
+      ...s3?.users.full,
+      compression,
+    },
+  });
+  return (config as { id: string }).id;
+}
+
+async function runNow(service: Service, bench: Bench, configId: string): Promise<Run> {
+  const runs = `/v1/environments/${bench.environmentId}/export-configs/${configId}/runs`;
+  let run = (await service.call(runs, { method: 'POST', json: { snapshotDate: bench.date } })) as Run;
+  while (run.state === 'queued' || run.state === 'running') {
+    await delay(100);
+    run = (await service.call(`${runs}/${run.id}`)) as Run;
+  }
+  if (run.state !== 'successful') throw new Error(`run: ${JSON.stringify(run)}`);
+  return run;
+}

@@ -1,0 +1,112 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import { createServer } from 'node:net';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+
+/** The service as an operator starts it: a process of its own. */
+export interface Service {
+  readonly origin: string;
+  readonly token: string;
+  /** Where it keeps parts. */
+  readonly partDirectory: string;
+  forgetParts(): void;
+  /** @throws unless the answer is a success */
+  call(path: string, init?: { method?: string; json?: unknown }): Promise<unknown>;
+  /** Of the process now, in MiB. */
+  residentMiB(): number;
+  stop(): Promise<void>;
+}
+
+export interface ServiceOptions {
+  readonly databaseUrl: string;
+  /** For its files, removed by the caller. */
+  readonly directory: string;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+export async function startService({ databaseUrl, directory, env }: ServiceOptions): Promise<Service> {
+  const port = await freePort();
+  const token = `bench-${randomBytes(24).toString('hex')}`;
+  const partDirectory = path.join(directory, `parts-${port}`);
+  const logFile = fs.openSync(path.join(directory, `service-${port}.log`), 'w');
+  const child = spawn(process.execPath, [path.join(import.meta.dirname, '../src/main.ts')], {
+    env: {
+      PATH: process.env['PATH'],
+      DATABASE_URL: databaseUrl,
+      ADMIN_TOKEN: token,
+      ENCRYPTION_KEYS: `bench:${randomBytes(32).toString('base64')}`,
+      PORT: String(port),
+      PROCESS_ROLE: 'api',
+      LOG_LEVEL: 'info',
+      PART_STORE_DIR: partDirectory,
+      ...env,
+    },
+    stdio: ['ignore', logFile, 'inherit'],
+  });
+  fs.closeSync(logFile);
+  const origin = `http://127.0.0.1:${port}`;
+  await untilReady(child, origin);
+  return {
+    origin,
+    token,
+    partDirectory,
+    forgetParts() {
+      for (const name of fs.existsSync(partDirectory) ? fs.readdirSync(partDirectory) : []) {
+        fs.rmSync(path.join(partDirectory, name), { force: true });
+      }
+    },
+    async call(where, { method = 'GET', json } = {}) {
+      const answer = await fetch(origin + where, {
+        method,
+        headers: {
+          authorization: `Bearer ${token}`,
+          ...(json === undefined ? {} : { 'content-type': 'application/json' }),
+        },
+        ...(json === undefined ? {} : { body: JSON.stringify(json) }),
+      });
+      const text = await answer.text();
+      if (!answer.ok) throw new Error(`${method} ${where}: ${answer.status} ${text}`);
+      return text === '' ? null : JSON.parse(text);
+    },
+    residentMiB: () => residentMiB(child.pid ?? 0),
+    stop: () => stop(child),
+  };
+}
+
+async function untilReady(child: ChildProcess, origin: string): Promise<void> {
+  for (const deadline = Date.now() + 30_000; Date.now() < deadline; await delay(20)) {
+    if (child.exitCode !== null) throw new Error(`the service ended with ${child.exitCode}`);
+    const isReady = await fetch(`${origin}/health/ready`).then(
+      ({ ok }) => ok,
+      () => false,
+    );
+    if (isReady) return;
+  }
+  throw new Error('the service did not become ready');
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGTERM');
+  const late = setTimeout(() => child.kill('SIGKILL'), 35_000);
+  await once(child, 'exit');
+  clearTimeout(late);
+}
+
+function residentMiB(pid: number): number {
+  const [, kiB] = /^VmRSS:\s+(\d+) kB$/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kiB) / 1024;
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
