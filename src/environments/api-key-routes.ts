@@ -124,7 +124,14 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
         }),
         response: {
           204: Type.Null({ description: 'The key is unknown from now on.' }),
-          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope', 'not_found'),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
         },
       },
       handler: async (request, reply) => {
@@ -144,6 +151,10 @@ function parseExpiry(text: string | null, now: Date): Date | null {
     throw validationFailed([
       { path: '/expiresAt', message: 'is not an instant such as 2026-03-02T00:00:00Z' },
     ]);
+  }
+  // An offset may carry the last day of 9999 into a year that no format of instants can write.
+  if (expiresAt.getUTCFullYear() > 9999) {
+    throw validationFailed([{ path: '/expiresAt', message: 'must be before the year 10000' }]);
   }
   if (expiresAt <= now) throw validationFailed([{ path: '/expiresAt', message: 'must be in the future' }]);
   return expiresAt;

@@ -87,6 +87,7 @@ const bad: readonly [json: unknown, path: string][] = [
   [{ ...good, expiresAt: 'tomorrow' }, '/expiresAt'],
   [{ ...good, expiresAt: '2027-02-30T00:00:00Z' }, '/expiresAt'],
   [{ ...good, expiresAt: '2027-01-01' }, '/expiresAt'],
+  [{ ...good, expiresAt: '9999-12-31T23:59:59-15:00' }, '/expiresAt'],
   [{ ...good, expiresAt: 1_800_000_000 }, '/expiresAt'],
   [{ ...good, plan: 'enterprise' }, '/plan'],
   [{ ...good, id: 'x', key: 'y' }, '/id'],
