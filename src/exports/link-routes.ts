@@ -4,6 +4,7 @@ import type { Database } from '../db/database.ts';
 import { findApiKey } from '../environments/api-keys.ts';
 import { environmentParams } from '../environments/environment-routes.ts';
 import { type Environment, findEnvironment } from '../environments/environments.ts';
+import { AppError } from '../errors.ts';
 import { callerOf, environmentOf } from '../http/access.ts';
 import { requirePlan, requireScope, unauthenticated } from '../http/authorize.ts';
 import { problemResponses } from '../http/problem.ts';
@@ -135,6 +136,12 @@ async function grantedEnvironment(db: Database, grant: LinkGrant, now: Date): Pr
   return apiKey.environment;
 }
 
+/** @throws AppError `validation_failed` where the caller named no host, as HTTP/1.0 allows */
 function originOf(request: FastifyRequest): string {
+  if (request.host === '') {
+    throw new AppError('validation_failed', 'A link needs a host: send the Host header.', {
+      members: { errors: [] },
+    });
+  }
   return `${request.protocol}://${request.host}`;
 }

@@ -3,7 +3,8 @@ import t from 'tap';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { ask } from '../helpers/http-client.ts';
-import { registerSecret } from '../helpers/secrets.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
+import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
 
 const app = await startTestApp(t);
 const rows = [adoptionRow()];
@@ -199,4 +200,15 @@ t.test('no log line holds a link’s token', async t => {
   await ask(`${url}x`);
   await ask(`${url}?a=b`);
   t.notOk(JSON.stringify(app.log).includes(token.slice(-40)));
+});
+
+t.test('there is no link without a host, as from HTTP/1.0', async t => {
+  const body = '{"aggregation":"today"}';
+  const connection = await connectRaw(app.port);
+  connection.socket.write(
+    `POST /v1/environments/acme/download-links HTTP/1.0\r\nAuthorization: Bearer ${testAdminToken}\r\n` +
+      `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  );
+  await connection.closed;
+  t.match(connection.received().toString(), /^HTTP\/1\.1 400 .*"code":"validation_failed"/s);
 });
