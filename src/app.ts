@@ -12,7 +12,7 @@ import { exportRoutes } from './exports/export-routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { registerAuthorization } from './http/authorize.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
-import { answerBrokenHttp, registerErrorHandler, sendProblem } from './http/error-handler.ts';
+import { answerBrokenHttp, registerErrorHandler, requireHost, sendProblem } from './http/error-handler.ts';
 import { healthRoutes } from './http/health.ts';
 import { metricsRoutes } from './http/metrics.ts';
 import { registerOpenapi } from './http/openapi.ts';
@@ -33,6 +33,8 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     // Download tokens are longer than any id.
     routerOptions: { maxParamLength: 1200 },
     forceCloseConnections: 'idle',
+    // Node would answer 400 by itself, without a problem body: `requireHost` does it.
+    http: { requireHostHeader: false },
     frameworkErrors: (error, request, reply) => sendProblem(error, request, reply),
     clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
   })
@@ -40,8 +42,11 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     .setValidatorCompiler(TypeBoxValidatorCompiler);
 
   app.removeContentTypeParser('text/plain');
+  // Node would answer 417 by itself, without a problem body; what nobody here expects may as well be left out.
+  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    requireHost(request);
   });
   registerErrorHandler(app);
   registerBodyTimeLimits(app);

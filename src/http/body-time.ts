@@ -21,12 +21,30 @@ export function registerBodyTimeLimits(app: FastifyInstance): void {
     done();
   });
 
+  const closing = new WeakSet<IncomingMessage>();
+  app.addHook('onSend', (request, reply, payload, done) => {
+    const { raw } = request;
+    if (!raw.complete) {
+      // Node would close with the answer, whatever is still on its way; here that comes to its end first. Fastify asks
+      // for it with a body that says it is too large, callers by their own header.
+      reply.removeHeader('connection');
+      if (!reply.raw.shouldKeepAlive) closing.add(raw);
+      reply.raw.shouldKeepAlive = true;
+    }
+    done(null, payload);
+  });
+
   app.addHook('onResponse', (request, _reply, done) => {
     const { raw } = request;
+    if (closing.has(raw)) {
+      if (raw.complete) raw.socket.end();
+      else raw.once('close', () => raw.socket.end());
+    }
     if (!raw.complete && !raw.destroyed) {
       destroyUnlessComplete(raw, drainTimeoutMs);
-      // Whoever stopped half-way may still be listening, and then the stream would not flow.
-      raw.removeAllListeners('readable');
+      // Whoever stopped half-way may still be listening, and then the stream would not flow. Where nobody is, it flows
+      // already, and the call would stop it.
+      if (raw.listenerCount('readable') > 0) raw.removeAllListeners('readable');
       raw.resume();
     }
     done();

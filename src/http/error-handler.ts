@@ -19,15 +19,32 @@ export function registerErrorHandler(app: FastifyInstance): void {
 export function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = toAppError(thrown);
   if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
-  return reply
-    .code(error.status)
-    .headers(error.headers)
-    // A URL that cannot be decoded comes here before any hook.
-    .header('x-request-id', request.id)
-    .type(problemMediaType)
-    .serializer(JSON.stringify)
-    .send(toProblem(error.code, error.message, request.id, error.members));
+  return (
+    reply
+      .code(error.status)
+      .headers(error.headers)
+      // A URL that cannot be decoded comes here before any hook.
+      .header('x-request-id', request.id)
+      .type(problemMediaType)
+      .serializer(JSON.stringify)
+      .send(toProblem(error.code, error.message, request.id, error.members))
+  );
 }
+
+/**
+ * RFC 9112, section 3.2. Links are made from the host, so it has to be one.
+ * @throws AppError `validation_failed`
+ */
+export function requireHost({ headers, raw }: FastifyRequest): void {
+  const { host } = headers;
+  const isHost = host === undefined ? raw.httpVersion === '1.0' : hostShape.test(host);
+  if (isHost) return;
+  throw new AppError('validation_failed', 'The request needs a Host header that names a host.', {
+    members: { errors: [] },
+  });
+}
+
+const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
 
 /** What a caller may know of anything that was thrown. */
 export function toAppError(thrown: unknown): AppError {

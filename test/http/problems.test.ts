@@ -143,6 +143,35 @@ t.test('request ids: the caller’s own where it can do no harm, else a new one'
     t.match(await idFor(given), /^[0-9a-f-]{36}$/);
 });
 
+t.test('a host that is missing or none, and expectations that nobody has', async t => {
+  const ask = async (head: string) => {
+    const connection = await connectRaw(app.port);
+    connection.socket.write(`${head}\r\nConnection: close\r\n\r\n`);
+    await connection.closed;
+    return connection.received().toString();
+  };
+  for (const head of [
+    'GET /health/live HTTP/1.1',
+    'GET /health/live HTTP/1.1\r\nHost: a b',
+    'GET /health/live HTTP/1.1\r\nHost: elsewhere.example/path?',
+    'GET /health/live HTTP/1.1\r\nHost: user@elsewhere.example',
+    'GET /health/live HTTP/1.1\r\nHost: x:y',
+  ]) {
+    const answer = await ask(head);
+    t.match(answer, /^HTTP\/1\.1 400 /, head);
+    t.match(answer, /application\/problem\+json[\s\S]*"code":"validation_failed"/, head);
+  }
+  for (const head of [
+    'GET /health/live HTTP/1.0',
+    'GET /health/live HTTP/1.1\r\nHost: [::1]:3000',
+    'GET /health/live HTTP/1.1\r\nHost: my_service.internal:3000',
+    'GET /health/live HTTP/1.1\r\nHost:',
+    'GET /health/live HTTP/1.1\r\nHost: x\r\nExpect: a miracle',
+  ]) {
+    t.match(await ask(head), /^HTTP\/1\.1 200 /, head);
+  }
+});
+
 t.test('raw garbage gets a problem and the end', async t => {
   for (const garbage of [
     'garbage\r\n\r\n',
@@ -217,6 +246,28 @@ t.test('an early answer reaches a client that is still sending, and its connecti
     t.equal(closed, null, `${name}: not reset`);
   }
   await eventually(() => app.dependencies.loadSlots.taken === 0);
+});
+
+t.test('it also reaches a client that wants the connection closed, and then it is', async t => {
+  const csv = '/v1/environments/acme/snapshots/2026-03-01';
+  for (const [name, method, path, token, type, status] of [
+    ['no such key', 'PUT', csv, 'nobody', 'text/csv', 401],
+    ['a row at fault', 'PUT', csv, testAdminToken, 'text/csv', 422],
+    ['a body where none belongs', 'GET', '/metrics', testAdminToken, 'application/json', 200],
+    ['too much JSON', 'PUT', '/v1/environments/acme', testAdminToken, 'application/json', 413],
+  ] as const) {
+    const connection = await connectRaw(app.port);
+    connection.socket.write(
+      `${method} ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: ${type}\r\n` +
+        `Authorization: Bearer ${token}\r\nContent-Length: ${8 * 2 ** 20}\r\n\r\n`,
+    );
+    for (let sent = 0; sent < 8; sent += 1) connection.socket.write(Buffer.alloc(2 ** 20, 'x\n'));
+    t.equal(await connection.closed, 'end', `${name}: not reset`);
+    const text = connection.received().toString();
+    t.match(text, new RegExp(`^HTTP/1\\.1 ${status} `), name);
+    const [head = '', body] = text.split('\r\n\r\n');
+    t.equal(body?.length, Number(/content-length: (\d+)/i.exec(head)?.[1]), `${name}: whole`);
+  }
 });
 
 t.test('a JSON body of many megabytes is refused without being read into memory', async t => {
