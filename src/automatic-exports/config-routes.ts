@@ -139,7 +139,10 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
           'With its history. A run under way stops within seconds and leaves nothing behind in the bucket; files of finished runs stay.',
         tags,
         params: configParams,
-        response: { 204: Type.Null({ description: 'It is gone.' }), ...problemResponses(...readProblems) },
+        response: {
+          204: Type.Null({ description: 'It is gone.' }),
+          ...problemResponses(...readProblems, 'payload_too_large', 'unsupported_media_type'),
+        },
       },
       handler: async (request, reply) => {
         await deleteConfig(dependencies, environmentOf(request).id, request.params.configId);

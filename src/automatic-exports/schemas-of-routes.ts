@@ -21,8 +21,12 @@ export const readProblems = [
   'insufficient_scope',
   'not_found',
 ] as const;
-export const writeProblems = [...readProblems, 'plan_upgrade_required'] as const;
-export const bodyProblems = [...writeProblems, 'payload_too_large', 'unsupported_media_type'] as const;
+export const bodyProblems = [
+  ...readProblems,
+  'plan_upgrade_required',
+  'payload_too_large',
+  'unsupported_media_type',
+] as const;
 
 const id = (description: string) =>
   Type.String({

@@ -12,7 +12,6 @@ import {
   mayWrite,
   newConfigBody,
   tags,
-  writeProblems,
 } from './schemas-of-routes.ts';
 import { type ConfigDependencies, secretOf } from './update-config.ts';
 
@@ -47,7 +46,7 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
         description: 'The same for what is stored. Nothing changes.',
         tags,
         params: configParams,
-        response: { 200: checkResultSchema, ...problemResponses(...writeProblems) },
+        response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },
       },
       handler: async request => {
         const { id } = environmentOf(request);

@@ -62,6 +62,7 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
             'validation_failed',
             'unauthenticated',
             'insufficient_scope',
+            'not_found',
             'payload_too_large',
             'unsupported_media_type',
           ),
@@ -123,7 +124,14 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
         params: environmentParams,
         response: {
           204: Type.Null({ description: 'It is gone.' }),
-          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope', 'not_found'),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
         },
       },
       handler: async (request, reply) => {

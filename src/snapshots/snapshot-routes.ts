@@ -150,6 +150,8 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
             'insufficient_scope',
             'not_found',
             'conflict',
+            'payload_too_large',
+            'unsupported_media_type',
           ),
         },
       },
