@@ -1,0 +1,127 @@
+import fs from 'node:fs';
+import pg from 'pg';
+import t from 'tap';
+import { migrateToLatest } from '../../src/db/migrator.ts';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startApp } from '../helpers/app.ts';
+import { makeConfig, startExportWorker } from '../helpers/export-configs.ts';
+import { startReplica } from '../helpers/postgres-replica.ts';
+import { startPostgresServer } from '../helpers/postgres-server.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { needsS3, readObject, s3Server } from '../helpers/s3.ts';
+
+/** Exports read a real streaming replica (`SNAPSHOT_DATABASE_URL`), which may be behind or away. */
+
+const primary = await startPostgresServer();
+t.teardown(primary.remove);
+await migrateToLatest(primary.url);
+const replica = await startReplica(primary);
+t.teardown(replica.remove);
+const partDirectory = fs.mkdtempSync('/tmp/warehouse-export-replica-');
+t.teardown(async () => fs.rmSync(partDirectory, { recursive: true, force: true }));
+const app = await startApp(t, {
+  databaseUrl: primary.url,
+  env: {
+    SNAPSHOT_DATABASE_URL: replica.url(primary.url),
+    PART_STORE_DIR: partDirectory,
+    PART_STORE_MB: '64',
+    S3_ENDPOINT_ALLOWLIST: '127.0.0.1',
+  },
+});
+
+const today = '2026-03-02';
+const rowsOf = (version: string, count = 3) =>
+  Array.from({ length: count }, (_, index) => adoptionRow({ companyId: `c${index}`, companyName: version }));
+const fileOf = (version: string, count = 3) => exportHeader + exportPart(rowsOf(version, count), today);
+
+await app.putEnvironment('acme');
+await app.load('acme', today, loadBody(rowsOf('first')));
+await replica.catchUp();
+
+t.test('rows and registry are read from the replica, all else from the primary', async t => {
+  t.equal((await app.download('acme', 'today')).text, fileOf('first'));
+  const exporting = `select from pg_stat_activity where application_name = 'warehouse-export export'`;
+  const count = async (url: string) => {
+    const client = new pg.Client({ connectionString: url });
+    await client.connect();
+    const { rowCount } = await client.query(exporting);
+    await client.end();
+    return rowCount;
+  };
+  t.ok(Number(await count(replica.url(primary.url))) > 0);
+  t.equal(await count(primary.url), 0);
+});
+
+t.test('behind the registry: the snapshot before, whole, and the new one as soon as it is there', async t => {
+  await replica.pause();
+  t.equal((await app.load('acme', today, loadBody(rowsOf('second', 5)))).status, 200);
+  const [listed] = (await app.call('/v1/environments/acme/snapshots')).json.items;
+  t.equal(listed.rowCount, 5, 'the list of snapshots is the primary’s');
+  for (const time of [1, 2]) {
+    const file = await app.download('acme', 'today');
+    t.equal(file.text, fileOf('first'), `time ${time}`);
+    t.equal(file.headers['x-total-rows'], '3', 'header and rows are of one view');
+  }
+  await replica.resume();
+  await replica.catchUp();
+  for (const time of [1, 2])
+    t.equal((await app.download('acme', 'today')).text, fileOf('second', 5), `time ${time}`);
+});
+
+t.test('a snapshot deleted on the primary is shown until the replica hears of it', async t => {
+  await replica.pause();
+  t.equal((await app.call(`/v1/environments/acme/snapshots/${today}`, { method: 'DELETE' })).status, 204);
+  t.equal((await app.download('acme', 'today')).text, fileOf('second', 5));
+  await replica.resume();
+  await replica.catchUp();
+  t.equal((await app.download('acme', 'today')).text, exportHeader);
+});
+
+t.test('an environment that the replica has not heard of has no data yet', async t => {
+  await replica.pause();
+  await app.putEnvironment('new');
+  await app.load('new', today, loadBody(rowsOf('new')));
+  t.equal((await app.download('new', 'today')).text, exportHeader);
+  await replica.resume();
+  await replica.catchUp();
+  t.equal((await app.download('new', 'today')).text, fileOf('new'));
+});
+
+t.test(
+  'a scheduled run is tried again until the replica has its day, and then sends it',
+  needsS3,
+  async t => {
+    await app.putEnvironment('runs');
+    const config = await makeConfig(app, 'runs');
+    app.setNow('2026-03-03T00:00:30.000Z');
+    await replica.pause();
+    await app.load('runs', today, loadBody(rowsOf('day')));
+    startExportWorker(t, app);
+    const outcomes = () => app.log.filter(line => line['msg'] === 'run').map(line => line['outcome']);
+    await eventually(() => outcomes().length > 0, 'an attempt', 30_000);
+    const runs = `/v1/environments/runs/export-configs/${config.id}/runs`;
+    t.not((await app.call(runs)).json.items[0].state, 'failed');
+    await replica.resume();
+    await replica.catchUp();
+    const isDone = async () => (await app.call(runs)).json.items[0].state === 'successful';
+    // The queue tries again after 5 to 20 s.
+    await eventually(isDone, 'a successful run', 60_000);
+    t.equal(outcomes().at(0), 'retry');
+    t.equal(outcomes().at(-1), 'successful');
+    const [run] = (await app.call(runs)).json.items;
+    t.equal((await readObject(s3Server().bucket, run.objectKey)).body.toString(), fileOf('day'));
+    app.setNow('2026-03-02T10:00:00.000Z');
+  },
+);
+
+t.test('the replica is away: exports say so, the rest works, and all works when it is back', async t => {
+  await replica.stop();
+  const away = await app.download('new', 'today');
+  t.equal(away.status, 503);
+  t.equal(away.json.code, 'unavailable');
+  t.equal((await app.call('/v1/environments/new/snapshots')).status, 200);
+  t.equal((await app.load('new', today, loadBody(rowsOf('newer')))).status, 200);
+  await replica.start();
+  await replica.catchUp();
+  t.equal((await app.download('new', 'today')).text, fileOf('newer'));
+});
