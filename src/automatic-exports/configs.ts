@@ -58,9 +58,11 @@ export async function replaceConfig(
   config: ExportConfig,
   read: ExportConfig,
 ): Promise<boolean> {
+  const { sealed_secret, ...columns } = toColumns(config);
   const result = await db
     .updateTable('export_configs')
-    .set(toColumns(config))
+    // One that stays is not written: it may have moved to another key since it was read.
+    .set(config.sealedSecret === read.sealedSecret ? columns : { ...columns, sealed_secret })
     .where('environment_id', '=', config.environmentId)
     .where('id', '=', config.id)
     .where('updated_at', '=', read.updatedAt)

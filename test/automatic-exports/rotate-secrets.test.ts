@@ -2,6 +2,9 @@ import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
+import { replaceConfig } from '../../src/automatic-exports/configs.ts';
+import { getConfig } from '../../src/automatic-exports/list-configs.ts';
+import { resealSecrets } from '../../src/automatic-exports/update-secrets.ts';
 import { readConfig } from '../../src/config.ts';
 import { isSealedUnderFirstKey, openSecret, sealSecret } from '../../src/destinations/secrets.ts';
 import { startTestApp } from '../helpers/app.ts';
@@ -57,4 +60,32 @@ t.test('moves every secret to the first key, page by page, and says how many', a
   );
   const told = await rotate().catch((error: { code: number; stdout: string; stderr: string }) => error);
   t.match(told, { code: 1, stdout: 'Moved 0 of 1201 secrets', stderr: '1 could not be read' });
+});
+
+t.test('a config that is changed meanwhile keeps its moved secret', async t => {
+  const app = await startTestApp(t);
+  const { db } = app.dependencies;
+  await app.putEnvironment('acme');
+  const keys = readConfig({
+    DATABASE_URL: app.database.url,
+    ADMIN_TOKEN: testAdminToken,
+    ENCRYPTION_KEYS: `${testEncryptionKeys.second},${testEncryptionKeys.first}`,
+  }).encryptionKeys;
+  const [first, second] = keys;
+  const owner = { environmentId: 'acme', configId: 'c' };
+  const sealed = sealSecret([second ?? first], registerSecret('changed-meanwhile-0123456789'), owner);
+  await app.database.pool.query(
+    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
+       access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
+     values ('acme', 'c', 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', $1, 'none', false, now(), now(), now())`,
+    [sealed],
+  );
+  const { config } = await getConfig(db, 'acme', 'c');
+  t.match(await resealSecrets(db, keys), { total: 1, moved: 1 });
+  const changed = { ...config, name: 'renamed', updatedAt: new Date(config.updatedAt.getTime() + 1) };
+  t.equal(await replaceConfig(db, changed, config), true);
+  const { config: stored } = await getConfig(db, 'acme', 'c');
+  t.equal(stored.name, 'renamed');
+  t.ok(isSealedUnderFirstKey(keys, stored.sealedSecret));
+  t.equal(openSecret(keys, stored.sealedSecret, owner), 'changed-meanwhile-0123456789');
 });
