@@ -18,7 +18,10 @@ export function registerErrorHandler(app: FastifyInstance): void {
 
 export function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = toAppError(thrown);
-  if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
+  // Nobody hears the answer then, and it is no fault of ours.
+  const isHungUp = request.raw.destroyed && !request.raw.complete;
+  if (isHungUp) request.log.info({ err: thrown }, 'the caller hung up');
+  else if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
   return (
     reply
       .code(error.status)

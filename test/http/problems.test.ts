@@ -306,3 +306,22 @@ t.test('keep-alive: one connection, many answers, errors among them', async t =>
   t.equal(localPorts.size, 1);
   agent.destroy();
 });
+
+t.test('a caller who hangs up in the middle of a body is no fault of the service', async t => {
+  const lines = app.log.length;
+  const connection = await connectRaw(app.port);
+  connection.socket.write(
+    `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
+      `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${loadColumns.join(',')}\n`,
+  );
+  await eventually(() => app.dependencies.loadSlots.taken === 1);
+  connection.socket.destroy();
+  await eventually(() => app.dependencies.loadSlots.taken === 0);
+  const hungUp = () => app.log.slice(lines).find(line => line['msg'] === 'the caller hung up');
+  await eventually(() => hungUp() !== undefined, 'the line in the log');
+  t.equal(hungUp()?.['level'], 30);
+  t.equal(
+    app.log.slice(lines).some(line => Number(line['level']) > 30),
+    false,
+  );
+});
