@@ -1,10 +1,12 @@
 /**
  * `npm test [-- files, folders, tap options]`: starts what the tests need, runs them with tap, stops everything.
+ * What is in `test/faults` takes long and runs only when asked for (`npm run test:faults`).
  *
  * Environment:
  * - `TEST_DATABASE_URL`: a Postgres to use (its user may create databases) instead of starting one;
  * - `TEST_PARTS=on`: rendered parts of files are kept, as they are by default in life;
  * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start; default: the one that npm installed;
+ * - `TEST_SCALE=full`: what is tried at random is tried as often as `npm run test:faults` does;
  * - `CI=true`: a missing S3 server is a failure, and it may be installed by apt.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -69,7 +71,7 @@ function testFiles(asked: readonly string[]): string[] {
   const wanted = asked.map(name => path.relative(root, path.resolve(name)));
   const unknown = wanted.filter(name => !all.some(file => file === name || file.startsWith(`${name}/`)));
   if (unknown.length > 0) throw new Error(`No tests in ${unknown.join(', ')}`);
-  if (wanted.length === 0) return all;
+  if (wanted.length === 0) return all.filter(file => !file.startsWith('test/faults/'));
   return all.filter(file => wanted.some(name => file === name || file.startsWith(`${name}/`)));
 }
 
