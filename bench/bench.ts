@@ -20,6 +20,8 @@ export interface Bench {
   readonly configCounts: readonly number[];
   /** psql is there; else a Node process issues the same COPY. */
   readonly hasPsql: boolean;
+  /** Of the server that was started for the bench; null: another was given. */
+  readonly postmasterPid: number | null;
   /** null: the comparisons that need it are left out. */
   readonly s3: S3Server | null;
 }

@@ -7,12 +7,14 @@ import { migrateToLatest } from '../src/db/migrator.ts';
 import { startPostgresServer } from '../test/helpers/postgres-server.ts';
 import { startS3Server, whyNoS3Server } from '../test/helpers/s3-server.ts';
 import type { Bench, Section } from './bench.ts';
+import { measureCosts } from './costs.ts';
 import { measureDownloads } from './downloads.ts';
 import { fillSnapshot } from './fill.ts';
 import { measureGrowth } from './growth.ts';
 import { measureLatency } from './latency.ts';
 import { measureLoads } from './loads.ts';
 import { measureMemory } from './memory.ts';
+import { parentOf } from './proc.ts';
 import { hasProgram } from './processes.ts';
 import { asText, describeMachine, writeReport } from './report.ts';
 import { measureRuns } from './runs.ts';
@@ -25,7 +27,7 @@ const usage = `Measures this service beside what its jobs could be done with oth
 
   --rows <n>     rows of the day that is exported and loaded (default 1000000)
   --rounds <n>   measurements of each (default 5)
-  --only <names> downloads, runs, loads, latency, memory, growth (default: all)
+  --only <names> downloads, runs, loads, latency, memory, costs, growth (default: all)
   --write        puts table and plot into docs/performance.md and .svg; bench/out has them always
   --help         this text
 
@@ -39,6 +41,7 @@ const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>>
   loads: measureLoads,
   latency: measureLatency,
   memory: measureMemory,
+  costs: measureCosts,
   growth: measureGrowth,
 };
 
@@ -97,7 +100,7 @@ async function prepare(cleanups: (() => Promise<void> | void)[]): Promise<Bench>
   });
   cleanups.push(() => pool.end());
 
-  const noS3 = wanted.includes('runs') ? whyNoS3Server(false) : 'not asked for';
+  const noS3 = wanted.includes('runs') || wanted.includes('costs') ? whyNoS3Server(false) : 'not asked for';
   const s3 = noS3 === null ? await startS3Server() : null;
   if (s3 !== null) cleanups.push(s3.remove);
 
@@ -113,9 +116,16 @@ async function prepare(cleanups: (() => Promise<void> | void)[]): Promise<Bench>
     sizes: values.quick ? [5_000, 20_000, 80_000] : [500_000, 2_000_000, 8_000_000],
     configCounts: values.quick ? [10, 100] : [100, 1_000, 10_000],
     hasPsql: hasProgram('psql'),
+    postmasterPid: server === null ? null : await postmasterPid(pool),
     s3: s3?.server ?? null,
   };
   console.error(`filling the database with ${rows.toLocaleString('en')} rows`);
   await fillSnapshot(pool, bench);
   return bench;
+}
+
+/** The parent of every connection's process. */
+async function postmasterPid(pool: Bench['pool']): Promise<number> {
+  const { rows } = await pool.query<{ pid: number }>('select pg_backend_pid() as pid');
+  return parentOf(rows[0]?.pid ?? 0);
 }

@@ -107,7 +107,12 @@ export async function measureRuns(bench: Bench): Promise<Section> {
   }
 }
 
-async function makeConfig(service: Service, bench: Bench, compression: 'none' | 'gzip'): Promise<string> {
+/** @returns its id */
+export async function makeConfig(
+  service: Service,
+  bench: Bench,
+  compression: 'none' | 'gzip',
+): Promise<string> {
   const { s3 } = bench;
   const config = await service.call(`/v1/environments/${bench.environmentId}/export-configs`, {
     method: 'POST',

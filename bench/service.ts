@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { cpuSeconds, residentMiB } from './proc.ts';
 
 /** The service as an operator starts it: a process of its own. */
 export interface Service {
@@ -17,6 +18,8 @@ export interface Service {
   call(path: string, init?: { method?: string; json?: unknown }): Promise<unknown>;
   /** Of the process now, in MiB. */
   residentMiB(): number;
+  /** That it has used since its start. */
+  cpuSeconds(): number;
   stop(): Promise<void>;
 }
 
@@ -71,6 +74,7 @@ export async function startService({ databaseUrl, directory, env }: ServiceOptio
       if (!answer.ok) throw new Error(`${method} ${where}: ${answer.status} ${text}`);
       return text === '' ? null : JSON.parse(text);
     },
+    cpuSeconds: () => cpuSeconds(child.pid ?? 0),
     residentMiB: () => residentMiB(child.pid ?? 0),
     stop: () => stop(child),
   };
@@ -96,12 +100,7 @@ async function stop(child: ChildProcess): Promise<void> {
   clearTimeout(late);
 }
 
-function residentMiB(pid: number): number {
-  const [, kiB] = /^VmRSS:\s+(\d+) kB$/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
-  return Number(kiB) / 1024;
-}
-
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();

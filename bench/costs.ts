@@ -1,0 +1,85 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Bench, Section } from './bench.ts';
+import { serverCpuSeconds } from './proc.ts';
+import { makeConfig } from './runs.ts';
+import { startService } from './service.ts';
+
+const smallRuns = 200;
+
+/** Core-seconds that runs cost the worker and the database: one large run, and many of one row. For docs/scaling.md. */
+export async function measureCosts(bench: Bench): Promise<Section> {
+  const title = 'Cost of runs';
+  if (bench.s3 === null || bench.postmasterPid === null) {
+    const notes = ['Left out: needs the S3 server, and a database server that was started here.'];
+    return { title, columns: [''], rows: [], goals: [], notes, bars: [] };
+  }
+  const service = await startService({
+    ...bench,
+    env: { PROCESS_ROLE: 'all', S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
+  });
+  const postmaster = bench.postmasterPid;
+  try {
+    const large = await makeConfig(service, bench, 'none');
+    const configs: [string, string][] = [];
+    await bench.pool.query(
+      `insert into environments (id, name, plan) select 'one-' || n, 'one', 'enterprise' from generate_series(1, $1::int) as n`,
+      [smallRuns],
+    );
+    await bench.pool.query(
+      `with chosen as (select * from snapshot_rows where environment_id = $1 and snapshot_date = $2 limit 1),
+         copied as (insert into snapshot_rows select 'one-' || n, snapshot_date, company_id, company_name, feature_id, feature_name,
+           first_seen, last_seen, first_used, last_used, stars_state, frequency, satisfaction, feedback_count, segment_names, segment_ids
+           from chosen, generate_series(1, $3::int) as n)
+       insert into snapshots (environment_id, snapshot_date, row_count) select 'one-' || n, $2, 1 from generate_series(1, $3::int) as n`,
+      [bench.environmentId, bench.date, smallRuns],
+    );
+    for (let n = 1; n <= smallRuns; n += 1) {
+      const environmentId = `one-${n}`;
+      configs.push([environmentId, await makeConfig(service, { ...bench, environmentId }, 'none')]);
+    }
+    const measure = async (runs: readonly [string, string][]) => {
+      const before = [service.cpuSeconds(), serverCpuSeconds(postmaster)];
+      for (const [environmentId, configId] of runs) {
+        const where = `/v1/environments/${environmentId}/export-configs/${configId}/runs`;
+        await service.call(where, { method: 'POST', json: { snapshotDate: bench.date } });
+      }
+      await untilFinished(bench);
+      return [
+        service.cpuSeconds() - (before[0] ?? 0),
+        serverCpuSeconds(postmaster) - (before[1] ?? 0),
+      ] as const;
+    };
+    const one = await measure([[bench.environmentId, large]]);
+    const many = await measure(configs);
+    const perRow = one.map(seconds => ((seconds / bench.rows) * 1e6).toFixed(2)) as [string, string];
+    const perRun = many.map(seconds => ((seconds / smallRuns) * 1e3).toFixed(1)) as [string, string];
+    return {
+      title,
+      columns: ['core time', 'worker', 'database'],
+      rows: [
+        [`per row (a run of ${bench.rows.toLocaleString('en')}), µs`, ...perRow],
+        [`per run (${smallRuns} of one row), ms`, ...perRun],
+      ],
+      goals: [],
+      notes: [
+        'With parts kept, plain. The worker’s share of a run includes what the HTTP request to start it costs.',
+      ],
+      bars: [],
+    };
+  } finally {
+    await service.stop();
+  }
+}
+
+async function untilFinished(bench: Bench): Promise<void> {
+  for (;;) {
+    const { rows } = await bench.pool.query<{ state: string; count: number }>(
+      'select state, count(*) as count from export_runs group by state',
+    );
+    const count = (...states: string[]) =>
+      rows.filter(({ state }) => states.includes(state)).reduce((sum, row) => sum + row.count, 0);
+    if (count('failed') > 0) throw new Error('a run failed');
+    if (count('queued', 'running') === 0) return;
+    await delay(200);
+  }
+}
