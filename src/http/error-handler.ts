@@ -19,8 +19,7 @@ export function registerErrorHandler(app: FastifyInstance): void {
 export function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = toAppError(thrown);
   // Nobody hears the answer then, and it is no fault of ours.
-  const isHungUp = request.raw.destroyed && !request.raw.complete;
-  if (isHungUp) request.log.info({ err: thrown }, 'the caller hung up');
+  if (request.raw.socket.destroyed) request.log.info({ err: thrown }, 'the caller hung up');
   else if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
   return (
     reply
