@@ -7,6 +7,7 @@ import type { RunJob } from '../db/job-queue.ts';
 import { abortUnfinishedUploads, abortUpload } from '../destinations/abort-upload.ts';
 import { objectKey } from '../destinations/object-key.ts';
 import { type ClientEnvironment, createS3Client, runPatience } from '../destinations/s3-client.ts';
+import { isTransient, StorageError, type StorageErrorCode } from '../destinations/storage-error.ts';
 import { planAllows } from '../environments/plans.ts';
 import type { ExportSource } from '../exports/open-export.ts';
 import { describeFailure, internalError, snapshotMissing, stopReasons } from './run-errors.ts';
@@ -55,7 +56,10 @@ export async function runExport(
   if (context === null) return;
   const client = openClient(dependencies, context);
   try {
-    await cleanUpAfterDead(client, dependencies, context);
+    const fault = await cleanUp(client, dependencies, context);
+    // A storage that does not even abort takes no upload, and one that is begun would hide the one before.
+    if (fault !== null && !job.isLast) throw new Error(fault);
+    await updateRun.forgetUpload(db, context.attempt);
     if (context.isFinished) return await updateRun.letGo(db, context.attempt);
     const stopReason = stopReasonOf(context);
     if (stopReason !== null) {
@@ -76,7 +80,8 @@ export async function failLostRun(dependencies: RunDependencies, job: RunJob, jo
   if (context === null) return;
   const client = openClient(dependencies, context);
   try {
-    await cleanUpAfterDead(client, dependencies, context);
+    await cleanUp(client, dependencies, context);
+    await updateRun.forgetUpload(db, context.attempt);
     await updateRun.recordFailure(db, context.attempt, context.lastError ?? internalError, now());
     await updateRun.letGo(db, context.attempt);
     log.error({ ...job, attempts: context.attempt.number }, 'run lost: every attempt ended with its worker');
@@ -113,8 +118,12 @@ async function carryOut(
     if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
   } finally {
     watch.end();
-    // Also for a run that was stopped: by now nothing of it is left in the bucket.
+    // Also for a run that was stopped, if by now nothing of it is left in the bucket.
     await updateRun.letGo(db, attempt);
+  }
+  const left = await updateRun.readJobContext(db, job.data, job.id);
+  if (left?.isFinished === true && left.attempt.number === attempt.number) {
+    throw new Error('upload left behind');
   }
 }
 
@@ -135,6 +144,7 @@ async function send(
     onMultipartStarted: async uploadId => {
       if (!(await updateRun.rememberUpload(db, attempt, uploadId))) throw new AttemptStopped(null);
     },
+    onMultipartAborted: () => updateRun.forgetUpload(db, attempt),
     beforeCompletion: watch.look,
     now,
   });
@@ -182,21 +192,30 @@ function stopReasonOf(context: updateRun.JobContext): RunError | null {
   return isOff || context.isDeleted ? stopReasons.cancelled : null;
 }
 
-/** What an attempt whose worker died began in the bucket: known by its id, or by its key where keys may be listed. */
-async function cleanUpAfterDead(
+/**
+ * What the last attempt left in the bucket: known by its id, or by its key where keys may be listed.
+ * @returns the code of the fault when an upload is still there and may be aborted later
+ */
+async function cleanUp(
   client: S3Client | null,
   { log, now }: RunDependencies,
-  { attempt, config, snapshotDate, isAbandoned, uploadId }: updateRun.JobContext,
-): Promise<void> {
-  if (!isAbandoned || client === null) return;
+  { attempt, config, snapshotDate, mayHaveLeft, uploadId }: updateRun.JobContext,
+): Promise<StorageErrorCode | null> {
+  if (!mayHaveLeft || client === null) return null;
   const { destination, compression } = config;
   const key = objectKey(destination.key, attempt.environmentId, snapshotDate, compression);
+  const warn = (error: unknown) =>
+    log.warn({ runId: attempt.runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
   try {
     if (uploadId !== null) await abortUpload(client, destination, key, uploadId);
-    await abortUnfinishedUploads(client, destination, key, now());
   } catch (error) {
-    log.warn({ runId: attempt.runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
+    warn(error);
+    const code = error instanceof StorageError ? error.fault.code : 'unknown';
+    // What nobody knows may be the provider's word for an upload that is gone: no reason to hold the run back.
+    return isTransient(code) && code !== 'unknown' ? code : null;
   }
+  await abortUnfinishedUploads(client, destination, key, now()).catch(warn);
+  return null;
 }
 
 /** Null when the secret does not open, which is told when it is needed. */

@@ -16,6 +16,7 @@ export interface TransferRequest {
   readonly config: Pick<ConfigSettings, 'destination' | 'compression' | 'manifest'>;
   readonly signal: AbortSignal;
   readonly onMultipartStarted: (uploadId: string) => Promise<void>;
+  readonly onMultipartAborted: () => Promise<void>;
   /** Asked between the last byte and the object's completion. @throws to let no object appear */
   readonly beforeCompletion: () => Promise<void>;
   readonly now: () => Date;
@@ -59,6 +60,7 @@ export async function transfer(
       expectedSizeBytes: rowCount * expectedRowBytes,
       signal,
       onMultipartStarted: request.onMultipartStarted,
+      onMultipartAborted: request.onMultipartAborted,
     });
     const result = { ...object, rowCount, objectKey: key };
     if (config.manifest) {

@@ -31,9 +31,9 @@ export interface JobContext {
   readonly isDeleted: boolean;
   readonly trigger: 'schedule' | 'manual';
   readonly snapshotDate: string;
-  /** The last attempt's worker died, and may have left something in the bucket. */
-  readonly isAbandoned: boolean;
-  /** The multipart upload that it is known to have begun. */
+  /** The last attempt may have left something in the bucket: its worker died, or its upload could not be aborted. */
+  readonly mayHaveLeft: boolean;
+  /** The multipart upload that it is known to have begun and not to have aborted. */
   readonly uploadId: string | null;
   readonly lastError: RunError | null;
   readonly config: ExportConfig;
@@ -82,7 +82,7 @@ export async function readJobContext(
     isDeleted: row.deleted_at !== null,
     trigger: row.trigger as JobContext['trigger'],
     snapshotDate: row.snapshot_date,
-    isAbandoned: row.attempts > 0 && row.state !== 'queued',
+    mayHaveLeft: row.attempts > 0 && (row.state !== 'queued' || row.upload_id !== null),
     uploadId: row.upload_id,
     lastError:
       row.error_code === null || row.error_message === null
@@ -124,6 +124,11 @@ export async function rememberUpload(
     .where('state', '=', 'running')
     .executeTakeFirst();
   return result.numUpdatedRows === 1n;
+}
+
+/** What the attempt had begun in the bucket was aborted. */
+export async function forgetUpload(db: DatabaseOrTransaction, attempt: Attempt): Promise<void> {
+  await ofAttempt(db, attempt).set({ upload_id: null }).execute();
 }
 
 /** Whether the registry has the run's snapshot; exports may read from a replica that is behind. */
@@ -187,7 +192,7 @@ export async function recordSuccess(
   return updated.numUpdatedRows === 1n;
 }
 
-/** The run is over. The same return as above. */
+/** The run is over; its job stays while there is an upload to abort. The same return as above. */
 export async function recordFailure(
   db: DatabaseOrTransaction,
   attempt: Attempt,
@@ -200,8 +205,7 @@ export async function recordFailure(
       finished_at: now,
       error_code: error.code,
       error_message: error.message,
-      job_id: null,
-      upload_id: null,
+      job_id: sql`case when upload_id is not null then job_id end`,
     })
     .where('state', 'in', ['queued', 'running'])
     .executeTakeFirst();
@@ -215,7 +219,7 @@ export async function recordRetry(
   error: RunError,
 ): Promise<boolean> {
   const updated = await ofAttempt(db, attempt)
-    .set({ state: 'queued', error_code: error.code, error_message: error.message, upload_id: null })
+    .set({ state: 'queued', error_code: error.code, error_message: error.message })
     .where('state', '=', 'running')
     .executeTakeFirst();
   return updated.numUpdatedRows === 1n;
@@ -225,18 +229,19 @@ export async function recordRetry(
 export async function handBack(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
   await db.transaction().execute(async trx => {
     const updated = await ofAttempt(trx, attempt)
-      .set({ state: 'queued', job_id: null, upload_id: null })
+      .set({ state: 'queued', job_id: null })
       .where('state', 'in', ['queued', 'running'])
       .executeTakeFirst();
     if (updated.numUpdatedRows === 1n) await enqueueRuns(trx, boss, attempt);
   });
 }
 
-/** What the attempt had begun in the bucket is gone. Of a config that was deleted, so is the last of the rows then. */
+/** A run that is over and has nothing left in the bucket needs its job no more. Of a deleted config the rows go, too. */
 export async function letGo(db: DatabaseOrTransaction, attempt: Attempt): Promise<void> {
   await ofAttempt(db, attempt)
-    .set({ job_id: null, upload_id: null })
+    .set({ job_id: null })
     .where('state', 'in', ['successful', 'failed'])
+    .where('upload_id', 'is', null)
     .execute();
   await purgeConfigs(db, { environmentId: attempt.environmentId, id: attempt.configId });
 }
@@ -250,8 +255,8 @@ export async function cancelRuns(db: DatabaseOrTransaction, config: ConfigKey, n
       finished_at: now,
       error_code: stopReasons.cancelled.code,
       error_message: stopReasons.cancelled.message,
-      // No worker is at a run that is only queued.
-      job_id: sql`case when state = 'running' then job_id end`,
+      // No worker is at a run that is only queued, but its last attempt may have left an upload to abort.
+      job_id: sql`case when state = 'running' or upload_id is not null then job_id end`,
     })
     .where('environment_id', '=', config.environmentId)
     .where('config_id', '=', config.id)

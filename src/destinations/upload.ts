@@ -35,6 +35,8 @@ export interface UploadRequest {
   readonly signal: AbortSignal;
   /** Awaited before the first part is sent, so that a later sweep can abort what a dead process has begun. */
   readonly onMultipartStarted: (uploadId: string) => Promise<void>;
+  /** What was begun is gone: there is nothing to sweep. Not called when the storage refused the abort. */
+  readonly onMultipartAborted?: () => Promise<void>;
 }
 
 export interface UploadedObject {
@@ -105,7 +107,11 @@ export async function uploadObject(client: S3Client, request: UploadRequest): Pr
     return result();
   } catch (error) {
     fault.abort(error);
-    if (uploadId !== null) await abortUpload(client, destination, key, uploadId).catch(() => {});
+    if (uploadId !== null) {
+      await abortUpload(client, destination, key, uploadId)
+        .then(request.onMultipartAborted)
+        .catch(() => {});
+    }
     signal.throwIfAborted();
     throw fault.signal.reason;
   }

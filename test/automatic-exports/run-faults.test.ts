@@ -91,6 +91,81 @@ t.test('an outage longer than one attempt: queued in between, then one whole obj
   await expectWhole(run);
 });
 
+t.test(
+  'an outage in which uploads cannot even be aborted: nothing is left once it is over',
+  needsS3,
+  async t => {
+    /** After an attempt that had to leave its upload behind. */
+    const leftBehind = async (t: Test) => {
+      const started = await start(t);
+      const isBroken = (request: http.IncomingMessage) => isPart(request, 2) || request.method === 'DELETE';
+      started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
+      const id = await started.runNow();
+      await until(
+        () => started.runs.read(id),
+        run => run.state === 'queued' && run.attempts === 1,
+      );
+      t.equal((await contentsOf(started.destination)).unfinished.length, 1);
+      return { ...started, id };
+    };
+
+    await t.test('the next attempt', async t => {
+      const { proxy, id, hasten, runs, expectWhole } = await leftBehind(t);
+      await hasten();
+      await until(
+        async () => proxy.requests.filter(request => request.startsWith('DELETE')).length,
+        // Three tries a call.
+        count => count >= 6,
+      );
+      t.match(await runs.read(id), { error: { code: 'storage_unavailable' } });
+      proxy.decide(() => 'pass');
+      const hastening = setInterval(hasten, 500);
+      t.teardown(() => clearInterval(hastening));
+      const run = await runs.finished(id);
+      t.match(run, { state: 'successful', attempts: 2, error: null });
+      await expectWhole(run);
+    });
+
+    await t.test('deleted in between', async t => {
+      const { app, config, destination, proxy, hasten } = await leftBehind(t);
+      t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
+      proxy.decide(() => 'pass');
+      await hasten();
+      await until(
+        async () => (await app.database.pool.query('select from export_configs')).rowCount,
+        count => count === 0,
+      );
+      t.strictSame(await contentsOf(destination), nothing);
+    });
+
+    await t.test('deleted while running', async t => {
+      const { app, config, destination, proxy, runNow, hasten } = await start(t);
+      const fates: Record<string, Fate> = { PUT: 'stall', DELETE: 'slow-down' };
+      proxy.decide(request =>
+        isPart(request, 2) || request.method === 'DELETE' ? (fates[request.method ?? ''] ?? 'pass') : 'pass',
+      );
+      await runNow();
+      await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+      t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
+      const jobs = async () =>
+        (
+          await app.database.pool.query(
+            `select from pgboss.job where name = 'run-export' and state = 'retry'`,
+          )
+        ).rowCount;
+      await until(jobs, count => count === 1);
+      t.equal((await contentsOf(destination)).unfinished.length, 1);
+      proxy.decide(() => 'pass');
+      await hasten();
+      await until(
+        async () => (await app.database.pool.query('select from export_configs')).rowCount,
+        count => count === 0,
+      );
+      t.strictSame(await contentsOf(destination), nothing);
+    });
+  },
+);
+
 t.test('stopped while running: nothing is left in the bucket', needsS3, async t => {
   const stalled = async (t: Test) => {
     const started = await start(t);
