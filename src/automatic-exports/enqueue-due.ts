@@ -65,17 +65,24 @@ async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
   return Number(result.numAffectedRows ?? 0);
 }
 
-/** The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. */
+/**
+ * The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. A run by
+ * hand never waits: its snapshot was there and is gone.
+ */
 async function failWithoutSnapshot(trx: Transaction<Tables>, now: Date): Promise<number> {
   const result = await sql`
     update export_runs as run
     set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
-      error_message = format('The snapshot of %s had not been loaded when the next slot came.', run.snapshot_date)
+      error_message = format(
+        case run.trigger
+          when 'manual' then 'There is no snapshot of %s any more.'
+          else 'The snapshot of %s had not been loaded when the next slot came.'
+        end, run.snapshot_date)
     from export_configs as config
     join ${dueSlots(now)} on due.schedule = config.schedule
     where run.state = 'queued' and run.job_id is null
       and config.environment_id = run.environment_id and config.id = run.config_id
-      and run.slot < due.slot
+      and (run.slot < due.slot or run.trigger = 'manual')
       and not exists (
         select from snapshots
         where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)`.execute(

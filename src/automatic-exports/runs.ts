@@ -69,12 +69,22 @@ export async function listRuns(
 /**
  * Queues a run that somebody asked for.
  * @param snapshotDate null: the newest snapshot
- * @throws AppError `not_found` when there is no such snapshot, `conflict` when a run of the config has not finished
+ * @throws AppError `not_found` when there is no such config or snapshot, `conflict` when a run of the config has not finished
  */
 export async function insertManualRun(
   trx: Transaction<Tables>,
   wanted: { environmentId: string; configId: string; snapshotDate: string | null; now: Date },
 ): Promise<Run> {
+  // The lock keeps whoever deletes the config from missing this run.
+  const config = await trx
+    .selectFrom('export_configs')
+    .select('id')
+    .where('environment_id', '=', wanted.environmentId)
+    .where('id', '=', wanted.configId)
+    .where('deleted_at', 'is', null)
+    .forShare()
+    .executeTakeFirst();
+  if (config === undefined) throw notFound('export config');
   const snapshot = await trx
     .selectFrom('snapshots')
     .select('snapshot_date')

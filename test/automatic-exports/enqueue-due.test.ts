@@ -1,6 +1,7 @@
 import t from 'tap';
 import { enqueueDue } from '../../src/automatic-exports/enqueue-due.ts';
 import { wakeRuns } from '../../src/automatic-exports/enqueue-runs.ts';
+import { insertManualRun } from '../../src/automatic-exports/runs.ts';
 import { startTestApp } from '../helpers/app.ts';
 
 /** What the clock makes due, on a real database. Nothing is carried out here. 2026-03-02 is a Monday. */
@@ -253,6 +254,32 @@ t.test('a queue that somebody emptied: unfinished runs get new jobs', async t =>
   await tick('2026-03-02T00:02:30Z');
   t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
   t.not(await jobId(), first);
+});
+
+t.test('a run by hand whose snapshot is gone does not hold back the slots', async t => {
+  const { tick, pool } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01'],
+  });
+  await pool.query(
+    `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at)
+     values ('acme', 'a', 'by-hand', 'manual', '2026-02-20', 'queued', now())`,
+  );
+  t.strictSame(await tick('2026-03-02T00:00:30Z'), { added: 1, sent: 1, failed: 1 });
+  t.match((await pool.query(`select * from export_runs where id = 'by-hand'`)).rows[0], {
+    state: 'failed',
+    error_code: 'snapshot_missing',
+    error_message: 'There is no snapshot of 2026-02-20 any more.',
+  });
+});
+
+t.test('a run by hand of a config that was deleted meanwhile is not found', async t => {
+  const { app } = await start(t, { configs: [], snapshots: ['2026-03-01'] });
+  const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };
+  await t.rejects(
+    app.dependencies.db.transaction().execute(trx => insertManualRun(trx, wanted)),
+    { code: 'not_found' },
+  );
 });
 
 t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
