@@ -1,6 +1,7 @@
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { isOrphaned } from '../db/is-orphaned.ts';
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
 import { AppError, type FieldFault, validationFailed } from '../errors.ts';
 import { problemMediaType, toProblem } from './problem.ts';
@@ -51,6 +52,9 @@ const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
 /** What a caller may know of anything that was thrown. */
 export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
+  if (isOrphaned(thrown)) {
+    return new AppError('not_found', 'What this belongs to has just been deleted.', { cause: thrown });
+  }
   if (isDatabaseUnavailable(thrown)) {
     return new AppError('unavailable', 'The database cannot be reached. Try again shortly.', {
       cause: thrown,

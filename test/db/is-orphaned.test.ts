@@ -1,0 +1,11 @@
+import t from 'tap';
+import { createApiKey } from '../../src/environments/api-keys.ts';
+import { toAppError } from '../../src/http/error-handler.ts';
+import { startTestApp } from '../helpers/app.ts';
+
+t.test('what would belong to an environment that was deleted meanwhile is not found', async t => {
+  const app = await startTestApp(t);
+  const input = { environmentId: 'gone', name: 'late', scopes: ['exports:read'], expiresAt: null } as const;
+  const error = await createApiKey(app.dependencies.db, input).catch((thrown: unknown) => thrown);
+  t.equal(toAppError(error).code, 'not_found');
+});
