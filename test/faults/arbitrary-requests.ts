@@ -1,11 +1,8 @@
 /** Requests grown from the document: mostly of the right shape, with something wrong somewhere. */
 import fc from 'fast-check';
-import { isPublicAddress } from '../../src/destinations/endpoint-allowlist.ts';
-import { parseDestination } from '../../src/destinations/location.ts';
+import { bodyOf } from './arbitrary-bodies.ts';
 import type { Operation } from './documented-answers.ts';
-import { objectText, oddBytes, oddKey, oddText, oddValue } from './odd-values.ts';
-
-type Json = Readonly<Record<string, unknown>>;
+import { oddText } from './odd-values.ts';
 
 /** What is there to be named, by kind; tests add to it as things are made. */
 export type World = Readonly<Record<string, readonly string[]>>;
@@ -106,13 +103,18 @@ const oddPart = fc.oneof(
   fc.constantFrom(63, 64, 65, 512, 1_000, 1_001, 1_199, 1_201, 9_000).map(length => 'a'.repeat(length)),
 );
 
+const sparedKinds: Readonly<Record<string, string>> = {
+  environmentId: 'spareEnvironmentId',
+  configId: 'spareConfigId',
+};
+
 function pathParts(operation: Operation): fc.Arbitrary<Record<string, PathPart>> {
   const parts = operation.parameters
     .filter(parameter => parameter.in === 'path')
     .map(({ name }) => {
-      // What the others need stays there: only spare environments are changed or removed.
-      const isOnItself = operation.path.endsWith('{environmentId}') && operation.method !== 'GET';
-      const kind = name === 'environmentId' && isOnItself ? 'spareEnvironmentId' : name;
+      // What the others need stays there: only spare ones are changed or removed.
+      const isOnItself = operation.path.endsWith(`{${name}}`) && /^(PUT|DELETE)$/.test(operation.method);
+      const kind = isOnItself && sparedKinds[name] !== undefined ? sparedKinds[name] : name;
       const known = fc.nat({ max: 1_000 }).map(index => ({ kind, index }));
       return [
         name,
@@ -274,154 +276,4 @@ function extraHeaders(operation: Operation): fc.Arbitrary<[string, string][]> {
     { arbitrary: fc.array(extras, { maxLength: 3 }), weight: 2 },
   );
   return fc.tuple(contentType, contentEncoding, more).map(found => found.flat() as [string, string][]);
-}
-
-const csvHeader =
-  'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs\n';
-const csvBody = fc.oneof(
-  fc.constantFrom(
-    csvHeader,
-    '',
-    `${csvHeader}c1,,f1,F,2026-01-01,2026-01-01,,,1,0,,0,,\n`,
-    csvHeader.repeat(2),
-    '"',
-    ',',
-    '\n\n',
-    '\u0000',
-  ),
-  oddText.map(text => csvHeader + text),
-);
-
-/** Mostly a body of the document's shape in which one thing or nothing is odd. */
-function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
-  if (operation.method === 'PUT' && operation.path.endsWith('{date}'))
-    return csvBody.map(text => Buffer.from(text));
-  const anything = fc.oneof(
-    oddValue.map(value => Buffer.from(JSON.stringify(value))),
-    oddBytes.map(make => make('{"a":1}')),
-  );
-  if (operation.body === null) {
-    return fc.oneof({ arbitrary: fc.constant(null), weight: 5 }, { arbitrary: anything, weight: 1 });
-  }
-  const any = fitting(operation.body) as fc.Arbitrary<Record<string, unknown>>;
-  const isConfig = 'provider' in (operation.body['properties'] as Json);
-  const good = isConfig ? fc.oneof(any, any.map(ofOneProvider), any.map(ofOneProvider)) : any;
-  const oneOdd = fc.tuple(good, fc.nat(), oddValue).map(([body, at, value]) => {
-    const entries = Object.entries(body);
-    const place = at % Math.max(entries.length, 1);
-    return entries.map(([key, kept], index) => [key, index === place ? value : kept] as const);
-  });
-  const oneMore = fc
-    .tuple(good, oddKey, oddValue)
-    .map(([body, key, value]) => [...Object.entries(body), [key, value] as const]);
-  const oneLess = fc
-    .tuple(good, fc.nat())
-    .map(([body, at]) => Object.entries(body).filter((_, index) => index !== at % 4));
-  const entries = fc.oneof(
-    { arbitrary: good.map(body => Object.entries(body) as (readonly [string, unknown])[]), weight: 8 },
-    { arbitrary: oneOdd, weight: 6 },
-    { arbitrary: oneMore, weight: 3 },
-    { arbitrary: oneLess, weight: 2 },
-  );
-  const text = entries.map(found => objectText(staysOnLoopback(found)));
-  return fc.oneof(
-    { arbitrary: text.map(found => Buffer.from(found)), weight: 8 },
-    { arbitrary: fc.tuple(text, oddBytes).map(([found, make]) => make(found)), weight: 2 },
-    { arbitrary: anything, weight: 1 },
-    { arbitrary: fc.constant(null), weight: 1 },
-  );
-}
-
-/** Provider and fields that go with each other, which chance alone would hardly bring together. */
-function ofOneProvider({ bucketUrl: _, ...body }: Record<string, unknown>): Record<string, unknown> {
-  const needed = ['endpoint', 'bucket', 'region'].map(name => [name, fittingTexts[name]?.[0]]);
-  return { ...Object.fromEntries(needed), ...body, provider: 'custom' };
-}
-
-/** Values that a schema's text would not tell; the test adds the endpoint that is there. */
-export const fittingTexts: Record<string, readonly string[]> = {
-  name: ['Nightly', '  spaces  ', 'x', 'Ünïcödé 💥', '\ud800', 'a'.repeat(200)],
-  bucketUrl: [
-    'https://acme.s3.eu-west-1.amazonaws.com/x',
-    'https://a.b',
-    's3://acme',
-    'https://acme.s3.EU.amazonaws.com',
-  ],
-  bucket: ['acme', 'Acme_1', 'a', '127.0.0.1', 'a..b', '../x', 'acme?x', 'b--x-s3'],
-  region: ['us-east-1', 'auto', '', 'a b', '../'],
-  key: ['exports', '/exports/', '', 'a//b', '../x', 'ü💥', 'a?b#c', 'a\u0001b', ' ', 'x'.repeat(900)],
-  endpoint: [
-    'http://127.0.0.1:1',
-    'http://localhost',
-    'https://inside.example',
-    'https://absent.example',
-    'https://169.254.169.254',
-    'https://[::1]',
-    'file:///etc/passwd',
-    'https://a@10.0.0.1',
-    'HTTPS://10.0.0.1:99999',
-    'https://10.0.0.1/x',
-  ],
-  accessKeyId: ['AKIAFUZZ', ' AKIAFUZZ\n', 'a/b', 'ü', ''],
-  secretAccessKey: ['secret-of-the-fuzzer-1234', '', 'ü', 'a b'],
-  expiresAt: [
-    '2027-01-01T00:00:00.123456Z',
-    '2030-06-30T12:00:00-03:30',
-    '2026-03-02T10:00:00Z',
-    '2027-01-01T00:00:00+02:00',
-    '9999-12-31T23:59:59-15:00',
-    '9999-12-31T23:59:60Z',
-    '2026-12-31',
-    '2027-02-30T00:00:00Z',
-    '2100-01-01T24:00:00Z',
-  ],
-  snapshotDate: ['2026-03-01', '2026-03-02', '2026-02-30', '9999-12-31', '0000-01-01', '0001-01-01'],
-};
-
-/** @param name of the property that the value is for */
-function fitting(schema: Json, name = ''): fc.Arbitrary<unknown> {
-  const texts = fittingTexts[name];
-  if (texts !== undefined)
-    return fc.nat().map(index => fittingTexts[name]?.[index % (fittingTexts[name]?.length ?? 1)]);
-  if (Array.isArray(schema['enum'])) return fc.constantFrom(...(schema['enum'] as unknown[]));
-  switch (Array.isArray(schema['type']) ? schema['type'][0] : schema['type']) {
-    case 'object': {
-      const properties = schema['properties'] as Record<string, Json>;
-      const model = Object.entries(properties).map(([key, inner]) => [key, fitting(inner, key)] as const);
-      return fc.record(Object.fromEntries(model), {
-        requiredKeys: (schema['required'] as string[] | undefined) ?? [],
-      });
-    }
-    case 'array':
-      return fc.uniqueArray(fitting(schema['items'] as Json), { minLength: 1, maxLength: 3 });
-    case 'integer':
-      return fc.integer({ min: Number(schema['minimum'] ?? 0), max: Number(schema['maximum'] ?? 100) });
-    case 'boolean':
-      return fc.boolean();
-    default:
-      return oddText;
-  }
-}
-
-/** What would have this machine talk to others is spoilt, so that it is refused before. */
-function staysOnLoopback(
-  entries: readonly (readonly [string, unknown])[],
-): readonly (readonly [string, unknown])[] {
-  const body = Object.fromEntries(entries) as { provider?: unknown; endpoint?: unknown };
-  const isAmazonOrGoogle = body.provider === 'aws' || body.provider === 'gcp';
-  const reachesOut = (isAmazonOrGoogle && mayParse(body)) || isPublic(body.endpoint);
-  return reachesOut ? [...entries.filter(([key]) => key !== 'accessKeyId'), ['accessKeyId', '']] : entries;
-}
-
-function mayParse(body: object): boolean {
-  try {
-    return parseDestination(body as Parameters<typeof parseDestination>[0]).ok;
-  } catch {
-    return false;
-  }
-}
-
-function isPublic(endpoint: unknown): boolean {
-  if (typeof endpoint !== 'string' || !URL.canParse(endpoint.trim())) return false;
-  return isPublicAddress(new URL(endpoint.trim()).hostname.replace(/^\[|\]$/g, ''));
 }

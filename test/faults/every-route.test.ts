@@ -5,13 +5,8 @@ import { createDocument, fakeEndpoint, listDocument } from '../destinations/fake
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
-import {
-  type Attempt,
-  arbitraryAttempt,
-  fittingTexts,
-  hasOddPath,
-  writeRequest,
-} from './arbitrary-requests.ts';
+import { fittingTexts } from './arbitrary-bodies.ts';
+import { type Attempt, arbitraryAttempt, hasOddPath, writeRequest } from './arbitrary-requests.ts';
 import { readDocument } from './documented-answers.ts';
 import { exchange, type RawAnswer } from './raw-exchange.ts';
 import { isFullScale, scaled } from './scale.ts';
@@ -89,6 +84,8 @@ async function made(path: string, json: object): Promise<string> {
 }
 const foreignConfig = await made('/v1/environments/stranger/export-configs', configBody);
 const foreignRun = await made(`/v1/environments/stranger/export-configs/${foreignConfig}/runs`, {});
+const keptConfig = await made('/v1/environments/acme/export-configs', configBody);
+const keptRun = await made(`/v1/environments/acme/export-configs/${keptConfig}/runs`, {});
 const link = await made('/v1/environments/acme/download-links', {
   aggregation: 'today',
   expiresInSeconds: 3600,
@@ -98,10 +95,13 @@ const linkToken = registerSecret(link.slice(link.lastIndexOf('/') + 1));
 const world = {
   environmentId: [...Array(12).fill('acme'), 'on-pro', 'on-free', 'stranger', 'no-such'],
   spareEnvironmentId: ['spare-1', 'spare-2', 'spare-3', 'no-such-1'],
-  configId: [foreignConfig, 'no-such'],
-  runId: [foreignRun, 'no-such'],
+  configId: [foreignConfig, 'no-such', ...Array(12).fill(keptConfig)],
+  spareConfigId: [foreignConfig, 'no-such'],
+  runId: [foreignRun, 'no-such', ...Array(6).fill(keptRun)],
   keyId: ['0000000000000000'],
   date: [
+    ...Array(12).fill('2026-03-01'),
+    ...Array(6).fill('2026-03-02'),
     '2026-03-01',
     '2026-03-02',
     '2026-02-28',
@@ -116,16 +116,15 @@ const world = {
   token: [linkToken, `${linkToken.slice(0, -2)}xx`, 'none'],
 };
 
-/** Newest first in what is picked from most, so that things made here are used. */
+/** So that what is made here is used. */
 function remember(attempt: Attempt, answer: RawAnswer): void {
   if (answer.status !== 201 && answer.status !== 202) return;
-  const { operation } = attempt;
-  const list = { 'export-configs': world.configId, runs: world.runId, 'api-keys': world.keyId }[
-    operation.path.split('/').at(-1) ?? ''
-  ];
-  if (list === undefined) return;
   const { id } = JSON.parse(answer.body.toString());
-  list.splice(list.length > 30 ? 2 + (answer.body.length % 28) : 2, list.length > 30 ? 1 : 0, id);
+  const kind = attempt.operation.path.split('/').at(-1);
+  if (kind === 'export-configs') world.configId.push(id);
+  if (kind === 'export-configs') world.spareConfigId.push(id);
+  if (kind === 'runs') world.runId.push(id);
+  if (kind === 'api-keys') world.keyId.push(id);
 }
 
 /** Node's limit of 16 KiB, less what is ours. */
