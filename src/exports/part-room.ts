@@ -3,8 +3,15 @@ import path from 'node:path';
 
 /** The space that kept parts may take, all of the directory's files counted. */
 export interface PartRoom {
-  /** Asked before so many bytes are written; makes room if need be. @returns false when there is none to be made */
-  reserve(bytes: number): Promise<boolean>;
+  /**
+   * Makes room for so many bytes if need be, then writes them.
+   * @throws NoRoomError, or what `write` throws
+   */
+  fill(bytes: number, write: () => Promise<void>): Promise<void>;
+}
+
+export class NoRoomError extends Error {
+  override readonly name = 'NoRoomError';
 }
 
 export const partExtension = '.part';
@@ -18,25 +25,32 @@ const leftoverAgeMs = 15 * 60_000;
  * process or two may use the same directory, each with its own twentieth.
  */
 export function createPartRoom(directory: string, maxBytes: number): PartRoom {
-  let reserved = Number.POSITIVE_INFINITY;
+  let sinceLook = Number.POSITIVE_INFINITY;
+  /** May be on disk already, or not yet. */
+  let inFlight = 0;
   let looking: Promise<boolean> | null = null;
 
   async function look(): Promise<boolean> {
-    reserved = 0;
-    const usedBytes = await evict(directory, maxBytes * 0.9);
-    return usedBytes <= maxBytes * 0.9;
+    sinceLook = inFlight;
+    const limit = maxBytes * 0.9 - inFlight;
+    return (await evict(directory, limit)) <= limit;
   }
 
   return {
-    async reserve(bytes) {
-      reserved += bytes;
-      if (reserved <= maxBytes / 20) return true;
-      looking ??= look().finally(() => {
-        looking = null;
-      });
-      const isRoom = await looking;
-      reserved += bytes;
-      return isRoom && bytes <= maxBytes / 20;
+    async fill(bytes, write) {
+      inFlight += bytes;
+      sinceLook += bytes;
+      try {
+        if (sinceLook > maxBytes / 20) {
+          looking ??= look().finally(() => {
+            looking = null;
+          });
+          if (!(await looking)) throw new NoRoomError('The part store is too small for this part.');
+        }
+        await write();
+      } finally {
+        inFlight -= bytes;
+      }
     },
   };
 }

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { ConfigError } from '../config.ts';
-import { type Block, mapAhead, pack } from './blocks.ts';
+import { type Block, mapAhead, pack, packing } from './blocks.ts';
 import type { ExportPart } from './find-parts.ts';
 import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
 import { createFramer, openForReading, PartLostError, readFrames } from './part-file.ts';
@@ -45,11 +45,9 @@ export function createPartStore({ directory, maxBytes, onError }: PartStoreOptio
   const room = createPartRoom(directory, maxBytes);
   /** By name; each has one request that renders it. */
   const growing = new Map<string, GrowingPart>();
-  // A version of the service that writes rows otherwise has parts of its own.
-  const rendering = createHash('sha256')
-    .update(copyRows('', '', ''))
-    .digest('hex')
-    .slice(0, 8);
+  // A version of the service that writes or packs rows otherwise has parts of its own.
+  const form = JSON.stringify([copyRows('', '', ''), packing]);
+  const rendering = createHash('sha256').update(form).digest('hex').slice(0, 8);
 
   const nameOf = (part: ExportPart) => `${rendering}_${part.version}_${part.date}${partExtension}`;
 
@@ -98,9 +96,7 @@ export function createPartStore({ directory, maxBytes, onError }: PartStoreOptio
     const append = async (bytes: Buffer) => {
       if (!handle || part.state !== 'growing') return;
       try {
-        if (!(await room.reserve(bytes.length)))
-          throw new Error('The part store is too small for this part.');
-        await handle.appendFile(bytes);
+        await room.fill(bytes.length, () => handle.appendFile(bytes));
         part.grow(bytes.length);
       } catch (error) {
         giveUp(error);

@@ -29,11 +29,14 @@ for (const date of ['2025-11-12', '2026-02-18', '2026-02-22', '2026-03-01']) {
 await app.putEnvironment('big', 'pro');
 await writeDenseSnapshot(pool, { environmentId: 'big', date: today, rows: 20_000 });
 
+await app.putEnvironment('middle', 'pro');
+await writeDenseSnapshot(pool, { environmentId: 'middle', date: today, rows: 2_000 });
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const urlOf = (environmentId: string, aggregation = 'today', origin = app.origin) =>
   `${origin}/v1/environments/${environmentId}/exports/${aggregation}.csv`;
 const openFile = (environmentId: string) => open(urlOf(environmentId), { headers: authorization });
 const bigFile = (await plainApp.download('big', 'today')).body;
+const middleFile = (await plainApp.download('middle', 'today')).body;
 
 async function readRest(response: http.IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
@@ -140,48 +143,54 @@ t.test('a part under another name is refused', async t => {
   t.equal(on.text, off.text);
 });
 
-t.test('random damage to a large part, between downloads and during one', async t => {
-  await app.download('big', 'today');
+t.test('random damage to a part of several blocks', async t => {
+  await app.download('middle', 'today');
   const [name = ''] = parts.whole();
   const good = parts.read(name);
-  for (let round = 0; round < 6; round += 1) {
-    const isDuring = round % 2 === 0;
-    const response = isDuring ? await openFile('big') : null;
-    const start = response === null ? Buffer.alloc(0) : await readSome(response);
+  for (let round = 0; round < 12; round += 1) {
     const bad = Buffer.from(good);
     for (let flips = 0; flips < 3; flips += 1) bad[randomInt(bad.length)] = randomInt(256);
     parts.write(name, round % 3 === 0 ? bad.fill(0, randomInt(bad.length)) : bad);
-    const file =
-      response === null
-        ? await app.download('big', 'today').then(({ body }) => body)
-        : await readRest(response);
-    t.ok(Buffer.concat([start, file]).equals(bigFile), `round ${round}`);
-    // A reader that had passed the damage before it was made leaves it to the next.
-    t.ok((await app.download('big', 'today')).body.equals(bigFile));
-    t.ok(parts.read(name).equals(good), `mended in round ${round}`);
+    t.ok((await app.download('middle', 'today')).body.equals(middleFile), `round ${round}`);
+    t.ok(parts.read(name).equals(good), 'mended');
   }
 });
 
+t.test('random damage while the part is being read', async t => {
+  await app.download('big', 'today');
+  const [name = ''] = parts.whole();
+  const good = parts.read(name);
+  for (let round = 0; round < 2; round += 1) {
+    const response = await openFile('big');
+    const start = await readSome(response);
+    const bad = Buffer.from(good);
+    parts.write(name, bad.fill(randomInt(256), randomInt(bad.length)));
+    t.ok(Buffer.concat([start, await readRest(response)]).equals(bigFile), `round ${round}`);
+    // A reader that had passed the place before leaves the damage to the next.
+    t.ok((await app.download('big', 'today')).body.equals(bigFile));
+    t.ok(parts.read(name).equals(good), 'mended');
+  }
+});
+
+const onlyPart = () => path.join(parts.directory, parts.whole()[0] ?? '');
 const losses: Record<string, () => void> = {
-  'the file deleted': () => fs.rmSync(path.join(parts.directory, parts.whole()[0] ?? '')),
+  'the file deleted': () => fs.rmSync(onlyPart()),
   'the directory deleted': forgetParts,
-  'the file cut short': () => {
-    const file = path.join(parts.directory, parts.whole()[0] ?? '');
-    fs.truncateSync(file, randomInt(fs.statSync(file).size));
-  },
-  'the file emptied': () => fs.truncateSync(path.join(parts.directory, parts.whole()[0] ?? ''), 0),
+  'the file cut short': () => fs.truncateSync(onlyPart(), randomInt(fs.statSync(onlyPart()).size)),
+  'the file emptied': () => fs.truncateSync(onlyPart(), 0),
 };
 for (const [what, lose] of Object.entries(losses)) {
   t.test(`${what}: before a download and during one`, async t => {
-    await app.download('big', 'today');
+    await app.download('middle', 'today');
     lose();
-    t.ok((await app.download('big', 'today')).body.equals(bigFile), 'before');
+    t.ok((await app.download('middle', 'today')).body.equals(middleFile), 'before');
+    t.equal(parts.whole().length, 1, 'kept again');
+    forgetParts();
+    await app.download('big', 'today');
     const response = await openFile('big');
     const start = await readSome(response);
     lose();
     t.ok(Buffer.concat([start, await readRest(response)]).equals(bigFile), 'during');
-    t.ok((await app.download('big', 'today')).body.equals(bigFile), 'after');
-    t.equal(parts.whole().length, 1, 'kept again');
   });
 }
 
@@ -210,7 +219,7 @@ t.test('the disk is full during a download', async t => {
       databaseUrl: app.database.url,
       env: { PART_STORE_DIR: directory, PART_STORE_MB: '64' },
     });
-    for (let time = 0; time < 3; time += 1) {
+    for (let time = 0; time < 2; time += 1) {
       const [one, two] = await Promise.all([tiny.download('big', 'today'), tiny.download('big', 'today')]);
       t.ok(one.body.equals(bigFile));
       t.ok(two.body.equals(bigFile));
@@ -229,7 +238,7 @@ t.test('the disk is full during a download', async t => {
 });
 
 t.test('requests for one part at the same time render it once', async t => {
-  for (const count of [2, 6]) {
+  for (const count of [2, 5]) {
     forgetParts();
     copies.since();
     const asked = Array.from({ length: count }, () => app.download('big', 'today'));
@@ -265,7 +274,7 @@ t.test('the first reader goes away in the middle: the others get the whole file'
 });
 
 t.test('readers that come and go leave nothing open', async t => {
-  for (let round = 0; round < 30; round += 1) {
+  for (let round = 0; round < 20; round += 1) {
     if (round % 3 === 0) forgetParts();
     const controller = new AbortController();
     const asked = [1, 2, 3].map(() =>
@@ -277,74 +286,4 @@ t.test('readers that come and go leave nothing open', async t => {
     await settled;
   }
   t.ok((await app.download('big', 'today')).body.equals(bigFile));
-});
-
-t.test('what is kept stays below its limit, at every moment', async t => {
-  const bounded = keptParts(path.join(base, 'bounded'));
-  const limit = 4;
-  const small = await startApp(t, {
-    databaseUrl: app.database.url,
-    env: { PART_STORE_DIR: bounded.directory, PART_STORE_MB: String(limit) },
-  });
-  for (let day = 0; day < 8; day += 1) {
-    await app.putEnvironment(`env-${day}`, 'pro');
-    await writeDenseSnapshot(pool, { environmentId: `env-${day}`, date: today, rows: 2_500, salt: `${day}` });
-  }
-  let most = 0;
-  const watch = setInterval(() => {
-    most = Math.max(most, bounded.usedBytes());
-  }, 1);
-  for (let round = 0; round < 2; round += 1) {
-    for (let day = 0; day < 8; day += 2) {
-      const both = [day, day + 1].map(index => small.download(`env-${index}`, 'today'));
-      for (const { status } of await Promise.all(both)) t.equal(status, 200);
-    }
-  }
-  // Larger than the whole store: it is sent all the same.
-  await writeDenseSnapshot(pool, { environmentId: 'env-0', date: today, rows: 12_000 });
-  const large = await small.download('env-0', 'today');
-  t.ok(large.body.equals((await plainApp.download('env-0', 'today')).body));
-  clearInterval(watch);
-  t.ok(most <= limit * 2 ** 20, `${most} bytes at most`);
-  t.ok(most > limit * 2 ** 19, 'and the room is used');
-  t.equal(bounded.unfinished().length, 0);
-});
-
-t.test('what is used stays, what is not goes first', async t => {
-  const bounded = keptParts(path.join(base, 'used'));
-  const small = await startApp(t, {
-    databaseUrl: app.database.url,
-    env: { PART_STORE_DIR: bounded.directory, PART_STORE_MB: '4' },
-  });
-  const smallCopies = countCopies(small.dependencies.exportPool);
-  for (const environmentId of [
-    'env-1',
-    'env-2',
-    'env-1',
-    'env-3',
-    'env-1',
-    'env-4',
-    'env-1',
-    'env-5',
-    'env-1',
-  ]) {
-    await small.download(environmentId, 'today');
-  }
-  t.equal(smallCopies.since(), 5);
-});
-
-t.test('files that a dead process left are removed, those of a living one are not', async t => {
-  fs.mkdirSync(parts.directory, { recursive: true });
-  const [dead, living] = ['dead.part.tmp', 'living.part.tmp'].map(name => path.join(parts.directory, name));
-  for (const file of [dead, living]) fs.writeFileSync(file ?? '', 'x');
-  const hourAgo = new Date(Date.now() - 3_600_000);
-  fs.utimesSync(dead ?? '', hourAgo, hourAgo);
-  // A process looks when it first writes.
-  const other = await startApp(t, {
-    databaseUrl: app.database.url,
-    env: { PART_STORE_DIR: parts.directory, PART_STORE_MB: '64' },
-  });
-  await other.download('small', 'today');
-  t.strictSame(parts.unfinished(), ['living.part.tmp']);
-  fs.rmSync(living ?? '');
 });
