@@ -78,7 +78,7 @@ for (const [mode, app] of [
       const grownMiB =
         (after.arrayBuffers + after.heapUsed - before.arrayBuffers - before.heapUsed) / 2 ** 20;
       t.ok(
-        grownMiB < 24,
+        grownMiB < 48,
         `${grownMiB.toFixed(1)} MiB of a file of ${((rows * nameBytes) / 2 ** 20).toFixed(0)} MiB`,
       );
 
