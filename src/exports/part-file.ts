@@ -45,15 +45,16 @@ export async function* readFrames(
   fileName: string,
   grown: ((bytes: number) => Promise<void>) | null,
 ): AsyncGenerator<Block> {
+  const take = createReader(file);
   let checksum = crc32(fileName);
   let at = 0;
   for (;;) {
     await grown?.(at);
-    const frame = await readExactly(file, at, frameBytes);
+    const frame = await take(frameBytes);
     const packedBytes = frame.readUInt32LE(0);
     const plainBytes = frame.readUInt32LE(4);
     if (packedBytes > maxPackedBytes) throw new PartLostError('A frame is damaged.');
-    const packed = await readExactly(file, at + frameBytes, packedBytes);
+    const packed = await take(packedBytes);
     checksum = crc32(packed, crc32(frame.subarray(0, 8), checksum));
     if (checksum !== frame.readUInt32LE(8)) throw new PartLostError('A block is damaged.');
     if (packedBytes === 0) return;
@@ -62,15 +63,29 @@ export async function* readFrames(
   }
 }
 
-/** Every failure to read is a loss: the database has it all. */
-async function readExactly(file: FileHandle, at: number, length: number): Promise<Buffer> {
-  if (length === 0) return Buffer.alloc(0);
-  const buffer = Buffer.allocUnsafe(length);
-  const { bytesRead } = await file.read(buffer, 0, length, at).catch((cause: unknown) => {
-    throw new PartLostError('The file cannot be read.', { cause });
-  });
-  if (bytesRead !== length) throw new PartLostError('The file ends early.');
-  return buffer;
+/** A packed block is small: reading each by itself would take longer than sending it. */
+const readBytes = 256 * 1024;
+
+/** Takes bytes from the start on. Every failure to read is a loss: the database has it all. */
+function createReader(file: FileHandle): (length: number) => Promise<Buffer> {
+  let ahead = Buffer.alloc(0);
+  let position = 0;
+  return async length => {
+    while (ahead.length < length) {
+      const buffer = Buffer.allocUnsafe(Math.max(readBytes, length));
+      ahead.copy(buffer);
+      const room = buffer.length - ahead.length;
+      const { bytesRead } = await file.read(buffer, ahead.length, room, position).catch((cause: unknown) => {
+        throw new PartLostError('The file cannot be read.', { cause });
+      });
+      if (bytesRead === 0) throw new PartLostError('The file ends early.');
+      position += bytesRead;
+      ahead = buffer.subarray(0, ahead.length + bytesRead);
+    }
+    const taken = ahead.subarray(0, length);
+    ahead = ahead.subarray(length);
+    return taken;
+  };
 }
 
 /** @returns null where there is no such file */
