@@ -5,12 +5,12 @@ import { quantile } from './measure.ts';
 import { download, script } from './processes.ts';
 import { type Service, startService } from './service.ts';
 
-const perSecond = 100;
+const perSecond = 30;
 
 /** How fast small answers come, idle and while 4 downloads run one after the other; parts are rendered each time. */
 export async function measureLatency(bench: Bench): Promise<Section> {
   const service = await startService({ ...bench, env: { PART_STORE_MB: '0' } });
-  const seconds = bench.rows >= 100_000 ? 10 : 2;
+  const seconds = bench.rows >= 100_000 ? 20 : 2;
   await insertConfigs(bench.pool, bench.environmentId, 1);
   const urls = [`/v1/environments/${bench.environmentId}/export-configs/bench-0/status`, '/health/ready'].map(
     where => service.origin + where,
