@@ -64,6 +64,12 @@ else await main();
 async function main(): Promise<void> {
   const cleanups: (() => Promise<void> | void)[] = [];
   const loadAtStart = os.loadavg()[0] ?? 0;
+  const cleanUp = async () => {
+    for (let cleanup = cleanups.pop(); cleanup !== undefined; cleanup = cleanups.pop()) await cleanup();
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => cleanUp().finally(() => process.exit(1)));
+  }
   try {
     const bench = await prepare(cleanups);
     const sections: Section[] = [];
@@ -76,7 +82,7 @@ async function main(): Promise<void> {
     console.log(asText(report));
     writeReport(report, values.write);
   } finally {
-    for (const cleanup of cleanups.reverse()) await cleanup();
+    await cleanUp();
   }
 }
 

@@ -50,6 +50,10 @@ export async function startService({ databaseUrl, directory, env }: ServiceOptio
     stdio: ['ignore', logFile, 'inherit'],
   });
   fs.closeSync(logFile);
+  // Should the bench be ended in the middle.
+  const lastResort = () => child.kill('SIGKILL');
+  process.once('exit', lastResort);
+  child.once('exit', () => process.off('exit', lastResort));
   const origin = `http://127.0.0.1:${port}`;
   await untilReady(child, origin);
   return {
