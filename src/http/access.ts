@@ -16,7 +16,11 @@ export type Access =
   | { readonly environment: Scope | 'member' | 'operator'; readonly feature?: Feature };
 
 /** Who calls. */
-export type Caller = { readonly kind: 'operator' } | { readonly kind: 'api-key'; readonly keyId: string };
+export type Caller =
+  | { readonly kind: 'operator' }
+  | { readonly kind: 'api-key'; readonly keyId: string }
+  /** Of the operator's identity provider: its `sub`, and when the access token ends. */
+  | { readonly kind: 'user'; readonly subject: string; readonly expiresAt: Date };
 
 declare module 'fastify' {
   interface FastifyContextConfig {
