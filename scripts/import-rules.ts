@@ -8,12 +8,13 @@ import path from 'node:path';
 /** What a folder may import beside itself and `errors.ts`. A folder that is not listed may not be imported at all. */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   db: [],
-  environments: ['db'],
-  snapshots: ['environments', 'db'],
+  audit: ['db'],
+  environments: ['audit', 'db'],
+  snapshots: ['environments', 'audit', 'db'],
   exports: ['snapshots', 'environments', 'db'],
   destinations: ['db'],
-  'automatic-exports': ['exports', 'snapshots', 'environments', 'destinations', 'db'],
-  http: ['environments', 'db'],
+  'automatic-exports': ['exports', 'snapshots', 'environments', 'destinations', 'audit', 'db'],
+  http: ['environments', 'audit', 'db'],
 };
 
 /** Put the parts together, so no part may know them. */

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import { auditRoutes } from './audit/audit-routes.ts';
 import { configRoutes } from './automatic-exports/config-routes.ts';
 import { wakeRuns } from './automatic-exports/enqueue-runs.ts';
 import { runRoutes } from './automatic-exports/run-routes.ts';
@@ -76,6 +77,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       await v1.register(configRoutes(configDependencies));
       await v1.register(validateRoutes(configDependencies));
       await v1.register(runRoutes(dependencies));
+      await v1.register(auditRoutes(dependencies));
     },
     { prefix: '/v1' },
   );

@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { environmentParams } from '../environments/environment-routes.ts';
 import type { Environment } from '../environments/environments.ts';
-import { environmentOf } from '../http/access.ts';
+import { actorOf, environmentOf } from '../http/access.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
@@ -41,7 +41,7 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       },
       handler: async (request, reply) => {
         const environment = environmentOf(request);
-        const created = await createConfig(dependencies, environment.id, request.body);
+        const created = await createConfig(dependencies, actorOf(request), environment.id, request.body);
         return reply.code(201).send(present(created, environment));
       },
     });
@@ -126,7 +126,14 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       handler: async request => {
         const environment = environmentOf(request);
         const { configId } = request.params;
-        return present(await patchConfig(dependencies, environment.id, configId, request.body), environment);
+        const patched = await patchConfig(
+          dependencies,
+          actorOf(request),
+          environment.id,
+          configId,
+          request.body,
+        );
+        return present(patched, environment);
       },
     });
 
@@ -145,7 +152,12 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         },
       },
       handler: async (request, reply) => {
-        await deleteConfig(dependencies, environmentOf(request).id, request.params.configId);
+        await deleteConfig(
+          dependencies,
+          actorOf(request),
+          environmentOf(request).id,
+          request.params.configId,
+        );
         return reply.code(204).send(null);
       },
     });

@@ -65,6 +65,8 @@ export interface PatchedConfig {
   /** Whether its first slot is the next one after now. */
   readonly startsAnew: boolean;
   readonly isTurnedOff: boolean;
+  /** The names of what is not as it was; a new secret counts as another one. */
+  readonly changed: readonly string[];
 }
 
 /**
@@ -94,28 +96,37 @@ export function readConfigPatch(
     const message = `is required when the ${moved} changes`;
     throw validationFailed([{ path: '/secretAccessKey', message }]);
   }
-  const isElsewhere =
-    moved !== undefined ||
-    destination.value.region !== current.destination.region ||
-    destination.value.key !== current.destination.key;
-  const enabled = patch.enabled ?? current.enabled;
-  const schedule = patch.schedule ?? current.schedule;
+  const { enabled, schedule, ...settings } = {
+    name,
+    enabled: patch.enabled ?? current.enabled,
+    schedule: patch.schedule ?? current.schedule,
+    compression: patch.compression ?? current.compression,
+    manifest: patch.manifest ?? current.manifest,
+  };
   const isTurnedOn = enabled && !current.enabled;
+  const changedCredentials = [
+    ...(accessKeyId === current.accessKeyId ? [] : ['accessKeyId']),
+    ...(newSecret === null ? [] : ['secretAccessKey']),
+  ];
+  const changedDestination = changedFields(current.destination, destination.value);
   return {
-    settings: {
-      name,
-      enabled,
-      schedule,
-      destination: destination.value,
-      compression: patch.compression ?? current.compression,
-      manifest: patch.manifest ?? current.manifest,
-    },
+    settings: { enabled, schedule, ...settings, destination: destination.value },
     accessKeyId,
     newSecret,
-    needsCheck: isElsewhere || newSecret !== null || accessKeyId !== current.accessKeyId || isTurnedOn,
+    needsCheck: changedDestination.length > 0 || changedCredentials.length > 0 || isTurnedOn,
     startsAnew: isTurnedOn || schedule !== current.schedule,
     isTurnedOff: !enabled && current.enabled,
+    changed: [
+      ...changedFields({ ...current }, { enabled, schedule, ...settings }),
+      ...changedDestination,
+      ...changedCredentials,
+    ],
   };
+}
+
+/** The names of what is there in both and not the same. */
+function changedFields<T extends object>(before: T, after: Partial<T>): string[] {
+  return (Object.keys(after) as (keyof T & string)[]).filter(field => after[field] !== before[field]);
 }
 
 /** Of another provider nothing is carried over. */

@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { PgBoss } from 'pg-boss';
 import type { Database } from '../db/database.ts';
-import { environmentOf } from '../http/access.ts';
+import { actorOf, environmentOf } from '../http/access.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date } from '../http/schemas.ts';
@@ -52,7 +52,7 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         const snapshotDate = request.body.snapshotDate ?? null;
         const run = await db.transaction().execute(async trx => {
           const wanted = { environmentId, configId: config.id, snapshotDate, now: now() };
-          const inserted = await insertManualRun(trx, wanted);
+          const inserted = await insertManualRun(trx, actorOf(request), wanted);
           await enqueueRuns(trx, jobs, { environmentId, runId: inserted.id });
           return inserted;
         });

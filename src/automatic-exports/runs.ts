@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Selectable, Transaction } from 'kysely';
 import { DatabaseError } from 'pg';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { AppError, notFound } from '../errors.ts';
@@ -73,6 +74,7 @@ export async function listRuns(
  */
 export async function insertManualRun(
   trx: Transaction<Tables>,
+  actor: Actor,
   wanted: { environmentId: string; configId: string; snapshotDate: string | null; now: Date },
 ): Promise<Run> {
   // The lock keeps whoever deletes the config from missing this run.
@@ -116,6 +118,12 @@ export async function insertManualRun(
       }
       throw error;
     });
+  await recordChange(trx, actor, {
+    environmentId: wanted.environmentId,
+    action: 'export_run.started',
+    targetId: row.id,
+    details: { configId: wanted.configId, snapshotDate: row.snapshot_date },
+  });
   return toRun(row);
 }
 

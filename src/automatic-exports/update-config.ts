@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { EncryptionKey } from '../config.ts';
 import type { Database } from '../db/database.ts';
 import type { ClientEnvironment } from '../destinations/s3-client.ts';
@@ -22,6 +23,7 @@ export interface ConfigDependencies {
 /** @throws AppError `validation_failed`, `storage_validation_failed` */
 export async function createConfig(
   { db, encryptionKeys, clientEnvironment, now }: ConfigDependencies,
+  actor: Actor,
   environmentId: string,
   body: NewConfigBody,
 ): Promise<ConfigWithHistory> {
@@ -39,7 +41,16 @@ export async function createConfig(
     createdAt,
     updatedAt: createdAt,
   };
-  await insertConfig(db, config);
+  await db.transaction().execute(async trx => {
+    await insertConfig(trx, config);
+    const { enabled, schedule } = config;
+    await recordChange(trx, actor, {
+      environmentId,
+      action: 'export_config.created',
+      targetId: config.id,
+      details: { enabled, schedule, provider: config.destination.provider },
+    });
+  });
   return { config, history: { running: false, last: null, lastSuccessfulAt: null } };
 }
 
@@ -50,6 +61,7 @@ export async function createConfig(
  */
 export async function patchConfig(
   dependencies: ConfigDependencies,
+  actor: Actor,
   environmentId: string,
   configId: string,
   patch: ConfigPatch,
@@ -81,6 +93,13 @@ export async function patchConfig(
       throw new AppError('conflict', 'The config was changed or deleted meanwhile. Read it and try again.');
     }
     if (patched.isTurnedOff) await cancelRuns(trx, config, now());
+    if (patched.changed.length === 0) return;
+    await recordChange(trx, actor, {
+      environmentId,
+      action: patched.isTurnedOff ? 'export_config.turned_off' : 'export_config.updated',
+      targetId: configId,
+      details: { changed: patched.changed },
+    });
   });
   return await getConfig(db, environmentId, configId);
 }
@@ -92,6 +111,7 @@ export async function patchConfig(
  */
 export async function deleteConfig(
   { db, now }: ConfigDependencies,
+  actor: Actor,
   environmentId: string,
   configId: string,
 ): Promise<void> {
@@ -100,6 +120,7 @@ export async function deleteConfig(
     await hideConfig(trx, config, now());
     await cancelRuns(trx, config, now());
     await purgeConfigs(trx, config);
+    await recordChange(trx, actor, { environmentId, action: 'export_config.deleted', targetId: configId });
   });
 }
 

@@ -1,3 +1,4 @@
+import { recordChange, systemActor } from '../audit/audit-log.ts';
 import type { EncryptionKey } from '../config.ts';
 import type { Database } from '../db/database.ts';
 import { isSealedUnderFirstKey, openSecret, sealSecret } from '../destinations/secrets.ts';
@@ -35,19 +36,38 @@ export async function resealSecrets(
       const resealed = reseal(keys, row.sealed_secret, owner);
       if (resealed === null) unreadable += 1;
       if (resealed === null || resealed === row.sealed_secret) continue;
-      const result = await db
-        .updateTable('export_configs')
-        .set({ sealed_secret: resealed })
-        .where('environment_id', '=', row.environment_id)
-        .where('id', '=', row.id)
-        .where('sealed_secret', '=', row.sealed_secret)
-        .executeTakeFirst();
-      moved += Number(result.numUpdatedRows);
+      if (await replaceSecret(db, owner, row.sealed_secret, resealed, keys[0].id)) moved += 1;
     }
     const last = rows.at(-1);
     if (last === undefined || rows.length < pageSize) return { total, moved, unreadable };
     after = { environmentId: last.environment_id, configId: last.id };
   }
+}
+
+/** @returns false when somebody changed it meanwhile */
+async function replaceSecret(
+  db: Database,
+  { environmentId, configId }: { environmentId: string; configId: string },
+  sealed: string,
+  resealed: string,
+  keyId: string,
+): Promise<boolean> {
+  return await db.transaction().execute(async trx => {
+    const result = await trx
+      .updateTable('export_configs')
+      .set({ sealed_secret: resealed })
+      .where('environment_id', '=', environmentId)
+      .where('id', '=', configId)
+      .where('sealed_secret', '=', sealed)
+      .executeTakeFirst();
+    if (result.numUpdatedRows === 0n) return false;
+    const change = { environmentId, targetId: configId, details: { encryptionKeyId: keyId } } as const;
+    await recordChange(trx, systemActor('secrets:rotate'), {
+      action: 'export_config.secret_resealed',
+      ...change,
+    });
+    return true;
+  });
 }
 
 /** The same text when it is under the first key already; null when it does not open. */

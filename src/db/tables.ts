@@ -1,4 +1,4 @@
-import type { ColumnType, Generated } from 'kysely';
+import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
 
 /** What the migrations made, as Kysely sees it. Instants come back as Date, dates as `YYYY-MM-DD` text. */
 export interface Tables {
@@ -8,6 +8,7 @@ export interface Tables {
   snapshot_rows: SnapshotRowsTable;
   export_configs: ExportConfigsTable;
   export_runs: ExportRunsTable;
+  audit_log: AuditLogTable;
 }
 
 type CreatedAt = ColumnType<Date, never, never>;
@@ -108,4 +109,17 @@ interface ExportRunsTable {
   job_id: string | null;
   /** The multipart upload under way, so that whoever comes after a dead worker can abort it. */
   upload_id: string | null;
+}
+
+/** Lines are written and, once old, removed; never changed. */
+interface AuditLogTable {
+  id: GeneratedAlways<number>;
+  at: CreatedAt;
+  actor_kind: string;
+  actor_id: string | null;
+  environment_id: string | null;
+  action: string;
+  target_id: string | null;
+  details: ColumnType<Record<string, unknown>, string, never>;
+  request_id: string | null;
 }

@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { Database } from '../db/database.ts';
 import { validationFailed } from '../errors.ts';
-import { environmentOf } from '../http/access.ts';
+import { actorOf, environmentOf } from '../http/access.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
@@ -69,7 +69,7 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
       handler: async (request, reply) => {
         const { name, scopes } = request.body;
         const expiresAt = parseExpiry(request.body.expiresAt ?? null, now());
-        const { apiKey, token } = await createApiKey(db, {
+        const { apiKey, token } = await createApiKey(db, actorOf(request), {
           environmentId: environmentOf(request).id,
           name,
           scopes,
@@ -135,7 +135,7 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
         },
       },
       handler: async (request, reply) => {
-        await revokeApiKey(db, environmentOf(request).id, request.params.keyId);
+        await revokeApiKey(db, actorOf(request), environmentOf(request).id, request.params.keyId);
         return reply.code(204).send(null);
       },
     });

@@ -1,4 +1,5 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import { notFound } from '../errors.ts';
 import { type Environment, toEnvironment } from './environments.ts';
@@ -18,23 +19,32 @@ const tokenPattern = /^whx_([0-9a-f]{16})_([0-9a-f]{64})$/;
 /** @returns the key and its token `whx_<id>_<secret>`, which is stored nowhere and cannot be read again */
 export async function createApiKey(
   db: Database,
+  actor: Actor,
   input: { environmentId: string; name: string; scopes: readonly Scope[]; expiresAt: Date | null },
 ): Promise<{ apiKey: ApiKey; token: string }> {
   const id = randomBytes(8).toString('hex');
   const secret = randomBytes(32).toString('hex');
-  const row = await db
-    .insertInto('api_keys')
-    .values({
-      environment_id: input.environmentId,
-      id,
-      name: input.name,
-      scopes: [...new Set(input.scopes)],
-      secret_hash: hashSecret(secret),
-      expires_at: input.expiresAt,
-    })
-    .returningAll()
-    .executeTakeFirstOrThrow();
-  return { apiKey: toApiKey(row), token: `whx_${id}_${secret}` };
+  const values = {
+    environment_id: input.environmentId,
+    id,
+    name: input.name,
+    scopes: [...new Set(input.scopes)],
+    secret_hash: hashSecret(secret),
+    expires_at: input.expiresAt,
+  };
+  const apiKey = await db.transaction().execute(async trx => {
+    const made = toApiKey(
+      await trx.insertInto('api_keys').values(values).returningAll().executeTakeFirstOrThrow(),
+    );
+    await recordChange(trx, actor, {
+      environmentId: input.environmentId,
+      action: 'api_key.created',
+      targetId: id,
+      details: { scopes: made.scopes, expiresAt: made.expiresAt },
+    });
+    return made;
+  });
+  return { apiKey, token: `whx_${id}_${secret}` };
 }
 
 /** Newest first, those before `before`. */
@@ -62,13 +72,21 @@ export async function listApiKeys(
  * From the next request on the key is unknown, in every process.
  * @throws AppError `not_found`
  */
-export async function revokeApiKey(db: Database, environmentId: string, id: string): Promise<void> {
-  const result = await db
-    .deleteFrom('api_keys')
-    .where('environment_id', '=', environmentId)
-    .where('id', '=', id)
-    .executeTakeFirst();
-  if (result.numDeletedRows === 0n) throw notFound('API key');
+export async function revokeApiKey(
+  db: Database,
+  actor: Actor,
+  environmentId: string,
+  id: string,
+): Promise<void> {
+  await db.transaction().execute(async trx => {
+    const result = await trx
+      .deleteFrom('api_keys')
+      .where('environment_id', '=', environmentId)
+      .where('id', '=', id)
+      .executeTakeFirst();
+    if (result.numDeletedRows === 0n) throw notFound('API key');
+    await recordChange(trx, actor, { environmentId, action: 'api_key.revoked', targetId: id });
+  });
 }
 
 interface KnownApiKey {

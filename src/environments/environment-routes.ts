@@ -1,6 +1,6 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { Database } from '../db/database.ts';
-import { environmentOf } from '../http/access.ts';
+import { actorOf, environmentOf } from '../http/access.ts';
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { instant, literals } from '../http/schemas.ts';
@@ -69,7 +69,7 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
         },
       },
       handler: async (request, reply) => {
-        const { environment, created } = await putEnvironment(db, {
+        const { environment, created } = await putEnvironment(db, actorOf(request), {
           id: request.params.environmentId,
           ...request.body,
         });
@@ -135,7 +135,7 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
         },
       },
       handler: async (request, reply) => {
-        await deleteEnvironment(db, request.params.environmentId);
+        await deleteEnvironment(db, actorOf(request), request.params.environmentId);
         return reply.code(204).send(null);
       },
     });

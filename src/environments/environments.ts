@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { notFound } from '../errors.ts';
 import type { Plan } from './plans.ts';
@@ -26,22 +27,84 @@ interface EnvironmentRow {
   readonly updated_at: Date;
 }
 
-/** Creates the environment or updates its name and plan. */
+interface EnvironmentInput {
+  readonly id: string;
+  readonly name: string;
+  readonly plan: Plan;
+}
+
+/** Creates the environment or updates its name and plan. The audit log hears of it if anything changes. */
 export async function putEnvironment(
-  db: DatabaseOrTransaction,
-  input: { id: string; name: string; plan: Plan },
+  db: Database,
+  actor: Actor,
+  input: EnvironmentInput,
 ): Promise<{ environment: Environment; created: boolean }> {
-  const row = await db
+  return await db.transaction().execute(async trx => {
+    while (true) {
+      const inserted = await insertEnvironment(trx, actor, input);
+      if (inserted !== null) return { environment: inserted, created: true };
+      const updated = await updateEnvironment(trx, actor, input);
+      if (updated !== null) return { environment: updated, created: false };
+      // It was deleted between the two.
+    }
+  });
+}
+
+/** Null: it is there already. */
+async function insertEnvironment(
+  trx: DatabaseOrTransaction,
+  actor: Actor,
+  input: EnvironmentInput,
+): Promise<Environment | null> {
+  const row = await trx
     .insertInto('environments')
     .values(input)
-    .onConflict(conflict =>
-      conflict.column('id').doUpdateSet({ name: input.name, plan: input.plan, updated_at: sql`now()` }),
-    )
+    .onConflict(conflict => conflict.column('id').doNothing())
     .returningAll()
-    // A row that this statement inserted has never been deleted or locked.
-    .returning(sql<boolean>`xmax = 0`.as('created'))
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  const details = { plan: input.plan };
+  await recordChange(trx, actor, {
+    environmentId: input.id,
+    action: 'environment.created',
+    targetId: input.id,
+    details,
+  });
+  return toEnvironment(row);
+}
+
+/** Null: it is not there any more. */
+async function updateEnvironment(
+  trx: DatabaseOrTransaction,
+  actor: Actor,
+  input: EnvironmentInput,
+): Promise<Environment | null> {
+  const { id, ...values } = input;
+  // The lock keeps another update from coming between what is told as the plan before and the one after.
+  const before = await trx
+    .selectFrom('environments')
+    .select(['name', 'plan'])
+    .where('id', '=', id)
+    .forNoKeyUpdate()
+    .executeTakeFirst();
+  if (before === undefined) return null;
+  const row = await trx
+    .updateTable('environments')
+    .set({ ...values, updated_at: sql`now()` })
+    .where('id', '=', id)
+    .returningAll()
     .executeTakeFirstOrThrow();
-  return { environment: toEnvironment(row), created: row.created };
+  const changed = (['name', 'plan'] as const).filter(field => before[field] !== values[field]);
+  if (changed.length > 0) {
+    const details = { changed, plan: { before: before.plan, after: values.plan } };
+    await recordChange(trx, actor, {
+      environmentId: id,
+      action: 'environment.updated',
+      targetId: id,
+      details,
+    });
+  }
+  return toEnvironment(row);
 }
 
 export async function findEnvironment(db: DatabaseOrTransaction, id: string): Promise<Environment | null> {
@@ -68,18 +131,24 @@ export async function listEnvironments(
  * Removes the environment and all that belongs to it, at once: a reader sees all of it or nothing.
  * @throws AppError `not_found`
  */
-export async function deleteEnvironment(db: Database, id: string): Promise<void> {
+export async function deleteEnvironment(db: Database, actor: Actor, id: string): Promise<void> {
   await db.transaction().execute(async trx => {
     // The row lock waits for loads that are about to swap their snapshot in, and turns later ones away.
     const row = await trx
       .selectFrom('environments')
-      .select('id')
+      .select('plan')
       .where('id', '=', id)
       .forUpdate()
       .executeTakeFirst();
     if (row === undefined) throw notFound('environment');
     await trx.deleteFrom('snapshot_rows').where('environment_id', '=', id).execute();
     await trx.deleteFrom('environments').where('id', '=', id).execute();
+    await recordChange(trx, actor, {
+      environmentId: id,
+      action: 'environment.deleted',
+      targetId: id,
+      details: { plan: row.plan },
+    });
   });
 }
 

@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify';
+import type { Actor } from '../audit/audit-log.ts';
 import type { Environment } from '../environments/environments.ts';
 import type { Feature } from '../environments/plans.ts';
 import type { Scope } from '../environments/scopes.ts';
@@ -42,4 +43,18 @@ export function environmentOf(request: FastifyRequest): Environment {
 export function callerOf(request: FastifyRequest): Caller {
   if (request.caller === null) throw new Error('This route has no caller.');
   return request.caller;
+}
+
+/** The caller as the audit log names them. */
+export function actorOf(request: FastifyRequest): Actor {
+  const caller = callerOf(request);
+  const { id: requestId } = request;
+  switch (caller.kind) {
+    case 'operator':
+      return { kind: 'operator', id: null, requestId };
+    case 'api-key':
+      return { kind: 'api-key', id: caller.keyId, requestId };
+    case 'user':
+      return { kind: 'user', id: caller.subject, requestId };
+  }
 }

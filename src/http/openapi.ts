@@ -30,6 +30,7 @@ export async function registerOpenapi(app: FastifyInstance): Promise<void> {
           name: 'Automatic export',
           description: 'Data out every day or week: a CSV in a bucket of the customer’s own.',
         },
+        { name: 'Audit log', description: 'Who changed what, when. For the operator.' },
         { name: 'Operation', description: 'Health and metrics.' },
       ],
       components: {

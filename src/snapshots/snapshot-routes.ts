@@ -4,7 +4,7 @@ import type { Pool } from 'pg';
 import type { Database } from '../db/database.ts';
 import { environmentParams } from '../environments/environment-routes.ts';
 import { validationFailed } from '../errors.ts';
-import { environmentOf } from '../http/access.ts';
+import { actorOf, environmentOf } from '../http/access.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date, instant } from '../http/schemas.ts';
@@ -156,7 +156,7 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
         },
       },
       handler: async (request, reply) => {
-        await deleteSnapshot(db, environmentOf(request).id, request.params.date);
+        await deleteSnapshot(db, actorOf(request), environmentOf(request).id, request.params.date);
         return reply.code(204).send(null);
       },
     });

@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import { AppError, notFound } from '../errors.ts';
 import { snapshotLockName } from './staging-sql.ts';
@@ -33,7 +34,12 @@ export async function listSnapshots(
 }
 
 /** @throws AppError `not_found`; `conflict` while the same snapshot is being loaded */
-export async function deleteSnapshot(db: Database, environmentId: string, date: string): Promise<void> {
+export async function deleteSnapshot(
+  db: Database,
+  actor: Actor,
+  environmentId: string,
+  date: string,
+): Promise<void> {
   await db.transaction().execute(async trx => {
     const lockName = snapshotLockName(environmentId, date);
     const { rows } = await sql<{
@@ -51,5 +57,6 @@ export async function deleteSnapshot(db: Database, environmentId: string, date: 
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
       .execute();
+    await recordChange(trx, actor, { environmentId, action: 'snapshot.deleted', targetId: date });
   });
 }

@@ -1,4 +1,5 @@
 import t from 'tap';
+import { systemActor } from '../../src/audit/audit-log.ts';
 import { enqueueDue } from '../../src/automatic-exports/enqueue-due.ts';
 import { wakeRuns } from '../../src/automatic-exports/enqueue-runs.ts';
 import { insertManualRun } from '../../src/automatic-exports/runs.ts';
@@ -277,7 +278,7 @@ t.test('a run by hand of a config that was deleted meanwhile is not found', asyn
   const { app } = await start(t, { configs: [], snapshots: ['2026-03-01'] });
   const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };
   await t.rejects(
-    app.dependencies.db.transaction().execute(trx => insertManualRun(trx, wanted)),
+    app.dependencies.db.transaction().execute(trx => insertManualRun(trx, systemActor('test'), wanted)),
     { code: 'not_found' },
   );
 });

@@ -53,13 +53,21 @@ t.test('moves every secret to the first key, page by page, and says how many', a
       right += 1;
   }
   t.equal(right, 1_201);
+  const told = await app.database.pool.query(
+    `select count(*)::int as lines, count(distinct (environment_id, target_id))::int as configs, actor_kind, actor_id, details
+     from audit_log where action = 'export_config.secret_resealed' group by actor_kind, actor_id, details`,
+  );
+  const details = { encryptionKeyId: '2025b' };
+  t.strictSame(told.rows, [
+    { lines: 1_201, configs: 1_201, actor_kind: 'system', actor_id: 'secrets:rotate', details },
+  ]);
 
   // One that is sealed under a key that nobody has any more is left as it is, and told.
   await app.database.pool.query(
     `update export_configs set sealed_secret = 'v1.lost.' || repeat('A', 40) where id = 'c0'`,
   );
-  const told = await rotate().catch((error: { code: number; stdout: string; stderr: string }) => error);
-  t.match(told, { code: 1, stdout: 'Moved 0 of 1201 secrets', stderr: '1 could not be read' });
+  const failed = await rotate().catch((error: { code: number; stdout: string; stderr: string }) => error);
+  t.match(failed, { code: 1, stdout: 'Moved 0 of 1201 secrets', stderr: '1 could not be read' });
 });
 
 t.test('a config that is changed meanwhile keeps its moved secret', async t => {

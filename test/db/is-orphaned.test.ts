@@ -1,4 +1,5 @@
 import t from 'tap';
+import { systemActor } from '../../src/audit/audit-log.ts';
 import { createApiKey } from '../../src/environments/api-keys.ts';
 import { toAppError } from '../../src/http/error-handler.ts';
 import { startTestApp } from '../helpers/app.ts';
@@ -6,6 +7,8 @@ import { startTestApp } from '../helpers/app.ts';
 t.test('what would belong to an environment that was deleted meanwhile is not found', async t => {
   const app = await startTestApp(t);
   const input = { environmentId: 'gone', name: 'late', scopes: ['exports:read'], expiresAt: null } as const;
-  const error = await createApiKey(app.dependencies.db, input).catch((thrown: unknown) => thrown);
+  const error = await createApiKey(app.dependencies.db, systemActor('test'), input).catch(
+    (thrown: unknown) => thrown,
+  );
   t.equal(toAppError(error).code, 'not_found');
 });

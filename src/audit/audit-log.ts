@@ -1,0 +1,121 @@
+import type { Selectable } from 'kysely';
+import type { DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+
+/** Who changed what, when. Each change writes its line in its own transaction: there is never one without the other. */
+
+export const actorKinds = ['operator', 'api-key', 'user', 'system'] as const;
+type ActorKind = (typeof actorKinds)[number];
+
+/** Who makes a change. */
+export interface Actor {
+  readonly kind: ActorKind;
+  /** Of the API key or the user; the name of the job for `system`; null for the operator. */
+  readonly id: string | null;
+  /** Null for what no request asked for. */
+  readonly requestId: string | null;
+}
+
+export const auditActions = [
+  'environment.created',
+  'environment.updated',
+  'environment.deleted',
+  'api_key.created',
+  'api_key.revoked',
+  'snapshot.deleted',
+  'export_config.created',
+  'export_config.updated',
+  'export_config.turned_off',
+  'export_config.deleted',
+  'export_config.secret_resealed',
+  'export_run.started',
+  'export_runs.expired',
+  'audit_log.expired',
+] as const;
+export type AuditAction = (typeof auditActions)[number];
+
+/** Names of fields, and values that do no harm wherever they are read. Never a secret, never free text. */
+type Details = Readonly<Record<string, unknown>>;
+
+export interface Change {
+  /** Null for what concerns no single environment. */
+  readonly environmentId: string | null;
+  readonly action: AuditAction;
+  /** Of what was changed; a snapshot's is its date. */
+  readonly targetId: string | null;
+  readonly details?: Details;
+}
+
+/** One line as callers see it. `at` is ISO-8601 UTC. */
+export interface AuditEntry extends Required<Change> {
+  readonly id: string;
+  readonly at: string;
+  readonly actor: { readonly kind: ActorKind; readonly id: string | null };
+  readonly requestId: string | null;
+}
+
+/** One job of the service itself, such as `retention`. */
+export function systemActor(job: string): Actor {
+  return { kind: 'system', id: job, requestId: null };
+}
+
+/** @param trx the transaction of the change itself */
+export async function recordChanges(
+  trx: DatabaseOrTransaction,
+  actor: Actor,
+  changes: readonly Change[],
+): Promise<void> {
+  if (changes.length === 0) return;
+  const lines = changes.map(change => ({
+    actor_kind: actor.kind,
+    actor_id: actor.id,
+    environment_id: change.environmentId,
+    action: change.action,
+    target_id: change.targetId,
+    details: JSON.stringify(change.details ?? {}),
+    request_id: actor.requestId,
+  }));
+  await trx.insertInto('audit_log').values(lines).execute();
+}
+
+export async function recordChange(trx: DatabaseOrTransaction, actor: Actor, change: Change): Promise<void> {
+  await recordChanges(trx, actor, [change]);
+}
+
+/** Newest first, those before `before`. */
+export async function listAuditLog(
+  db: DatabaseOrTransaction,
+  filter: { environmentId: string | null; action: AuditAction | null },
+  page: { before: { at: Date; id: number } | null; limit: number },
+): Promise<AuditEntry[]> {
+  const { environmentId, action } = filter;
+  const { before } = page;
+  const rows = await db
+    .selectFrom('audit_log')
+    .selectAll()
+    .where(({ eb, val }) => (environmentId === null ? val(true) : eb('environment_id', '=', environmentId)))
+    .where(({ eb, val }) => (action === null ? val(true) : eb('action', '=', action)))
+    .where(({ eb, refTuple, tuple, val }) =>
+      before === null ? val(true) : eb(refTuple('at', 'id'), '<', tuple(before.at, before.id)),
+    )
+    .orderBy('at', 'desc')
+    .orderBy('id', 'desc')
+    .limit(page.limit)
+    .execute();
+  return rows.map(toEntry);
+}
+
+function toEntry(row: Selectable<Tables['audit_log']>): AuditEntry {
+  return {
+    id: String(row.id),
+    at: row.at.toISOString(),
+    // The check constraint allows nothing else.
+    actor: { kind: row.actor_kind as ActorKind, id: row.actor_id },
+    environmentId: row.environment_id,
+    // Nobody else writes here.
+    action: row.action as AuditAction,
+    targetId: row.target_id,
+    details: row.details,
+    requestId: row.request_id,
+  };
+}
