@@ -1,6 +1,4 @@
-import { once } from 'node:events';
 import fs from 'node:fs';
-import net, { type AddressInfo } from 'node:net';
 import t from 'tap';
 import { isoDate } from '../../src/http/schemas.ts';
 import { loadColumns } from '../helpers/adoption-rows.ts';
@@ -10,7 +8,7 @@ import { ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { connectRaw, eventually, type RawConnection } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
-import { startServiceProcess } from '../helpers/service-process.ts';
+import { startApiProcess } from '../helpers/service-process.ts';
 import { isFullScale, scaled } from './scale.ts';
 
 /** Callers who hold on to what they have, against the real service in a process of its own. */
@@ -24,15 +22,6 @@ const environments = ['acme', 'beta', 'gamma'];
 /** More than sockets hold on both sides. */
 const rowCount = 80_000;
 
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
 const database = await createTestDatabase(t);
 const yesterday = isoDate(new Date(Date.now() - 86_400_000));
 // Only to have the environments there before.
@@ -41,25 +30,11 @@ for (const id of environments) {
   await own.putEnvironment(id);
   await fillSnapshot(database.pool, id, yesterday, rowCount);
 }
-const port = await freePort();
-const service = startServiceProcess(database.url, {
-  PORT: String(port),
-  PROCESS_ROLE: 'api',
-  PART_STORE_MB: '0',
-});
+const service = await startApiProcess(database.url, { PART_STORE_MB: '0' });
 t.teardown(() => service.end('SIGKILL'));
-const origin = `http://127.0.0.1:${port}`;
+const { origin, port } = service;
 const headers = { authorization: `Bearer ${testAdminToken}` };
 const get = (path: string) => ask(origin + path, { headers });
-await eventually(
-  () =>
-    get('/health/ready').then(
-      ({ status }) => status === 200,
-      () => false,
-    ),
-  'the service',
-  30_000,
-);
 
 const openFiles = () => fs.readdirSync(`/proc/${service.pid}/fd`).length;
 const metric = async (name: string) =>

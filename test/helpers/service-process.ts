@@ -1,25 +1,43 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
+import { freePort } from './free-port.ts';
+import { ask } from './http-client.ts';
+import { eventually } from './raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from './secrets.ts';
 
 export interface ServiceProcess {
   readonly pid: number;
+  /** Every line that it has logged so far. */
+  logged(): Readonly<Record<string, unknown>>[];
+  signal(signal: 'SIGTERM' | 'SIGINT'): void;
   /** Sends the signal and waits for the end. @returns the exit code, or the signal that ended it */
   end(signal: 'SIGTERM' | 'SIGKILL'): Promise<number | NodeJS.Signals>;
+  /** The same without a signal. */
+  readonly ended: Promise<number | NodeJS.Signals>;
+}
+
+export interface ApiProcess extends ServiceProcess {
+  /** `http://127.0.0.1:<port>` */
+  readonly origin: string;
+  readonly port: number;
 }
 
 const main = path.join(import.meta.dirname, '../../src/main.ts');
+let processes = 0;
 
 /** The service as `npm start` starts it, in a process of its own. */
 export function startServiceProcess(
   databaseUrl: string,
   env: Readonly<Record<string, string>> = {},
 ): ServiceProcess {
-  const directory = process.env['TEST_LOG_DIRECTORY'];
   // Where the whole suite's output is searched for secrets.
-  const log = directory === undefined ? 'ignore' : fs.openSync(path.join(directory, 'processes'), 'a');
+  const directory = process.env['TEST_LOG_DIRECTORY'] ?? os.tmpdir();
+  processes += 1;
+  const logFile = path.join(directory, `process-${process.pid}-${processes}`);
+  const log = fs.openSync(logFile, 'a');
   const child: ChildProcess = spawn(process.execPath, [main], {
     env: {
       DATABASE_URL: databaseUrl,
@@ -31,14 +49,50 @@ export function startServiceProcess(
     },
     stdio: ['ignore', log, log],
   });
-  if (typeof log === 'number') fs.closeSync(log);
+  fs.closeSync(log);
   const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
+  const ended = exited.then(([code, endedBy]) => code ?? endedBy ?? 'SIGKILL');
   return {
     pid: child.pid ?? 0,
+    logged: () => fs.readFileSync(logFile, 'utf8').split('\n').flatMap(parseLine),
+    signal: signal => child.kill(signal),
+    ended,
     async end(signal) {
       child.kill(signal);
-      const [code, endedBy] = await exited;
-      return code ?? endedBy ?? 'SIGKILL';
+      return await ended;
     },
   };
+}
+
+/** The same, listening, once it is ready. */
+export async function startApiProcess(
+  databaseUrl: string,
+  env: Readonly<Record<string, string>> = {},
+): Promise<ApiProcess> {
+  const port = env['PORT'] === undefined ? await freePort() : Number(env['PORT']);
+  const service = startServiceProcess(databaseUrl, { PROCESS_ROLE: 'api', ...env, PORT: String(port) });
+  const origin = `http://127.0.0.1:${port}`;
+  try {
+    await eventually(() => isReady(origin), 'the service', 30_000);
+  } catch (error) {
+    await service.end('SIGKILL');
+    throw error;
+  }
+  return { ...service, origin, port };
+}
+
+export async function isReady(origin: string): Promise<boolean> {
+  return await ask(`${origin}/health/ready`).then(
+    ({ status }) => status === 200,
+    () => false,
+  );
+}
+
+/** Of a process that was killed the last line may be cut off. */
+function parseLine(line: string): Readonly<Record<string, unknown>>[] {
+  try {
+    return line === '' ? [] : [JSON.parse(line)];
+  } catch {
+    return [{ level: 0, msg: line }];
+  }
 }
