@@ -13,6 +13,7 @@ import { exportRoutes } from './exports/export-routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { registerAuthorization } from './http/authorize.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
+import { registerDrain } from './http/drain.ts';
 import { answerBrokenHttp, registerErrorHandler, requireHost, sendProblem } from './http/error-handler.ts';
 import { healthRoutes } from './http/health.ts';
 import { metricsRoutes } from './http/metrics.ts';
@@ -34,6 +35,8 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     // Download tokens are longer than any id.
     routerOptions: { maxParamLength: 1200 },
     forceCloseConnections: 'idle',
+    // What still comes over a connection that is open is answered like any other request, and is the last there.
+    return503OnClosing: false,
     // Node would answer 400 by itself, without a problem body: `requireHost` does it.
     http: { requireHostHeader: false },
     frameworkErrors: (error, request, reply) => sendProblem(error, request, reply),
@@ -49,6 +52,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     reply.header('x-request-id', request.id);
     requireHost(request);
   });
+  registerDrain(app, dependencies);
   registerErrorHandler(app);
   registerBodyTimeLimits(app);
   registerAuthorization(app, {

@@ -28,6 +28,8 @@ export interface Config {
   readonly logLevel: LogLevel;
   /** Where rendered parts of files are kept, and how much of them; null: they are not kept. */
   readonly partStore: { readonly directory: string; readonly maxBytes: number } | null;
+  /** How long the process serves on after SIGTERM, so that balancers see first that it is not ready any more. */
+  readonly drainMs: number;
 }
 
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
@@ -58,6 +60,7 @@ export function readConfig(env: Env): Config {
       .filter(entry => entry !== ''),
     logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
     partStore: partStore(env),
+    drainMs: drainMs(env),
   });
 }
 
@@ -156,6 +159,14 @@ function partStore(env: Env): Config['partStore'] {
   const directory = text(env, 'PART_STORE_DIR') ?? path.join(tmpdir(), 'warehouse-export-parts');
   if (!path.isAbsolute(directory)) throw new ConfigError('PART_STORE_DIR must be an absolute path');
   return { directory, maxBytes: Number(megabytes) * 1024 * 1024 };
+}
+
+function drainMs(env: Env): number {
+  const seconds = text(env, 'DRAIN_SECONDS') ?? '5';
+  if (!/^\d{1,2}$/.test(seconds) || Number(seconds) > 20) {
+    throw new ConfigError('DRAIN_SECONDS must be a whole number of seconds from 0 to 20');
+  }
+  return Number(seconds) * 1000;
 }
 
 function oneOf<const T extends string>(env: Env, name: string, allowed: readonly T[], otherwise: T): T {

@@ -2,6 +2,7 @@ import { buildApp } from './app.ts';
 import { startWorker } from './automatic-exports/start-worker.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { createDependencies } from './dependencies.ts';
+import { drain } from './http/drain.ts';
 import { createLogger } from './log.ts';
 
 /** How long downloads and runs may take to finish once the process is told to stop. */
@@ -31,12 +32,13 @@ const worker =
         runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
       });
 
-async function stop(signal: string): Promise<void> {
-  if (dependencies.isStopping) return;
+async function stop(signal: NodeJS.Signals): Promise<void> {
   dependencies.isStopping = true;
   log.info({ signal }, 'stopping');
   const cutOff = setTimeout(() => app.server.closeAllConnections(), stopTimeoutMs);
-  await Promise.all([app.close(), worker?.stop()]);
+  // A worker has no balancer before it, and who presses Ctrl-C does not want to wait.
+  const hasBalancer = signal === 'SIGTERM' && config.processRole !== 'worker';
+  await Promise.all([drain(app, hasBalancer ? config.drainMs : 0), worker?.stop()]);
   clearTimeout(cutOff);
   await dependencies.close();
   log.info('stopped');
@@ -44,6 +46,8 @@ async function stop(signal: string): Promise<void> {
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   process.on(signal, () => {
+    // Told again, as by a terminal and by npm, it goes on with what it does.
+    if (dependencies.isStopping) return;
     stop(signal).then(
       () => process.exit(0),
       error => {

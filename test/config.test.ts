@@ -24,6 +24,7 @@ t.test('what is required is enough; the rest has its default', async t => {
     s3EndpointAllowlist: [],
     logLevel: 'info',
     partStore: { directory: path.join(tmpdir(), 'warehouse-export-parts'), maxBytes: 2048 * 1024 * 1024 },
+    drainMs: 5_000,
   });
   t.ok(adminToken === testAdminToken);
   t.equal(encryptionKeys.length, 1);
@@ -45,6 +46,7 @@ t.test('every variable is read', async t => {
     LOG_LEVEL: 'debug',
     PART_STORE_DIR: '/var/cache/parts',
     PART_STORE_MB: '10',
+    DRAIN_SECONDS: '20',
   });
   t.match(config, {
     snapshotDatabaseUrl: 'postgresql://replica/exports',
@@ -54,6 +56,7 @@ t.test('every variable is read', async t => {
     publicUrl: 'https://exports.example.com',
     logLevel: 'debug',
     partStore: { directory: '/var/cache/parts', maxBytes: 10 * 1024 * 1024 },
+    drainMs: 20_000,
   });
   t.equal(readConfig({ ...least, PART_STORE_MB: '0' }).partStore, null);
   t.strictSame(config.s3EndpointAllowlist, ['minio.internal', '10.0.0.0/8', '127.0.0.1:9000']);
@@ -116,6 +119,8 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['PART_STORE_DIR', 'relative/parts'],
   ['PART_STORE_MB', '-1'],
   ['PART_STORE_MB', '1.5'],
+  ['DRAIN_SECONDS', '21'],
+  ['DRAIN_SECONDS', '0.5'],
 ];
 
 t.test(

@@ -1,0 +1,187 @@
+import http from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
+import t from 'tap';
+import { isoDate } from '../../src/http/schemas.ts';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startApp } from '../helpers/app.ts';
+import { startBalancer } from '../helpers/balancer.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { freePort } from '../helpers/free-port.ts';
+import { type Ask, ask, open } from '../helpers/http-client.ts';
+import { createTestDatabase } from '../helpers/postgres.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+import { startApiProcess } from '../helpers/service-process.ts';
+import { isFullScale } from './scale.ts';
+
+/** Processes that are replaced one after another under load, and what a process does from the signal to its end. */
+
+t.setTimeout(400_000);
+
+const authorization = { authorization: `Bearer ${testAdminToken}` };
+const csv = { ...authorization, 'content-type': 'text/csv' };
+const today = isoDate(new Date());
+const yesterday = isoDate(new Date(Date.now() - 86_400_000));
+/** More than sockets hold on both sides. */
+const rowCount = 80_000;
+const rounds = isFullScale ? 6 : 2;
+
+const database = await createTestDatabase(t);
+const own = await startApp(t, { databaseUrl: database.url, now: new Date().toISOString() });
+for (const id of ['acme', 'large']) await own.putEnvironment(id);
+await fillSnapshot(database.pool, 'large', yesterday, rowCount);
+
+t.test('a rolling restart drops no request', async t => {
+  const ports = [await freePort(), await freePort()];
+  const start = (port: number) =>
+    startApiProcess(database.url, { PORT: String(port), PART_STORE_MB: '0', DRAIN_SECONDS: '1' });
+  const services = await Promise.all(ports.map(start));
+  t.teardown(async () => {
+    await Promise.all(services.map(service => service.end('SIGKILL')));
+  });
+  const balancer = await startBalancer(ports);
+  t.teardown(balancer.close);
+  await eventually(() => balancer.ready.size === 2, 'both are ready');
+
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 12 });
+  t.teardown(async () => agent.destroy());
+  const rows = [adoptionRow(), adoptionRow({ companyId: 'c2', companyName: '' })];
+  const file = exportHeader + exportPart(rows, today);
+  const call = (path: string, options: Ask = {}) =>
+    ask(`${balancer.origin}/v1/environments/${path}`, { headers: authorization, ...options, agent });
+  /** Each says what is wrong with its answer. */
+  const requests: (() => Promise<string | null>)[] = [
+    async () => expectStatus(await call('acme'), 200),
+    async () => expectStatus(await call('acme/exports'), 200),
+    async () => {
+      const answer = await call('acme/exports/today.csv');
+      return answer.text === file ? null : `another file: ${answer.status} ${answer.text.slice(0, 300)}`;
+    },
+    async () => {
+      const body = JSON.stringify({ name: 'Acme', plan: 'enterprise' });
+      const headers = { ...authorization, 'content-type': 'application/json' };
+      return expectStatus(await call('acme', { method: 'PUT', headers, body }), 200);
+    },
+    async () =>
+      expectStatus(
+        await call('large/exports/30-days-daily.csv.gz', { headers: authorization, method: 'HEAD' }),
+        200,
+      ),
+  ];
+  const load = async () => {
+    const answer = await call(`acme/snapshots/${today}`, {
+      method: 'PUT',
+      headers: csv,
+      body: loadBody(rows),
+    });
+    return answer.status === 200 || answer.status === 201 ? null : `${answer.status} ${answer.text}`;
+  };
+  t.equal(await load(), null);
+
+  const over = new AbortController();
+  const wrong: string[] = [];
+  let asked = 0;
+  const sendSteadily = async (choose: (turn: number) => () => Promise<string | null>) => {
+    for (let turn = 0; !over.signal.aborted; turn += 1) {
+      asked += 1;
+      const fault = await choose(turn)().catch((error: Error) => error.message);
+      if (fault !== null) wrong.push(fault);
+      await delay(5);
+    }
+  };
+  const clients = Array.from({ length: 8 }, (_, client) =>
+    sendSteadily(turn => requests[(client + turn) % requests.length] ?? load),
+  );
+  // Two at once for one day would be a conflict.
+  clients.push(sendSteadily(() => load));
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [index, port] of ports.entries()) {
+      t.equal(await services[index]?.end('SIGTERM'), 0, 'exit code');
+      services[index] = await start(port);
+      await eventually(() => balancer.ready.has(port), 'the new one is ready');
+    }
+  }
+  over.abort();
+  await Promise.all(clients);
+  t.strictSame(balancer.failures.slice(0, 5), []);
+  t.strictSame(wrong.slice(0, 5), []);
+  t.comment(`${asked} requests in ${rounds * 2} restarts, ${wrong.length} failed`);
+  t.ok(asked > 100 * rounds);
+  for (const service of services) {
+    t.strictSame(
+      service.logged().filter(line => Number(line['level']) >= 50),
+      [],
+    );
+  }
+});
+
+t.test('from the signal to the end', async t => {
+  const service = await startApiProcess(database.url, { PART_STORE_MB: '0', DRAIN_SECONDS: '2' });
+  t.teardown(() => service.end('SIGKILL'));
+  const agent = new http.Agent({ keepAlive: true });
+  t.teardown(async () => agent.destroy());
+  const get = (path: string, more: Ask = {}) =>
+    ask(`${service.origin}${path}`, { headers: authorization, agent, ...more });
+  const download = await open(`${service.origin}/v1/environments/large/exports/30-days-daily.csv`, {
+    headers: authorization,
+    agent,
+  });
+  download.pause();
+
+  const toldAt = Date.now();
+  service.signal('SIGTERM');
+  await eventually(async () => (await get('/health/ready')).status === 503, 'readiness turns');
+  t.ok(Date.now() - toldAt < 1_000, 'at once');
+  const served = await get('/v1/environments/acme');
+  t.equal(served.status, 200, 'still serves');
+  t.equal(served.headers.connection, 'close', 'tells its callers to go');
+  t.equal((await get('/health/live', { agent: new http.Agent() })).status, 200, 'still accepts');
+  // A launcher that passes the signal on and a terminal that does, too, make two of one.
+  service.signal('SIGTERM');
+  service.signal('SIGINT');
+
+  await eventually(
+    () =>
+      get('/health/live').then(
+        () => false,
+        () => true,
+      ),
+    'nothing new is accepted',
+  );
+  t.ok(Date.now() - toldAt >= 1_500, 'after a moment');
+  let bytes = 0;
+  let last = Buffer.alloc(0);
+  for await (const chunk of download) {
+    bytes += chunk.length;
+    last = chunk;
+  }
+  t.equal(last.at(-1), 10);
+  t.ok(bytes > rowCount * 100, 'the download came to its end');
+  const readAt = Date.now();
+  t.equal(await service.ended, 0);
+  t.ok(Date.now() - readAt < 5_000, 'the connection that it came over holds nothing up');
+});
+
+t.test(
+  'a reader who never ends is cut off after 30 s',
+  { skip: isFullScale ? false : 'takes 30 s' },
+  async t => {
+    const service = await startApiProcess(database.url, { PART_STORE_MB: '0', DRAIN_SECONDS: '1' });
+    t.teardown(() => service.end('SIGKILL'));
+    const download = await open(`${service.origin}/v1/environments/large/exports/30-days-daily.csv`, {
+      headers: authorization,
+    });
+    download.pause();
+    const toldAt = Date.now();
+    t.equal(await service.end('SIGTERM'), 0);
+    const tookMs = Date.now() - toldAt;
+    t.ok(tookMs > 25_000 && tookMs < 35_000, `${tookMs} ms`);
+    await t.rejects(async () => {
+      for await (const _ of download);
+    }, 'it does not look complete');
+  },
+);
+
+function expectStatus({ status, text }: { status: number; text: string }, wanted: number): string | null {
+  return status === wanted ? null : `${status} ${text.slice(0, 300)}`;
+}
