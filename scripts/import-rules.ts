@@ -18,7 +18,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Put the parts together, so no part may know them. */
-const roots = ['app.ts', 'main.ts', 'dependencies.ts'];
+const roots = ['app.ts', 'main.ts', 'serve.ts', 'dependencies.ts'];
 
 /** Besides files that are named after a table or end in `-sql`. */
 const sqlVerbs = [
