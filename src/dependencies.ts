@@ -1,6 +1,8 @@
 import type { Pool } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
+import { runErrorCodes } from './automatic-exports/run-errors.ts';
+import { selectQueueState } from './automatic-exports/select-queue-state.ts';
 import { runsAtOnce } from './automatic-exports/start-worker.ts';
 import type { Config } from './config.ts';
 import { createKysely, createPool } from './db/connect.ts';
@@ -10,6 +12,7 @@ import { parseEndpointAllowlist } from './destinations/endpoint-allowlist.ts';
 import type { ClientEnvironment } from './destinations/s3-client.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import { createPartStore, type PartStore } from './exports/part-store.ts';
+import { createPrometheusMetrics, type PrometheusMetrics } from './http/prometheus.ts';
 import { createSlots, type Slots } from './http/slots.ts';
 
 /** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
@@ -34,8 +37,8 @@ export interface Dependencies {
   readonly runPool: Pool;
   /** What customers' storages may be reached. */
   readonly clientEnvironment: ClientEnvironment;
-  /** By name, for the metrics. */
   readonly pools: Readonly<Record<'api' | 'export' | 'load' | 'run' | 'jobs', Pool>>;
+  readonly metrics: PrometheusMetrics;
   /** True from the first signal to stop. */
   isStopping: boolean;
   /** Closes in reverse order of making. */
@@ -77,33 +80,49 @@ export function createDependencies(
     jobs: pool('jobs', limits.jobConnections),
   };
   const db = createKysely(pools.api);
+  const downloadSlots = createSlots({
+    total: limits.downloads,
+    perEnvironment: limits.downloadsPerEnvironment,
+    code: 'too_many_downloads',
+    what: 'downloads',
+  });
+  const loadSlots = createSlots({
+    total: limits.loads,
+    perEnvironment: limits.loadsPerEnvironment,
+    code: 'rate_limited',
+    what: 'snapshot loads',
+  });
+  const metrics = createPrometheusMetrics({
+    pools,
+    downloadSlots,
+    loadSlots,
+    partStoreBytes: () => partStore?.bytes() ?? null,
+    runErrorCodes,
+    queueState: () => selectQueueState(db, now()),
+  });
+  const partStore =
+    config.partStore &&
+    createPartStore({
+      ...config.partStore,
+      onError: error => log.warn({ err: error }, 'part store'),
+      onEvent: metrics.partStoreDid,
+    });
   return {
     config,
     log,
     now,
     db,
     exportPool: pools.export,
-    partStore:
-      config.partStore &&
-      createPartStore({ ...config.partStore, onError: error => log.warn({ err: error }, 'part store') }),
-    downloadSlots: createSlots({
-      total: limits.downloads,
-      perEnvironment: limits.downloadsPerEnvironment,
-      code: 'too_many_downloads',
-      what: 'downloads',
-    }),
+    partStore,
+    downloadSlots,
     loadPool: pools.load,
-    loadSlots: createSlots({
-      total: limits.loads,
-      perEnvironment: limits.loadsPerEnvironment,
-      code: 'rate_limited',
-      what: 'snapshot loads',
-    }),
+    loadSlots,
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
     jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'the job queue will try again')),
     runPool: pools.run,
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,
+    metrics,
     isStopping: false,
     async close() {
       await pools.jobs.end();

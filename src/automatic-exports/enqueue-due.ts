@@ -125,7 +125,7 @@ async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
 }
 
 /** The newest slot of each schedule as a table of three columns. */
-function dueSlots(now: Date) {
+export function dueSlots(now: Date) {
   const rows = schedules.map(schedule => {
     const slot = newestSlot(schedule, now);
     return sql`(${schedule}::text, ${slot}::timestamptz, ${snapshotDateOf(slot)}::date)`;

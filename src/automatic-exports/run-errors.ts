@@ -1,5 +1,5 @@
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
-import { isTransient, StorageError } from '../destinations/storage-error.ts';
+import { isTransient, StorageError, storageErrorCodes } from '../destinations/storage-error.ts';
 import type { RunError } from './status.ts';
 import { SnapshotAbsentError } from './transfer.ts';
 
@@ -16,6 +16,14 @@ export const stopReasons = {
     message: 'The plan of the environment no longer includes automatic exports.',
   },
 } as const satisfies Record<string, RunError>;
+
+/** Every code that a run may end with. */
+export const runErrorCodes: readonly string[] = [
+  ...storageErrorCodes,
+  ...Object.keys(stopReasons),
+  'snapshot_missing',
+  'internal_error',
+];
 
 /** Says nothing of the inside. */
 export const internalError: RunError = {

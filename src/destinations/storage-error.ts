@@ -6,21 +6,23 @@
 import type { Destination } from './location.ts';
 import { type Cause, causeOf } from './storage-cause.ts';
 
-export type StorageErrorCode =
-  | 'access_key_not_recognised'
-  | 'secret_key_mismatch'
-  | 'bucket_not_found'
-  | 'wrong_region'
-  | 'list_denied'
-  | 'write_denied'
-  | 'endpoint_not_allowed'
-  | 'endpoint_unreachable'
-  | 'timeout'
-  | 'tls_error'
-  | 'not_s3'
-  | 'clock_skew'
-  | 'storage_unavailable'
-  | 'unknown';
+export const storageErrorCodes = [
+  'access_key_not_recognised',
+  'secret_key_mismatch',
+  'bucket_not_found',
+  'wrong_region',
+  'list_denied',
+  'write_denied',
+  'endpoint_not_allowed',
+  'endpoint_unreachable',
+  'timeout',
+  'tls_error',
+  'not_s3',
+  'clock_skew',
+  'storage_unavailable',
+  'unknown',
+] as const;
+export type StorageErrorCode = (typeof storageErrorCodes)[number];
 
 /** Shown to the caller as it is: `storageError` of the contract. */
 export interface StorageFault {

@@ -14,7 +14,9 @@ export interface WantedFile {
 /** A file that can be described, and opened to be sent. */
 export interface ExportDownload {
   describe(): Promise<Record<string, string>>;
-  open(signal: AbortSignal): Promise<{ headers: Record<string, string>; bytes: AsyncIterable<Buffer> }>;
+  open(
+    signal: AbortSignal,
+  ): Promise<{ headers: Record<string, string>; bytes: AsyncIterable<Buffer>; rowCount: number }>;
 }
 
 /** One of the four exports as a file, with the headers that go with it. */
@@ -27,7 +29,11 @@ export function exportDownload(source: ExportSource, wanted: WantedFile): Export
     async open(signal) {
       const opened = await openExport(source, wanted.environmentId, dates, signal);
       const compression = wanted.packing === 'none' ? 'none' : 'gzip';
-      return { headers: headersOf(opened.plan, wanted), bytes: opened.bytes(compression) };
+      return {
+        headers: headersOf(opened.plan, wanted),
+        bytes: opened.bytes(compression),
+        rowCount: opened.plan.rowCount,
+      };
     },
   };
 }

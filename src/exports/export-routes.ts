@@ -5,6 +5,7 @@ import { problemResponses } from '../http/problem.ts';
 import { date, isoDate, literals, nullable } from '../http/schemas.ts';
 import { acceptsGzip, sendDownload } from '../http/send-download.ts';
 import type { Slots } from '../http/slots.ts';
+import type { Metrics } from '../metrics.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
 import { exportDownload } from './download.ts';
@@ -54,11 +55,12 @@ const fileProblems = problemResponses(
 
 export interface DownloadDependencies extends ExportSource {
   readonly downloadSlots: Slots;
+  readonly metrics: Metrics;
   readonly now: () => Date;
 }
 
 export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginCallbackTypebox {
-  const { exportPool, downloadSlots, now } = dependencies;
+  const { exportPool, downloadSlots, metrics, now } = dependencies;
   return (app, _options, done) => {
     app.get('/environments/:environmentId/exports', {
       config: needsManualExport,
@@ -144,7 +146,12 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
             today: isoDate(now()),
             packing,
           });
-          return await sendDownload(request, reply, { slots: downloadSlots, environmentId, download });
+          return await sendDownload(request, reply, {
+            slots: downloadSlots,
+            metrics,
+            environmentId,
+            download,
+          });
         },
       });
     }

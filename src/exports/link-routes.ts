@@ -24,7 +24,7 @@ const defaultExpirySeconds = 300;
 const tags = ['Manual export'];
 
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, linkTokens, publicUrl, downloadSlots, now } = dependencies;
+  const { db, linkTokens, publicUrl, downloadSlots, metrics, now } = dependencies;
   return (app, _options, done) => {
     app.post('/environments/:environmentId/download-links', {
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
@@ -119,7 +119,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           today: isoDate(now()),
           packing,
         });
-        return await sendDownload(request, reply, { slots: downloadSlots, environmentId, download });
+        return await sendDownload(request, reply, { slots: downloadSlots, metrics, environmentId, download });
       },
     });
 

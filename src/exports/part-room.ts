@@ -8,6 +8,8 @@ export interface PartRoom {
    * @throws NoRoomError, or what `write` throws
    */
   fill(bytes: number, write: () => Promise<void>): Promise<void>;
+  /** As of the last look, and what was written since; null before the first. */
+  bytes(): number | null;
 }
 
 export class NoRoomError extends Error {
@@ -24,8 +26,9 @@ const leftoverAgeMs = 15 * 60_000;
  * Looks at the directory whenever a twentieth of the room was written since, and then leaves a tenth free: another
  * process or two may use the same directory, each with its own twentieth.
  */
-export function createPartRoom(directory: string, maxBytes: number): PartRoom {
+export function createPartRoom(directory: string, maxBytes: number, onEvicted = () => {}): PartRoom {
   let sinceLook = Number.POSITIVE_INFINITY;
+  let leftByLook = 0;
   /** May be on disk already, or not yet. */
   let inFlight = 0;
   let looking: Promise<boolean> | null = null;
@@ -33,10 +36,13 @@ export function createPartRoom(directory: string, maxBytes: number): PartRoom {
   async function look(): Promise<boolean> {
     sinceLook = inFlight;
     const limit = maxBytes * 0.9 - inFlight;
-    return (await evict(directory, limit)) <= limit;
+    leftByLook = await evict(directory, limit, onEvicted);
+    return leftByLook <= limit;
   }
 
   return {
+    bytes: () => (Number.isFinite(sinceLook) ? leftByLook + sinceLook : null),
+
     async fill(bytes, write) {
       inFlight += bytes;
       sinceLook += bytes;
@@ -59,7 +65,7 @@ export function createPartRoom(directory: string, maxBytes: number): PartRoom {
  * Removes what dead processes left, and then the parts that were used the longest ago until the rest fits.
  * @returns how many bytes are left
  */
-async function evict(directory: string, maxBytes: number): Promise<number> {
+async function evict(directory: string, maxBytes: number, onEvicted: () => void): Promise<number> {
   const parts: { file: string; bytes: number; usedAt: number }[] = [];
   let total = 0;
   for (const name of await readdir(directory)) {
@@ -79,6 +85,7 @@ async function evict(directory: string, maxBytes: number): Promise<number> {
     if (total <= maxBytes) break;
     await rm(file, { force: true });
     total -= bytes;
+    onEvicted();
   }
   return total;
 }

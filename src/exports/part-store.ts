@@ -3,6 +3,7 @@ import { chmodSync, mkdirSync } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { ConfigError } from '../config.ts';
+import type { PartStoreEvent } from '../metrics.ts';
 import { type Block, mapAhead, pack, packing } from './blocks.ts';
 import type { ExportPart } from './find-parts.ts';
 import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
@@ -25,6 +26,8 @@ export interface PartStore {
    * @throws what `render` throws
    */
   blocks(part: ExportPart, render: () => AsyncIterable<Block>): AsyncGenerator<Block>;
+  /** What kept parts take on disk; null: not known before something was written. */
+  bytes(): number | null;
 }
 
 export interface PartStoreOptions {
@@ -32,17 +35,19 @@ export interface PartStoreOptions {
   readonly maxBytes: number;
   /** Hears of trouble with the disk. */
   readonly onError: (error: unknown) => void;
+  /** Hears where each part came from, and what was removed. */
+  readonly onEvent: (event: PartStoreEvent) => void;
 }
 
 /** Makes the directory, which nobody else on the machine may look into. @throws ConfigError when it cannot */
-export function createPartStore({ directory, maxBytes, onError }: PartStoreOptions): PartStore {
+export function createPartStore({ directory, maxBytes, onError, onEvent }: PartStoreOptions): PartStore {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     chmodSync(directory, 0o700);
   } catch (cause) {
     throw new ConfigError(`PART_STORE_DIR ${directory} cannot be made or is not ours`, { cause });
   }
-  const room = createPartRoom(directory, maxBytes);
+  const room = createPartRoom(directory, maxBytes, () => onEvent('evicted'));
   /** By name; each has one request that renders it. */
   const growing = new Map<string, GrowingPart>();
   // A version of the service that writes or packs rows otherwise has parts of its own.
@@ -59,6 +64,7 @@ export function createPartStore({ directory, maxBytes, onError }: PartStoreOptio
       yield* readFrames(handle, name, null);
     } catch (error) {
       if (error instanceof PartLostError) {
+        onEvent('lost');
         onError(error);
         await rm(file, { force: true }).catch(onError);
       }
@@ -128,6 +134,8 @@ export function createPartStore({ directory, maxBytes, onError }: PartStoreOptio
   }
 
   return {
+    bytes: room.bytes,
+
     async hasAll(parts) {
       for (const part of parts) {
         if ((await stat(path.join(directory, nameOf(part))).catch(() => null)) === null) return false;
@@ -144,20 +152,22 @@ export function createPartStore({ directory, maxBytes, onError }: PartStoreOptio
         const other = growing.get(name);
         const isFollowing = other !== undefined && other !== heldUp;
         let source: AsyncIterable<Block>;
+        let from: PartStoreEvent = 'read_along';
         if (isFollowing) source = readAlong(other, name);
         else {
           const kept =
             mayBeKept && other === undefined ? await openForReading(path.join(directory, name)) : null;
           // Another request may have begun meanwhile; from here to its entry nothing is awaited.
           if (kept === null && growing.get(name) !== other) continue;
-          if (kept === null) source = renderAndKeep(name, render());
-          else source = readKept(kept, name);
+          from = kept === null ? 'rendered' : 'kept';
+          source = kept === null ? renderAndKeep(name, render()) : readKept(kept, name);
         }
         try {
           for await (const block of skip(source, sentBytes)) {
             yield block;
             sentBytes += block.plainBytes;
           }
+          onEvent(from);
           return;
         } catch (error) {
           if (!(error instanceof PartLostError)) throw error;

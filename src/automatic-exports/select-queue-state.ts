@@ -1,0 +1,63 @@
+import { sql } from 'kysely';
+import type { Database } from '../db/database.ts';
+import { runQueue } from '../db/job-queue.ts';
+import { requiredPlan } from '../environments/plans.ts';
+import type { QueueState } from '../metrics.ts';
+import { dueSlots } from './enqueue-due.ts';
+
+/**
+ * What waits, in one statement. Each part goes by an index of what is unfinished; only the look for late slots asks for
+ * every enabled config once, some 30 ms for 10,000.
+ */
+export async function selectQueueState(db: Database, now: Date): Promise<QueueState> {
+  const { rows } = await sql<Record<string, number>>`
+    with jobs as (
+      select
+        count(*) filter (where state < 'active' and start_after <= now())::int as ready,
+        coalesce(extract(epoch from now() - min(start_after) filter (where state < 'active' and start_after <= now())), 0)::float8 as ready_seconds,
+        count(*) filter (where state < 'active' and start_after > now())::int as delayed,
+        count(*) filter (where state = 'active')::int as active
+      from pgboss.job
+      where name = ${runQueue} and state <= 'active'
+    ), runs as (
+      select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'running')::int as running
+      from export_runs
+      where state in ('queued', 'running')
+    ), late as (
+      select due.slot, exists (
+        select from snapshots
+        where snapshots.environment_id = config.environment_id and snapshots.snapshot_date = due.snapshot_date
+      ) as has_snapshot
+      from ${dueSlots(now)}
+      join export_configs as config on config.schedule = due.schedule
+      join environments as environment on environment.id = config.environment_id
+      where config.enabled
+        and config.deleted_at is null
+        and config.active_since < due.slot
+        and environment.plan = ${requiredPlan('automatic_export')}
+        and not exists (
+          select from export_runs as run
+          where run.environment_id = config.environment_id and run.config_id = config.id
+            and run.slot >= due.slot and run.state in ('successful', 'failed'))
+    ), slots as (
+      select
+        count(*) filter (where has_snapshot)::int as of_run,
+        count(*) filter (where not has_snapshot)::int as of_snapshot,
+        coalesce(extract(epoch from ${now}::timestamptz - min(slot) filter (where has_snapshot)), 0)::float8 as of_run_seconds,
+        coalesce(extract(epoch from ${now}::timestamptz - min(slot) filter (where not has_snapshot)), 0)::float8 as of_snapshot_seconds
+      from late
+    )
+    select * from jobs, runs, slots`.execute(db);
+  const found = rows[0] ?? {};
+  const numberOf = (name: string) => found[name] ?? 0;
+  return {
+    readyJobs: numberOf('ready'),
+    oldestReadyJobSeconds: numberOf('ready_seconds'),
+    delayedJobs: numberOf('delayed'),
+    activeJobs: numberOf('active'),
+    queuedRuns: numberOf('queued'),
+    runningRuns: numberOf('running'),
+    lateForSnapshot: { slots: numberOf('of_snapshot'), oldestSeconds: numberOf('of_snapshot_seconds') },
+    lateForRun: { slots: numberOf('of_run'), oldestSeconds: numberOf('of_run_seconds') },
+  };
+}

@@ -1,0 +1,88 @@
+/**
+ * What the parts of the service tell when they have done something, for whoever counts. Only sums come of it: nothing
+ * that is told here may be about one customer.
+ */
+export interface Metrics {
+  requestEnded(request: EndedRequest): void;
+  downloadEnded(download: EndedDownload): void;
+  loadEnded(load: EndedLoad): void;
+  attemptEnded(attempt: EndedAttempt): void;
+  runsEnded(state: 'successful' | 'failed', code: string | null, count?: number): void;
+  partStoreDid(event: PartStoreEvent): void;
+}
+
+interface EndedRequest {
+  readonly method: string;
+  /** As it is written in the code, never as it was asked for. */
+  readonly route: string;
+  readonly status: number;
+  readonly seconds: number;
+}
+
+export const downloadOutcomes = ['complete', 'reader_gone', 'stalled', 'failed'] as const;
+export type DownloadOutcome = (typeof downloadOutcomes)[number];
+
+interface EndedDownload {
+  readonly outcome: DownloadOutcome;
+  /** As they went over the connection. */
+  readonly bytes: number;
+  /** Of a complete file; 0 of any other. */
+  readonly rows: number;
+  readonly seconds: number;
+}
+
+export const loadOutcomes = ['complete', 'refused', 'sender_gone', 'stalled', 'failed'] as const;
+export type LoadOutcome = (typeof loadOutcomes)[number];
+
+interface EndedLoad {
+  readonly outcome: LoadOutcome;
+  /** Of the CSV, unpacked. */
+  readonly bytes: number;
+  readonly rows: number;
+  readonly seconds: number;
+}
+
+export const attemptOutcomes = [
+  'successful',
+  'failed',
+  'retry',
+  'handed_back',
+  'stopped',
+  'waiting',
+] as const;
+export type AttemptOutcome = (typeof attemptOutcomes)[number];
+
+/** One attempt at a run of an automatic export. */
+interface EndedAttempt {
+  readonly outcome: AttemptOutcome;
+  /** Of the fault that it met. */
+  readonly code: string | null;
+  readonly bytes: number;
+  readonly rows: number;
+  readonly seconds: number;
+}
+
+/** A part came from disk, along with another request, or from the database; parts made room; one was found damaged. */
+export const partSources = ['kept', 'read_along', 'rendered'] as const;
+export type PartStoreEvent = (typeof partSources)[number] | 'evicted' | 'lost';
+
+/** What waits to be exported, over all processes. */
+export interface QueueState {
+  /** Jobs whose time has come and that no worker has taken. */
+  readonly readyJobs: number;
+  readonly oldestReadyJobSeconds: number;
+  /** Jobs that wait for their next attempt. */
+  readonly delayedJobs: number;
+  readonly activeJobs: number;
+  readonly queuedRuns: number;
+  readonly runningRuns: number;
+  /** Configs whose newest slot has no finished run: because its snapshot is not there, or because of us. */
+  readonly lateForSnapshot: LateSlots;
+  readonly lateForRun: LateSlots;
+}
+
+interface LateSlots {
+  readonly slots: number;
+  /** Since the oldest of these slots; 0 without any. */
+  readonly oldestSeconds: number;
+}

@@ -1,0 +1,94 @@
+import fs from 'node:fs';
+import t from 'tap';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { open } from '../helpers/http-client.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { difference, readMetrics } from '../helpers/read-metrics.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
+
+const directory = t.testdir();
+const app = await startTestApp(t, { env: { PART_STORE_DIR: directory, PART_STORE_MB: '64' } });
+const { pool } = app.database;
+for (const id of ['small', 'wide', 'broken']) await app.putEnvironment(id, 'pro');
+await app.load('small', '2026-03-01', loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
+await writeWideSnapshot(pool, {
+  environmentId: 'wide',
+  date: '2026-03-01',
+  rows: 2_000,
+  nameBytes: 20_000,
+});
+const scrape = async () => readMetrics((await app.call('/metrics', { token: null })).text);
+const authorization = { authorization: `Bearer ${testAdminToken}` };
+const idle = () => eventually(() => app.dependencies.downloadSlots.taken === 0, 'no download under way');
+
+t.test('a whole download, rendered and then kept', async t => {
+  for (const source of ['rendered', 'kept']) {
+    const before = await scrape();
+    const { body } = await app.download('small', 'today');
+    await idle();
+    const more = difference(before, await scrape());
+    t.equal(more('whx_downloads_total{outcome="complete"}'), 1);
+    t.equal(more('whx_download_rows_total'), 2);
+    const bytes = more('whx_download_bytes_total');
+    t.ok(
+      bytes > body.length && bytes < body.length + 1_000,
+      `the file of ${body.length} and headers: ${bytes}`,
+    );
+    t.equal(more('whx_download_duration_seconds_count{outcome="complete"}'), 1);
+    t.equal(more(`whx_part_store_parts_total{source="${source}"}`), 1);
+  }
+  t.ok((await scrape()).get('whx_part_store_bytes'), 'what is kept takes room');
+});
+
+t.test('a kept part that is damaged', async t => {
+  await app.download('small', 'today');
+  for (const name of fs.readdirSync(directory)) fs.truncateSync(`${directory}/${name}`, 20);
+  const before = await scrape();
+  await app.download('small', 'today');
+  await idle();
+  const more = difference(before, await scrape());
+  t.equal(more('whx_part_store_losses_total'), 1);
+  t.equal(more('whx_part_store_parts_total{source="rendered"}'), 1);
+});
+
+t.test('a reader who goes away', async t => {
+  const before = await scrape();
+  const url = `${app.origin}/v1/environments/wide/exports/today.csv`;
+  const response = await open(url, { headers: authorization });
+  response.destroy();
+  await idle();
+  const more = difference(before, await scrape());
+  t.equal(more('whx_downloads_total{outcome="reader_gone"}'), 1);
+  t.equal(more('whx_download_rows_total'), 0);
+});
+
+t.test('downloads that fail before and after their first byte', async t => {
+  const before = await scrape();
+  await pool.query('alter table snapshots rename to hidden');
+  t.equal((await app.download('small', 'today')).status, 500);
+  await pool.query('alter table hidden rename to snapshots');
+
+  await writeWideSnapshot(pool, {
+    environmentId: 'broken',
+    date: '2026-03-01',
+    rows: 100,
+    nameBytes: 20_000,
+  });
+  await pool.query(`update snapshots set row_count = 99 where environment_id = 'broken'`);
+  await t.rejects(app.download('broken', 'today'), 'the connection breaks');
+  await idle();
+  t.equal(difference(before, await scrape())('whx_downloads_total{outcome="failed"}'), 2);
+});
+
+t.test('no customer is named, and what can be counted is there from the start', async t => {
+  const { text } = await app.call('/metrics', { token: null });
+  t.notMatch(text, /small|wide|broken/);
+  for (const outcome of ['complete', 'reader_gone', 'stalled', 'failed']) {
+    t.match(text, new RegExp(`^whx_downloads_total\\{outcome="${outcome}"\\} \\d`, 'm'));
+  }
+  t.match(text, /^whx_run_faults_total\{code="secret_key_mismatch"\} 0$/m);
+  t.match(text, /^whx_database_up 1$/m);
+  t.match(text, /^nodejs_eventloop_lag_p99_seconds \d/m);
+});
