@@ -15,8 +15,10 @@ export interface Tick {
   readonly added: number;
   /** Whose snapshot is there: handed to the workers. */
   readonly sent: number;
-  /** Waited in vain for their snapshot, or were switched off while they waited. */
+  /** Waited in vain for their snapshot. */
   readonly failed: number;
+  /** The plan was lowered while they waited. */
+  readonly switchedOff: number;
 }
 
 /**
@@ -25,15 +27,16 @@ export interface Tick {
  */
 export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise<Tick> {
   return await db.transaction().execute(async trx => {
-    if (!(await tryLock(trx))) return { added: 0, sent: 0, failed: 0 };
+    if (!(await tryLock(trx))) return { added: 0, sent: 0, failed: 0, switchedOff: 0 };
     await sql`set local statement_timeout = 0`.execute(trx);
     // Those that end make room for the next slot's: a config has one unfinished run at most.
-    const failed = (await failSwitchedOff(trx, now)) + (await failWithoutSnapshot(trx, now));
+    const switchedOff = await failSwitchedOff(trx, now);
+    const failed = await failWithoutSnapshot(trx, now);
     const added = await insertDue(trx, now);
     await takeBackWithoutJob(trx);
     const sent = await enqueueRuns(trx, boss);
     await purgeConfigs(trx);
-    return { added, sent, failed };
+    return { added, sent, failed, switchedOff };
   });
 }
 

@@ -10,6 +10,7 @@ import { type ClientEnvironment, createS3Client, runPatience } from '../destinat
 import { isTransient, StorageError, type StorageErrorCode } from '../destinations/storage-error.ts';
 import { planAllows } from '../environments/plans.ts';
 import type { ExportSource } from '../exports/open-export.ts';
+import type { AttemptOutcome, Metrics } from '../metrics.ts';
 import { describeFailure, internalError, snapshotMissing, stopReasons } from './run-errors.ts';
 import type { RunError } from './status.ts';
 import { SnapshotAbsentError, transfer } from './transfer.ts';
@@ -21,6 +22,7 @@ export interface RunDependencies {
   readonly db: Database;
   readonly jobs: PgBoss;
   readonly log: Logger;
+  readonly metrics: Metrics;
   readonly now: () => Date;
   readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
   readonly clientEnvironment: ClientEnvironment;
@@ -37,9 +39,6 @@ export interface ClaimedJob {
   /** Aborts when the queue gave the job to another worker. */
   readonly signal: AbortSignal;
 }
-
-/** What an attempt came to, for the log. */
-type Outcome = 'successful' | 'failed' | 'retry' | 'handed back' | 'stopped' | 'waiting';
 
 /**
  * Carries out one attempt at a run. Config, plan and run are read now: the job only says which.
@@ -63,7 +62,7 @@ export async function runExport(
     if (context.isFinished) return await updateRun.letGo(db, context.attempt);
     const stopReason = stopReasonOf(context);
     if (stopReason !== null) {
-      await updateRun.recordFailure(db, context.attempt, stopReason, now());
+      await recordFailure(dependencies, context.attempt, stopReason);
       return await updateRun.letGo(db, context.attempt);
     }
     const attempt = await updateRun.beginAttempt(db, context.attempt, now());
@@ -75,14 +74,14 @@ export async function runExport(
 
 /** For a run whose last worker died: the bucket is cleaned up and the run ends. */
 export async function failLostRun(dependencies: RunDependencies, job: RunJob, jobId: string): Promise<void> {
-  const { db, now, log } = dependencies;
+  const { db, log } = dependencies;
   const context = await updateRun.readJobContext(db, job, jobId);
   if (context === null) return;
   const client = openClient(dependencies, context);
   try {
     await cleanUp(client, dependencies, context);
     await updateRun.forgetUpload(db, context.attempt);
-    await updateRun.recordFailure(db, context.attempt, context.lastError ?? internalError, now());
+    await recordFailure(dependencies, context.attempt, context.lastError ?? internalError);
     await updateRun.letGo(db, context.attempt);
     log.error({ ...job, attempts: context.attempt.number }, 'run lost: every attempt ended with its worker');
   } finally {
@@ -97,12 +96,19 @@ async function carryOut(
   job: ClaimedJob,
   stopping: AbortSignal,
 ): Promise<void> {
-  const { db, log, now } = dependencies;
+  const { db, log, metrics, now } = dependencies;
   const { attempt } = context;
   const watch = watchAttempt(db, attempt);
   const startedAt = performance.now();
-  const report = (outcome: Outcome, more: object = {}) => {
+  const report = (
+    outcome: AttemptOutcome,
+    code: string | null,
+    more: object = {},
+    sent = { bytes: 0, rowCount: 0 },
+  ) => {
     const durationMs = Math.round(performance.now() - startedAt);
+    const { bytes, rowCount: rows } = sent;
+    metrics.attemptEnded({ outcome, code, bytes, rows, seconds: durationMs / 1000 });
     const { environmentId, configId, runId, number } = attempt;
     const level = outcome === 'failed' ? 'warn' : 'info';
     log[level]({ environmentId, configId, runId, attempt: number, outcome, durationMs, ...more }, 'run');
@@ -110,10 +116,13 @@ async function carryOut(
   try {
     const result = await send(dependencies, client, context, watch, AbortSignal.any([job.signal, stopping]));
     const recorded = await updateRun.recordSuccess(db, attempt, result, now());
-    report(recorded ? 'successful' : 'stopped', { rowCount: result.rowCount, bytes: result.bytes });
+    const sent = { rowCount: result.rowCount, bytes: result.bytes };
+    if (recorded) metrics.runsEnded('successful', null);
+    report(recorded ? 'successful' : 'stopped', null, sent, sent);
   } catch (thrown) {
     const ending = await decide(dependencies, context, job, stopping, thrown);
-    report(ending.outcome, ending.error === null ? {} : { code: ending.error.code, err: causeOf(thrown) });
+    const { outcome, error } = ending;
+    report(outcome, error?.code ?? null, error === null ? {} : { code: error.code, err: causeOf(thrown) });
     // The queue keeps what is thrown: no more than the code.
     if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
   } finally {
@@ -152,20 +161,21 @@ async function send(
 
 /** Writes down how an attempt without success ended. */
 async function decide(
-  { db, jobs, now }: RunDependencies,
+  dependencies: RunDependencies,
   { attempt, trigger, snapshotDate }: updateRun.JobContext,
   job: ClaimedJob,
   stopping: AbortSignal,
   thrown: unknown,
-): Promise<{ outcome: Outcome; error: RunError | null }> {
+): Promise<{ outcome: AttemptOutcome; error: RunError | null }> {
+  const { db, jobs } = dependencies;
   if (thrown instanceof AttemptStopped) {
     if (thrown.error === null) return { outcome: 'stopped', error: null };
-    await updateRun.recordFailure(db, attempt, thrown.error, now());
+    await recordFailure(dependencies, attempt, thrown.error);
     return { outcome: 'failed', error: thrown.error };
   }
   if (stopping.aborted) {
     await updateRun.handBack(db, jobs, attempt);
-    return { outcome: 'handed back', error: null };
+    return { outcome: 'handed_back', error: null };
   }
   if (job.signal.aborted) return { outcome: 'stopped', error: null };
   if (thrown instanceof SnapshotAbsentError && !(await updateRun.isSnapshotLoaded(db, attempt))) {
@@ -174,7 +184,7 @@ async function decide(
       return { outcome: 'waiting', error: null };
     }
     const error = snapshotMissing(snapshotDate);
-    await updateRun.recordFailure(db, attempt, error, now());
+    await recordFailure(dependencies, attempt, error);
     return { outcome: 'failed', error };
   }
   const { error, retry } = describeFailure(thrown, attempt.number);
@@ -182,8 +192,16 @@ async function decide(
     const recorded = await updateRun.recordRetry(db, attempt, error);
     return { outcome: recorded ? 'retry' : 'stopped', error };
   }
-  await updateRun.recordFailure(db, attempt, error, now());
+  await recordFailure(dependencies, attempt, error);
   return { outcome: 'failed', error };
+}
+
+async function recordFailure(
+  { db, metrics, now }: RunDependencies,
+  attempt: updateRun.Attempt,
+  error: RunError,
+): Promise<void> {
+  if (await updateRun.recordFailure(db, attempt, error, now())) metrics.runsEnded('failed', error.code);
 }
 
 function stopReasonOf(context: updateRun.JobContext): RunError | null {

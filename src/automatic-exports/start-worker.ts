@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { JobWithMetadata } from 'pg-boss';
 import { lostRunQueue, type RunJob, runQueue, tickQueue } from '../db/job-queue.ts';
 import { enqueueDue } from './enqueue-due.ts';
+import { stopReasons } from './run-errors.ts';
 import { failLostRun, type RunDependencies, runExport } from './run-export.ts';
 
 export interface Worker {
@@ -95,12 +96,14 @@ async function startWith(dependencies: RunDependencies, stopping: AbortSignal): 
 }
 
 /** A failed tick is made up for by the next one. */
-async function tick({ db, jobs, log, now }: RunDependencies): Promise<void> {
+async function tick({ db, jobs, log, metrics, now }: RunDependencies): Promise<void> {
   const startedAt = performance.now();
   try {
     const moved = await enqueueDue(db, jobs, now());
     const durationMs = Math.round(performance.now() - startedAt);
-    const level = moved.added + moved.sent + moved.failed > 0 ? 'info' : 'debug';
+    metrics.runsEnded('failed', 'snapshot_missing', moved.failed);
+    metrics.runsEnded('failed', stopReasons.plan_upgrade_required.code, moved.switchedOff);
+    const level = Object.values(moved).some(count => count > 0) ? 'info' : 'debug';
     log[level]({ ...moved, durationMs }, 'tick');
   } catch (error) {
     log.error({ err: error }, 'tick failed');

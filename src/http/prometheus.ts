@@ -67,15 +67,19 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     for (const value of values) made.inc({ [label ?? '']: value }, 0);
     return made;
   };
-  const seconds = (name: string, help: string, labelNames: string[], buckets: number[]) =>
-    new Histogram({ name, help, labelNames, buckets, registers });
+  const seconds = (name: string, help: string, outcomes: readonly string[]) => {
+    const made = new Histogram({ name, help, labelNames: ['outcome'], buckets: transferBuckets, registers });
+    for (const outcome of outcomes) made.zero({ outcome });
+    return made;
+  };
 
-  const requests = seconds(
-    'whx_http_request_duration_seconds',
-    'From the first byte of a request to the last of its answer.',
-    ['method', 'route', 'status'],
-    requestBuckets,
-  );
+  const requests = new Histogram({
+    name: 'whx_http_request_duration_seconds',
+    help: 'From the first byte of a request to the last of its answer.',
+    labelNames: ['method', 'route', 'status'],
+    buckets: requestBuckets,
+    registers,
+  });
 
   const downloads = counter(
     'whx_downloads_total',
@@ -91,8 +95,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   const downloadSeconds = seconds(
     'whx_download_duration_seconds',
     'From the request of a download to its end, at the pace of its reader.',
-    ['outcome'],
-    transferBuckets,
+    downloadOutcomes,
   );
 
   const loads = counter('whx_loads_total', 'Loads of snapshots by how they ended.', 'outcome', loadOutcomes);
@@ -101,8 +104,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   const loadSeconds = seconds(
     'whx_load_duration_seconds',
     'From the request of a load to its end.',
-    ['outcome'],
-    transferBuckets,
+    loadOutcomes,
   );
 
   const attempts = counter(
@@ -120,8 +122,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   const attemptSeconds = seconds(
     'whx_run_attempt_duration_seconds',
     'How long attempts at runs took.',
-    ['outcome'],
-    transferBuckets,
+    attemptOutcomes,
   );
   const runBytes = counter('whx_run_bytes_total', 'Bytes of the objects that runs wrote.');
   const runRows = counter('whx_run_rows_total', 'Rows of the objects that runs wrote.');

@@ -55,6 +55,17 @@ async function* unpack(body: Readable): AsyncGenerator<Buffer> {
   }
 }
 
+/** Passes chunks on and tells how long each is. */
+export async function* countBytes(
+  body: AsyncIterable<Buffer>,
+  onBytes: (bytes: number) => void,
+): AsyncGenerator<Buffer> {
+  for await (const chunk of body) {
+    onBytes(chunk.length);
+    yield chunk;
+  }
+}
+
 /** A record is looked at again with every piece that it goes on in, so a sender may not make them single bytes. */
 const leastPieceBytes = 16 * 1024;
 

@@ -3,15 +3,16 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import type { Pool } from 'pg';
 import type { Database } from '../db/database.ts';
 import { environmentParams } from '../environments/environment-routes.ts';
-import { validationFailed } from '../errors.ts';
+import { AppError, validationFailed } from '../errors.ts';
 import { actorOf, environmentOf } from '../http/access.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date, instant } from '../http/schemas.ts';
 import type { Slots } from '../http/slots.ts';
 import { limitSourceStall, stallTimeoutMs } from '../http/stalls.ts';
+import type { LoadOutcome, Metrics } from '../metrics.ts';
 import { loadSnapshot } from './load-snapshot.ts';
-import { abortWhenCutOff, joinSmall, readCsvBody } from './read-body.ts';
+import { abortWhenCutOff, countBytes, joinSmall, readCsvBody } from './read-body.ts';
 import { deleteSnapshot, listSnapshots, type Snapshot } from './snapshots.ts';
 
 const snapshotSchema = Type.Object(
@@ -41,13 +42,14 @@ interface SnapshotRouteDependencies {
   readonly db: Database;
   readonly loadPool: Pool;
   readonly loadSlots: Slots;
+  readonly metrics: Metrics;
   readonly now: () => Date;
   /** Hears of every snapshot that was loaded, before the caller does. May not reject. */
   readonly onLoaded: (environmentId: string, date: string) => Promise<void>;
 }
 
 export function snapshotRoutes(dependencies: SnapshotRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, loadPool, loadSlots, now, onLoaded } = dependencies;
+  const { db, loadPool, loadSlots, metrics, now, onLoaded } = dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
@@ -87,24 +89,41 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
           const release = loadSlots.take(environmentId);
           const controller = new AbortController();
           abortWhenCutOff(request.raw, controller);
+          const startedAt = performance.now();
+          let bytes = 0;
+          let rows = 0;
+          let outcome: LoadOutcome = 'failed';
           try {
             const stream = (request.body ?? request.raw) as Readable;
-            const body = readCsvBody(stream, request.headers['content-encoding']);
+            const body = countBytes(readCsvBody(stream, request.headers['content-encoding']), length => {
+              bytes += length;
+            });
+            const onStall = () => {
+              outcome = 'stalled';
+              request.raw.destroy();
+            };
             const loaded = await loadSnapshot(loadPool, {
               environmentId,
               date: request.params.date,
-              body: joinSmall(limitSourceStall(body, stallTimeoutMs, () => request.raw.destroy())),
+              body: joinSmall(limitSourceStall(body, stallTimeoutMs, onStall)),
               signal: controller.signal,
               now,
             });
+            outcome = 'complete';
+            rows = loaded.rowCount;
             await onLoaded(environmentId, loaded.date);
             return reply.code(loaded.created ? 201 : 200).send({
               date: loaded.date,
               rowCount: loaded.rowCount,
               completedAt: loaded.completedAt.toISOString(),
             });
+          } catch (error) {
+            if (outcome === 'failed' && controller.signal.aborted) outcome = 'sender_gone';
+            else if (error instanceof AppError && error.status < 500) outcome = 'refused';
+            throw error;
           } finally {
             release();
+            metrics.loadEnded({ outcome, bytes, rows, seconds: (performance.now() - startedAt) / 1000 });
           }
         },
       });

@@ -79,9 +79,9 @@ t.test('midnight: not a moment before, once, and the snapshot of the day that en
   });
   await tick('2026-03-03T23:59:59.999Z');
   t.strictSame(await runs(), []);
-  t.strictSame(await tick('2026-03-04T00:00:00.000Z'), { added: 1, sent: 1, failed: 0 });
+  t.strictSame(await tick('2026-03-04T00:00:00.000Z'), { added: 1, sent: 1, failed: 0, switchedOff: 0 });
   t.strictSame(await runs(), ['a 2026-03-04 2026-03-03 queued job']);
-  t.strictSame(await tick('2026-03-04T00:01:00.000Z'), { added: 0, sent: 0, failed: 0 });
+  t.strictSame(await tick('2026-03-04T00:01:00.000Z'), { added: 0, sent: 0, failed: 0, switchedOff: 0 });
   t.equal((await runs()).length, 1);
 });
 
@@ -266,7 +266,7 @@ t.test('a run by hand whose snapshot is gone does not hold back the slots', asyn
     `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at)
      values ('acme', 'a', 'by-hand', 'manual', '2026-02-20', 'queued', now())`,
   );
-  t.strictSame(await tick('2026-03-02T00:00:30Z'), { added: 1, sent: 1, failed: 1 });
+  t.strictSame(await tick('2026-03-02T00:00:30Z'), { added: 1, sent: 1, failed: 1, switchedOff: 0 });
   t.match((await pool.query(`select * from export_runs where id = 'by-hand'`)).rows[0], {
     state: 'failed',
     error_code: 'snapshot_missing',
@@ -300,11 +300,11 @@ t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
   const startedAt = performance.now();
   const moved = await tick('2026-03-04T00:00:01Z');
   const seconds = (performance.now() - startedAt) / 1000;
-  t.strictSame(moved, { added: 10_000, sent: 10_000, failed: 0 });
+  t.strictSame(moved, { added: 10_000, sent: 10_000, failed: 0, switchedOff: 0 });
   t.ok(seconds < 10, `${seconds.toFixed(1)} s`);
   t.comment(`10,000 due configs: ${seconds.toFixed(2)} s`);
   const again = performance.now();
-  t.strictSame(await tick('2026-03-04T00:01:01Z'), { added: 0, sent: 0, failed: 0 });
+  t.strictSame(await tick('2026-03-04T00:01:01Z'), { added: 0, sent: 0, failed: 0, switchedOff: 0 });
   t.comment(`the tick after: ${((performance.now() - again) / 1000).toFixed(2)} s`);
   const { rows } = await pool.query(
     `select data, group_id from pgboss.job where name = 'run-export' limit 1`,

@@ -5,6 +5,7 @@ import { adoptionRow, loadBody, loadColumns } from '../helpers/adoption-rows.ts'
 import { startApp } from '../helpers/app.ts';
 import { startPostgresServer } from '../helpers/postgres-server.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { readMetrics } from '../helpers/read-metrics.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
@@ -20,6 +21,8 @@ const pool = new pg.Pool({ connectionString: server.url, max: 1 });
 pool.on('error', () => {});
 t.teardown(() => pool.end());
 await writeWideSnapshot(pool, { environmentId: 'acme', date: '2026-03-02', rows: 1_000, nameBytes: 50_000 });
+
+const metricsOf = async () => readMetrics((await app.call('/metrics')).text);
 
 for (const mode of ['immediate', 'fast'] as const) {
   t.test(`the database stops (${mode}) under downloads and a load, and comes back`, async t => {
@@ -65,7 +68,15 @@ for (const mode of ['immediate', 'fast'] as const) {
     }
     t.equal((await app.load('acme', '2026-02-28', loadBody([adoptionRow()]))).status, 503);
     t.equal((await app.call('/health/live')).status, 200);
-    t.equal((await app.call('/metrics')).status, 200);
+    await eventually(
+      async () => (await metricsOf()).get('whx_database_up') === 0,
+      'told by the metrics',
+      15_000,
+    );
+    t.notOk(
+      [...(await metricsOf()).keys()].some(series => series.startsWith('whx_slots_late')),
+      'what cannot be known is not there',
+    );
     load.socket.write('x'.repeat(100_000));
     load.socket.end();
     await load.closed;
@@ -73,6 +84,12 @@ for (const mode of ['immediate', 'fast'] as const) {
 
     await server.start();
     await eventually(async () => (await app.call('/health/ready')).status === 200, 'ready again');
+    await eventually(
+      async () => (await metricsOf()).get('whx_slots_late{waiting_for="run"}') === 0,
+      'known again',
+      15_000,
+    );
+    t.equal((await metricsOf()).get('whx_database_up'), 1);
     const whole = await app.download('acme', 'today');
     t.equal(whole.headers['x-total-rows'], '1000');
     t.equal(whole.text.trimEnd().split('\n').length, 1_001);

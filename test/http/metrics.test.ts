@@ -1,9 +1,10 @@
 import fs from 'node:fs';
+import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
-import { eventually } from '../helpers/raw-http.ts';
+import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { difference, readMetrics } from '../helpers/read-metrics.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
@@ -80,6 +81,35 @@ t.test('downloads that fail before and after their first byte', async t => {
   await t.rejects(app.download('broken', 'today'), 'the connection breaks');
   await idle();
   t.equal(difference(before, await scrape())('whx_downloads_total{outcome="failed"}'), 2);
+});
+
+t.test('loads by how they end', async t => {
+  const csv = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
+  const url = `${app.origin}/v1/environments/broken/snapshots/2026-02-01`;
+  const cutOff = async () => {
+    const connection = await connectRaw(app.port);
+    connection.socket.write(
+      `PUT ${new URL(url).pathname} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
+        `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${csv.slice(0, 100)}`,
+    );
+    await eventually(() => app.dependencies.loadSlots.taken === 1, 'the load has begun');
+    connection.socket.destroy();
+  };
+  for (const [outcome, act, rows] of [
+    ['complete', () => app.load('broken', '2026-02-01', csv), 2],
+    ['refused', () => app.load('broken', '2026-02-01', `${csv}bad\n`), 0],
+    ['refused', () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }), 0],
+    ['complete', () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }), 2],
+    ['sender_gone', cutOff, 0],
+  ] as const) {
+    const before = await scrape();
+    await act();
+    await eventually(() => app.dependencies.loadSlots.taken === 0, 'the load has ended');
+    const more = difference(before, await scrape());
+    t.equal(more(`whx_loads_total{outcome="${outcome}"}`), 1, outcome);
+    t.equal(more('whx_load_rows_total'), rows, outcome);
+    if (outcome === 'complete') t.equal(more('whx_load_bytes_total'), Buffer.byteLength(csv), 'unpacked');
+  }
 });
 
 t.test('no customer is named, and what can be counted is there from the start', async t => {
