@@ -30,6 +30,25 @@ export interface Config {
   readonly partStore: { readonly directory: string; readonly maxBytes: number } | null;
   /** How long the process serves on after SIGTERM, so that balancers see first that it is not ready any more. */
   readonly drainMs: number;
+  /** The identity provider whose access tokens are taken; null: none. */
+  readonly jwt: JwtConfig | null;
+  /** Origins whose pages may read answers in a browser, as a browser writes them. */
+  readonly corsOrigins: readonly string[];
+  /** Requests a minute of one key or user; 0: no limit. */
+  readonly rateLimitPerCaller: number;
+  /** Failed authentications a minute from one address; 0: no limit. */
+  readonly rateLimitFailedLogins: number;
+  /** Whose `X-Forwarded-…` headers count: nobody's, those of so many proxies in a row, or those of these addresses. */
+  readonly trustProxy: false | number | readonly string[];
+}
+
+export interface JwtConfig {
+  readonly issuer: string;
+  readonly audience: string;
+  readonly jwksUrl: URL;
+  /** The claim that names environments, and the one that names scopes. */
+  readonly environmentsClaim: string;
+  readonly scopesClaim: string;
 }
 
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
@@ -54,13 +73,15 @@ export function readConfig(env: Env): Config {
     encryptionKeys: encryptionKeys(env),
     processRole: oneOf(env, 'PROCESS_ROLE', ['all', 'api', 'worker'], 'all'),
     publicUrl: publicUrl(env),
-    s3EndpointAllowlist: (text(env, 'S3_ENDPOINT_ALLOWLIST') ?? '')
-      .split(',')
-      .map(entry => entry.trim())
-      .filter(entry => entry !== ''),
+    s3EndpointAllowlist: list(env, 'S3_ENDPOINT_ALLOWLIST'),
     logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
     partStore: partStore(env),
     drainMs: drainMs(env),
+    jwt: jwt(env),
+    corsOrigins: corsOrigins(env),
+    rateLimitPerCaller: perMinute(env, 'RATE_LIMIT_PER_CALLER', 1200),
+    rateLimitFailedLogins: perMinute(env, 'RATE_LIMIT_FAILED_LOGINS', 30),
+    trustProxy: trustProxy(env),
   });
 }
 
@@ -74,8 +95,19 @@ function text(env: Env, name: string): string | null {
   return value === undefined || value === '' ? null : value;
 }
 
+function list(env: Env, name: string): string[] {
+  return (text(env, name) ?? '')
+    .split(',')
+    .map(entry => entry.trim())
+    .filter(entry => entry !== '');
+}
+
 function missing(name: string): never {
   throw new ConfigError(`${name} is required`);
+}
+
+function malformed(message: string): never {
+  throw new ConfigError(message);
 }
 
 function postgresUrl(env: Env, name: string): string | null {
@@ -142,12 +174,86 @@ function encryptionKeys(env: Env): [EncryptionKey, ...EncryptionKey[]] {
 function publicUrl(env: Env): string | null {
   const value = text(env, 'PUBLIC_URL');
   if (value === null) return null;
+  return origin(value) ?? malformed('PUBLIC_URL must be an origin like https://exports.example.com');
+}
+
+/** A list of origins; `*` is none: who may read customers' data is named. */
+function corsOrigins(env: Env): string[] {
+  return list(env, 'CORS_ORIGINS').map(
+    value =>
+      origin(value) ??
+      malformed('CORS_ORIGINS must be origins like https://app.example.com, several separated by commas'),
+  );
+}
+
+/** As a browser writes it; null where the text is more or less than an origin. */
+function origin(value: string): string | null {
   const url = URL.canParse(value) ? new URL(value) : null;
   // An origin with its slash is all that a URL writes when it has no user, path, query or fragment.
-  if (url === null || !/^https?:$/.test(url.protocol) || url.href !== `${url.origin}/`) {
-    throw new ConfigError('PUBLIC_URL must be an origin like https://exports.example.com');
+  if (url === null || !/^https?:$/.test(url.protocol) || url.href !== `${url.origin}/`) return null;
+  return url.hostname.includes('*') ? null : url.origin;
+}
+
+function jwt(env: Env): JwtConfig | null {
+  const names = ['JWT_ISSUER', 'JWT_AUDIENCE', 'JWT_JWKS_URL'] as const;
+  const given = names.filter(name => text(env, name) !== null);
+  if (given.length === 0) return null;
+  const absent = names.find(name => !given.includes(name));
+  if (absent !== undefined) throw new ConfigError(`${absent} is required with ${given.join(' and ')}`);
+  return {
+    issuer: word(env, 'JWT_ISSUER'),
+    audience: word(env, 'JWT_AUDIENCE'),
+    jwksUrl: jwksUrl(env),
+    environmentsClaim: word(env, 'JWT_ENVIRONMENTS_CLAIM', 'environments'),
+    scopesClaim: word(env, 'JWT_SCOPES_CLAIM', 'scope'),
+  };
+}
+
+function word(env: Env, name: string, otherwise = ''): string {
+  const value = text(env, name) ?? otherwise;
+  if (!/^[\x21-\x7e]{1,500}$/.test(value)) {
+    throw new ConfigError(`${name} must be printable ASCII without spaces, 500 characters at most`);
   }
-  return url.origin;
+  return value;
+}
+
+/** Whoever can change the answer on its way can sign in as anyone, so plain http is for this machine alone. */
+function jwksUrl(env: Env): URL {
+  const value = text(env, 'JWT_JWKS_URL') ?? '';
+  const url = URL.canParse(value) ? new URL(value) : null;
+  const isLoopback = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(url?.hostname ?? '');
+  const isSafe = url?.protocol === 'https:' || (url?.protocol === 'http:' && isLoopback);
+  if (url === null || !isSafe || url.username !== '' || url.password !== '') {
+    throw new ConfigError('JWT_JWKS_URL must be an https URL without a user (http only for loopback)');
+  }
+  return url;
+}
+
+function perMinute(env: Env, name: string, otherwise: number): number {
+  const value = text(env, name) ?? String(otherwise);
+  if (!/^\d{1,9}$/.test(value)) throw new ConfigError(`${name} must be a whole number, 0 for no limit`);
+  return Number(value);
+}
+
+function trustProxy(env: Env): Config['trustProxy'] {
+  const value = text(env, 'TRUST_PROXY') ?? 'false';
+  if (value === 'false') return false;
+  if (/^[1-9]\d?$/.test(value)) return Number(value);
+  const networks = list(env, 'TRUST_PROXY');
+  if (networks.length === 0 || !networks.every(isNetwork)) {
+    throw new ConfigError(
+      'TRUST_PROXY must be false, a number of proxies from 1 to 99, or addresses and CIDRs',
+    );
+  }
+  return networks;
+}
+
+/** An IP address, or one with the length of its prefix. */
+function isNetwork(entry: string): boolean {
+  const [address = '', prefix, ...more] = entry.split('/');
+  const bits = { 4: 32, 6: 128 }[isIP(address)];
+  if (bits === undefined || address.includes('%') || more.length > 0) return false;
+  return prefix === undefined || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= bits);
 }
 
 function partStore(env: Env): Config['partStore'] {

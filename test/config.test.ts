@@ -10,6 +10,12 @@ const least = {
   ENCRYPTION_KEYS: testEncryptionKeys.first,
 };
 
+const provider = {
+  JWT_ISSUER: 'https://login.example.com/',
+  JWT_AUDIENCE: 'exports',
+  JWT_JWKS_URL: 'https://login.example.com/keys?v=1',
+};
+
 const keyBytes = (entry: string) => Buffer.from(entry.slice(entry.indexOf(':') + 1), 'base64');
 
 t.test('what is required is enough; the rest has its default', async t => {
@@ -25,6 +31,11 @@ t.test('what is required is enough; the rest has its default', async t => {
     logLevel: 'info',
     partStore: { directory: path.join(tmpdir(), 'warehouse-export-parts'), maxBytes: 2048 * 1024 * 1024 },
     drainMs: 5_000,
+    jwt: null,
+    corsOrigins: [],
+    rateLimitPerCaller: 1200,
+    rateLimitFailedLogins: 30,
+    trustProxy: false,
   });
   t.ok(adminToken === testAdminToken);
   t.equal(encryptionKeys.length, 1);
@@ -47,6 +58,11 @@ t.test('every variable is read', async t => {
     PART_STORE_DIR: '/var/cache/parts',
     PART_STORE_MB: '10',
     DRAIN_SECONDS: '20',
+    ...provider,
+    CORS_ORIGINS: 'https://App.example.com:443/, http://localhost:5173',
+    RATE_LIMIT_PER_CALLER: '0',
+    RATE_LIMIT_FAILED_LOGINS: '5',
+    TRUST_PROXY: '2',
   });
   t.match(config, {
     snapshotDatabaseUrl: 'postgresql://replica/exports',
@@ -57,7 +73,18 @@ t.test('every variable is read', async t => {
     logLevel: 'debug',
     partStore: { directory: '/var/cache/parts', maxBytes: 10 * 1024 * 1024 },
     drainMs: 20_000,
+    jwt: {
+      issuer: 'https://login.example.com/',
+      audience: 'exports',
+      jwksUrl: new URL('https://login.example.com/keys?v=1'),
+      environmentsClaim: 'environments',
+      scopesClaim: 'scope',
+    },
+    rateLimitPerCaller: 0,
+    rateLimitFailedLogins: 5,
+    trustProxy: 2,
   });
+  t.strictSame(config.corsOrigins, ['https://app.example.com', 'http://localhost:5173']);
   t.equal(readConfig({ ...least, PART_STORE_MB: '0' }).partStore, null);
   t.strictSame(config.s3EndpointAllowlist, ['minio.internal', '10.0.0.0/8', '127.0.0.1:9000']);
   t.strictSame(
@@ -70,6 +97,32 @@ t.test('every variable is read', async t => {
 t.test('outer spaces are dropped, and a blank variable counts as absent', async t => {
   t.match(readConfig({ ...least, HOST: ' 0.0.0.0 ', PORT: ' ' }), { host: '0.0.0.0', port: 3000 });
   t.throws(() => readConfig({ ...least, DATABASE_URL: '  ' }), { message: 'DATABASE_URL is required' });
+});
+
+t.test('an identity provider is named by all three variables or none', async t => {
+  const { JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL } = provider;
+  for (const [some, message] of [
+    [{ JWT_ISSUER }, 'JWT_AUDIENCE is required with JWT_ISSUER'],
+    [{ JWT_ISSUER, JWT_AUDIENCE }, 'JWT_JWKS_URL is required with JWT_ISSUER and JWT_AUDIENCE'],
+    [{ JWT_JWKS_URL }, 'JWT_ISSUER is required with JWT_JWKS_URL'],
+  ] as const) {
+    t.throws(() => readConfig({ ...least, ...some }), { message });
+  }
+  const claims = { JWT_ENVIRONMENTS_CLAIM: 'https://example.com/tenants', JWT_SCOPES_CLAIM: 'permissions' };
+  t.match(readConfig({ ...least, ...provider, ...claims }).jwt, {
+    environmentsClaim: 'https://example.com/tenants',
+    scopesClaim: 'permissions',
+  });
+  for (const url of ['http://127.0.0.1:8080/keys', 'http://localhost/keys', 'http://[::1]/keys']) {
+    t.equal(readConfig({ ...least, ...provider, JWT_JWKS_URL: url }).jwt?.jwksUrl.href, url);
+  }
+});
+
+t.test('proxies that are trusted', async t => {
+  const trusted = (value: string) => readConfig({ ...least, TRUST_PROXY: value }).trustProxy;
+  t.equal(trusted('false'), false);
+  t.equal(trusted('1'), 1);
+  t.strictSame(trusted('10.0.0.0/8, ::1,192.0.2.1'), ['10.0.0.0/8', '::1', '192.0.2.1']);
 });
 
 t.test('the configuration cannot be changed', async t => {
@@ -121,6 +174,31 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['PART_STORE_MB', '1.5'],
   ['DRAIN_SECONDS', '21'],
   ['DRAIN_SECONDS', '0.5'],
+  ['JWT_ISSUER', 'two words'],
+  ['JWT_AUDIENCE', 'exports of acme'],
+  ['JWT_JWKS_URL', 'http://login.example.com/keys'],
+  ['JWT_JWKS_URL', 'http://127.0.0.1.example.com/keys'],
+  ['JWT_JWKS_URL', 'https://user:password@login.example.com/keys'],
+  ['JWT_JWKS_URL', 'login.example.com/keys'],
+  ['JWT_JWKS_URL', 'file:///etc/passwd'],
+  ['JWT_ENVIRONMENTS_CLAIM', 'my claim'],
+  ['JWT_SCOPES_CLAIM', 'größe'],
+  ['CORS_ORIGINS', '*'],
+  ['CORS_ORIGINS', 'null'],
+  ['CORS_ORIGINS', 'pages.example.net'],
+  ['CORS_ORIGINS', 'https://*.example.com'],
+  ['CORS_ORIGINS', 'https://app.example.com/path'],
+  ['RATE_LIMIT_PER_CALLER', '-1'],
+  ['RATE_LIMIT_PER_CALLER', '1.5'],
+  ['RATE_LIMIT_FAILED_LOGINS', 'off'],
+  ['TRUST_PROXY', 'true'],
+  ['TRUST_PROXY', '0'],
+  ['TRUST_PROXY', '100'],
+  ['TRUST_PROXY', '10.0.0.0/33'],
+  ['TRUST_PROXY', '10.0.0.0/0'],
+  ['TRUST_PROXY', '10.0.0.0/8/8'],
+  ['TRUST_PROXY', 'proxy.internal'],
+  ['TRUST_PROXY', ',,'],
 ];
 
 t.test(
@@ -129,7 +207,7 @@ t.test(
     for (const [name, value] of bad) {
       const label = `${name}=${value?.startsWith('Sp0') || name === 'ENCRYPTION_KEYS' ? '…' : value}`;
       try {
-        readConfig({ ...least, [name]: value });
+        readConfig({ ...least, ...provider, [name]: value });
         t.fail(`${label} was accepted`);
       } catch (error) {
         if (!(error instanceof ConfigError)) throw error;
