@@ -6,6 +6,7 @@ import { configRoutes } from './automatic-exports/config-routes.ts';
 import { wakeRuns } from './automatic-exports/enqueue-runs.ts';
 import { runRoutes } from './automatic-exports/run-routes.ts';
 import { validateRoutes } from './automatic-exports/validate-routes.ts';
+import type { Config } from './config.ts';
 import type { Dependencies } from './dependencies.ts';
 import { apiKeyRoutes } from './environments/api-key-routes.ts';
 import { environmentRoutes } from './environments/environment-routes.ts';
@@ -13,11 +14,13 @@ import { exportRoutes } from './exports/export-routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { registerAuthorization } from './http/authorize.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
+import { registerCors } from './http/cors.ts';
 import { registerDrain } from './http/drain.ts';
 import { answerBrokenHttp, registerErrorHandler, requireHost, sendProblem } from './http/error-handler.ts';
 import { healthRoutes } from './http/health.ts';
 import { metricsRoutes } from './http/metrics.ts';
 import { registerOpenapi } from './http/openapi.ts';
+import { registerRateLimits } from './http/rate-limits.ts';
 import { registerFormats } from './http/schemas.ts';
 import { snapshotRoutes } from './snapshots/snapshot-routes.ts';
 
@@ -26,10 +29,12 @@ const jsonBodyLimitBytes = 256 * 1024;
 /** The whole HTTP service, ready for `inject` or `listen`; it never listens itself. */
 export async function buildApp(dependencies: Dependencies): Promise<FastifyInstance> {
   registerFormats();
+  const { config } = dependencies;
   const app = Fastify({
     loggerInstance: dependencies.log as FastifyBaseLogger,
     genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? randomUUID(),
     bodyLimit: jsonBodyLimitBytes,
+    trustProxy: trustProxy(config.trustProxy),
     // HEAD routes are written out where they make sense: deriving one would run a whole download.
     exposeHeadRoutes: false,
     // Download tokens are longer than any id.
@@ -48,6 +53,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   app.removeContentTypeParser('text/plain');
   // Node would answer 417 by itself, without a problem body; what nobody here expects may as well be left out.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
+  await registerCors(app as unknown as FastifyInstance, config.corsOrigins);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
     requireHost(request);
@@ -55,13 +61,14 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   registerDrain(app, dependencies);
   registerErrorHandler(app);
   registerBodyTimeLimits(app);
-  registerAuthorization(app, {
-    db: dependencies.db,
-    adminToken: dependencies.config.adminToken,
+  const limits = await registerRateLimits(app, {
+    perCaller: config.rateLimitPerCaller,
+    failedLogins: config.rateLimitFailedLogins,
     now: dependencies.now,
   });
+  registerAuthorization(app, { ...dependencies, adminToken: config.adminToken, limits });
   await registerOpenapi(app);
-  const configDependencies = { ...dependencies, encryptionKeys: dependencies.config.encryptionKeys };
+  const configDependencies = { ...dependencies, encryptionKeys: config.encryptionKeys };
   // Runs that waited for the snapshot need not wait for the next tick, which makes up for a failure here.
   const onLoaded = (environmentId: string, date: string) =>
     wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {
@@ -70,14 +77,14 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   await app.register(metricsRoutes(dependencies));
   await app.register(healthRoutes(dependencies));
   // A worker answers about itself alone.
-  if (dependencies.config.processRole === 'worker') return app as unknown as FastifyInstance;
+  if (config.processRole === 'worker') return app as unknown as FastifyInstance;
   await app.register(
     async v1 => {
       await v1.register(environmentRoutes(dependencies));
       await v1.register(apiKeyRoutes(dependencies));
       await v1.register(snapshotRoutes({ ...dependencies, onLoaded }));
       await v1.register(exportRoutes(dependencies));
-      await v1.register(linkRoutes({ ...dependencies, publicUrl: dependencies.config.publicUrl }));
+      await v1.register(linkRoutes({ ...dependencies, limits, publicUrl: config.publicUrl }));
       await v1.register(configRoutes(configDependencies));
       await v1.register(validateRoutes(configDependencies));
       await v1.register(runRoutes(dependencies));
@@ -86,6 +93,12 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     { prefix: '/v1' },
   );
   return app as unknown as FastifyInstance;
+}
+
+/** Fastify takes a number of proxies for none at all; who gives one vouches that nobody else can connect. */
+function trustProxy(trusted: Config['trustProxy']) {
+  if (typeof trusted === 'number') return (_address: string, hop: number) => hop < trusted;
+  return trusted === false ? false : [...trusted];
 }
 
 /** The caller's own id goes through to log and problem body, if it can do no harm there. */

@@ -12,8 +12,10 @@ import { parseEndpointAllowlist } from './destinations/endpoint-allowlist.ts';
 import type { ClientEnvironment } from './destinations/s3-client.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import { createPartStore, type PartStore } from './exports/part-store.ts';
+import { createIssuerKeys } from './http/issuer-keys.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './http/prometheus.ts';
 import { createSlots, type Slots } from './http/slots.ts';
+import { createUserTokens, type UserTokens } from './http/user-tokens.ts';
 
 /** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
 export interface Dependencies {
@@ -31,6 +33,8 @@ export interface Dependencies {
   readonly loadPool: Pool;
   readonly loadSlots: Slots;
   readonly linkTokens: LinkTokens;
+  /** Access tokens of an identity provider; null: there is none. */
+  readonly userTokens: UserTokens | null;
   /** Takes jobs in every process; only workers start it. */
   readonly jobs: PgBoss;
   /** Runs must not wait for slow downloads, nor the reverse. */
@@ -118,6 +122,15 @@ export function createDependencies(
     loadPool: pools.load,
     loadSlots,
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
+    userTokens:
+      config.jwt &&
+      createUserTokens(
+        config.jwt,
+        createIssuerKeys(config.jwt.jwksUrl, {
+          now,
+          onError: error => log.warn({ err: error }, 'the keys of the identity provider cannot be fetched'),
+        }),
+      ),
     jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'the job queue will try again')),
     runPool: pools.run,
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },

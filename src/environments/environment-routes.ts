@@ -103,7 +103,7 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
       schema: {
         operationId: 'getEnvironment',
         summary: 'Read an environment',
-        description: 'An API key may read its own.',
+        description: 'Any token of an environment may read its own.',
         tags,
         params: environmentParams,
         response: {

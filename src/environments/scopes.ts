@@ -1,4 +1,4 @@
-/** What an API key may do. `exports:write` implies `exports:read`. */
+/** What an API key or a user's token may do. `exports:write` implies `exports:read`. */
 
 export const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as const;
 export type Scope = (typeof scopes)[number];

@@ -5,9 +5,11 @@ import { findApiKey } from '../environments/api-keys.ts';
 import { environmentParams } from '../environments/environment-routes.ts';
 import { type Environment, findEnvironment } from '../environments/environments.ts';
 import { AppError } from '../errors.ts';
-import { callerOf, environmentOf } from '../http/access.ts';
-import { requirePlan, requireScope, unauthenticated } from '../http/authorize.ts';
+import { type Caller, callerOf, environmentOf } from '../http/access.ts';
+import { unauthenticated } from '../http/authenticate.ts';
+import { requirePlan, requireScope } from '../http/authorize.ts';
 import { problemResponses } from '../http/problem.ts';
+import type { RateLimits } from '../http/rate-limits.ts';
 import { instant, isoDate, literals } from '../http/schemas.ts';
 import { acceptsGzip, sendDownload } from '../http/send-download.ts';
 import { exportDownload } from './download.ts';
@@ -17,6 +19,7 @@ import type { LinkGrant, LinkTokens } from './link-tokens.ts';
 interface LinkRouteDependencies extends DownloadDependencies {
   readonly db: Database;
   readonly linkTokens: LinkTokens;
+  readonly limits: RateLimits;
   readonly publicUrl: string | null;
 }
 
@@ -24,7 +27,7 @@ const defaultExpirySeconds = 300;
 const tags = ['Manual export'];
 
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, linkTokens, publicUrl, downloadSlots, metrics, now } = dependencies;
+  const { db, linkTokens, limits, publicUrl, downloadSlots, metrics, now } = dependencies;
   return (app, _options, done) => {
     app.post('/environments/:environmentId/download-links', {
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
@@ -32,7 +35,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         operationId: 'createDownloadLink',
         summary: 'Make a download link',
         description:
-          'A signed link that a browser can follow without a header. It opens that one file of that one environment and dies with its time, its API key or the plan.',
+          'A signed link that a browser can follow without a header. It opens that one file of that one environment and dies with its time, its API key or the plan. One that a user of the identity provider makes ends no later than their token, whatever `expiresInSeconds` says.',
         tags,
         params: environmentParams,
         body: Type.Object(
@@ -66,8 +69,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const caller = callerOf(request);
         const keyId = caller.kind === 'api-key' ? caller.keyId : null;
         const issuedAt = now();
-        // Tokens count whole seconds.
-        const expiresAt = new Date(Math.floor(issuedAt.getTime() / 1000 + expiresInSeconds) * 1000);
+        const expiresAt = linkExpiry(caller, issuedAt, expiresInSeconds);
         const grant = { environmentId: environmentOf(request).id, aggregation, compression, keyId };
         const token = await linkTokens.sign(grant, issuedAt, expiresAt);
         const url = `${publicUrl ?? originOf(request)}/v1/downloads/${token}`;
@@ -106,6 +108,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const grant = await linkTokens.verify(request.params.token, now());
         const environment = grant === null ? null : await grantedEnvironment(db, grant, now());
         if (grant === null || environment === null) {
+          await limits.countFailedLogin(request, null);
           throw unauthenticated('The link is malformed, or it has expired, or its API key is gone.');
         }
         requirePlan(environment, 'manual_export');
@@ -127,6 +130,14 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
   };
 }
 
+/** A link outlives no access token: nothing else could end it when the user loses their rights. */
+function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): Date {
+  const wantedMs = issuedAt.getTime() + expiresInSeconds * 1000;
+  const lastMs = caller.kind === 'user' ? Math.min(wantedMs, caller.expiresAt.getTime()) : wantedMs;
+  // Tokens count whole seconds.
+  return new Date(Math.floor(lastMs / 1000) * 1000);
+}
+
 /** The environment, if who made the link may still read it. @throws AppError `insufficient_scope` */
 async function grantedEnvironment(db: Database, grant: LinkGrant, now: Date): Promise<Environment | null> {
   if (grant.keyId === null) return await findEnvironment(db, grant.environmentId);
@@ -143,5 +154,5 @@ function originOf(request: FastifyRequest): string {
       members: { errors: [] },
     });
   }
-  return `${request.protocol}://${request.host}`;
+  return `${request.protocol === 'https' ? 'https' : 'http'}://${request.host}`;
 }

@@ -8,7 +8,7 @@ export interface LinkGrant {
   readonly environmentId: string;
   readonly aggregation: Aggregation;
   readonly compression: 'none' | 'gzip';
-  /** The API key that made it; null: the operator. */
+  /** The API key that made it; null: the operator, or a user whose own token lasts longer than the link. */
   readonly keyId: string | null;
 }
 

@@ -8,7 +8,7 @@ import type { Scope } from '../environments/scopes.ts';
  * Who may call a route. Every route states it in its `config`; a route that does not is refused at start.
  * - `public`: anyone, no token looked at
  * - `operator`: the operator token alone
- * - in an environment, which must exist and be the API key's own: with a scope, with any key of it (`member`), or the
+ * - in an environment, which must exist and be the caller's own: with a scope, with any token of it (`member`), or the
  *   operator alone; where `feature` is named, the environment's plan must have it
  */
 export type Access =

@@ -1,25 +1,17 @@
-import { createHash, timingSafeEqual } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify';
-import type { Database } from '../db/database.ts';
-import { verifyApiKey } from '../environments/api-keys.ts';
 import type { Environment } from '../environments/environments.ts';
 import { findEnvironment, isEnvironmentId } from '../environments/environments.ts';
 import { type Feature, planAllows, requiredPlan } from '../environments/plans.ts';
 import { type Scope, scopesAllow } from '../environments/scopes.ts';
 import { AppError, notFound, validationFailed } from '../errors.ts';
 import type { Access } from './access.ts';
-
-interface AuthorizeDependencies {
-  readonly db: Database;
-  readonly adminToken: string;
-  readonly now: () => Date;
-}
+import { type AuthenticateDependencies, authenticate } from './authenticate.ts';
 
 /**
- * Decides before the body is read: who calls (401), whether the environment is there and theirs (404), whether the
- * key has the scope (403), whether the plan has the feature (403).
+ * Decides before the body is read: who calls (401), whether that is too often (429), whether the environment is there
+ * and theirs (404), whether the token has the scope (403), whether the plan has the feature (403).
  */
-export function registerAuthorization(app: FastifyInstance, dependencies: AuthorizeDependencies): void {
+export function registerAuthorization(app: FastifyInstance, dependencies: AuthenticateDependencies): void {
   app.decorateRequest('caller', null);
   app.decorateRequest('environment', null);
 
@@ -40,34 +32,33 @@ export function registerAuthorization(app: FastifyInstance, dependencies: Author
 }
 
 async function authorize(
-  { db, adminToken, now }: AuthorizeDependencies,
+  dependencies: AuthenticateDependencies,
   request: FastifyRequest,
   access: Exclude<Access, 'public'>,
 ): Promise<void> {
-  const token = bearerToken(request);
-  const isOperator = sameText(token, adminToken);
-  const apiKey = isOperator ? null : await verifyApiKey(db, token, now());
-  if (!isOperator && apiKey === null) throw unauthenticated('The token is unknown, revoked or expired.');
-  request.caller = apiKey === null ? { kind: 'operator' } : { kind: 'api-key', keyId: apiKey.id };
+  const identity = await authenticate(dependencies, request);
+  const { rights } = identity;
+  request.caller = identity.caller;
+  await dependencies.limits.countRequest(request);
 
   const environmentId = (request.params as { environmentId?: string }).environmentId;
   if (environmentId !== undefined) {
     if (!isEnvironmentId(environmentId)) {
       throw validationFailed([{ path: '/path/environmentId', message: 'is not an environment id' }]);
     }
-    if (apiKey !== null && apiKey.environment.id !== environmentId) throw notFound('environment');
+    if (rights !== null && !rights.environmentIds.includes(environmentId)) throw notFound('environment');
   }
   if (access === 'operator') {
-    if (!isOperator) throw operatorOnly();
+    if (rights !== null) throw operatorOnly();
     return;
   }
 
-  const environment = apiKey?.environment ?? (await findEnvironment(db, environmentId ?? ''));
+  const environment = identity.environment ?? (await findEnvironment(dependencies.db, environmentId ?? ''));
   if (environment === null) throw notFound('environment');
   request.environment = environment;
-  if (access.environment === 'operator' && !isOperator) throw operatorOnly();
-  if (apiKey !== null && access.environment !== 'operator' && access.environment !== 'member') {
-    requireScope(apiKey.scopes, access.environment);
+  if (rights !== null) {
+    if (access.environment === 'operator') throw operatorOnly();
+    if (access.environment !== 'member') requireScope(rights.scopes, access.environment);
   }
   if (access.feature !== undefined) requirePlan(environment, access.feature);
 }
@@ -87,25 +78,9 @@ export function requirePlan(environment: Environment, feature: Feature): void {
 /** @throws AppError `insufficient_scope` */
 export function requireScope(granted: readonly Scope[], needed: Scope): void {
   if (scopesAllow(granted, needed)) return;
-  throw new AppError('insufficient_scope', `This needs an API key with the scope ${needed}.`);
-}
-
-export function unauthenticated(detail: string): AppError {
-  return new AppError('unauthenticated', detail, { headers: { 'www-authenticate': 'Bearer' } });
+  throw new AppError('insufficient_scope', `This needs a token with the scope ${needed}.`);
 }
 
 function operatorOnly(): AppError {
   return new AppError('insufficient_scope', 'Only the operator token may do this.');
-}
-
-function bearerToken(request: FastifyRequest): string {
-  const [, token] = /^Bearer +([\x21-\x7e]+) *$/i.exec(request.headers.authorization ?? '') ?? [];
-  if (token === undefined) throw unauthenticated('Send the header Authorization: Bearer <token>.');
-  return token;
-}
-
-/** In a time that does not tell how much of it was right. */
-function sameText(left: string, right: string): boolean {
-  const digest = (text: string) => createHash('sha256').update(text).digest();
-  return timingSafeEqual(digest(left), digest(right));
 }

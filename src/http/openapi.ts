@@ -38,7 +38,8 @@ export async function registerOpenapi(app: FastifyInstance): Promise<void> {
           bearer: {
             type: 'http',
             scheme: 'bearer',
-            description: 'The operator token, or an API key `whx_<id>_<secret>`.',
+            description:
+              'The operator token, an API key `whx_<id>_<secret>`, or, where the operator has named an identity provider, one of its JWT access tokens (RS256, ES256 or EdDSA) with claims that name environments and scopes.',
           },
         },
       },

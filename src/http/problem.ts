@@ -4,7 +4,7 @@ import { type ErrorCode, errorStatus } from '../errors.ts';
 const titles: Readonly<Record<ErrorCode, string>> = {
   validation_failed: 'The request does not fit the schema',
   unauthenticated: 'A valid bearer token is needed',
-  insufficient_scope: 'The API key lacks the scope',
+  insufficient_scope: 'The token lacks the scope',
   plan_upgrade_required: 'The plan does not include this feature',
   not_found: 'Not found',
   conflict: 'Conflict with what is under way',
@@ -102,7 +102,10 @@ const headersByStatus: Readonly<Record<number, Record<string, TSchema>>> = {
  * Codes that share a status become one description of that status.
  */
 export function problemResponses(...codes: readonly ErrorCode[]): Record<number, TSchema> {
-  const byStatus = Map.groupBy([...codes, ...everyRoute], code => errorStatus[code]);
+  // Who needs a token may fail too often, or ask too often.
+  const limited: readonly ErrorCode[] = codes.includes('unauthenticated') ? ['rate_limited'] : [];
+  const all = new Set([...codes, ...limited, ...everyRoute]);
+  const byStatus = Map.groupBy(all, code => errorStatus[code]);
   return Object.fromEntries(
     [...byStatus].map(([status, sharing]) => [
       status,

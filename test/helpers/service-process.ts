@@ -44,6 +44,8 @@ export function startServiceProcess(
       ADMIN_TOKEN: testAdminToken,
       ENCRYPTION_KEYS: testEncryptionKeys.first,
       S3_ENDPOINT_ALLOWLIST: '127.0.0.1',
+      RATE_LIMIT_PER_CALLER: '0',
+      RATE_LIMIT_FAILED_LOGINS: '0',
       PORT: '0',
       ...env,
     },
