@@ -9,11 +9,12 @@ import path from 'node:path';
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   db: [],
   audit: ['db'],
-  environments: ['audit', 'db'],
+  destinations: ['db'],
+  webhooks: ['destinations', 'audit', 'db'],
+  environments: ['webhooks', 'audit', 'db'],
   snapshots: ['environments', 'audit', 'db'],
   exports: ['snapshots', 'environments', 'db'],
-  destinations: ['db'],
-  'automatic-exports': ['exports', 'snapshots', 'environments', 'destinations', 'audit', 'db'],
+  'automatic-exports': ['exports', 'snapshots', 'environments', 'webhooks', 'destinations', 'audit', 'db'],
   http: ['environments', 'audit', 'db'],
 };
 

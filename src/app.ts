@@ -10,6 +10,7 @@ import type { Config } from './config.ts';
 import type { Dependencies } from './dependencies.ts';
 import { apiKeyRoutes } from './environments/api-key-routes.ts';
 import { environmentRoutes } from './environments/environment-routes.ts';
+import { failureWebhookRoutes } from './environments/failure-webhook-routes.ts';
 import { exportRoutes } from './exports/export-routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { registerAuthorization } from './http/authorize.ts';
@@ -80,7 +81,8 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   if (config.processRole === 'worker') return app as unknown as FastifyInstance;
   await app.register(
     async v1 => {
-      await v1.register(environmentRoutes(dependencies));
+      await v1.register(environmentRoutes(configDependencies));
+      await v1.register(failureWebhookRoutes(configDependencies));
       await v1.register(apiKeyRoutes(dependencies));
       await v1.register(snapshotRoutes({ ...dependencies, onLoaded }));
       await v1.register(exportRoutes(dependencies));

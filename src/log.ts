@@ -10,6 +10,7 @@ const secretMembers = [
   'key',
   'token',
   'sealed_secret',
+  'failureWebhookSecret',
 ];
 
 /** JSON lines on stdout. Secrets are cut out here once more, though nobody should log one. */

@@ -11,12 +11,20 @@ export interface RunJob {
   readonly runId: string;
 }
 
+/** Which event is to be pushed. Where to and signed with what is read when it is sent. */
+export interface WebhookJob {
+  readonly environmentId: string;
+  readonly eventId: string;
+}
+
 /** Carries out one run a job. */
 export const runQueue = 'run-export';
 /** Where jobs of `runQueue` end whose last worker died: their runs are still to be marked as failed. */
 export const lostRunQueue = 'run-export-lost';
 /** Looks every minute for what is due. */
 export const tickQueue = 'enqueue-due';
+/** Sends one event to a failure webhook. */
+export const webhookQueue = 'deliver-webhook';
 
 /**
  * A worker that says nothing for 20 s is taken for dead; that is looked for every 10 s (`supervision`), and the first
@@ -34,6 +42,16 @@ const queues: readonly Queue[] = [
     retryDelay: 5,
     retryBackoff: true,
     retryDelayMax: 1_800,
+    deleteAfterSeconds: 24 * 60 * 60,
+  },
+  // 21 tries within about a day: pauses from 15 s, doubled each time, to two hours.
+  {
+    name: webhookQueue,
+    expireInSeconds: 60,
+    retryLimit: 20,
+    retryDelay: 15,
+    retryBackoff: true,
+    retryDelayMax: 7_200,
     deleteAfterSeconds: 24 * 60 * 60,
   },
   { name: tickQueue, policy: 'short', retryLimit: 0, expireInSeconds: 120, deleteAfterSeconds: 60 * 60 },

@@ -9,6 +9,8 @@ export interface Tables {
   export_configs: ExportConfigsTable;
   export_runs: ExportRunsTable;
   audit_log: AuditLogTable;
+  failure_webhooks: FailureWebhooksTable;
+  webhook_events: WebhookEventsTable;
 }
 
 type CreatedAt = ColumnType<Date, never, never>;
@@ -82,6 +84,15 @@ interface ExportConfigsTable {
   active_since: Date;
   /** Gone for every caller; the row stays until the run that was under way has cleaned up. */
   deleted_at: Date | null;
+  /** Runs that failed since the last that succeeded. */
+  failures_in_a_row: Generated<number>;
+  /** Of these the slots since the last failure of another kind. */
+  faulty_slots_in_a_row: Generated<number>;
+  /** A failure was pushed and its end was not yet. */
+  has_pushed_failure: Generated<boolean>;
+  /** When it turned itself off; null once it is turned on again. */
+  turned_off_at: Date | null;
+  turned_off_message: string | null;
   created_at: ColumnType<Date, Date, never>;
   updated_at: Date;
 }
@@ -122,4 +133,22 @@ interface AuditLogTable {
   target_id: string | null;
   details: ColumnType<Record<string, unknown>, string, never>;
   request_id: string | null;
+}
+
+interface FailureWebhooksTable {
+  environment_id: string;
+  url: string;
+  sealed_secret: string;
+}
+
+/** What is pushed to a failure webhook. Kept for a few days, to send it and to know that it was pushed. */
+interface WebhookEventsTable {
+  environment_id: string;
+  config_id: string;
+  id: string;
+  type: string;
+  /** UTC; one failure a config and day. */
+  day: string;
+  data: ColumnType<Record<string, unknown>, string, never>;
+  created_at: ColumnType<Date, Date, never>;
 }

@@ -38,6 +38,13 @@ export function isAllowed(allowlist: EndpointAllowlist, target: Target, address:
   );
 }
 
+/** Whether there is an address with which the rule would allow the target: false is certain before any name is asked. */
+export function mayBeAllowed(allowlist: EndpointAllowlist, target: Target): boolean {
+  const host = bareHost(target.host);
+  if (isIP(host) !== 0) return isAllowed(allowlist, target, host);
+  return target.scheme === 'https' || isHostListed(allowlist, target) || allowlist.networks.length > 0;
+}
+
 /** Addresses that anyone may reach over the internet; nothing of loopback, private, special or tunnelled kinds. */
 export function isPublicAddress(address: string): boolean {
   if (isIP(address) === 0) return false;

@@ -5,12 +5,13 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import type { EncryptionKey } from '../config.ts';
 
-type EncryptionKeys = readonly [EncryptionKey, ...EncryptionKey[]];
+export type EncryptionKeys = readonly [EncryptionKey, ...EncryptionKey[]];
 
 /** Whose secret it is. */
 export interface SecretOwner {
   readonly environmentId: string;
-  readonly configId: string;
+  /** Null: that of the environment's failure webhook. */
+  readonly configId: string | null;
 }
 
 /** 96 bits, the size that GCM is made for. Random: 2^32 seals a key are safe, far more than configs there can be. */

@@ -50,30 +50,25 @@ export class StorageError extends Error {
   }
 }
 
+/** Configuration faults (contract, section 6): only the customer can mend them. */
+export const configurationFaults: readonly StorageErrorCode[] = [
+  'access_key_not_recognised',
+  'secret_key_mismatch',
+  'bucket_not_found',
+  'wrong_region',
+  'list_denied',
+  'write_denied',
+  'not_s3',
+  'endpoint_not_allowed',
+];
+
 /**
- * Whether a run may meet better luck later. Configuration faults (contract, section 6) fail at once: only the customer
- * can mend them. All else is tried again, certificates and unknown answers included: both have been seen to pass by
- * themselves, and a run that gave up on them would miss its slot for a fault of minutes.
+ * Whether a run may meet better luck later. All but configuration faults are tried again, certificates and unknown
+ * answers included: both have been seen to pass by themselves, and a run that gave up on them would miss its slot for
+ * a fault of minutes.
  */
 export function isTransient(code: StorageErrorCode): boolean {
-  switch (code) {
-    case 'access_key_not_recognised':
-    case 'secret_key_mismatch':
-    case 'bucket_not_found':
-    case 'wrong_region':
-    case 'list_denied':
-    case 'write_denied':
-    case 'not_s3':
-    case 'endpoint_not_allowed':
-      return false;
-    case 'endpoint_unreachable':
-    case 'timeout':
-    case 'tls_error':
-    case 'clock_skew':
-    case 'storage_unavailable':
-    case 'unknown':
-      return true;
-  }
+  return !configurationFaults.includes(code);
 }
 
 /** `error`: whatever the S3 client threw. */

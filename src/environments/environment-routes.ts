@@ -1,17 +1,19 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Database } from '../db/database.ts';
 import { actorOf, environmentOf } from '../http/access.ts';
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
-import { instant, literals } from '../http/schemas.ts';
+import { instant, literals, nullable } from '../http/schemas.ts';
+import { listFailureWebhookUrls } from '../webhooks/failure-webhooks.ts';
+import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
+import { maxUrlLength } from '../webhooks/webhook-url.ts';
 import {
   deleteEnvironment,
   type Environment,
   environmentIdPattern,
   listEnvironments,
-  putEnvironment,
 } from './environments.ts';
 import { plans } from './plans.ts';
+import { upsertEnvironment } from './upsert-environment.ts';
 
 export const environmentParams = Type.Object({
   environmentId: Type.String({
@@ -28,20 +30,33 @@ const name = Type.String({
   examples: ['Acme production'],
 });
 
-const environmentSchema = Type.Object(
+const environmentProperties = {
+  id: Type.String(),
+  name: Type.String(),
+  plan: literals(plans),
+  failureWebhook: nullable(Type.String({ description: 'Where failures of automatic exports are pushed.' })),
+  createdAt: instant(),
+  updatedAt: instant(),
+};
+const description = 'One customer’s data space.';
+const environmentSchema = Type.Object(environmentProperties, { description });
+const savedEnvironmentSchema = Type.Object(
   {
-    id: Type.String(),
-    name: Type.String(),
-    plan: literals(plans),
-    createdAt: instant(),
-    updatedAt: instant(),
+    ...environmentProperties,
+    failureWebhookSecret: Type.Optional(
+      Type.String({
+        description:
+          'Signs what is pushed. There where the webhook is new, and never shown again: `whsec_…`.',
+      }),
+    ),
   },
-  { description: 'One customer’s data space.' },
+  { description },
 );
 
 const tags = ['Environments'];
 
-export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallbackTypebox {
+export function environmentRoutes(dependencies: WebhookDependencies): FastifyPluginCallbackTypebox {
+  const { db } = dependencies;
   return (app, _options, done) => {
     app.put('/environments/:environmentId', {
       config: { access: 'operator' },
@@ -52,12 +67,24 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
         tags,
         params: environmentParams,
         body: Type.Object(
-          { name, plan: literals(plans, { examples: ['enterprise'] }) },
+          {
+            name,
+            plan: literals(plans, { examples: ['enterprise'] }),
+            failureWebhook: Type.Optional(
+              nullable(
+                Type.String({
+                  maxLength: maxUrlLength,
+                  description: 'An https URL. Absent: stays as it is; null: removed, with its secret.',
+                  examples: ['https://hooks.example.com/warehouse-export'],
+                }),
+              ),
+            ),
+          },
           { additionalProperties: false },
         ),
         response: {
-          200: environmentSchema,
-          201: environmentSchema,
+          200: savedEnvironmentSchema,
+          201: savedEnvironmentSchema,
           ...problemResponses(
             'validation_failed',
             'unauthenticated',
@@ -69,11 +96,13 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
         },
       },
       handler: async (request, reply) => {
-        const { environment, created } = await putEnvironment(db, actorOf(request), {
-          id: request.params.environmentId,
-          ...request.body,
-        });
-        return reply.code(created ? 201 : 200).send(environment);
+        const { environment, created, failureWebhook, failureWebhookSecret } = await upsertEnvironment(
+          dependencies,
+          actorOf(request),
+          { id: request.params.environmentId, ...request.body },
+        );
+        const secret = failureWebhookSecret === null ? {} : { failureWebhookSecret };
+        return reply.code(created ? 201 : 200).send({ ...environment, failureWebhook, ...secret });
       },
     });
 
@@ -90,12 +119,17 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
           ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope'),
         },
       },
-      handler: async request =>
-        await readPage(
+      handler: async request => {
+        const page = await readPage(
           request.query,
           { position: (environment: Environment) => [environment.id], parts: [isIdPart] },
           ({ after, limit }) => listEnvironments(db, { after: after?.[0] ?? null, limit }),
-        ),
+        );
+        const ids = page.items.map(({ id }) => id);
+        const urls = await listFailureWebhookUrls(db, ids);
+        const items = page.items.map(item => ({ ...item, failureWebhook: urls.get(item.id) ?? null }));
+        return { ...page, items };
+      },
     });
 
     app.get('/environments/:environmentId', {
@@ -111,7 +145,11 @@ export function environmentRoutes({ db }: { db: Database }): FastifyPluginCallba
           ...problemResponses('validation_failed', 'unauthenticated', 'not_found'),
         },
       },
-      handler: request => environmentOf(request),
+      handler: async request => {
+        const environment = environmentOf(request);
+        const urls = await listFailureWebhookUrls(db, [environment.id]);
+        return { ...environment, failureWebhook: urls.get(environment.id) ?? null };
+      },
     });
 
     app.delete('/environments/:environmentId', {

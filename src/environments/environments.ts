@@ -1,6 +1,7 @@
-import { sql } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
 import { notFound } from '../errors.ts';
 import type { Plan } from './plans.ts';
 
@@ -27,27 +28,25 @@ interface EnvironmentRow {
   readonly updated_at: Date;
 }
 
-interface EnvironmentInput {
+export interface EnvironmentInput {
   readonly id: string;
   readonly name: string;
   readonly plan: Plan;
 }
 
-/** Creates the environment or updates its name and plan. The audit log hears of it if anything changes. */
+/** Creates the environment or updates its name and plan, and holds its row. The audit log hears of it if anything changes. */
 export async function putEnvironment(
-  db: Database,
+  trx: Transaction<Tables>,
   actor: Actor,
   input: EnvironmentInput,
 ): Promise<{ environment: Environment; created: boolean }> {
-  return await db.transaction().execute(async trx => {
-    while (true) {
-      const inserted = await insertEnvironment(trx, actor, input);
-      if (inserted !== null) return { environment: inserted, created: true };
-      const updated = await updateEnvironment(trx, actor, input);
-      if (updated !== null) return { environment: updated, created: false };
-      // It was deleted between the two.
-    }
-  });
+  while (true) {
+    const inserted = await insertEnvironment(trx, actor, input);
+    if (inserted !== null) return { environment: inserted, created: true };
+    const updated = await updateEnvironment(trx, actor, input);
+    if (updated !== null) return { environment: updated, created: false };
+    // It was deleted between the two.
+  }
 }
 
 /** Null: it is there already. */

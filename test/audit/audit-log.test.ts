@@ -135,9 +135,13 @@ t.test('neither the change nor its line without the other', async t => {
   await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
   await fresh();
   await pool.query('alter table audit_log add constraint closed check (false) not valid');
+  const put = (id: string) =>
+    db
+      .transaction()
+      .execute(trx => putEnvironment(trx, systemActor('test'), { id, name: 'x', plan: 'free' }));
   const changes: Record<string, () => Promise<unknown>> = {
-    update: () => putEnvironment(db, systemActor('test'), { id: 'acme', name: 'x', plan: 'free' }),
-    create: () => putEnvironment(db, systemActor('test'), { id: 'other', name: 'x', plan: 'free' }),
+    update: () => put('acme'),
+    create: () => put('other'),
     delete: () => deleteEnvironment(db, systemActor('test'), 'acme'),
     revoke: () => revokeApiKey(db, systemActor('test'), 'acme', key.id),
     snapshot: () => deleteSnapshot(db, systemActor('test'), 'acme', '2026-03-01'),

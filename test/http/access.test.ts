@@ -1,10 +1,10 @@
 import t from 'tap';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, type TestKey } from '../helpers/app.ts';
-import { testAdminToken } from '../helpers/secrets.ts';
+import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
 
 /** Every route that the app has, as it registers them. */
-const app = await startTestApp(t);
+const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
 const document = app.app.swagger() as unknown as {
   paths: Record<string, Record<string, unknown>>;
 };
@@ -38,6 +38,8 @@ const rules: Readonly<Record<string, Rule>> = {
   'PUT /v1/environments/{environmentId}': { needs: 'operator', body: 'environment' },
   'GET /v1/environments/{environmentId}': { needs: 'member' },
   'DELETE /v1/environments/{environmentId}': { needs: 'own-operator' },
+  'POST /v1/environments/{environmentId}/failure-webhook/rotate-secret': { needs: 'own-operator' },
+  'POST /v1/environments/{environmentId}/failure-webhook/test': { needs: 'own-operator' },
   'GET /v1/environments/{environmentId}/api-keys': { needs: 'own-operator' },
   'POST /v1/environments/{environmentId}/api-keys': {
     needs: 'own-operator',
@@ -117,6 +119,11 @@ t.test('the matrix', async t => {
         const spare = await app.makeKey(environment, ['exports:read']);
         if (/DELETE .*snapshots/.test(route)) {
           await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
+        }
+        if (route.includes('/failure-webhook/')) {
+          const json = { name: environment, plan, failureWebhook: 'http://127.0.0.1:1/' };
+          const saved = await app.call(`/v1/environments/${environment}`, { method: 'PUT', json });
+          if (saved.json.failureWebhookSecret !== undefined) registerSecret(saved.json.failureWebhookSecret);
         }
         const [method = '', template = ''] = route.split(' ');
         const path = template

@@ -1,0 +1,120 @@
+import type { Transaction } from 'kysely';
+import { type Actor, type AuditAction, recordChange } from '../audit/audit-log.ts';
+import type { Database, DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+import { type EncryptionKeys, openSecret, sealSecret } from '../destinations/secrets.ts';
+import { notFound } from '../errors.ts';
+import { makeWebhookSecret } from './signature.ts';
+
+/** One webhook an environment: where it is told that exports fail. */
+export interface FailureWebhook {
+  readonly environmentId: string;
+  readonly url: string;
+  readonly sealedSecret: string;
+}
+
+/**
+ * A webhook that is there gets another URL and keeps its secret. The caller holds the environment's row, so that changes
+ * take turns. The audit log hears of changes; a URL may be a secret itself and is not told.
+ * @returns the secret where it was made now; it cannot be read again
+ */
+export async function setFailureWebhook(
+  trx: Transaction<Tables>,
+  actor: Actor,
+  keys: EncryptionKeys,
+  environmentId: string,
+  url: string,
+): Promise<string | null> {
+  const before = await findFailureWebhook(trx, environmentId);
+  if (before?.url === url) return null;
+  const record = (action: AuditAction) =>
+    recordChange(trx, actor, { environmentId, action, targetId: environmentId });
+  if (before !== null) {
+    await trx
+      .updateTable('failure_webhooks')
+      .set({ url })
+      .where('environment_id', '=', environmentId)
+      .execute();
+    await record('failure_webhook.updated');
+    return null;
+  }
+  const secret = makeWebhookSecret();
+  const values = { environment_id: environmentId, url, sealed_secret: seal(keys, environmentId, secret) };
+  await trx.insertInto('failure_webhooks').values(values).execute();
+  await record('failure_webhook.created');
+  return secret;
+}
+
+/** With its secret. One that is not there is no error. */
+export async function removeFailureWebhook(
+  trx: Transaction<Tables>,
+  actor: Actor,
+  environmentId: string,
+): Promise<void> {
+  const result = await trx
+    .deleteFrom('failure_webhooks')
+    .where('environment_id', '=', environmentId)
+    .executeTakeFirst();
+  if (result.numDeletedRows === 0n) return;
+  const action = 'failure_webhook.deleted';
+  await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
+}
+
+/** The old secret signs nothing from the next delivery on. @throws AppError `not_found` */
+export async function rotateWebhookSecret(
+  db: Database,
+  actor: Actor,
+  keys: EncryptionKeys,
+  environmentId: string,
+): Promise<string> {
+  const secret = makeWebhookSecret();
+  await db.transaction().execute(async trx => {
+    const result = await trx
+      .updateTable('failure_webhooks')
+      .set({ sealed_secret: seal(keys, environmentId, secret) })
+      .where('environment_id', '=', environmentId)
+      .executeTakeFirst();
+    if (result.numUpdatedRows === 0n) throw notFound('failure webhook');
+    const action = 'failure_webhook.secret_rotated';
+    await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
+  });
+  return secret;
+}
+
+export async function findFailureWebhook(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+): Promise<FailureWebhook | null> {
+  const row = await db
+    .selectFrom('failure_webhooks')
+    .selectAll()
+    .where('environment_id', '=', environmentId)
+    .executeTakeFirst();
+  return row === undefined ? null : { environmentId, url: row.url, sealedSecret: row.sealed_secret };
+}
+
+/** By environment; those without one are absent. */
+export async function listFailureWebhookUrls(
+  db: DatabaseOrTransaction,
+  environmentIds: readonly string[],
+): Promise<ReadonlyMap<string, string>> {
+  if (environmentIds.length === 0) return new Map();
+  const rows = await db
+    .selectFrom('failure_webhooks')
+    .select(['environment_id', 'url'])
+    .where('environment_id', 'in', environmentIds)
+    .execute();
+  return new Map(rows.map(row => [row.environment_id, row.url]));
+}
+
+/** @throws Error when it was sealed under a key that is not configured any more */
+export function webhookSecretOf(
+  keys: EncryptionKeys,
+  { environmentId, sealedSecret }: FailureWebhook,
+): string {
+  return openSecret(keys, sealedSecret, { environmentId, configId: null });
+}
+
+function seal(keys: EncryptionKeys, environmentId: string, secret: string): string {
+  return sealSecret(keys, secret, { environmentId, configId: null });
+}

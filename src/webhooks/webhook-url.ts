@@ -1,0 +1,29 @@
+import { type EndpointAllowlist, mayBeAllowed } from '../destinations/endpoint-allowlist.ts';
+
+/** Where a failure webhook may point. Pure. */
+
+export const maxUrlLength = 2_048;
+
+type ParsedUrl = { readonly ok: true; readonly url: string } | { readonly ok: false; readonly fault: string };
+
+/**
+ * https and public, unless the operator's allow-list says otherwise. Names are asked when they are dialled, at every
+ * connect, by the guard that custom endpoints have.
+ */
+export function parseWebhookUrl(text: string, allowlist: EndpointAllowlist): ParsedUrl {
+  const fault = (message: string): ParsedUrl => ({ ok: false, fault: message });
+  // The parser would drop or repair these, and what is stored should be what was sent.
+  if (!/^https?:\/\/[^\s\\\p{Cc}]+$/iu.test(text) || !URL.canParse(text)) {
+    return fault('is not a URL like https://hooks.example.com/warehouse-export');
+  }
+  const url = new URL(text);
+  if (text.includes('#')) return fault('may not have a fragment');
+  if (/^[^/]+\/\/[^/?]*@/.test(text)) return fault('may not have user info');
+  if (url.href.length > maxUrlLength) return fault(`may not be longer than ${maxUrlLength} characters`);
+  const scheme = url.protocol === 'https:' ? 'https' : 'http';
+  const port = url.port === '' ? { https: 443, http: 80 }[scheme] : Number(url.port);
+  if (!mayBeAllowed(allowlist, { host: url.hostname, port, scheme })) {
+    return fault('must be https and public, unless the operator allows otherwise');
+  }
+  return { ok: true, url: url.href };
+}

@@ -1,0 +1,149 @@
+import t from 'tap';
+import { startTestApp } from '../helpers/app.ts';
+import { registerSecret } from '../helpers/secrets.ts';
+import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
+
+/** How a webhook is set, tried and given a new secret. What is pushed to it is tested with the exports. */
+
+const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
+const put = async (id: string, failureWebhook?: unknown) => {
+  const json = { name: id, plan: 'enterprise', ...(failureWebhook === undefined ? {} : { failureWebhook }) };
+  const answer = await app.call(`/v1/environments/${id}`, { method: 'PUT', json });
+  const secret = answer.json.failureWebhookSecret;
+  if (secret !== undefined) registerSecret(secret);
+  return answer;
+};
+const post = async (id: string, what: 'test' | 'rotate-secret') => {
+  const answer = await app.call(`/v1/environments/${id}/failure-webhook/${what}`, { method: 'POST' });
+  if (answer.status === 201) registerSecret(answer.json.failureWebhookSecret);
+  return answer;
+};
+const url = 'https://hooks.example.com/a?b=c';
+
+t.test('set, kept, moved, removed; the secret is shown once', async t => {
+  const plain = await put('acme');
+  t.equal(plain.json.failureWebhook, null);
+  t.notOk('failureWebhookSecret' in plain.json);
+  const first = await put('acme', url);
+  t.equal(first.json.failureWebhook, url);
+  t.ok(/^whsec_[A-Za-z0-9+/]{43}=$/.test(first.json.failureWebhookSecret));
+  for (const again of [undefined, url, 'https://hooks.example.com/other']) {
+    const { status, json } = await put('acme', again);
+    t.equal(status, 200);
+    t.equal(json.failureWebhook, again ?? url);
+    t.notOk('failureWebhookSecret' in json, 'it keeps its secret');
+  }
+  const { json: read } = await app.call('/v1/environments/acme');
+  t.strictSame(Object.keys(read), ['id', 'name', 'plan', 'failureWebhook', 'createdAt', 'updatedAt']);
+  t.equal(read.failureWebhook, 'https://hooks.example.com/other');
+  t.strictSame((await app.call('/v1/environments')).json.items, [read]);
+  const key = await app.makeKey('acme', ['exports:read']);
+  t.strictSame((await app.call('/v1/environments/acme', { token: key.token })).json, read);
+
+  t.equal((await put('acme', null)).json.failureWebhook, null);
+  t.equal((await put('acme', null)).status, 200);
+  t.equal((await app.call('/v1/environments/acme')).json.failureWebhook, null);
+  t.equal((await app.database.pool.query('select from failure_webhooks')).rowCount, 0);
+  const anew = await put('acme', url);
+  t.ok(anew.json.failureWebhookSecret !== first.json.failureWebhookSecret, 'another secret');
+  t.equal((await put('new', url)).status, 201, 'also with the environment itself');
+});
+
+t.test('stored sealed, and gone with its environment', async t => {
+  await put('sealed', url);
+  const { rows } = await app.database.pool.query(
+    `select sealed_secret from failure_webhooks where environment_id = 'sealed'`,
+  );
+  t.match(rows[0].sealed_secret, /^v1\.2026a\./);
+  await app.call('/v1/environments/sealed', { method: 'DELETE' });
+  const left = await app.database.pool.query(`select from failure_webhooks where environment_id = 'sealed'`);
+  t.equal(left.rowCount, 0);
+});
+
+t.test('several callers at once: one secret, shown to one of them', async t => {
+  const answers = await Promise.all(Array.from({ length: 8 }, () => put('race', url)));
+  t.equal(answers.filter(({ json }) => 'failureWebhookSecret' in json).length, 1);
+  for (const { json } of answers) t.equal(json.failureWebhook, url);
+});
+
+t.test('what may not be a webhook changes nothing', async t => {
+  await put('kept', url);
+  for (const bad of [
+    '',
+    'hooks.example.com',
+    'http://hooks.example.com/',
+    'https://10.0.0.1/',
+    'https://169.254.169.254/latest/meta-data',
+    'https://[::1]/',
+    'https://2130706434/',
+    'https://user:x@hooks.example.com/',
+    'https://hooks.example.com/#x',
+    'https://hooks.example.com/\u0000',
+    `https://hooks.example.com/${'x'.repeat(2_048)}`,
+    7,
+    true,
+    {},
+    [url],
+  ]) {
+    const { status, json } = await put('kept', bad);
+    t.equal(status, 400, JSON.stringify(bad));
+    t.match(json, { code: 'validation_failed', errors: [{ path: '/failureWebhook' }] });
+    t.equal((await put('unmade', bad)).status, 400);
+  }
+  t.equal((await app.call('/v1/environments/kept')).json.failureWebhook, url);
+  t.equal((await app.call('/v1/environments/unmade')).status, 404);
+});
+
+t.test('tried, and given a new secret', async t => {
+  const receiver = await startWebhookReceiver(t);
+  const { json } = await put('tried', receiver.url);
+  t.strictSame((await post('tried', 'test')).json, { delivered: true, status: 204, error: null });
+  const [first] = receiver.received;
+  t.strictSame(first?.json, {
+    type: 'webhook.test',
+    timestamp: '2026-03-02T10:00:00.000Z',
+    data: { environmentId: 'tried' },
+  });
+  t.equal(first?.isSignedWith(json.failureWebhookSecret), true);
+
+  const rotated = await post('tried', 'rotate-secret');
+  t.equal(rotated.status, 201);
+  t.strictSame(Object.keys(rotated.json), ['failureWebhookSecret']);
+  const secret = rotated.json.failureWebhookSecret;
+  receiver.answer(response => response.writeHead(500).end());
+  const refused = await post('tried', 'test');
+  t.equal(refused.status, 200);
+  t.match(refused.json, { delivered: false, status: 500, error: { code: 'not_accepted' } });
+  const [, second] = receiver.received;
+  t.equal(second?.isSignedWith(secret), true);
+  t.equal(second?.isSignedWith(json.failureWebhookSecret), false, 'the old one is worth nothing');
+  t.not(second?.headers['webhook-id'], first?.headers['webhook-id']);
+
+  await receiver.close();
+  t.match((await post('tried', 'test')).json, {
+    delivered: false,
+    status: null,
+    error: { code: 'endpoint_unreachable' },
+  });
+});
+
+t.test('without a webhook there is nothing to try', async t => {
+  await put('without');
+  for (const what of ['test', 'rotate-secret'] as const) {
+    for (const id of ['without', 'no-such']) {
+      const answer = await post(id, what);
+      t.match(answer.json, { status: 404, code: 'not_found' });
+    }
+  }
+});
+
+t.test('a secret that does not open is our fault, and says nothing', async t => {
+  await put('broken', url);
+  await app.database.pool.query(
+    `update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40) where environment_id = 'broken'`,
+  );
+  const answer = await post('broken', 'test');
+  t.match(answer.json, { status: 500, code: 'internal_error' });
+  t.notMatch(answer.text, 'lost');
+  t.equal((await post('broken', 'rotate-secret')).status, 201, 'and a new one mends it');
+});
