@@ -6,6 +6,7 @@ import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import { notFound } from '../errors.ts';
 import type { Schedule } from './slots.ts';
+import type { TurnedOff } from './status.ts';
 
 type ConfigRow = Selectable<Tables['export_configs']>;
 
@@ -30,6 +31,8 @@ export interface ConfigSettings {
 export interface ExportConfig extends ConfigSettings, ConfigKey {
   readonly accessKeyId: string;
   readonly sealedSecret: string;
+  /** It turned itself off; null once it is turned on again. */
+  readonly turnedOff: TurnedOff | null;
   /** Its first slot is the next one after this. */
   readonly activeSince: Date;
   readonly createdAt: Date;
@@ -121,6 +124,8 @@ function toColumns({ destination, ...config }: ExportConfig) {
     sealed_secret: config.sealedSecret,
     compression: config.compression,
     manifest: config.manifest,
+    turned_off_at: config.turnedOff?.at ?? null,
+    turned_off_message: config.turnedOff?.message ?? null,
     active_since: config.activeSince,
     updated_at: config.updatedAt,
   };
@@ -146,6 +151,10 @@ export function toConfig(row: ConfigRow): ExportConfig {
     manifest: row.manifest,
     accessKeyId: row.access_key_id,
     sealedSecret: row.sealed_secret,
+    turnedOff:
+      row.turned_off_at === null || row.turned_off_message === null
+        ? null
+        : { at: row.turned_off_at, message: row.turned_off_message },
     activeSince: row.active_since,
     createdAt: row.created_at,
     updatedAt: row.updated_at,

@@ -4,10 +4,12 @@ import type { Database } from '../db/database.ts';
 import { lostRunQueue, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
+import { deleteOldEvents } from '../webhooks/insert-events.ts';
 import { purgeConfigs } from './configs.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { stopReasons } from './run-errors.ts';
 import { newestSlot, schedules, snapshotDateOf } from './slots.ts';
+import { type EndedRun, noteFailures } from './update-streaks.ts';
 
 /** How many runs a tick moved. */
 export interface Tick {
@@ -31,11 +33,12 @@ export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise
     await sql`set local statement_timeout = 0`.execute(trx);
     // Those that end make room for the next slot's: a config has one unfinished run at most.
     const switchedOff = await failSwitchedOff(trx, now);
-    const failed = await failWithoutSnapshot(trx, now);
+    const failed = await failWithoutSnapshot(trx, boss, now);
     const added = await insertDue(trx, now);
     await takeBackWithoutJob(trx);
     const sent = await enqueueRuns(trx, boss);
     await purgeConfigs(trx);
+    await deleteOldEvents(trx, now);
     return { added, sent, failed, switchedOff };
   });
 }
@@ -70,10 +73,11 @@ async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
 
 /**
  * The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. A run by
- * hand never waits: its snapshot was there and is gone.
+ * hand never waits: its snapshot was there and is gone. Configs are locked before their runs, as everywhere; one that
+ * somebody is changing now is left to the next tick.
  */
-async function failWithoutSnapshot(trx: Transaction<Tables>, now: Date): Promise<number> {
-  const result = await sql`
+async function failWithoutSnapshot(trx: Transaction<Tables>, boss: PgBoss, now: Date): Promise<number> {
+  const { rows } = await sql<EndedRun>`
     update export_runs as run
     set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
       error_message = format(
@@ -81,17 +85,23 @@ async function failWithoutSnapshot(trx: Transaction<Tables>, now: Date): Promise
           when 'manual' then 'There is no snapshot of %s any more.'
           else 'The snapshot of %s had not been loaded when the next slot came.'
         end, run.snapshot_date)
-    from export_configs as config
-    join ${dueSlots(now)} on due.schedule = config.schedule
-    where run.state = 'queued' and run.job_id is null
-      and config.environment_id = run.environment_id and config.id = run.config_id
-      and (run.slot < due.slot or run.trigger = 'manual')
-      and not exists (
-        select from snapshots
-        where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)`.execute(
-    trx,
-  );
-  return Number(result.numAffectedRows ?? 0);
+    from (
+      select run.environment_id, run.id
+      from export_runs as run
+      join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
+      join ${dueSlots(now)} on due.schedule = config.schedule
+      where run.state = 'queued' and run.job_id is null
+        and (run.slot < due.slot or run.trigger = 'manual')
+        and not exists (
+          select from snapshots
+          where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)
+      for no key update of config skip locked
+    ) as late
+    where run.environment_id = late.environment_id and run.id = late.id
+      and run.state = 'queued' and run.job_id is null
+    returning run.environment_id as "environmentId", run.id as "runId"`.execute(trx);
+  await noteFailures(trx, boss, rows, now);
+  return rows.length;
 }
 
 /** Nobody else looks at runs that wait. */

@@ -96,7 +96,7 @@ async function carryOut(
   job: ClaimedJob,
   stopping: AbortSignal,
 ): Promise<void> {
-  const { db, log, metrics, now } = dependencies;
+  const { db, jobs, log, metrics, now } = dependencies;
   const { attempt } = context;
   const watch = watchAttempt(db, attempt);
   const startedAt = performance.now();
@@ -115,7 +115,7 @@ async function carryOut(
   };
   try {
     const result = await send(dependencies, client, context, watch, AbortSignal.any([job.signal, stopping]));
-    const recorded = await updateRun.recordSuccess(db, attempt, result, now());
+    const recorded = await updateRun.recordSuccess(db, jobs, attempt, result, now());
     const sent = { rowCount: result.rowCount, bytes: result.bytes };
     if (recorded) metrics.runsEnded('successful', null);
     report(recorded ? 'successful' : 'stopped', null, sent, sent);
@@ -197,11 +197,11 @@ async function decide(
 }
 
 async function recordFailure(
-  { db, metrics, now }: RunDependencies,
+  { db, jobs, metrics, now }: RunDependencies,
   attempt: updateRun.Attempt,
   error: RunError,
 ): Promise<void> {
-  if (await updateRun.recordFailure(db, attempt, error, now())) metrics.runsEnded('failed', error.code);
+  if (await updateRun.recordFailure(db, jobs, attempt, error, now())) metrics.runsEnded('failed', error.code);
 }
 
 function stopReasonOf(context: updateRun.JobContext): RunError | null {

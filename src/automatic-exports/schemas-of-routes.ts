@@ -5,7 +5,7 @@ import type { Plan } from '../environments/plans.ts';
 import { date, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigWithHistory } from './list-configs.ts';
 import { schedules } from './slots.ts';
-import { describeStatus } from './status.ts';
+import { describeStatus, type ExportStatus } from './status.ts';
 
 /** The shapes of bodies and answers about automatic exports. */
 
@@ -115,6 +115,18 @@ export const statusSchema = Type.Object(
     lastSuccessfulRunAt: nullable(instant('When the last successful run finished.')),
     nextRunAt: nullable(instant('Null when the config is off or the plan does not allow it.')),
     error: { ...runError, description: 'Of the last finished run; null once one succeeds.' },
+    turnedOff: Type.Unsafe<ExportStatus['turnedOff']>({
+      anyOf: [
+        Type.Object({
+          code: literals(['too_many_failures']),
+          message: Type.String(),
+          at: instant(),
+        }),
+        { type: 'null' },
+      ],
+      description:
+        'Ten slots in a row failed because of the configuration, so the config turned itself off. Null once it is turned on again.',
+    }),
   },
   { description: 'How the export is doing.' },
 );

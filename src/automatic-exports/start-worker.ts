@@ -1,6 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { JobWithMetadata } from 'pg-boss';
-import { lostRunQueue, type RunJob, runQueue, tickQueue } from '../db/job-queue.ts';
+import {
+  lostRunQueue,
+  type RunJob,
+  runQueue,
+  tickQueue,
+  type WebhookJob,
+  webhookQueue,
+} from '../db/job-queue.ts';
+import { deliverEvent } from '../webhooks/deliver-event.ts';
 import { enqueueDue } from './enqueue-due.ts';
 import { stopReasons } from './run-errors.ts';
 import { failLostRun, type RunDependencies, runExport } from './run-export.ts';
@@ -17,6 +25,10 @@ export const runsAtOnce = 4;
  * processes instead (`groupConcurrency`), but fetches at the same moment then let too many through.
  */
 const runsAtOncePerEnvironment = 2;
+
+/** Webhooks at once in this process, and of one environment, so that a slow receiver holds up its own alone. */
+const deliveriesAtOnce = 8;
+const deliveriesAtOncePerEnvironment = 1;
 
 /** Together less than the 30 s that a process has to stop. */
 const finishMs = 20_000;
@@ -88,6 +100,19 @@ async function startWith(dependencies: RunDependencies, stopping: AbortSignal): 
       const { id, data, signal } = job;
       const isLast = job.retryCount >= job.retryLimit;
       await runExport(dependencies, { id, data, signal, isLast }, stopping);
+    },
+  );
+  await jobs.work(
+    webhookQueue,
+    {
+      includeMetadata: true,
+      localConcurrency: deliveriesAtOnce,
+      localGroupConcurrency: deliveriesAtOncePerEnvironment,
+      pollingIntervalSeconds: 2,
+      burstWhenReadyExceeds: deliveriesAtOnce,
+    },
+    async ([job]: JobWithMetadata<WebhookJob>[]) => {
+      if (job !== undefined) await deliverEvent(dependencies, job.data, job.retryCount >= job.retryLimit);
     },
   );
   // A minute that passed while nothing was running is made up for once: the tick looks at the clock itself.

@@ -9,6 +9,12 @@ export interface RunError {
   readonly message: string;
 }
 
+/** When and why a config turned itself off. */
+export interface TurnedOff {
+  readonly message: string;
+  readonly at: Date;
+}
+
 /** All that the status is made of, besides the config and the plan. */
 export interface RunHistory {
   readonly running: boolean;
@@ -31,15 +37,22 @@ export interface ExportStatus {
   readonly nextRunAt: string | null;
   /** Of the last finished run; null once one succeeds. */
   readonly error: RunError | null;
+  /** Null unless it turned itself off and is still off. */
+  readonly turnedOff: {
+    readonly code: 'too_many_failures';
+    readonly message: string;
+    readonly at: string;
+  } | null;
 }
 
 export function describeStatus(
-  config: { readonly enabled: boolean; readonly schedule: Schedule },
+  config: { readonly enabled: boolean; readonly schedule: Schedule; readonly turnedOff: TurnedOff | null },
   history: RunHistory,
   plan: Plan,
   now: Date,
 ): ExportStatus {
   const { last } = history;
+  const { turnedOff } = config;
   const willRun = config.enabled && planAllows(plan, 'automatic_export');
   return {
     status: last?.state ?? 'never ran before',
@@ -48,5 +61,10 @@ export function describeStatus(
     lastSuccessfulRunAt: history.lastSuccessfulAt?.toISOString() ?? null,
     nextRunAt: willRun ? nextSlot(config.schedule, now).toISOString() : null,
     error: last?.error ?? null,
+    turnedOff: turnedOff && {
+      code: 'too_many_failures',
+      message: turnedOff.message,
+      at: turnedOff.at.toISOString(),
+    },
   };
 }

@@ -10,6 +10,7 @@ import { type ExportConfig, hideConfig, insertConfig, purgeConfigs, replaceConfi
 import { type ConfigWithHistory, getConfig } from './list-configs.ts';
 import { type ConfigPatch, type NewConfigBody, readConfigPatch, readNewConfig } from './read-config-body.ts';
 import { cancelRuns } from './update-run.ts';
+import { forgetFaultySlots } from './update-streaks.ts';
 
 /** Configs change in three ways. The bucket is asked before anything is stored, and outside every transaction. */
 
@@ -37,6 +38,7 @@ export async function createConfig(
     id: owner.configId,
     accessKeyId: credentials.accessKeyId,
     sealedSecret: sealSecret(encryptionKeys, credentials.secretAccessKey, owner),
+    turnedOff: null,
     activeSince: createdAt,
     createdAt,
     updatedAt: createdAt,
@@ -84,6 +86,7 @@ export async function patchConfig(
       newSecret === null
         ? config.sealedSecret
         : sealSecret(encryptionKeys, newSecret, { environmentId, configId }),
+    turnedOff: settings.enabled ? null : config.turnedOff,
     activeSince: patched.startsAnew ? changedAt : config.activeSince,
     // Never the same twice: it tells two changes at once apart.
     updatedAt: new Date(Math.max(changedAt.getTime(), config.updatedAt.getTime() + 1)),
@@ -92,6 +95,8 @@ export async function patchConfig(
     if (!(await replaceConfig(trx, changed, config))) {
       throw new AppError('conflict', 'The config was changed or deleted meanwhile. Read it and try again.');
     }
+    // The bucket has just agreed with what is stored now.
+    if (patched.needsCheck) await forgetFaultySlots(trx, config);
     if (patched.isTurnedOff) await cancelRuns(trx, config, now());
     if (patched.changed.length === 0) return;
     await recordChange(trx, actor, {

@@ -7,6 +7,7 @@ import { type ConfigKey, type ExportConfig, purgeConfigs, toConfig } from './con
 import { enqueueRuns } from './enqueue-runs.ts';
 import { stopReasons } from './run-errors.ts';
 import type { RunError } from './status.ts';
+import { lockConfig, noteFailures, noteSuccess } from './update-streaks.ts';
 
 /**
  * What workers write into run rows. Every statement names the job and the attempt, so that a worker that was taken
@@ -169,47 +170,65 @@ export async function lookAtAttempt(
   };
 }
 
-/** @returns false when the run was stopped or taken over meanwhile; nothing is written then */
+/**
+ * With what follows from it: the config's streak of failures ends, and a recovery is pushed.
+ * @returns false when the run was stopped or taken over meanwhile; nothing is written then
+ */
 export async function recordSuccess(
-  db: DatabaseOrTransaction,
+  db: Database,
+  boss: PgBoss,
   attempt: Attempt,
   result: RunResult,
   now: Date,
 ): Promise<boolean> {
-  const updated = await ofAttempt(db, attempt)
-    .set({
-      state: 'successful',
-      finished_at: now,
-      row_count: result.rowCount,
-      bytes: result.bytes,
-      sha256: result.sha256,
-      object_key: result.objectKey,
-      job_id: null,
-      upload_id: null,
-    })
-    .where('state', '=', 'running')
-    .executeTakeFirst();
-  return updated.numUpdatedRows === 1n;
+  return await db.transaction().execute(async trx => {
+    await lockConfig(trx, attempt);
+    const updated = await ofAttempt(trx, attempt)
+      .set({
+        state: 'successful',
+        finished_at: now,
+        row_count: result.rowCount,
+        bytes: result.bytes,
+        sha256: result.sha256,
+        object_key: result.objectKey,
+        job_id: null,
+        upload_id: null,
+      })
+      .where('state', '=', 'running')
+      .executeTakeFirst();
+    if (updated.numUpdatedRows === 0n) return false;
+    await noteSuccess(trx, boss, attempt, now);
+    return true;
+  });
 }
 
-/** The run is over; its job stays while there is an upload to abort. The same return as above. */
+/**
+ * The run is over; its job stays while there is an upload to abort. With what follows from it: a failure is pushed, the
+ * config may turn itself off. The same return as above.
+ */
 export async function recordFailure(
-  db: DatabaseOrTransaction,
+  db: Database,
+  boss: PgBoss,
   attempt: Attempt,
   error: RunError,
   now: Date,
 ): Promise<boolean> {
-  const updated = await ofAttempt(db, attempt)
-    .set({
-      state: 'failed',
-      finished_at: now,
-      error_code: error.code,
-      error_message: error.message,
-      job_id: sql`case when upload_id is not null then job_id end`,
-    })
-    .where('state', 'in', ['queued', 'running'])
-    .executeTakeFirst();
-  return updated.numUpdatedRows === 1n;
+  return await db.transaction().execute(async trx => {
+    await lockConfig(trx, attempt);
+    const updated = await ofAttempt(trx, attempt)
+      .set({
+        state: 'failed',
+        finished_at: now,
+        error_code: error.code,
+        error_message: error.message,
+        job_id: sql`case when upload_id is not null then job_id end`,
+      })
+      .where('state', 'in', ['queued', 'running'])
+      .executeTakeFirst();
+    if (updated.numUpdatedRows === 0n) return false;
+    await noteFailures(trx, boss, [attempt], now);
+    return true;
+  });
 }
 
 /** The attempt is over, the job will come again: until then the run is queued, and shows what was met. */

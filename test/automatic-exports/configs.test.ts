@@ -37,6 +37,7 @@ t.test('made, read, listed and deleted', needsS3, async t => {
       lastSuccessfulRunAt: null,
       nextRunAt: '2026-03-04T00:00:00.000Z',
       error: null,
+      turnedOff: null,
     },
   });
   t.strictSame((await app.call(`${path}/${id}`)).json, made.json);

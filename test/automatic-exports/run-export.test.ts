@@ -53,6 +53,7 @@ t.test('a slot comes: file, manifest, run and status', needsS3, async t => {
     lastSuccessfulRunAt: '2026-03-03T00:00:00.000Z',
     nextRunAt: '2026-03-04T00:00:00.000Z',
     error: null,
+    turnedOff: null,
   });
 
   const objectKey = `${key}/company-adoption_acme_2026-03-02.csv`;

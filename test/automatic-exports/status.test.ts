@@ -16,7 +16,7 @@ const bad: RunHistory = {
   last: { state: 'failed', finishedAt: later, error },
   lastSuccessfulAt: earlier,
 };
-const daily = { enabled: true, schedule: 'daily' } as const;
+const daily = { enabled: true, schedule: 'daily', turnedOff: null } as const;
 
 t.test('before the first run', async t => {
   t.strictSame(describeStatus(daily, never, 'enterprise', now), {
@@ -26,6 +26,7 @@ t.test('before the first run', async t => {
     lastSuccessfulRunAt: null,
     nextRunAt: '2026-03-05T00:00:00.000Z',
     error: null,
+    turnedOff: null,
   });
   const running = describeStatus(daily, { ...never, running: true }, 'enterprise', now);
   t.match(running, { status: 'never ran before', running: true, lastRunAt: null });
@@ -39,6 +40,7 @@ t.test('after a failure and after a success', async t => {
     lastSuccessfulRunAt: earlier.toISOString(),
     nextRunAt: '2026-03-05T00:00:00.000Z',
     error,
+    turnedOff: null,
   });
   t.strictSame(describeStatus(daily, good, 'enterprise', now), {
     status: 'successful',
@@ -47,6 +49,18 @@ t.test('after a failure and after a success', async t => {
     lastSuccessfulRunAt: later.toISOString(),
     nextRunAt: '2026-03-05T00:00:00.000Z',
     error: null,
+    turnedOff: null,
+  });
+});
+
+t.test('after it turned itself off', async t => {
+  const turnedOff = { message: 'No more.', at: later };
+  const status = describeStatus({ ...daily, enabled: false, turnedOff }, bad, 'enterprise', now);
+  t.match(status, { status: 'failed', nextRunAt: null, error });
+  t.strictSame(status.turnedOff, {
+    code: 'too_many_failures',
+    message: 'No more.',
+    at: '2026-03-04T00:00:09.000Z',
   });
 });
 

@@ -95,6 +95,15 @@ export const fittingTexts: Record<string, readonly string[]> = {
     'HTTPS://10.0.0.1:99999',
     'https://10.0.0.1/x',
   ],
+  failureWebhook: [
+    'http://127.0.0.1:1/',
+    'https://inside.example/x?y',
+    'https://absent.example',
+    'https://[::1]/',
+    'http://hooks.example.com',
+    'https://a@hooks.example.com',
+    'https://hooks.example.com/#',
+  ],
   accessKeyId: ['AKIAFUZZ', ' AKIAFUZZ\n', 'a/b', 'ü', ''],
   secretAccessKey: ['secret-of-the-fuzzer-1234', '', 'ü', 'a b'],
   expiresAt: [
