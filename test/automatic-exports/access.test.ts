@@ -1,9 +1,14 @@
 import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
+import { inSeconds, makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
 
 /** Who may call what about automatic exports: every route × every kind of caller × every plan. */
 
-const app = await startTestApp(t);
+const issuer = await startIssuer(t);
+const issuerKey = await makeIssuerKey('ec');
+await issuer.publish(issuerKey);
+const app = await startTestApp(t, { env: issuer.env });
 const { pool } = app.database;
 
 interface Rule {
@@ -62,6 +67,9 @@ t.test('the matrix', async t => {
     const environment = `on-${plan}`;
     await app.putEnvironment(environment, plan);
     const keys = await Promise.all(scopes.map(scope => app.makeKey(environment, [scope])));
+    const user = (claims: object) =>
+      issuer.token(issuerKey, { environments: environment, scope: 'exports:write', ...claims });
+    const users = await Promise.all(scopes.map(scope => user({ scope })));
     for (const [route, rule] of Object.entries(rules)) {
       const call = async (token: string | null, environmentId = environment) => {
         await restore(environment);
@@ -86,17 +94,29 @@ t.test('the matrix', async t => {
       await expect('no token', null, 401, 'unauthenticated');
       await expect('an unknown key', `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`, 401, 'unauthenticated');
       await expect('a key of another environment', foreign.token, 404, 'not_found');
+      await expect('a user elsewhere', await user({ environments: 'stranger' }), 404, 'not_found');
+      await expect('an expired user', await user({ exp: inSeconds(0) }), 401, 'unauthenticated');
       for (const [index, scope] of scopes.entries()) {
-        const token = keys[index]?.token ?? '';
-        const has = scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
-        if (!has) await expect(scope, token, 403, 'insufficient_scope');
-        else if (rule.gated && plan !== 'enterprise')
-          await expect(scope, token, 403, 'plan_upgrade_required');
-        else await expect(scope, token, rule.status, null);
+        for (const [who, token] of [
+          [`a key with ${scope}`, keys[index]?.token ?? ''],
+          [`a user with ${scope}`, users[index] ?? ''],
+        ] as const) {
+          const has = scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
+          if (!has) await expect(who, token, 403, 'insufficient_scope');
+          else if (rule.gated && plan !== 'enterprise')
+            await expect(who, token, 403, 'plan_upgrade_required');
+          else await expect(who, token, rule.status, null);
+        }
       }
-      // Ids of this environment under the path of another: unknown there.
+      // Ids of this environment under the path of another: unknown there, even to who may enter both.
       if (/configId|runId/.test(route)) {
-        await expect('another environment’s path', foreign.token, 404, 'not_found', 'stranger');
+        for (const [who, token] of [
+          ['a key', foreign.token],
+          ['a user of both', await user({ environments: [environment, 'stranger'] })],
+          ['the operator', testAdminToken],
+        ] as const) {
+          await expect(`${who} by another environment’s path`, token, 404, 'not_found', 'stranger');
+        }
       }
     }
   }

@@ -59,6 +59,36 @@ t.test('revocation is at once, in every process', async t => {
   t.equal((await app.call(`${keysPath}/${key.id}`, { method: 'DELETE' })).status, 404);
 });
 
+t.test('so are expiry and the end of the environment, also where the key was good a moment ago', async t => {
+  const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
+  const others = [
+    await startApp(t, { databaseUrl: app.database.url, env }),
+    await startApp(t, { databaseUrl: app.database.url, env }),
+  ];
+  await app.putEnvironment('brief', 'pro');
+  const lasting = await app.makeKey('brief', ['exports:read']);
+  const expiring = await app.makeKey('brief', ['exports:read'], '2026-03-02T11:00:00.000Z');
+  const statuses = (key: { token: string }) =>
+    Promise.all(
+      others.map(async other => (await other.call('/v1/environments/brief', { token: key.token })).status),
+    );
+  t.strictSame(await statuses(lasting), [200, 200]);
+  t.strictSame(await statuses(expiring), [200, 200]);
+  others[0]?.setNow('2026-03-02T11:00:00.000Z');
+  t.strictSame(await statuses(expiring), [401, 200], 'each by its own clock');
+  others[1]?.setNow('2026-03-02T11:00:00.000Z');
+  t.strictSame(await statuses(expiring), [401, 401]);
+  await app.database.pool.query('update api_keys set expires_at = $1 where id = $2', [
+    '2026-03-02T11:00:00Z',
+    lasting.id,
+  ]);
+  t.strictSame(await statuses(lasting), [401, 401], 'nothing of a key is kept in memory');
+  await app.database.pool.query('update api_keys set expires_at = null where id = $1', [lasting.id]);
+  t.strictSame(await statuses(lasting), [200, 200]);
+  await app.call('/v1/environments/brief', { method: 'DELETE' });
+  t.strictSame(await statuses(lasting), [401, 401]);
+});
+
 t.test('a key of another environment cannot be revoked from here', async t => {
   await app.putEnvironment('other', 'pro');
   const key = await app.makeKey('other', ['exports:read']);

@@ -79,11 +79,11 @@ export async function startApp(
     ENCRYPTION_KEYS: testEncryptionKeys.first,
     LOG_LEVEL: 'info',
     PORT: '0',
-    // `TEST_PARTS=on npm test` runs the same tests with parts kept.
-    PART_STORE_DIR: process.env['TEST_PART_STORE_DIR'],
     // Tests make many requests; those of the limits set them.
     RATE_LIMIT_PER_CALLER: '0',
     RATE_LIMIT_FAILED_LOGINS: '0',
+    // `TEST_PARTS=on npm test` runs the same tests with parts kept.
+    PART_STORE_DIR: process.env['TEST_PART_STORE_DIR'],
     PART_STORE_MB: process.env['TEST_PART_STORE_DIR'] === undefined ? '0' : '64',
     ...options.env,
   });

@@ -1,10 +1,15 @@
 import t from 'tap';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, type TestKey } from '../helpers/app.ts';
+import { inSeconds, makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
 
+const issuer = await startIssuer(t);
+const issuerKey = await makeIssuerKey('ec');
+await issuer.publish(issuerKey);
+
 /** Every route that the app has, as it registers them. */
-const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
+const app = await startTestApp(t, { env: { ...issuer.env, S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
 const document = app.app.swagger() as unknown as {
   paths: Record<string, Record<string, unknown>>;
 };
@@ -103,6 +108,8 @@ t.test('the matrix', async t => {
   const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as const;
   await app.putEnvironment('stranger', 'enterprise');
   const foreign = await app.makeKey('stranger', [...scopes]);
+  const allScopes = scopes.join(' ');
+  const foreignUser = await issuer.token(issuerKey, { environments: 'stranger', scope: allScopes });
   const revoked = await app.makeKey('stranger', [...scopes]);
   await app.call(`/v1/environments/stranger/api-keys/${revoked.id}`, { method: 'DELETE' });
 
@@ -112,6 +119,15 @@ t.test('the matrix', async t => {
     await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
     const keys = new Map<string, TestKey>();
     for (const scope of scopes) keys.set(scope, await app.makeKey(environment, [scope]));
+    const user = (scope: string, claims: object = {}) =>
+      issuer.token(issuerKey, { environments: [environment], scope, ...claims });
+    const users = new Map<string, string>();
+    for (const scope of scopes) users.set(scope, await user(scope));
+    const expiredUser = await user(allScopes, { exp: inSeconds(0) });
+    const forgedUser = await issuer.token(await makeIssuerKey('ec'), {
+      environments: [environment],
+      scope: allScopes,
+    });
 
     for (const [route, rule] of Object.entries(rules)) {
       // A key's own route acts on a key that is made for it alone.
@@ -159,7 +175,7 @@ t.test('the matrix', async t => {
 
       if (rule.needs === 'public') {
         const isLink = route.includes('/downloads/');
-        for (const token of [null, 'nonsense', foreign.token]) {
+        for (const token of [null, 'nonsense', foreign.token, expiredUser, testAdminToken]) {
           const answer = await callWith(token);
           if (isLink) expectProblem(answer, 401, 'unauthenticated', 'a link that is none');
           else t.equal(answer.status, 200, route);
@@ -179,38 +195,53 @@ t.test('the matrix', async t => {
         ['a revoked key', revoked.token],
         ['the operator token, cut', testAdminToken.slice(0, -1)],
         ['the operator token, longer', `${testAdminToken}x`],
+        ['a user whose token has expired', expiredUser],
+        ['a user whose token is forged', forgedUser],
       ] as const) {
         expectProblem(await callWith(token), 401, 'unauthenticated', who);
       }
 
       const hasEnvironment = route.includes('{environmentId}');
-      const asForeign = await callWith(foreign.token);
       const isForAnyOperator = rule.needs === 'operator' && !hasEnvironment;
-      if (isForAnyOperator) expectProblem(asForeign, 403, 'insufficient_scope', 'a key');
-      else {
-        expectProblem(asForeign, 404, 'not_found', 'a key of another environment');
-        const absent = await callWith(foreign.token, 'no-such-environment');
-        expectProblem(absent, 404, 'not_found', 'an environment that is not there');
+      for (const [who, token, ownToken] of [
+        ['a key', foreign.token, keys.get('exports:read')?.token ?? ''],
+        ['a user', foreignUser, users.get('exports:read') ?? ''],
+      ] as const) {
+        const asForeign = await callWith(token);
+        if (isForAnyOperator) {
+          expectProblem(asForeign, 403, 'insufficient_scope', who);
+          continue;
+        }
+        expectProblem(asForeign, 404, 'not_found', `${who} of another environment`);
+        const absent = await callWith(token, 'no-such-environment');
+        expectProblem(absent, 404, 'not_found', `${who}: an environment that is not there`);
         if (!route.startsWith('HEAD ')) {
           t.strictSame({ ...absent.json, requestId: '' }, { ...asForeign.json, requestId: '' });
         }
-        const keyElsewhere = keys.get('exports:read')?.token ?? '';
-        expectProblem(await callWith(keyElsewhere, 'stranger'), 404, 'not_found', 'a key elsewhere');
+        expectProblem(await callWith(ownToken, 'stranger'), 404, 'not_found', `${who} elsewhere`);
       }
 
       for (const scope of scopes) {
-        const answer = await callWith(keys.get(scope)?.token ?? '');
-        const implied = scope === 'exports:write' && rule.needs === 'exports:read';
-        if (rule.needs !== 'member' && rule.needs !== scope && !implied) {
-          expectProblem(answer, 403, 'insufficient_scope', scope);
-        } else if (!planAllows) {
-          expectProblem(answer, 403, 'plan_upgrade_required', scope);
-        } else {
-          t.ok(
-            answer.status >= 200 && answer.status < 300,
-            `${route} on ${plan}: ${scope}: ${answer.status}`,
-          );
+        for (const [who, token] of [
+          ['a key', keys.get(scope)?.token ?? ''],
+          ['a user', users.get(scope) ?? ''],
+        ] as const) {
+          const answer = await callWith(token);
+          const implied = scope === 'exports:write' && rule.needs === 'exports:read';
+          if (rule.needs !== 'member' && rule.needs !== scope && !implied) {
+            expectProblem(answer, 403, 'insufficient_scope', `${who} with ${scope}`);
+          } else if (!planAllows) {
+            expectProblem(answer, 403, 'plan_upgrade_required', `${who} with ${scope}`);
+          } else {
+            t.ok(
+              answer.status >= 200 && answer.status < 300,
+              `${route} on ${plan}: ${who} with ${scope}: ${answer.status}`,
+            );
+          }
         }
+      }
+      if (rule.needs !== 'member') {
+        expectProblem(await callWith(await user('')), 403, 'insufficient_scope', 'a user without a scope');
       }
 
       // Last, as it may take the environment away.
@@ -249,8 +280,16 @@ t.test('the scheme is Bearer in any case, and nothing else', async t => {
 
 t.test('a route that does not say who may call it is refused at start', async t => {
   const { buildApp } = await import('../../src/app.ts');
-  const other = await buildApp(app.dependencies);
-  other.get('/v1/forgotten', () => 'open to all');
-  await t.rejects(async () => await other.ready(), /GET \/v1\/forgotten does not say who may call it/);
-  await other.close();
+  const withCors = { ...app.config, corsOrigins: ['https://app.example.com'] };
+  for (const [method, url, config] of [
+    ['GET', '/v1/forgotten', app.config],
+    ['GET', '/v1/forgotten', withCors],
+    ['OPTIONS', '/v1/forgotten', withCors],
+  ] as const) {
+    const other = await buildApp({ ...app.dependencies, config });
+    other.route({ method, url, handler: () => 'open to all' });
+    const refused = new RegExp(`${method} ${url} does not say who may call it`);
+    await t.rejects(async () => await other.ready(), refused);
+    await other.close();
+  }
 });
