@@ -55,3 +55,14 @@ t.test('the README names every variable of .env.example, and no other', async t 
   );
   t.same(documented.sort(), names.sort());
 });
+
+t.test('docs/security.md names tests that are there', async t => {
+  const root = path.join(import.meta.dirname, '../..');
+  const page = fs.readFileSync(path.join(root, 'docs/security.md'), 'utf8');
+  const named = [...new Set([...page.matchAll(/`(test\/[\w./-]+\.ts)`/g)].map(([, file = '']) => file))];
+  t.ok(named.length > 20);
+  t.strictSame(
+    named.filter(file => !fs.existsSync(path.join(root, file))),
+    [],
+  );
+});

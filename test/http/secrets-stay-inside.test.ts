@@ -1,0 +1,201 @@
+import t from 'tap';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import type { Call } from '../helpers/app.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
+import { type Answer, ask } from '../helpers/http-client.ts';
+import { makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
+import { needsS3, s3Server } from '../helpers/s3.ts';
+import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+
+/** Everything that leaves the service (bodies, headers, log lines, jobs, audit) is searched for everything secret. */
+
+t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t => {
+  const issuer = await startIssuer(t);
+  const issuerKey = await makeIssuerKey('ec');
+  await issuer.publish(issuerKey);
+  const app = await startExportApp(t, { env: { ...issuer.env, LOG_LEVEL: 'trace' } });
+  const { pool } = app.database;
+  const worker = startExportWorker(t, app);
+
+  const left: string[] = [];
+  const record = (answer: Answer, ...shown: readonly string[]) => {
+    const text = `${JSON.stringify(answer.headers)}\n${answer.text}`;
+    // What an answer is there to show is taken out of that answer alone.
+    left.push(shown.reduce((rest, secret) => rest.replace(secret, '[shown]'), text));
+    return answer;
+  };
+  const webhookSecrets: string[] = [];
+  const call = async (path: string, options?: Call) => {
+    const answer = await app.call(path, options);
+    const [, webhookSecret] = /"failureWebhookSecret":"([^"]+)"/.exec(answer.text) ?? [];
+    if (webhookSecret === undefined) return record(answer);
+    webhookSecrets.push(registerSecret(webhookSecret));
+    return record(answer, webhookSecret);
+  };
+
+  // A tenant with all that it can have.
+  const environment = '/v1/environments/acme';
+  const tenant = { name: 'Acme', plan: 'enterprise', failureWebhook: 'http://127.0.0.1:1/' };
+  await call(environment, { method: 'PUT', json: tenant });
+  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  const all = ['exports:read', 'exports:write', 'snapshots:write'];
+  const makeKey = async () => {
+    const answer = await app.call(`${environment}/api-keys`, {
+      method: 'POST',
+      json: { name: 'k', scopes: all },
+    });
+    record(answer, registerSecret(answer.json.key));
+    return { id: String(answer.json.id), token: String(answer.json.key) };
+  };
+  const [key, revoked] = [await makeKey(), await makeKey()];
+  const user = await issuer.token(issuerKey, { scope: all.join(' ') });
+  const links: string[] = [];
+  for (const token of [testAdminToken, key.token, user]) {
+    const json = { aggregation: 'today' };
+    const answer = await app.call(`${environment}/download-links`, { method: 'POST', token, json });
+    const link = registerSecret(String(answer.json.url.split('/').at(-1)));
+    record(answer, link);
+    links.push(link);
+    record(await ask(answer.json.url));
+    record(await ask(`${answer.json.url}x`));
+  }
+
+  // Configs: one that works, one whose stored secret is broken, and many that are refused.
+  const config = await makeConfig(app, 'acme', configBody('full', { manifest: true }));
+  const broken = await makeConfig(app, 'acme');
+  const stored = async () => {
+    const { rows } = await pool.query<{ sealed_secret: string }>(
+      'select sealed_secret from export_configs union select sealed_secret from failure_webhooks',
+    );
+    return rows.map(row => row.sealed_secret);
+  };
+  const sealed = await stored();
+  const wrong = registerSecret('wrong-secret-of-the-customer-0123456789');
+  const configs = `${environment}/export-configs`;
+  const { secretAccessKey, ...withoutSecret } = configBody();
+  for (const json of [
+    configBody('full', { secretAccessKey: wrong }),
+    configBody('nothing'),
+    configBody('full', { bucket: 'no-such-bucket' }),
+    configBody('full', { endpoint: 'https://10.0.0.1' }),
+    configBody('full', { schedule: secretAccessKey }),
+    configBody('full', { more: secretAccessKey }),
+    { ...withoutSecret, secretAccessKey: [secretAccessKey] },
+    { ...withoutSecret, secretAccessKey: { value: secretAccessKey } },
+    { ...withoutSecret, secretAccessKey: `${secretAccessKey}\n` },
+  ]) {
+    for (const path of [configs, `${configs}/validate`]) await call(path, { method: 'POST', json });
+    await call(`${configs}/${config.id}`, { method: 'PATCH', json });
+  }
+  await call(configs, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: `{"a":"${wrong}`,
+  });
+  sealed.push(...(await stored()));
+  await pool.query(
+    `update export_configs set sealed_secret = left(sealed_secret, -1)
+       || case when right(sealed_secret, 1) = 'A' then 'Q' else 'A' end where id = $1`,
+    [broken.id],
+  );
+
+  const runs = runReader(app, 'acme');
+  const runIds: string[] = [];
+  for (const { id } of [config, broken]) {
+    const run = await call(`${configs}/${id}/runs`, { method: 'POST', json: {} });
+    t.equal(run.status, 202, run.text);
+    runIds.push(run.json.id);
+    await runs.finished(run.json.id);
+  }
+  t.equal((await runs.read(runIds[0] ?? '')).state, 'successful');
+  t.equal((await runs.read(runIds[1] ?? '')).state, 'failed');
+
+  // Every route there is, as every kind of caller who may, with bodies that fit and that do not.
+  const { paths } = app.app.swagger() as { paths: Record<string, Record<string, unknown>> };
+  let calls = 0;
+  for (const [template, methods] of Object.entries(paths)) {
+    const path = template
+      .replace('{environmentId}', 'acme')
+      .replace('{configId}', config.id)
+      .replace('{runId}', runIds[1] ?? '')
+      .replace('{keyId}', key.id)
+      .replace('{aggregation}', 'today')
+      .replace('{date}', '2026-03-01')
+      .replace('{token}', links[1] ?? '');
+    t.notMatch(path, /[{}]/);
+    for (const method of Object.keys(methods).map(name => name.toUpperCase())) {
+      for (const token of [testAdminToken, key.token, user, null, `${key.token.slice(0, -1)}x`, `${user}x`]) {
+        // Deletions come last, by themselves.
+        if (method === 'DELETE' && token !== null) continue;
+        const json = ['POST', 'PATCH', 'PUT'].includes(method) ? { name: 'x' } : undefined;
+        await call(path, { method, token, ...(json && { json }) });
+        calls += 1;
+      }
+    }
+  }
+  t.ok(calls > 100);
+  await call(`${environment}/api-keys/${revoked.id}`, { method: 'DELETE' });
+  await call(environment, { token: revoked.token });
+  await call(`${configs}/${config.id}`, { method: 'DELETE' });
+  const inDatabase = await pool.query<{ line: string }>(`
+    select j::text as line from pgboss.job j union all select r::text from export_runs r
+    union all select a::text from audit_log a union all select e::text from webhook_events e`);
+  t.ok(inDatabase.rows.length > 5);
+  const hashes = await pool.query<{ secret_hash: Buffer }>('select secret_hash from api_keys');
+  await call(environment, { method: 'DELETE' });
+  await worker.stop();
+
+  const hidden = new Map<string, string>();
+  const hide = (name: string, secret: string) => {
+    if (secret.length < 16) throw new Error(`${name} is too short to be looked for`);
+    hidden.set(name, secret);
+  };
+  /** In each form that something might write it in. */
+  const hideBytes = (name: string, bytes: Buffer) => {
+    for (const form of ['base64', 'base64url', 'hex'] as const) {
+      hide(`${name} as ${form}`, bytes.toString(form).replace(/=+$/, ''));
+    }
+  };
+  hide('operator token', testAdminToken);
+  hide('database URL', app.config.databaseUrl);
+  for (const [name, entry] of Object.entries(testEncryptionKeys)) {
+    hideBytes(`encryption key ${name}`, Buffer.from(entry.slice(entry.indexOf(':') + 1), 'base64'));
+  }
+  for (const [name, { secretAccessKey }] of Object.entries(s3Server().users)) {
+    hide(`secret of ${name}`, secretAccessKey);
+    hideBytes(`secret of ${name}`, Buffer.from(secretAccessKey));
+  }
+  hide('refused secret', wrong);
+  t.equal(webhookSecrets.length, 2, 'made, and made anew');
+  for (const [index, secret] of webhookSecrets.entries()) hide(`webhook secret ${index}`, secret);
+  for (const [index, value] of sealed.entries()) {
+    const bytes = Buffer.from(value.split('.')[2] ?? '', 'base64url');
+    hide(`sealed ${index}`, value);
+    hideBytes(`nonce ${index}`, bytes.subarray(0, 12));
+    hideBytes(`ciphertext ${index}`, bytes.subarray(12, -16));
+    hideBytes(`tag ${index}`, bytes.subarray(-16));
+  }
+  for (const { token, id } of [key, revoked]) hide(`API key ${id}`, token.split('_')[2] ?? '');
+  for (const [index, row] of hashes.rows.entries()) hideBytes(`hash ${index}`, row.secret_hash);
+  hide('access token', user);
+  hide('signature of the access token', user.split('.')[2] ?? '');
+  for (const [index, link] of links.entries()) hide(`signature of link ${index}`, link.split('.')[2] ?? '');
+
+  const places = {
+    answers: left.join('\n'),
+    log: app.log.map(line => JSON.stringify(line)).join('\n'),
+    'jobs, runs and audit log': inDatabase.rows.map(({ line }) => line).join('\n'),
+  };
+  t.ok(places.log.includes(configs), 'the log is there');
+  for (const [place, text] of Object.entries(places)) {
+    const found = [...hidden].filter(([, secret]) => text.includes(secret)).map(([name]) => name);
+    t.strictSame(found, [], place);
+  }
+  t.ok(hidden.size > 40);
+});
