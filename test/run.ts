@@ -1,6 +1,6 @@
 /**
  * `npm test [-- files, folders, tap options]`: starts what the tests need, runs them with tap, stops everything.
- * What is in `test/faults` takes long and runs only when asked for (`npm run test:faults`).
+ * What is in `test/faults` and `test/soak` takes long and runs only when asked for (`npm run test:faults`, `test:soak`).
  *
  * Environment:
  * - `TEST_DATABASE_URL`: a Postgres to use (its user may create databases) instead of starting one;
@@ -71,7 +71,7 @@ function testFiles(asked: readonly string[]): string[] {
   const wanted = asked.map(name => path.relative(root, path.resolve(name)));
   const unknown = wanted.filter(name => !all.some(file => file === name || file.startsWith(`${name}/`)));
   if (unknown.length > 0) throw new Error(`No tests in ${unknown.join(', ')}`);
-  if (wanted.length === 0) return all.filter(file => !file.startsWith('test/faults/'));
+  if (wanted.length === 0) return all.filter(file => !/^test\/(faults|soak)\//.test(file));
   return all.filter(file => wanted.some(name => file === name || file.startsWith(`${name}/`)));
 }
 

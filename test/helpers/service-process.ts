@@ -26,9 +26,10 @@ export interface ApiProcess extends ServiceProcess {
 }
 
 const main = path.join(import.meta.dirname, '../../src/main.ts');
+const mainWithClock = path.join(import.meta.dirname, 'service-with-clock.ts');
 let processes = 0;
 
-/** The service as `npm start` starts it, in a process of its own. */
+/** The service as `npm start` starts it, in a process of its own; by the test's clock if `TEST_CLOCK_FILE` is in `env`. */
 export function startServiceProcess(
   databaseUrl: string,
   env: Readonly<Record<string, string>> = {},
@@ -38,7 +39,8 @@ export function startServiceProcess(
   processes += 1;
   const logFile = path.join(directory, `process-${process.pid}-${processes}`);
   const log = fs.openSync(logFile, 'a');
-  const child: ChildProcess = spawn(process.execPath, [main], {
+  const program = env['TEST_CLOCK_FILE'] === undefined ? main : mainWithClock;
+  const child: ChildProcess = spawn(process.execPath, [program], {
     env: {
       DATABASE_URL: databaseUrl,
       ADMIN_TOKEN: testAdminToken,

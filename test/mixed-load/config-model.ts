@@ -1,0 +1,171 @@
+import { freshPrefix, s3Server } from '../helpers/s3.ts';
+import type { Random } from './random.ts';
+import { insist, type ProcessName, type World } from './world.ts';
+
+/** One automatic export as its owner knows it. */
+export interface KnownConfig {
+  readonly environmentId: string;
+  readonly key: string;
+  /** Null until it is known. */
+  id: string;
+  enabled: boolean;
+  schedule: 'daily' | 'weekly';
+  isDeleted: boolean;
+  /** Somebody changes it, or waits for its run: whose changes would come first would not be known. */
+  isBusy: boolean;
+  /** A run that was due at these instants may have been stopped, or never begun. */
+  readonly mayBeWithoutRun: Set<string>;
+  /** Slots that must have been run. */
+  readonly slots: Set<string>;
+}
+
+export interface ConfigModel {
+  readonly known: KnownConfig[];
+  /** The slot that the clock has leapt over last. */
+  currentSlot: string | null;
+  /** While the clock leaps, no config changes. */
+  isClosed: boolean;
+  changing: number;
+}
+
+export const createConfigModel = (): ConfigModel => ({
+  known: [],
+  currentSlot: null,
+  isClosed: false,
+  changing: 0,
+});
+
+const pathOf = (environmentId: string, id?: string) =>
+  `/v1/environments/${environmentId}/export-configs${id === undefined ? '' : `/${id}`}`;
+
+/** Something about the configs of an environment changes, unless the clock is about to leap. */
+export async function changeSomeConfig(
+  world: World,
+  configs: ConfigModel,
+  random: Random,
+  caller: { api: ProcessName; environmentId: string; most: number },
+): Promise<void> {
+  if (configs.isClosed) return;
+  configs.changing += 1;
+  try {
+    const own = configs.known.filter(
+      ({ environmentId, isDeleted }) => environmentId === caller.environmentId && !isDeleted,
+    );
+    const free = own.filter(({ isBusy }) => !isBusy);
+    if (own.length < caller.most && random.chance(0.4)) return await create(world, configs, random, caller);
+    if (free.length === 0) return;
+    const config = random.pick(free);
+    config.isBusy = true;
+    try {
+      await change(world, configs, random, caller.api, config);
+    } finally {
+      config.isBusy = false;
+    }
+  } finally {
+    configs.changing -= 1;
+  }
+}
+
+export async function create(
+  world: World,
+  configs: ConfigModel,
+  random: Random,
+  { api, environmentId }: { api: ProcessName; environmentId: string },
+): Promise<void> {
+  const { endpoint: _endpoint, bucket, region, users } = s3Server();
+  const key = freshPrefix();
+  const schedule = random.chance(0.85) ? 'daily' : 'weekly';
+  const { accessKeyId, secretAccessKey } = users.full;
+  const json = {
+    name: 'Nightly',
+    schedule,
+    provider: 'custom',
+    endpoint: world.gateway.current.endpoint,
+    bucket,
+    region,
+    key,
+    compression: random.chance(0.5) ? 'gzip' : 'none',
+    manifest: random.chance(0.5),
+    accessKeyId,
+    secretAccessKey,
+  };
+  world.counts['config changes'] += 1;
+  const config: KnownConfig = {
+    environmentId,
+    key,
+    id: '',
+    enabled: true,
+    schedule,
+    isDeleted: true,
+    isBusy: true,
+    mayBeWithoutRun: new Set(),
+    slots: new Set(),
+  };
+  const answer = await world.call(api, pathOf(environmentId), { method: 'POST', json }).catch(() => null);
+  if (answer?.status === 201) config.id = answer.json.id;
+  else if (answer === null || answer.status === 503) config.id = (await findByKey(world, config)) ?? '';
+  else if (answer.status !== 422) {
+    world.faults.push(`a good config was answered ${answer.status} ${answer.text}`);
+  }
+  if (config.id === '') return;
+  config.isDeleted = false;
+  config.isBusy = false;
+  configs.known.push(config);
+}
+
+async function findByKey(world: World, { environmentId, key }: KnownConfig): Promise<string | null> {
+  return await insist(async () => {
+    const answer = await world.call('elder api', `${pathOf(environmentId)}?limit=100`);
+    if (answer.status !== 200) throw new Error(`${answer.status}`);
+    return answer.json.items.find((item: { key: string }) => item.key === key)?.id ?? null;
+  });
+}
+
+async function change(
+  world: World,
+  configs: ConfigModel,
+  random: Random,
+  api: ProcessName,
+  config: KnownConfig,
+): Promise<void> {
+  const path = pathOf(config.environmentId, config.id);
+  const kind = random.pickWeighted([
+    [3, 'describe'],
+    [2, 'switch'],
+    [1, 'reschedule'],
+    [1, 'delete'],
+  ] as const);
+  const patch =
+    kind === 'describe'
+      ? { name: `Nightly ${random.integer(100)}`, manifest: random.chance(0.5) }
+      : kind === 'switch'
+        ? { enabled: !config.enabled }
+        : { schedule: config.schedule === 'daily' ? 'weekly' : 'daily' };
+  world.counts['config changes'] += 1;
+  // A run that is under way may be stopped by this, one that is about to begin may never.
+  if (kind !== 'describe' && configs.currentSlot !== null) config.mayBeWithoutRun.add(configs.currentSlot);
+  const answer = await world
+    .call(api, path, kind === 'delete' ? { method: 'DELETE' } : { method: 'PATCH', json: patch })
+    .catch(() => null);
+  if (answer !== null && ![200, 204, 422, 503].includes(answer.status)) {
+    world.faults.push(`${kind} of a config was answered ${answer.status} ${answer.text}`);
+  }
+  await insist(async () => {
+    const found = await world.call('elder api', path);
+    if (found.status === 404) {
+      config.isDeleted = true;
+      return;
+    }
+    if (found.status !== 200) throw new Error(`${found.status}`);
+    config.enabled = found.json.enabled;
+    config.schedule = found.json.schedule;
+  });
+  if (answer?.status === 204 && !config.isDeleted) world.faults.push('a deleted config is still there');
+  if (
+    answer?.status === 200 &&
+    kind === 'switch' &&
+    config.enabled !== (patch as { enabled: boolean }).enabled
+  ) {
+    world.faults.push('a switched config is as it was');
+  }
+}

@@ -1,0 +1,42 @@
+import { type AdoptionRow, adoptionRow, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+
+/** What a snapshot may hold. No two are alike, so a file tells which of them it shows. */
+export interface Content {
+  readonly id: number;
+  readonly rowCount: number;
+  /** Of each name: long names make files of several parts out of few rows. */
+  readonly nameBytes: number;
+}
+
+export function rowsOf({ id, rowCount, nameBytes }: Content): AdoptionRow[] {
+  const name = `${'ñ'.repeat(nameBytes / 2)} of ${id}`;
+  return Array.from({ length: rowCount }, (_, index) =>
+    adoptionRow({
+      companyId: `c${index}`,
+      companyName: index % 7 === 0 ? null : name,
+      featureId: `f${id}`,
+      featureName: index % 5 === 0 ? '' : 'Export, "plain"',
+      starsState: ((index % 4) + 1) as 1 | 2 | 3 | 4,
+      satisfaction: index % 3 === 0 ? null : 4,
+      feedbackCount: id + index,
+      segmentNames: index % 2 === 0 ? [] : ['All', 'Paying, EU'],
+      segmentIds: index % 2 === 0 ? [] : ['s1', 's2'],
+    }),
+  );
+}
+
+export const bodyOf = (content: Content): string => loadBody(rowsOf(content));
+
+const recent = new Map<string, string>();
+const keptTexts = 200;
+
+/** Its part of a file under that date. */
+export function partOf(content: Content, date: string): string {
+  const key = `${content.id} ${date}`;
+  const text = recent.get(key) ?? exportPart(rowsOf(content), date);
+  recent.delete(key);
+  recent.set(key, text);
+  const [oldest] = recent.keys();
+  if (recent.size > keptTexts && oldest !== undefined) recent.delete(oldest);
+  return text;
+}

@@ -1,0 +1,147 @@
+import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { gunzipSync } from 'node:zlib';
+import { onlyThatDay } from '../../src/exports/aggregations.ts';
+import { readObject, s3Server } from '../helpers/s3.ts';
+import type { ConfigModel, KnownConfig } from './config-model.ts';
+import type { Random } from './random.ts';
+import type { Span } from './snapshot-model.ts';
+import { insist, type ProcessName, type World } from './world.ts';
+
+export interface RunRow {
+  readonly environment_id: string;
+  readonly config_id: string;
+  readonly id: string;
+  readonly slot: Date | null;
+  readonly snapshot_date: string;
+  readonly state: string;
+  readonly attempts: number;
+  readonly row_count: string;
+  readonly bytes: string;
+  readonly sha256: string;
+  readonly object_key: string;
+  readonly error_code: string | null;
+}
+
+export const isOver = ({ state }: { state: string }) => state === 'successful' || state === 'failed';
+
+export async function readRuns(world: World): Promise<RunRow[]> {
+  return await insist(
+    async () =>
+      (
+        await world.admin.query<RunRow>(
+          `select environment_id, config_id, id, slot, snapshot_date::text, state, attempts, row_count, bytes, sha256, object_key, error_code
+           from export_runs order by finished_at`,
+        )
+      ).rows,
+  );
+}
+
+/** How long a day may last before those who wait for a next attempt have it at once, and before it is given up. */
+const hastenAfterMs = 20_000;
+const dayLimitMs = 240_000;
+
+/** Waits until every run that is due has ended, as it has by the end of a night. */
+export async function untilRunsAreOver(
+  world: World,
+  due: readonly KnownConfig[],
+  slot: string,
+): Promise<void> {
+  const startedAt = Date.now();
+  while (true) {
+    const runs = await readRuns(world);
+    const open = runs.filter(run => !isOver(run));
+    const missing = due.filter(
+      config =>
+        !config.isDeleted &&
+        !config.mayBeWithoutRun.has(slot) &&
+        !runs.some(run => run.config_id === config.id && run.slot?.toISOString() === slot),
+    );
+    if (open.length + missing.length === 0) return;
+    const tookMs = Date.now() - startedAt;
+    if (tookMs > dayLimitMs) {
+      world.faults.push(
+        `${slot}: not over after ${tookMs} ms: ${JSON.stringify(open)}, without a run ${missing.map(({ id }) => id)}`,
+      );
+      return;
+    }
+    await world.tick();
+    if (tookMs > hastenAfterMs) await hasten(world);
+    await delay(500);
+  }
+}
+
+/** Pauses between attempts grow to half an hour. */
+export async function hasten(world: World): Promise<void> {
+  await world.admin.query(`update pgboss.job set start_after = now() where state = 'retry'`).catch(() => {});
+}
+
+/** Compares an object with the run that wrote it, and with what the snapshot may have held meanwhile. */
+export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
+  const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? 'by hand'}`;
+  const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(() => null);
+  if (stored === null) {
+    world.faults.push(`${what}: there is no object ${run.object_key}`);
+    return;
+  }
+  const { body, metadata } = stored;
+  if (createHash('sha256').update(body).digest('hex') !== run.sha256 || body.length !== Number(run.bytes)) {
+    // Another run of the same day may have written it anew, and then looks at it itself.
+    const isOther = (other: RunRow) =>
+      other.config_id === run.config_id && other.snapshot_date === run.snapshot_date && other.id !== run.id;
+    if ((await readRuns(world)).some(isOther)) return;
+    world.faults.push(`${what}: ${body.length} bytes are not what the run says it wrote: ${run.bytes}`);
+  }
+  const text = (run.object_key.endsWith('.gz') ? gunzipSync(body) : body).toString();
+  const totalRows = Number(metadata['row-count']);
+  const fault = world.model.faultOf(
+    run.environment_id,
+    [onlyThatDay(run.snapshot_date)],
+    { text, totalRows },
+    span,
+  );
+  if (fault !== null) world.faults.push(`${what}: ${fault}`);
+}
+
+/** By hand, followed to its end. */
+export async function runSomeConfig(
+  world: World,
+  configs: ConfigModel,
+  random: Random,
+  api: ProcessName,
+): Promise<void> {
+  const free = configs.known.filter(({ isBusy, isDeleted }) => !isBusy && !isDeleted);
+  if (configs.isClosed || free.length === 0) return;
+  const config = random.pick(free);
+  config.isBusy = true;
+  const from = Date.now();
+  try {
+    const path = `/v1/environments/${config.environmentId}`;
+    const answer = await world
+      .call(api, `${path}/export-configs/${config.id}/runs`, { method: 'POST' })
+      .catch(() => null);
+    // 409: the run of the slot is under way. 404: there is no snapshot.
+    if (answer !== null && ![202, 409, 404, 503].includes(answer.status)) {
+      world.faults.push(`a run by hand was answered ${answer.status} ${answer.text}`);
+    }
+    if (answer?.status !== 202) return;
+    world.counts['manual runs'] += 1;
+    const startedAt = Date.now();
+    while (true) {
+      const run = (await readRuns(world)).find(({ id }) => id === answer.json.id);
+      if (run === undefined || Date.now() - startedAt > dayLimitMs) {
+        world.faults.push(`a run by hand is ${run === undefined ? 'gone' : JSON.stringify(run)}`);
+        return;
+      }
+      if (Date.now() - startedAt > hastenAfterMs) await hasten(world);
+      if (run.state === 'successful') return await checkObject(world, run, { from, to: Date.now() });
+      if (run.state === 'failed') {
+        world.faults.push(`a run by hand failed: ${JSON.stringify(run)}`);
+        return;
+      }
+      await delay(300);
+    }
+  } finally {
+    config.isBusy = false;
+  }
+}

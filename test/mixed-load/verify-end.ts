@@ -1,0 +1,103 @@
+import { createHash } from 'node:crypto';
+import { aggregations } from '../../src/exports/aggregations.ts';
+import { contentsOf, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
+import type { ConfigModel, KnownConfig } from './config-model.ts';
+import { hasten, isOver, type RunRow, readRuns } from './runs.ts';
+import { shownOn } from './snapshot-model.ts';
+import { insist, type World } from './world.ts';
+
+/** How long what is left to do may take once all is quiet: the dead are missed after 20 s. */
+const patienceMs = 180_000;
+
+/** Once nothing happens any more: what is in the database and in the bucket is what callers were told, and no more. */
+export async function verifyEnd(world: World, configs: ConfigModel): Promise<void> {
+  await insist(async () => {
+    await hasten(world);
+    await world.tick();
+    const { rows } = await world.admin.query<{ left: number }>(
+      `select (select count(*) from export_runs where state in ('queued', 'running') or job_id is not null)
+         + (select count(*) from export_configs where deleted_at is not null) as left`,
+    );
+    if (Number(rows[0]?.left) > 0) throw new Error(`${rows[0]?.left} runs and configs are not at their end`);
+  }, patienceMs).catch((error: Error) => world.faults.push(error.message));
+
+  const runs = await readRuns(world);
+  for (const config of configs.known) await verifyConfig(world, config, runs);
+  await verifyFiles(world);
+  await verifyIdle(world);
+}
+
+async function verifyConfig(world: World, config: KnownConfig, allRuns: readonly RunRow[]): Promise<void> {
+  const what = `${config.environmentId} ${config.id}`;
+  const runs = allRuns.filter(run => run.config_id === config.id);
+  const found = await insist(() => contentsOf(s3Destination({ key: config.key })));
+  if (found.unfinished.length > 0) world.faults.push(`${what}: left unfinished ${found.unfinished}`);
+  if (config.isDeleted) {
+    if (runs.length > 0) world.faults.push(`${what}: deleted, and has runs`);
+    return;
+  }
+  for (const slot of config.slots) {
+    const ofSlot = runs.filter(run => run.slot?.toISOString() === slot);
+    const isStopped =
+      config.mayBeWithoutRun.has(slot) && (ofSlot[0]?.error_code ?? 'cancelled') === 'cancelled';
+    const isDone = ofSlot.length === 1 && ofSlot[0]?.state === 'successful';
+    if (!isDone && !(isStopped && ofSlot.length < 2)) {
+      world.faults.push(`${what}: ${slot} has the runs ${JSON.stringify(ofSlot)}`);
+    }
+  }
+  for (const run of runs) {
+    if (!isOver(run)) world.faults.push(`${what}: not over: ${JSON.stringify(run)}`);
+    const slot = run.slot?.toISOString();
+    if (slot !== undefined && !config.slots.has(slot)) world.faults.push(`${what}: ran ${slot}, not due`);
+  }
+  const written = new Map(
+    runs.filter(({ state }) => state === 'successful').map(run => [run.object_key, run.sha256]),
+  );
+  const objects = found.objects.filter(key => !key.includes('/_manifest/'));
+  // A run that was stopped after its object was there.
+  const unknown = objects.filter(key => !written.has(key) && config.mayBeWithoutRun.size === 0);
+  if (unknown.length > 0) world.faults.push(`${what}: nobody knows ${unknown}`);
+  for (const [key, sha256] of written) {
+    const { body } = await insist(() => readObject(s3Server().bucket, key));
+    if (createHash('sha256').update(body).digest('hex') !== sha256) {
+      world.faults.push(`${what}: ${key} is not what the last run wrote`);
+    }
+  }
+}
+
+/** Every file shows what the callers were told. */
+async function verifyFiles(world: World): Promise<void> {
+  const listed = await insist(() => world.call('elder api', '/v1/environments'));
+  for (const { id } of listed.json.items) {
+    for (const aggregation of aggregations) {
+      const span = { from: Date.now(), to: Date.now() };
+      const { status, text, headers } = await world.call(
+        'elder api',
+        `/v1/environments/${id}/exports/${aggregation}.csv`,
+      );
+      const totalRows = Number(headers['x-total-rows']);
+      const shown = shownOn(aggregation, world.today());
+      const fault = status === 200 ? world.model.faultOf(id, shown, { text, totalRows }, span) : `${status}`;
+      if (fault !== null) world.faults.push(`at the end, ${id} ${aggregation}: ${fault}`);
+    }
+  }
+}
+
+/** No transaction is open, no lock is held, nothing is under way. */
+async function verifyIdle(world: World): Promise<void> {
+  const { rows } = await world.admin.query(
+    `select application_name, state, query from pg_stat_activity
+     where application_name like 'warehouse-export%' and state <> 'idle' and now() - xact_start > interval '5 s'
+     union all
+     select 'lock', mode, objid::text from pg_locks where locktype = 'advisory' and granted`,
+  );
+  if (rows.length > 0) world.faults.push(`not idle at the end: ${JSON.stringify(rows)}`);
+  for (const name of ['elder api', 'api'] as const) {
+    const { text } = await world.call(name, '/metrics');
+    for (const line of text.split('\n')) {
+      if (/^whx_(downloads|loads)_in_progress [^0]/.test(line) || /state="waiting"\} [^0]/.test(line)) {
+        world.faults.push(`${name} at the end: ${line}`);
+      }
+    }
+  }
+}
