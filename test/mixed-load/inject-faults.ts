@@ -33,11 +33,20 @@ export const crashDatabase: Fault = async (world, random) => {
 export const restartDatabase: Fault = (world, random) => stopDatabase(world, random, 'fast');
 
 async function stopDatabase(world: World, random: Random, mode: StopMode): Promise<void> {
+  await asOutage(world, async () => {
+    await world.server.stop(mode);
+    await delay(random.integer(2_000));
+    // After SIGKILL the last of its children takes a moment to see that it is alone.
+    await insist(() => world.server.start(), 60_000);
+  });
+}
+
+async function asOutage(world: World, work: () => Promise<unknown>): Promise<void> {
   world.counts['database faults'] += 1;
-  await world.server.stop(mode);
-  await delay(random.integer(2_000));
-  // After SIGKILL the last of its children takes a moment to see that it is alone.
-  await insist(() => world.server.start(), 60_000);
+  const outage = { from: Date.now(), to: Infinity };
+  world.outages.push(outage);
+  await work();
+  outage.to = Date.now();
 }
 
 /** One of its children dies, as by the kernel when memory is short: Postgres ends all others and recovers by itself. */
@@ -48,33 +57,35 @@ export const killBackend: Fault = async (world, random) => {
     )
     .catch(() => ({ rows: [] }));
   if (rows.length === 0) return;
-  world.counts['database faults'] += 1;
-  process.kill(random.pick(rows).pid, 'SIGKILL');
-  await insist(() => world.admin.query('select'));
+  await asOutage(world, async () => {
+    process.kill(random.pick(rows).pid, 'SIGKILL');
+    await insist(() => world.admin.query('select'));
+  });
 };
 
 /** Another server takes over: connections break, for a while nobody answers, and then one that takes no writes yet. */
 export const failOver: Fault = async (world, random) => {
-  world.counts['database faults'] += 1;
   const setReadOnly = async (value: 'on' | 'off') => {
     await insist(async () => {
       await world.admin.query(`alter system set default_transaction_read_only = ${value}`);
       await world.admin.query('select pg_reload_conf()');
     });
   };
-  world.databaseProxy.cut();
-  await setReadOnly('on');
-  await delay(random.integer(1_500));
-  world.databaseProxy.open();
-  await delay(500 + random.integer(3_000));
-  await setReadOnly('off');
+  await asOutage(world, async () => {
+    world.databaseProxy.cut();
+    await setReadOnly('on');
+    await delay(random.integer(1_500));
+    world.databaseProxy.open();
+    await delay(500 + random.integer(3_000));
+    await setReadOnly('off');
+  });
 };
 
-export const cutConnections: Fault = async world => {
-  world.counts['database faults'] += 1;
-  world.databaseProxy.cut();
-  world.databaseProxy.open();
-};
+export const cutConnections: Fault = world =>
+  asOutage(world, async () => {
+    world.databaseProxy.cut();
+    world.databaseProxy.open();
+  });
 
 export const killStorage: Fault = async (world, random) => {
   world.counts['storage faults'] += 1;
@@ -93,5 +104,5 @@ export const allFaults: readonly (readonly [weight: number, fault: Fault])[] = [
   [1, killBackend],
   [1, failOver],
   [1, cutConnections],
-  [2, killStorage],
+  [3, killStorage],
 ];

@@ -17,7 +17,8 @@ import { apiNames, insist, startWorld, type World, workerNames } from './world.t
 
 export interface MixedLoad {
   readonly seed: number;
-  readonly durationMs: number;
+  /** So long, or until so many things have happened. */
+  readonly lasts: { readonly durationMs: number } | { readonly times: number };
   /** What happens meanwhile, by weight, and how long it is quiet between two of them at most. */
   readonly faults: readonly (readonly [weight: number, fault: Fault])[];
   readonly quietMs: number;
@@ -40,7 +41,7 @@ export async function runMixedLoad(
   t: Test,
   wanted: MixedLoad,
 ): Promise<{ world: World; faults: readonly string[] }> {
-  const { seed, durationMs } = wanted;
+  const { seed, lasts } = wanted;
   t.comment(`seed ${seed}`);
   const world = await startWorld(t);
   const configs = createConfigModel();
@@ -48,7 +49,10 @@ export async function runMixedLoad(
   await prepare(world, configs, createRandom(seed, 0));
   const leaks = watchLeaks(world);
 
-  const over = AbortSignal.timeout(durationMs);
+  const ending = new AbortController();
+  const over = 'durationMs' in lasts ? AbortSignal.timeout(lasts.durationMs) : ending.signal;
+  const startedAt = Date.now();
+  let happened = 0;
   const during = async (work: () => Promise<void>, pauseMs: (random: Random) => number, stream: number) => {
     const random = createRandom(seed, stream);
     while (!over.aborted) {
@@ -61,16 +65,11 @@ export async function runMixedLoad(
     return () => callOnce(world, configs, random);
   };
   const faultRandom = createRandom(seed, 1);
-  const injecting =
-    wanted.faults.length === 0
-      ? []
-      : [
-          during(
-            async () => await faultRandom.pickWeighted(wanted.faults)(world, faultRandom),
-            random => random.integer(wanted.quietMs),
-            2,
-          ),
-        ];
+  const injectFault = async () => {
+    await faultRandom.pickWeighted(wanted.faults)(world, faultRandom);
+    happened += 1;
+    if ('times' in lasts && happened >= lasts.times) ending.abort();
+  };
   await Promise.all([
     ...Array.from({ length: callers }, (_, index) =>
       during(call(index), random => 10 + random.integer(80), 10 + index),
@@ -85,10 +84,10 @@ export async function runMixedLoad(
       () => 500,
       4,
     ),
-    ...injecting,
+    during(injectFault, random => random.integer(wanted.quietMs), 2),
   ]);
   await verifyEnd(world, configs);
-  await leaks.verify(durationMs);
+  await leaks.verify(Date.now() - startedAt);
   return { world, faults: world.faults };
 }
 

@@ -1,19 +1,29 @@
 import type { World } from './world.ts';
 
-const errorLevel = 50;
+/** What processes log at error level while the database is away is the outage itself. Any other line is a fault. */
 
-/** Lines at error level that faults of the database bring with them. Anything else is unexpected. */
-const expected: readonly { readonly msg: RegExp; readonly reason: string; readonly about: RegExp }[] = [];
+const errorLevel = 50;
+/** Connections that broke are noticed, and callers who waited for one are told, within so long. */
+const aftermathMs = 10_000;
+
+const aboutOutages =
+  /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|timeout exceeded when trying to connect|Client was closed|Client has encountered a connection error/;
+/** 503 to a caller, a download that had to break off, and a tick that the next one makes up for. */
+const expected = ['request failed', 'download broke off', 'tick failed'];
 
 export function unexpectedErrors(world: World): string[] {
   return world.history.flatMap(({ name, service }) =>
     service
       .logged()
       .filter(line => Number(line['level']) >= errorLevel || line['level'] === 0)
-      .filter(line => {
-        const text = JSON.stringify(line);
-        return !expected.some(({ msg, about }) => msg.test(String(line['msg'])) && about.test(text));
-      })
-      .map(line => `${name}: ${JSON.stringify(line).slice(0, 1_500)}`),
+      .filter(line => !isOfAnOutage(world, line))
+      .map(line => `${name}: ${JSON.stringify(line).slice(0, 1_000)}`)
+      .slice(0, 10),
   );
+}
+
+function isOfAnOutage(world: World, line: Readonly<Record<string, unknown>>): boolean {
+  const at = Number(line['time']);
+  const isThen = world.outages.some(({ from, to }) => at >= from && at <= to + aftermathMs);
+  return isThen && expected.includes(String(line['msg'])) && aboutOutages.test(JSON.stringify(line['err']));
 }

@@ -11,7 +11,7 @@ import { type Gateway, startGateway } from '../helpers/s3-gateway.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { type ApiProcess, startApiProcess } from '../helpers/service-process.ts';
 import { startTcpProxy, type TcpProxy } from '../helpers/tcp-proxy.ts';
-import { createSnapshotModel, type SnapshotModel } from './snapshot-model.ts';
+import { createSnapshotModel, type SnapshotModel, type Span } from './snapshot-model.ts';
 
 /** The processes of one deployment, what holds them together, and what is known of them. */
 
@@ -34,6 +34,8 @@ export interface World {
   /** What must not happen, and did. */
   readonly faults: string[];
   readonly counts: Record<Count, number>;
+  /** When the database was away, or took no writes. */
+  readonly outages: Span[];
   /** The service's date. */
   today(): string;
   turnClock(): void;
@@ -150,6 +152,7 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
     history,
     faults,
     counts: counted,
+    outages: [],
     today: () => new Date(Date.now() + clockOffsetMs).toISOString().slice(0, 10),
     turnClock() {
       clockOffsetMs += dayMs;

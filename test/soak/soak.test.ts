@@ -3,6 +3,7 @@ import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
 import { allFaults } from '../mixed-load/inject-faults.ts';
 import { runMixedLoad } from '../mixed-load/run-mixed-load.ts';
+import { report } from '../mixed-load/under-faults.ts';
 import { unexpectedErrors } from '../mixed-load/unexpected-errors.ts';
 
 /** `SOAK_MINUTES` (30) of everything at once. `SOAK_SEED` repeats the choices of another run. */
@@ -14,12 +15,11 @@ t.setTimeout(minutes * 60_000 + 900_000);
 t.test('nothing is lost', needsS3, async t => {
   const { world, faults } = await runMixedLoad(t, {
     seed,
-    durationMs: minutes * 60_000,
+    lasts: { durationMs: minutes * 60_000 },
     faults: allFaults,
-    quietMs: 10_000,
+    quietMs: 6_000,
   });
-  const figures = Object.entries(world.counts).map(([what, count]) => `${count} ${what}`);
-  console.error(`soak: seed ${seed}, ${minutes} min: ${figures.join(', ')}, ${faults.length} lost or wrong`);
+  report(`soak of ${minutes} min`, seed, { world, faults });
   t.strictSame(faults, []);
   t.strictSame(unexpectedErrors(world), []);
 });

@@ -1,0 +1,20 @@
+import t from 'tap';
+import { needsS3 } from '../helpers/s3.ts';
+import { killApi, killWorker } from '../mixed-load/inject-faults.ts';
+import { underFaults } from '../mixed-load/under-faults.ts';
+import { scaled } from './scale.ts';
+
+/** SIGKILL at random instants, under loads, downloads, config changes and runs, half of which the killed process carries. */
+
+t.setTimeout(900_000);
+
+t.test('API processes are killed', needsS3, async t => {
+  const world = await underFaults(t, scaled(20, 4), [[1, killApi]]);
+  t.equal(world.counts.kills, scaled(20, 4));
+});
+
+t.test('workers are killed', needsS3, async t => {
+  const world = await underFaults(t, scaled(20, 4), [[1, killWorker]]);
+  t.equal(world.counts.kills, scaled(20, 4));
+  t.ok(world.counts['scheduled runs'] > 0);
+});

@@ -1,0 +1,73 @@
+import pg from 'pg';
+import t, { type Test } from 'tap';
+import { migrateToLatest } from '../../src/db/migrator.ts';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startApp, startTestApp, testNow } from '../helpers/app.ts';
+import type { Answer } from '../helpers/http-client.ts';
+import { startPostgresServer } from '../helpers/postgres-server.ts';
+import { eventually } from '../helpers/raw-http.ts';
+
+/** More callers than connections. */
+
+t.setTimeout(120_000);
+
+const today = testNow.slice(0, 10);
+const rows = [adoptionRow()];
+const file = exportHeader + exportPart(rows, today);
+
+function expectRefusals(t: Test, answers: readonly Answer[]): void {
+  for (const answer of answers) {
+    t.ok([429, 503].includes(answer.status), `${answer.status} ${answer.text.slice(0, 200)}`);
+    t.match(String(answer.headers['retry-after']), /^[1-9]\d*$/);
+  }
+}
+
+t.test('every connection of a pool is taken: the others are told to come again', async t => {
+  const app = await startTestApp(t);
+  await app.putEnvironment('acme');
+  t.equal((await app.load('acme', today, loadBody(rows))).status, 201);
+  const { pool } = app.database;
+  const blocker = await pool.connect();
+  await blocker.query('begin; lock table environments in access exclusive mode');
+  const asked = Array.from({ length: 40 }, () => app.call('/v1/environments/acme'));
+  await eventually(() => app.dependencies.pools.api.waitingCount >= 25, 'callers wait for a connection');
+  const ready = await app.call('/health/live');
+  t.equal(ready.status, 200);
+  // Who waits for a connection is told after 5 s; who has one waits for the lock.
+  await eventually(() => app.dependencies.pools.api.waitingCount === 0, 'they are told');
+  await blocker.query('rollback');
+  blocker.release();
+  const answers = await Promise.all(asked);
+  const refused = answers.filter(({ status }) => status !== 200);
+  t.equal(answers.length - refused.length, 10, 'those that had a connection are answered');
+  expectRefusals(t, refused);
+  t.equal((await app.download('acme', 'today')).text, file, 'and it goes on by itself');
+});
+
+t.test('the server has fewer connections than the service would take', async t => {
+  const server = await startPostgresServer({
+    settings: { max_connections: '12', superuser_reserved_connections: '0', reserved_connections: '0' },
+  });
+  t.teardown(server.remove);
+  await migrateToLatest(server.url);
+  const app = await startApp(t, { databaseUrl: server.url });
+  await app.putEnvironment('acme');
+  t.equal((await app.load('acme', today, loadBody(rows))).status, 201);
+  const others = Array.from({ length: 9 }, () => new pg.Client({ connectionString: server.url }));
+  for (const other of others) await other.connect();
+
+  const paths = ['', '/exports', '/exports/today.csv', '/snapshots', '/export-configs'];
+  const answers = await Promise.all(
+    Array.from({ length: 60 }, (_, index) => app.call(`/v1/environments/acme${paths[index % paths.length]}`)),
+  );
+  const refused = answers.filter(({ status }) => status !== 200);
+  t.ok(refused.length > 0, 'some found no connection');
+  expectRefusals(t, refused);
+  for (const { status, text } of answers.filter((_, index) => index % paths.length === 2)) {
+    if (status === 200) t.equal(text, file);
+  }
+  t.comment(`${refused.length} of ${answers.length} were told to come again`);
+  for (const other of others) await other.end();
+  await eventually(async () => (await app.download('acme', 'today')).text === file, 'it goes on by itself');
+  t.equal((await app.load('acme', today, loadBody(rows))).status, 200);
+});

@@ -1,0 +1,32 @@
+import { randomInt } from 'node:crypto';
+import type { Test } from 'tap';
+import type { Fault } from './inject-faults.ts';
+import { runMixedLoad } from './run-mixed-load.ts';
+import { unexpectedErrors } from './unexpected-errors.ts';
+import type { World } from './world.ts';
+
+/** A mixed load while one kind of thing happens so many times. Fails the test when anything is lost or wrong. */
+export async function underFaults(
+  t: Test,
+  times: number,
+  faults: readonly (readonly [weight: number, fault: Fault])[],
+): Promise<World> {
+  const seed = Number(process.env['SOAK_SEED'] ?? randomInt(2 ** 31));
+  const result = await runMixedLoad(t, { seed, lasts: { times }, faults, quietMs: 2_500 });
+  report(t.name, seed, result);
+  t.strictSame(result.faults, []);
+  t.strictSame(unexpectedErrors(result.world), []);
+  return result.world;
+}
+
+/** On stderr, which tap passes on as it is. */
+export function report(
+  what: string,
+  seed: number,
+  { world, faults }: { world: World; faults: readonly string[] },
+): void {
+  const figures = Object.entries(world.counts)
+    .filter(([, count]) => count > 0)
+    .map(([name, count]) => `${count} ${name}`);
+  console.error(`${what} (seed ${seed}): ${figures.join(', ')}; ${faults.length} lost or wrong`);
+}
