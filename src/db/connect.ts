@@ -22,6 +22,8 @@ export interface PoolOptions {
   readonly maxConnections: number;
   /** The longest that one statement may take; 0 for no limit. */
   readonly statementTimeoutMs: number;
+  /** The longest that a statement may wait for a lock; default: as long as it takes. */
+  readonly lockTimeoutMs?: number;
   /** Hears of connections that broke while idle; the pool has dropped them already. */
   readonly onIdleError: (error: Error) => void;
 }
@@ -42,6 +44,9 @@ export function createPool(options: PoolOptions): pg.Pool {
       client.on('error', () => {});
       if (options.statementTimeoutMs > 0) {
         await client.query(`set statement_timeout = ${options.statementTimeoutMs}`);
+      }
+      if (options.lockTimeoutMs !== undefined) {
+        await client.query(`set lock_timeout = ${options.lockTimeoutMs}`);
       }
     },
   });

@@ -1,10 +1,18 @@
 import { promises as fs } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { FileMigrationProvider, Migrator } from 'kysely/migration';
+import { DatabaseError } from 'pg';
 import { createKysely, createPool } from './connect.ts';
 import { installJobQueue } from './job-queue.ts';
 
 const migrationFolder = path.join(import.meta.dirname, '../../migrations');
+
+/** Whoever waits for a table holds up all who come after it, so callers of the service may have to wait this long. */
+const lockTimeoutMs = 1_000;
+/** Then they go first, and the migration tries again, for so long. */
+const pauseMs = 2_000;
+const patienceMs = 30 * 60_000;
 
 /**
  * Brings the database to the newest schema, forward only. Several processes may call it at once: Kysely's migrator
@@ -17,6 +25,7 @@ export async function migrateToLatest(databaseUrl: string): Promise<string[]> {
     applicationName: 'warehouse-export migrate',
     maxConnections: 2,
     statementTimeoutMs: 0,
+    lockTimeoutMs,
     onIdleError: () => {},
   });
   const db = createKysely(pool);
@@ -25,11 +34,25 @@ export async function migrateToLatest(databaseUrl: string): Promise<string[]> {
       db,
       provider: new FileMigrationProvider({ fs, path, migrationFolder }),
     });
-    const { error, results } = await migrator.migrateToLatest();
-    if (error !== undefined) throw error;
+    const names = await migrateGivingWay(migrator);
     await installJobQueue(databaseUrl);
-    return (results ?? []).map(result => result.migrationName);
+    return names;
   } finally {
     await db.destroy();
   }
+}
+
+async function migrateGivingWay(migrator: Migrator): Promise<string[]> {
+  const deadline = Date.now() + patienceMs;
+  for (;;) {
+    const { error, results } = await migrator.migrateToLatest();
+    if (error === undefined) return (results ?? []).map(result => result.migrationName);
+    if (!isLockTimeout(error) || Date.now() > deadline) throw error;
+    await delay(pauseMs);
+  }
+}
+
+/** https://www.postgresql.org/docs/current/errcodes-appendix.html: lock_not_available */
+function isLockTimeout(error: unknown): boolean {
+  return error instanceof DatabaseError && error.code === '55P03';
 }
