@@ -149,6 +149,6 @@ t.test(
       { numRuns: 600, examples: [[[['First Seen', '2026-02-30']]]] },
     );
     t.comment(`${accepted} bodies accepted, ${refused} refused`);
-    t.ok(accepted > 50 && refused > 50);
+    t.ok(accepted > 20 && refused > 50);
   },
 );
