@@ -13,8 +13,18 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   webhooks: ['destinations', 'audit', 'db'],
   environments: ['webhooks', 'audit', 'db'],
   snapshots: ['environments', 'audit', 'db'],
+  retention: ['snapshots', 'audit', 'db'],
   exports: ['snapshots', 'environments', 'db'],
-  'automatic-exports': ['exports', 'snapshots', 'environments', 'webhooks', 'destinations', 'audit', 'db'],
+  'automatic-exports': [
+    'exports',
+    'retention',
+    'snapshots',
+    'environments',
+    'webhooks',
+    'destinations',
+    'audit',
+    'db',
+  ],
   http: ['environments', 'audit', 'db'],
 };
 

@@ -40,6 +40,12 @@ export interface Config {
   readonly rateLimitFailedLogins: number;
   /** Whose `X-Forwarded-…` headers count: nobody's, those of so many proxies in a row, or those of these addresses. */
   readonly trustProxy: false | number | readonly string[];
+  /** What stays: the snapshots that an export can still show, or all; runs and audit lines by their age. */
+  readonly retention: {
+    readonly snapshots: 'needed' | 'all';
+    readonly runDays: number;
+    readonly auditDays: number;
+  };
 }
 
 export interface JwtConfig {
@@ -82,6 +88,11 @@ export function readConfig(env: Env): Config {
     rateLimitPerCaller: perMinute(env, 'RATE_LIMIT_PER_CALLER', 1200),
     rateLimitFailedLogins: perMinute(env, 'RATE_LIMIT_FAILED_LOGINS', 30),
     trustProxy: trustProxy(env),
+    retention: {
+      snapshots: oneOf(env, 'SNAPSHOT_RETENTION', ['needed', 'all'], 'needed'),
+      runDays: days(env, 'RUN_RETENTION_DAYS', 90),
+      auditDays: days(env, 'AUDIT_RETENTION_DAYS', 400),
+    },
   });
 }
 
@@ -273,6 +284,15 @@ function drainMs(env: Env): number {
     throw new ConfigError('DRAIN_SECONDS must be a whole number of seconds from 0 to 20');
   }
   return Number(seconds) * 1000;
+}
+
+function days(env: Env, name: string, otherwise: number): number {
+  const value = text(env, name);
+  if (value === null) return otherwise;
+  if (!/^\d{1,5}$/.test(value) || Number(value) === 0) {
+    throw new ConfigError(`${name} must be a number of days from 1 to 99999`);
+  }
+  return Number(value);
 }
 
 function oneOf<const T extends string>(env: Env, name: string, allowed: readonly T[], otherwise: T): T {

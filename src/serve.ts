@@ -31,6 +31,7 @@ export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new 
       : startWorker({
           ...dependencies,
           encryptionKeys: config.encryptionKeys,
+          retention: config.retention,
           runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
         });
 

@@ -36,6 +36,7 @@ t.test('what is required is enough; the rest has its default', async t => {
     rateLimitPerCaller: 1200,
     rateLimitFailedLogins: 30,
     trustProxy: false,
+    retention: { snapshots: 'needed', runDays: 90, auditDays: 400 },
   });
   t.ok(adminToken === testAdminToken);
   t.equal(encryptionKeys.length, 1);
@@ -63,6 +64,9 @@ t.test('every variable is read', async t => {
     RATE_LIMIT_PER_CALLER: '0',
     RATE_LIMIT_FAILED_LOGINS: '5',
     TRUST_PROXY: '2',
+    SNAPSHOT_RETENTION: 'all',
+    RUN_RETENTION_DAYS: '1',
+    AUDIT_RETENTION_DAYS: '99999',
   });
   t.match(config, {
     snapshotDatabaseUrl: 'postgresql://replica/exports',
@@ -83,6 +87,7 @@ t.test('every variable is read', async t => {
     rateLimitPerCaller: 0,
     rateLimitFailedLogins: 5,
     trustProxy: 2,
+    retention: { snapshots: 'all', runDays: 1, auditDays: 99_999 },
   });
   t.strictSame(config.corsOrigins, ['https://app.example.com', 'http://localhost:5173']);
   t.equal(readConfig({ ...least, PART_STORE_MB: '0' }).partStore, null);
@@ -199,6 +204,10 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['TRUST_PROXY', '10.0.0.0/8/8'],
   ['TRUST_PROXY', 'proxy.internal'],
   ['TRUST_PROXY', ',,'],
+  ['SNAPSHOT_RETENTION', 'none'],
+  ['RUN_RETENTION_DAYS', '0'],
+  ['RUN_RETENTION_DAYS', 'ninety'],
+  ['AUDIT_RETENTION_DAYS', '-400'],
 ];
 
 t.test(

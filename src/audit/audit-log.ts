@@ -64,13 +64,15 @@ export function systemActor(job: string): Actor {
   return { kind: 'system', id: job, requestId: null };
 }
 
+/** Postgres takes 65,535 parameters a statement. */
+const linesPerStatement = 5_000;
+
 /** @param trx the transaction of the change itself */
 export async function recordChanges(
   trx: DatabaseOrTransaction,
   actor: Actor,
   changes: readonly Change[],
 ): Promise<void> {
-  if (changes.length === 0) return;
   const lines = changes.map(change => ({
     actor_kind: actor.kind,
     actor_id: actor.id,
@@ -80,7 +82,12 @@ export async function recordChanges(
     details: JSON.stringify(change.details ?? {}),
     request_id: actor.requestId,
   }));
-  await trx.insertInto('audit_log').values(lines).execute();
+  for (let at = 0; at < lines.length; at += linesPerStatement) {
+    await trx
+      .insertInto('audit_log')
+      .values(lines.slice(at, at + linesPerStatement))
+      .execute();
+  }
 }
 
 export async function recordChange(trx: DatabaseOrTransaction, actor: Actor, change: Change): Promise<void> {

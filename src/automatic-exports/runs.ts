@@ -96,6 +96,8 @@ export async function insertManualRun(
     )
     .orderBy('snapshot_date', 'desc')
     .limit(1)
+    // Retention leaves a snapshot that a run has to read; this keeps it from missing the run.
+    .forKeyShare()
     .executeTakeFirst();
   if (snapshot === undefined) throw notFound('snapshot');
   const row = await trx

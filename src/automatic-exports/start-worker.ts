@@ -3,15 +3,22 @@ import type { JobWithMetadata } from 'pg-boss';
 import {
   lostRunQueue,
   type RunJob,
+  retentionQueue,
   runQueue,
   tickQueue,
   type WebhookJob,
   webhookQueue,
 } from '../db/job-queue.ts';
+import { type RetentionSettings, tidyUp } from '../retention/tidy-up.ts';
 import { deliverEvent } from '../webhooks/deliver-event.ts';
 import { enqueueDue } from './enqueue-due.ts';
 import { stopReasons } from './run-errors.ts';
 import { failLostRun, type RunDependencies, runExport } from './run-export.ts';
+
+/** What the worker needs besides what runs do. */
+interface WorkerDependencies extends RunDependencies {
+  readonly retention: RetentionSettings;
+}
 
 export interface Worker {
   /** No new runs; those under way may finish for a while and are then handed to other workers. */
@@ -33,11 +40,13 @@ const deliveriesAtOncePerEnvironment = 1;
 /** Together less than the 30 s that a process has to stop. */
 const finishMs = 20_000;
 const stopMs = 27_000;
+/** After the runs of midnight. Cron, UTC. */
+const tidyingTime = '30 3 * * *';
 /** Between tries while the database is away at start. */
 const restartMs = 2_000;
 
 /** Starts to look for what is due and to carry it out. Returns at once; while the database is away it keeps trying. */
-export function startWorker(dependencies: RunDependencies): Worker {
+export function startWorker(dependencies: WorkerDependencies): Worker {
   const { jobs, log } = dependencies;
   const ending = new AbortController();
   const handingBack = new AbortController();
@@ -56,14 +65,14 @@ export function startWorker(dependencies: RunDependencies): Worker {
 }
 
 async function startUntil(
-  dependencies: RunDependencies,
+  dependencies: WorkerDependencies,
   ending: AbortSignal,
   stopping: AbortSignal,
 ): Promise<void> {
   const { log } = dependencies;
   for (let tries = 1; !ending.aborted; tries += 1) {
     try {
-      await startWith(dependencies, stopping);
+      await startWith(dependencies, ending, stopping);
       log.info({ runsAtOnce }, 'worker started');
       return;
     } catch (error) {
@@ -73,7 +82,11 @@ async function startUntil(
   }
 }
 
-async function startWith(dependencies: RunDependencies, stopping: AbortSignal): Promise<void> {
+async function startWith(
+  dependencies: WorkerDependencies,
+  ending: AbortSignal,
+  stopping: AbortSignal,
+): Promise<void> {
   const { jobs } = dependencies;
   await jobs.start();
   await jobs.work(tickQueue, { pollingIntervalSeconds: 1 }, () => tick(dependencies));
@@ -115,6 +128,14 @@ async function startWith(dependencies: RunDependencies, stopping: AbortSignal): 
       if (job !== undefined) await deliverEvent(dependencies, job.data, job.retryCount >= job.retryLimit);
     },
   );
+  await jobs.work(
+    retentionQueue,
+    { includeMetadata: true, pollingIntervalSeconds: 10, heartbeatRefreshSeconds: 15 },
+    async ([job]: JobWithMetadata<object>[]) => {
+      if (job !== undefined) await tidy(dependencies, AbortSignal.any([job.signal, ending]));
+    },
+  );
+  await jobs.schedule(retentionQueue, tidyingTime, null, { missed: 'once' });
   // A minute that passed while nothing was running is made up for once: the tick looks at the clock itself.
   await jobs.schedule(tickQueue, '* * * * *', null, { missed: 'once' });
   await tick(dependencies);
@@ -132,5 +153,21 @@ async function tick({ db, jobs, log, metrics, now }: RunDependencies): Promise<v
     log[level]({ ...moved, durationMs }, 'tick');
   } catch (error) {
     log.error({ err: error }, 'tick failed');
+  }
+}
+
+async function tidy({ db, log, now, retention }: WorkerDependencies, signal: AbortSignal): Promise<void> {
+  const startedAt = performance.now();
+  try {
+    const { partitions, ...counts } = await tidyUp(db, retention, now(), signal);
+    const durationMs = Math.round(performance.now() - startedAt);
+    log.info({ ...counts, partitions: partitions.dropped, durationMs }, 'tidied up');
+    if (partitions.unregistered.length > 0) {
+      const days = partitions.unregistered;
+      log.warn({ days }, 'old days hold rows of no registered snapshot; they are left as they are');
+    }
+  } catch (error) {
+    log.error({ err: error }, 'tidying up failed; the next night tries again');
+    throw error;
   }
 }

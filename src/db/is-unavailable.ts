@@ -13,10 +13,10 @@ const networkCodes = new Set([
 
 /**
  * SQLSTATEs that say "not now" rather than "never": connection exceptions (08…), too many connections, server
- * starting or shutting down, read-only after a fail-over, and time-outs of our own making.
+ * starting or shutting down, read-only after a fail-over, and time-outs of our own making, for locks too.
  * Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
  */
-const sqlStates = /^(08...|53300|57P01|57P02|57P03|57P04|57P05|25006|57014|40001|40P01)$/;
+const sqlStates = /^(08...|53300|57P01|57P02|57P03|57P04|57P05|25006|57014|40001|40P01|55P03)$/;
 
 /** pg and pg-pool report these without a code. */
 const messages = [

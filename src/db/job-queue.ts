@@ -25,6 +25,8 @@ export const lostRunQueue = 'run-export-lost';
 export const tickQueue = 'enqueue-due';
 /** Sends one event to a failure webhook. */
 export const webhookQueue = 'deliver-webhook';
+/** Removes at night what nobody needs any more. */
+export const retentionQueue = 'retention';
 
 /**
  * A worker that says nothing for 20 s is taken for dead; that is looked for every 10 s (`supervision`), and the first
@@ -55,6 +57,15 @@ const queues: readonly Queue[] = [
     deleteAfterSeconds: 24 * 60 * 60,
   },
   { name: tickQueue, policy: 'short', retryLimit: 0, expireInSeconds: 120, deleteAfterSeconds: 60 * 60 },
+  {
+    name: retentionQueue,
+    // One at a time; one that died makes room for the next within minutes.
+    policy: 'exclusive',
+    heartbeatSeconds: 60,
+    expireInSeconds: 12 * 60 * 60,
+    retryLimit: 0,
+    deleteAfterSeconds: 7 * 24 * 60 * 60,
+  },
 ];
 
 const supervision = {

@@ -44,6 +44,7 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
   const worker = startWorker({
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
+    retention: config.retention,
     runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
   });
   const close = async () => {

@@ -61,6 +61,15 @@ async function loadWith(client: PoolClient, request: LoadRequest): Promise<Loade
   // In a transaction of its own, so that what it locks is free again before the body is read.
   await client.query(stagingSql.ensurePartition, [date]);
   await client.query(stagingSql.beginLoad);
+  await client.query(stagingSql.shareDay, [stagingSql.dayLockName(date)]);
+  const partition = await client.query<{ there: boolean }>(stagingSql.isPartitionThere, [
+    stagingSql.partitionName(date),
+  ]);
+  if (partition.rows[0]?.there !== true) {
+    // The old and empty day was removed between the two.
+    await client.query('rollback');
+    return await loadWith(client, request);
+  }
   const lock = await client.query<{ locked: boolean }>(stagingSql.tryLockSnapshot, [
     stagingSql.snapshotLockName(environmentId, date),
   ]);

@@ -18,6 +18,26 @@ export function snapshotLockName(environmentId: string, date: string): string {
   return `warehouse-export snapshot ${environmentId} ${date}`;
 }
 
+/** The day's partition as `ensure_snapshot_partition` calls it. */
+export function partitionName(date: string): string {
+  return `snapshot_rows_${date.replaceAll('-', '')}`;
+}
+
+/** Loads hold it shared, so that the day's partition stays; whoever empties or removes that needs it alone. */
+export function dayLockName(date: string): string {
+  return `warehouse-export day ${date}`;
+}
+
+/** $1: the day's lock. Held until the transaction ends. */
+export const shareDay = 'select pg_advisory_xact_lock_shared(hashtextextended($1, 0))';
+
+/** $1: the name of the partition. */
+export const isPartitionThere = `
+  select exists (
+    select from pg_class join pg_inherits on inhrelid = pg_class.oid
+    where relname = $1 and inhparent = 'snapshot_rows'::regclass and not inhdetachpending
+  ) as there`;
+
 /** In the body's order. `row_number` counts its records from 1. */
 export function createStaging(fields: readonly HeaderField[]): string {
   return `

@@ -50,6 +50,7 @@ export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: Te
   const worker = startWorker({
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
+    retention: config.retention,
     runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
   });
   let stopped: Promise<void> | null = null;

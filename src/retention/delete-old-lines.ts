@@ -1,0 +1,108 @@
+import { sql } from 'kysely';
+import { recordChange, systemActor } from '../audit/audit-log.ts';
+import type { Database } from '../db/database.ts';
+
+/** Removes runs and lines of the audit log by their age, in batches that are over quickly. */
+
+const actor = systemActor('retention');
+const configsPerBatch = 500;
+const linesPerBatch = 5_000;
+
+/**
+ * Runs that finished before `before`, except what others look at: of each config the newest slot, which keeps a slot from
+ * being run twice, the last run that finished and the last that succeeded, which the status tells; and runs that still
+ * have to clean up.
+ * @returns how many
+ */
+export async function deleteOldRuns(db: Database, before: Date, signal: AbortSignal): Promise<number> {
+  let count = 0;
+  for (let after = { environmentId: '', id: '' }; !signal.aborted; ) {
+    const configs = await db
+      .selectFrom('export_configs')
+      .select(['environment_id as environmentId', 'id'])
+      .where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('environment_id', 'id'), '>', tuple(after.environmentId, after.id)),
+      )
+      .orderBy('environment_id')
+      .orderBy('id')
+      .limit(configsPerBatch)
+      .execute();
+    count += await deleteRunsOf(db, configs, before);
+    const last = configs.at(-1);
+    if (last === undefined || configs.length < configsPerBatch) break;
+    after = last;
+  }
+  return count;
+}
+
+async function deleteRunsOf(
+  db: Database,
+  configs: readonly { environmentId: string; id: string }[],
+  before: Date,
+): Promise<number> {
+  return await db.transaction().execute(async trx => {
+    const result = await sql`
+      delete from export_runs as run
+      using unnest(
+        ${configs.map(config => config.environmentId)}::text[], ${configs.map(config => config.id)}::text[]
+      ) as config (environment_id, id)
+      where run.environment_id = config.environment_id and run.config_id = config.id
+        and run.finished_at < ${before} and run.job_id is null
+        and (run.slot is null or exists (
+          select from export_runs as newer
+          where newer.environment_id = run.environment_id and newer.config_id = run.config_id
+            and newer.slot > run.slot))
+        and exists (
+          select from export_runs as newer
+          where newer.environment_id = run.environment_id and newer.config_id = run.config_id
+            and newer.finished_at > run.finished_at)
+        and (run.state <> 'successful' or exists (
+          select from export_runs as newer
+          where newer.environment_id = run.environment_id and newer.config_id = run.config_id
+            and newer.state = 'successful' and newer.finished_at > run.finished_at))`.execute(trx);
+    const count = Number(result.numAffectedRows ?? 0);
+    if (count > 0) {
+      const details = { count, before: before.toISOString() };
+      await recordChange(trx, actor, {
+        environmentId: null,
+        action: 'export_runs.expired',
+        targetId: null,
+        details,
+      });
+    }
+    return count;
+  });
+}
+
+/** @returns how many */
+export async function deleteOldAuditLines(db: Database, before: Date, signal: AbortSignal): Promise<number> {
+  let count = 0;
+  while (!signal.aborted) {
+    const deleted = await deleteAuditLines(db, before);
+    count += deleted;
+    if (deleted < linesPerBatch) break;
+  }
+  return count;
+}
+
+async function deleteAuditLines(db: Database, before: Date): Promise<number> {
+  return await db.transaction().execute(async trx => {
+    const result = await trx
+      .deleteFrom('audit_log')
+      .where('id', 'in', eb =>
+        eb.selectFrom('audit_log').select('id').where('at', '<', before).orderBy('at').limit(linesPerBatch),
+      )
+      .executeTakeFirst();
+    const count = Number(result.numDeletedRows);
+    if (count > 0) {
+      const details = { count, before: before.toISOString() };
+      await recordChange(trx, actor, {
+        environmentId: null,
+        action: 'audit_log.expired',
+        targetId: null,
+        details,
+      });
+    }
+    return count;
+  });
+}

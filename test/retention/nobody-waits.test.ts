@@ -1,0 +1,230 @@
+import { once } from 'node:events';
+import { PassThrough } from 'node:stream';
+import t from 'tap';
+import { tidyUp } from '../../src/retention/tidy-up.ts';
+import {
+  adoptionRow,
+  exportHeader,
+  exportPart,
+  loadBody,
+  loadColumns,
+  loadLine,
+} from '../helpers/adoption-rows.ts';
+import { startTestApp, testNow } from '../helpers/app.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { open } from '../helpers/http-client.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
+
+/** Retention beside exports and loads: nobody waits for it, and it waits for nobody. */
+
+const today = testNow.slice(0, 10);
+const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
+const app = await startTestApp(t);
+const { pool } = app.database;
+for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
+const tidy = () => tidyUp(app.dependencies.db, settings, new Date(testNow), new AbortController().signal);
+const header = `${loadColumns.join(',')}\n`;
+const [old, older, oldest] = ['2025-06-05', '2025-06-04', '2025-06-03'];
+
+const partitions = async () => {
+  const { rows } = await pool.query(
+    `select right(relname, 8) as day, inhdetachpending as pending from pg_class left join pg_inherits on inhrelid = pg_class.oid
+     where relname ~ '^snapshot_rows_2025.{4}$' order by 1`,
+  );
+  return rows;
+};
+
+/** An export whose reader has stopped in the middle. */
+async function slowExport() {
+  await writeWideSnapshot(pool, { environmentId: 'two', date: '2026-02-27', rows: 1_500, nameBytes: 50_000 });
+  await writeWideSnapshot(pool, { environmentId: 'two', date: '2026-02-28', rows: 10, nameBytes: 10 });
+  const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
+    headers: { authorization: `Bearer ${testAdminToken}` },
+  });
+  reader.pause();
+  await eventually(async () => {
+    const { rows } = await pool.query(
+      `select from pg_stat_activity where datname = current_database() and wait_event = 'ClientWrite'`,
+    );
+    return rows.length === 1;
+  }, 'an export held back by its reader');
+  return {
+    async end() {
+      reader.resume();
+      await once(reader, 'end');
+      t.ok(reader.complete);
+    },
+  };
+}
+
+/** A load that goes on until it is told to end. */
+async function slowLoad(environmentId: string, day: string) {
+  const body = new PassThrough();
+  body.write(header + loadLine(adoptionRow({ companyName: 'slow' })));
+  const answer = app.load(environmentId, day, body);
+  answer.catch(() => {});
+  await eventually(async () => {
+    const { rows } = await pool.query(
+      `select from pg_locks join pg_stat_activity using (pid)
+       where locktype = 'advisory' and mode = 'ExclusiveLock' and datname = current_database()
+         and application_name = 'warehouse-export load'`,
+    );
+    return rows.length > 0;
+  }, 'a load under way');
+  return {
+    async end() {
+      body.end();
+      return (await answer).status;
+    },
+  };
+}
+
+t.test(
+  'with an export and a load under way: the disk is freed at once, the empty partition later',
+  async t => {
+    for (const id of ['one', 'two']) {
+      for (const day of [oldest, older, old, today]) await fillSnapshot(pool, id, day, 1_000);
+    }
+    const reading = await slowExport();
+    const loading = await slowLoad('one', '2026-03-01');
+    // Whoever waited for a lock longer than this would fail.
+    const watch = await pool.connect();
+    await watch.query(`set lock_timeout = '1s'`);
+
+    const [done] = await Promise.all([
+      tidy(),
+      // A new day, an export of all that there is, and a load of another day meanwhile.
+      watch.query(`select ensure_snapshot_partition('2026-02-01')`),
+      app.download('one', '6-months-weekly').then(({ status }) => t.equal(status, 200)),
+      app.load('two', '2026-03-02', loadBody([adoptionRow()])).then(({ status }) => t.equal(status, 200)),
+    ]);
+    t.match(done, { snapshots: 6, days: 3, partitions: { dropped: 0, unregistered: [] } });
+    t.match(
+      await partitions(),
+      [oldest, older, old].map(day => ({ day: day.replaceAll('-', ''), pending: false })),
+      'not even begun',
+    );
+    const { rows } = await pool.query(
+      `select sum(pg_relation_size(oid))::int as bytes from pg_class where relname ~ '^snapshot_rows_2025.{4}$'`,
+    );
+    t.strictSame(rows, [{ bytes: 0 }]);
+
+    t.equal(await loading.end(), 201);
+    await reading.end();
+    watch.release(true);
+    t.match(await tidy(), { snapshots: 0, partitions: { dropped: 3 } });
+    t.strictSame(await partitions(), []);
+  },
+);
+
+t.test('a load of an old day keeps its partition; the others’ rows go one by one', async t => {
+  for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
+  const loading = await slowLoad('one', old);
+  t.match(await tidy(), { snapshots: 1, days: 0, partitions: { dropped: 0 } });
+  t.equal(await loading.end(), 200);
+  const { rows } = await pool.query(
+    'select distinct environment_id from snapshot_rows where snapshot_date = $1',
+    [old],
+  );
+  t.strictSame(rows, [{ environment_id: 'one' }]);
+
+  // Into an old day that is empty: its partition has just been made.
+  const fresh = await slowLoad('one', older);
+  t.match(await tidy(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
+  t.equal(await fresh.end(), 201);
+  t.match(await tidy(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
+});
+
+t.test('an export that reads the old day itself is left to end', async t => {
+  await writeWideSnapshot(pool, { environmentId: 'two', date: old, rows: 1_500, nameBytes: 50_000 });
+  const reader = await pool.connect();
+  await reader.query('begin isolation level repeatable read read only');
+  await reader.query(
+    `declare rows cursor for select company_name from snapshot_rows where environment_id = 'two' and snapshot_date = '${old}'`,
+  );
+  await reader.query('fetch 1 from rows');
+  // Rows are deleted instead, which the reader does not see.
+  t.match(await tidy(), { snapshots: 1, days: 0, partitions: { dropped: 0 } });
+  t.equal((await reader.query('fetch all from rows')).rowCount, 1_499);
+  await reader.query('commit');
+  reader.release();
+  t.match(await tidy(), { partitions: { dropped: 1 } });
+});
+
+t.test(
+  'a detachment that broke off keeps no new day out, is made good by a load, and ends the next night',
+  async t => {
+    await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [old, older]);
+    await fillSnapshot(pool, 'one', old, 10);
+    await pool.query('truncate snapshot_rows_20250605');
+    await pool.query(`delete from snapshots where snapshot_date = $1`, [old]);
+    const reader = await pool.connect();
+    await reader.query('begin isolation level repeatable read read only');
+    await reader.query(
+      `select from snapshot_rows where environment_id = 'two' and snapshot_date = '2026-02-28'`,
+    );
+    const breakOff = async (day: string) => {
+      const killed = await pool.connect();
+      await killed.query(`set lock_timeout = '100ms'`);
+      const detach = `alter table snapshot_rows detach partition snapshot_rows_${day.replaceAll('-', '')} concurrently`;
+      await t.rejects(killed.query(detach), { code: '55P03' });
+      killed.release(true);
+    };
+    await breakOff(old);
+    t.match(await partitions(), [{ pending: false }, { day: '20250605', pending: true }]);
+
+    const refused = await app.load('one', old, loadBody([adoptionRow()]));
+    t.equal(refused.status, 503, 'while an older export is open');
+    t.ok(refused.headers['retry-after']);
+    t.equal((await app.load('one', '2026-01-06', loadBody([adoptionRow()]))).status, 201, 'a new day');
+    t.match(await tidy(), { partitions: { dropped: 0 } });
+    await reader.query('commit');
+
+    const row = adoptionRow({ companyName: 'late' });
+    t.equal((await app.load('one', old, loadBody([row]))).status, 201);
+    t.match(await partitions(), [{ pending: false }, { pending: false }]);
+    const { rows } = await pool.query('select company_name from snapshot_rows where snapshot_date = $1', [
+      old,
+    ]);
+    t.strictSame(rows, [{ company_name: 'late' }]);
+    t.match(await tidy(), { snapshots: 1, days: 1, partitions: { dropped: 2 } });
+
+    await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [old, older]);
+    await reader.query('begin');
+    await reader.query(
+      `select from snapshot_rows where environment_id = 'two' and snapshot_date = '2026-02-28'`,
+    );
+    await breakOff(old);
+    await reader.query('commit');
+    reader.release();
+    // And one that was detached and not dropped.
+    await pool.query('create table snapshot_rows_20250101 (like snapshot_rows including all)');
+    t.match(await tidy(), { partitions: { dropped: 3, unregistered: [] } });
+    t.strictSame(await partitions(), []);
+  },
+);
+
+t.test('rows that came in before the end of the detachment are not lost', async t => {
+  await pool.query('create table snapshot_rows_20250605 (like snapshot_rows including all)');
+  await pool.query(
+    `insert into snapshot_rows_20250605 (environment_id, snapshot_date, company_id, company_name, feature_id, feature_name, first_seen, last_seen, stars_state, frequency, feedback_count)
+     values ('one', '2025-06-05', 'c1', 'rescued', 'f1', 'F', now(), now(), 1, 0, 0)`,
+  );
+  t.match(await tidy(), { partitions: { dropped: 0, unregistered: [old] } });
+  t.equal((await app.load('two', old, loadBody([adoptionRow()]))).status, 201);
+  const { rows } = await pool.query(
+    `select company_name from snapshot_rows where environment_id = 'one' and snapshot_date = $1`,
+    [old],
+  );
+  t.strictSame(rows, [{ company_name: 'rescued' }]);
+});
+
+t.test('what is shown at the end', async t => {
+  await app.call(`/v1/environments/two`, { method: 'DELETE' });
+  await app.putEnvironment('two', 'pro');
+  const rows = [adoptionRow()];
+  await app.load('two', today, loadBody(rows));
+  t.equal((await app.download('two', 'today')).text, exportHeader + exportPart(rows, today));
+});

@@ -1,0 +1,32 @@
+import t from 'tap';
+import { retentionQueue } from '../../src/db/job-queue.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { startExportWorker } from '../helpers/export-configs.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { eventually } from '../helpers/raw-http.ts';
+
+t.test('a worker tidies up at night, one at a time', async t => {
+  const app = await startTestApp(t);
+  const { jobs } = app.dependencies;
+  const { pool } = app.database;
+  await app.putEnvironment('acme', 'pro');
+  for (const day of ['2025-06-04', '2025-06-05', '2026-03-02']) await fillSnapshot(pool, 'acme', day, 3);
+  await pool.query('delete from snapshots where snapshot_date = $1', ['2025-06-04']);
+
+  t.ok(await jobs.send(retentionQueue), 'somebody else queued it');
+  t.equal(await jobs.send(retentionQueue), null, 'never two');
+  startExportWorker(t, app);
+  await eventually(() => app.log.some(({ msg }) => msg === 'tidied up'), 'a tidy night', 30_000);
+  t.match(
+    app.log.find(({ msg }) => msg === 'tidied up'),
+    { level: 30, snapshots: 1, days: 1, partitions: 1, runs: 0, auditLines: 0 },
+  );
+  t.match(
+    app.log.find(({ msg }) => String(msg).startsWith('old days hold rows')),
+    { level: 40, days: ['2025-06-04'] },
+  );
+  await eventually(async () => (await jobs.getSchedules(retentionQueue)).length === 1, 'a schedule');
+  t.match(await jobs.getSchedules(retentionQueue), [
+    { cron: '30 3 * * *', timezone: 'UTC', options: { missed: 'once' } },
+  ]);
+});
