@@ -15,7 +15,7 @@ import { exportRoutes } from './exports/export-routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { registerAuthorization } from './http/authorize.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
-import { registerCors } from './http/cors.ts';
+import { registerCors, showWithoutHooks } from './http/cors.ts';
 import { registerDrain } from './http/drain.ts';
 import { answerBrokenHttp, registerErrorHandler, requireHost, sendProblem } from './http/error-handler.ts';
 import { healthRoutes } from './http/health.ts';
@@ -45,7 +45,10 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     return503OnClosing: false,
     // Node would answer 400 by itself, without a problem body: `requireHost` does it.
     http: { requireHostHeader: false },
-    frameworkErrors: (error, request, reply) => sendProblem(error, request, reply),
+    frameworkErrors: (error, request, reply) => {
+      showWithoutHooks(config.corsOrigins, request, reply);
+      return sendProblem(error, request, reply);
+    },
     clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
   })
     .withTypeProvider<TypeBoxTypeProvider>()

@@ -1,8 +1,16 @@
 import cors from '@fastify/cors';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 
 /** How long a browser may remember the answer to a preflight. */
 const maxAgeSeconds = 600;
+
+const exposedHeaders = [
+  'Content-Disposition',
+  'X-Total-Rows',
+  'X-Missing-Dates',
+  'X-Request-Id',
+  'Retry-After',
+].join(', ');
 
 /** Lets pages of these origins read answers, errors too. To be registered first, so that its headers are on every answer. */
 export async function registerCors(app: FastifyInstance, origins: readonly string[]): Promise<void> {
@@ -19,7 +27,7 @@ export async function registerCors(app: FastifyInstance, origins: readonly strin
     origin: (origin, decide) => decide(null, origin !== undefined && allowed.has(origin) ? origin : false),
     methods: ['GET', 'HEAD', 'PUT', 'POST', 'PATCH', 'DELETE'],
     allowedHeaders: ['Authorization', 'Content-Type', 'Content-Encoding', 'X-Request-Id'],
-    exposedHeaders: ['Content-Disposition', 'X-Total-Rows', 'X-Missing-Dates', 'X-Request-Id', 'Retry-After'],
+    exposedHeaders,
     maxAge: maxAgeSeconds,
     // It would answer 400 in plain text.
     strictPreflight: false,
@@ -30,4 +38,16 @@ export async function registerCors(app: FastifyInstance, origins: readonly strin
     const vary = String(reply.getHeader('vary') ?? '');
     if (!/\borigin\b/i.test(vary)) reply.header('vary', vary === '' ? 'Origin' : `${vary}, Origin`);
   });
+}
+
+/** The same for an answer that comes before any hook, as to a URL that cannot be decoded. */
+export function showWithoutHooks(
+  origins: readonly string[],
+  { headers: { origin } }: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  if (origins.length === 0) return;
+  reply.header('vary', 'Origin');
+  if (origin === undefined || !origins.includes(origin)) return;
+  reply.headers({ 'access-control-allow-origin': origin, 'access-control-expose-headers': exposedHeaders });
 }

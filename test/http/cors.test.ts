@@ -41,6 +41,8 @@ t.test('answers and problems alike can be read by a page of an origin on the lis
     [200, '/v1/environments/acme/exports/today.csv', { method: 'HEAD' }],
     [200, '/health/live', { token: null }],
     [400, '/v1/environments/acme?x=1', { method: 'PUT', json: {} }],
+    [400, '/v1/environments/%', {}],
+    [400, `/v1/downloads/${'x'.repeat(1_300)}`, {}],
     [401, '/v1/environments/acme', { token: null }],
     [401, '/v1/downloads/none', { token: null }],
     [403, '/v1/environments/acme/exports', { token: key.token }],
@@ -95,6 +97,10 @@ t.test('an origin that is not on the list gets none, nor does a caller without o
     t.equal(read.status, 200, 'it is the browser that keeps pages from reading');
     t.strictSame(corsHeaders(read), {}, String(origin));
     t.equal(read.headers.vary, 'Origin', 'so that no cache mixes them up');
+    const broken = await app.call('/v1/environments/%', { headers });
+    t.equal(broken.status, 400);
+    t.strictSame(corsHeaders(broken), {}, String(origin));
+    t.equal(broken.headers.vary, 'Origin');
     const asked = await ask(`${app.origin}/v1/environments/acme`, {
       method: 'OPTIONS',
       headers: { ...headers, ...preflight },

@@ -116,6 +116,21 @@ t.test('what failed too often from an address is refused before the database is 
   t.equal((await app.call(path, { token: quiet.token })).status, 200);
 });
 
+t.test('a token that is good elsewhere is a guess like any other here', async t => {
+  const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '3', TRUST_PROXY: '1' });
+  const key = await app.makeKey('acme', ['exports:read']);
+  const from = async (address: string, token: string) =>
+    (await app.call(path, { token, headers: { 'x-forwarded-for': address } })).status;
+  for (const token of [key.token, testAdminToken]) t.equal(await from('198.51.100.1', token), 200);
+  for (const address of ['198.51.100.1', '203.0.113.1']) {
+    for (let count = 0; count < 3; count += 1) t.equal(await from(address, unknownKey), 401);
+  }
+  for (const token of [key.token, testAdminToken]) {
+    t.equal(await from('203.0.113.1', token), 429);
+    t.equal(await from('198.51.100.1', token), 200);
+  }
+});
+
 t.test('even the right guess of the operator token is refused then', async t => {
   const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '5' });
   for (let count = 0; count < 5; count += 1) await app.call('/v1/environments', { token: `guess-${count}` });
@@ -165,97 +180,6 @@ t.test('0 is no limit', async t => {
     t.equal((await app.call(path, { token: unknownKey })).status, 401);
     t.equal((await app.call(path, { token })).status, 200);
   }
-});
-
-t.test('X-Forwarded-For counts only when it is told by a proxy that is trusted', async t => {
-  const fail = async (app: TestApp, forwardedFor: string) => {
-    const headers = { 'x-forwarded-for': forwardedFor };
-    return (await app.call(path, { token: unknownKey, headers })).status;
-  };
-  const limit = { RATE_LIMIT_FAILED_LOGINS: '2' };
-
-  // Trusting nobody, or somebody else: other names do not help.
-  for (const env of [limit, { ...limit, TRUST_PROXY: '10.0.0.0/8,192.0.2.1' }]) {
-    const app = await start(t, env);
-    const statuses = [];
-    for (let count = 1; count <= 4; count += 1) statuses.push(await fail(app, `198.51.100.${count}`));
-    t.strictSame(statuses, [401, 401, 429, 429]);
-  }
-
-  for (const trusted of ['1', '127.0.0.1', '127.0.0.0/8']) {
-    const app = await start(t, { ...limit, TRUST_PROXY: trusted });
-    const statuses = [];
-    for (const address of ['1', '1', '1', '2']) statuses.push(await fail(app, `198.51.100.${address}`));
-    t.strictSame(statuses, [401, 401, 429, 401], `${trusted}: each address for itself`);
-    // What the caller made up stands to the left of what the proxy saw.
-    const spoofed = [];
-    for (let count = 1; count <= 3; count += 1)
-      spoofed.push(await fail(app, `203.0.113.${count}, 198.51.100.9`));
-    t.strictSame(spoofed, [401, 401, 429], `${trusted}: a made-up address changes nothing`);
-    t.equal(await fail(app, '203.0.113.1'), 401, `${trusted}: nor can it shut another one out`);
-  }
-
-  const two = await start(t, { ...limit, TRUST_PROXY: '2' });
-  const statuses = [];
-  for (let count = 1; count <= 3; count += 1)
-    statuses.push(await fail(two, `203.0.113.${count}, 198.51.100.9, 10.0.0.1`));
-  t.strictSame(statuses, [401, 401, 429]);
-});
-
-t.test('whatever X-Forwarded-For says, it is an answer', async t => {
-  const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '1', TRUST_PROXY: '1' });
-  const odd = [
-    '',
-    ',',
-    'unknown',
-    'fe80::1%eth0',
-    '::ffff:1.2.3.4',
-    '::',
-    '1.2.3.4:80',
-    '[::1]:80',
-    'x'.repeat(5_000),
-    '1'.repeat(400),
-    '%',
-    ',,,a',
-  ];
-  for (const value of odd) {
-    const { status } = await app.call(path, { token: unknownKey, headers: { 'x-forwarded-for': value } });
-    t.ok(status === 401 || status === 429, `${value.slice(0, 20)}: ${status}`);
-  }
-  const ask6 = (address: string) =>
-    app
-      .call(path, { token: unknownKey, headers: { 'x-forwarded-for': address } })
-      .then(({ status }) => status);
-  t.equal(await ask6('2001:db8:1:1::1'), 401);
-  t.equal(await ask6('2001:db8:1:1:ffff::2'), 429, 'a /64 is one caller');
-  t.equal(await ask6('2001:db8:1:2::1'), 401);
-});
-
-t.test('links name the host that a trusted proxy tells, and no other', async t => {
-  const forwarded = { 'x-forwarded-host': 'exports.example.com', 'x-forwarded-proto': 'https' };
-  const make = async (env: Env, headers: Env) => {
-    const app = await startLimited(t, env);
-    const answer = await app.call(`${path}/download-links`, {
-      method: 'POST',
-      json: { aggregation: 'today' },
-      headers,
-    });
-    if (answer.status === 201) registerSecret(answer.json.url.split('/').at(-1));
-    return {
-      answer,
-      origin: answer.status === 201 ? new URL(answer.json.url).origin : null,
-      own: app.origin,
-    };
-  };
-  const untrusted = await make({}, forwarded);
-  t.equal(untrusted.origin, untrusted.own);
-  t.equal((await make({ TRUST_PROXY: '1' }, forwarded)).origin, 'https://exports.example.com');
-  for (const host of ['evil.example/path?', 'user@evil.example', 'a b', '"']) {
-    const { answer } = await make({ TRUST_PROXY: '1' }, { 'x-forwarded-host': host });
-    t.equal(answer.status, 400, host);
-  }
-  const odd = await make({ TRUST_PROXY: '1' }, { 'x-forwarded-proto': 'javascript' });
-  t.equal(odd.origin, odd.own);
 });
 
 t.test('a caller who hangs up at once is no error', async t => {

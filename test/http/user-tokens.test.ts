@@ -1,3 +1,5 @@
+import { KeyObject, sign } from 'node:crypto';
+import fc from 'fast-check';
 import { exportJWK, exportSPKI, SignJWT } from 'jose';
 import t from 'tap';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
@@ -235,6 +237,48 @@ t.test('what only looks like a token, and tokens of great size', async t => {
   await expectRefused(t, `${'e30.'.repeat(3_000)}e30`, 'very many parts');
   const tooLong = await app.call(exportsOf('acme'), { token: 'x'.repeat(20_000) });
   t.equal(tooLong.status, 431);
+});
+
+t.test('whatever the claims and the header are, it is an answer', async t => {
+  const mostly = (good: unknown) =>
+    fc.oneof(
+      { arbitrary: fc.constant(good), weight: 12 },
+      { arbitrary: fc.jsonValue(), weight: 1 },
+      { arbitrary: fc.constant(undefined), weight: 1 },
+    );
+  const claims = fc.record({
+    iss: mostly('https://login.example.com/'),
+    aud: mostly('warehouse-export'),
+    sub: mostly('user-1'),
+    exp: fc.oneof(mostly(inSeconds(60)), fc.double({ noNaN: true, min: inSeconds(1) })),
+    nbf: mostly(inSeconds(0)),
+    iat: mostly(inSeconds(-60)),
+    environments: mostly(['acme']),
+    scope: mostly('exports:read'),
+  });
+  const header = fc.dictionary(
+    fc.constantFrom('kid', 'alg', 'typ', 'cty', 'jwk', 'b64', 'crit', 'x5c'),
+    fc.jsonValue(),
+  );
+  const statuses = new Set<number>();
+  const base64url = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  await fc.assert(
+    fc.asyncProperty(claims, header, fc.boolean(), async (payload, changes, isSigned) => {
+      // Signed by hand, as a library would not sign all of them.
+      const input = `${base64url({ alg: 'ES256', kid: 'ec', ...(isSigned ? {} : changes) })}.${base64url(payload)}`;
+      const signature = sign('sha256', Buffer.from(input), {
+        key: KeyObject.from(key.privateKey),
+        dsaEncoding: 'ieee-p1363',
+      });
+      const { status } = await app.call(exportsOf('acme'), {
+        token: `${input}.${signature.toString('base64url')}`,
+      });
+      statuses.add(status);
+      return [200, 401, 403, 404, 431].includes(status);
+    }),
+    { numRuns: 500 },
+  );
+  for (const status of [200, 401, 403, 404]) t.ok(statuses.has(status), `some get ${status}`);
 });
 
 t.test('the claims may have other names', async t => {
