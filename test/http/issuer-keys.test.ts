@@ -1,5 +1,5 @@
 import type http from 'node:http';
-import { exportJWK } from 'jose';
+import { exportJWK, importJWK } from 'jose';
 import t from 'tap';
 import { AppError } from '../../src/errors.ts';
 import { createIssuerKeys } from '../../src/http/issuer-keys.ts';
@@ -171,6 +171,19 @@ t.test('keys that no token can be proven with', async t => {
     for (const each of [token, rsaToken])
       t.equal(await verify(each), notSigned, JSON.stringify(Object.keys(one)));
     t.equal(failures.length, 0, 'no fault of the network, so known keys are not fallen back on');
+  }
+});
+
+t.test('a key that names no algorithm serves none but ours', async t => {
+  const rsa = await makeIssuerKey('rsa', 'RS256');
+  const jwk = await exportJWK(rsa.publicKey);
+  issuer.setAnswer(response => response.end(JSON.stringify({ keys: [{ ...jwk, kid: 'rsa' }] })));
+  const { verify } = createVerifier();
+  t.equal(await verify(await issuer.token(rsa)), 'user');
+  for (const alg of ['PS256', 'RS384', 'RS512']) {
+    const privateKey = await importJWK(await exportJWK(rsa.privateKey), alg);
+    if (privateKey instanceof Uint8Array) throw new Error('an RSA key is no secret');
+    t.equal(await verify(await issuer.token({ ...rsa, privateKey }, {}, { alg })), notSigned, alg);
   }
 });
 
