@@ -23,6 +23,7 @@ import { metricsRoutes } from './http/metrics.ts';
 import { registerOpenapi } from './http/openapi.ts';
 import { registerRateLimits } from './http/rate-limits.ts';
 import { registerFormats } from './http/schemas.ts';
+import { endWithAnswer, tracedLogger, traceRequests } from './http/trace-requests.ts';
 import { snapshotRoutes } from './snapshots/snapshot-routes.ts';
 
 const jsonBodyLimitBytes = 256 * 1024;
@@ -34,6 +35,8 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   const app = Fastify({
     loggerInstance: dependencies.log as FastifyBaseLogger,
     genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? randomUUID(),
+    requestIdLogLabel: 'requestId',
+    childLoggerFactory: tracedLogger,
     bodyLimit: jsonBodyLimitBytes,
     trustProxy: trustProxy(config.trustProxy),
     // HEAD routes are written out where they make sense: deriving one would run a whole download.
@@ -47,9 +50,11 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     http: { requireHostHeader: false },
     frameworkErrors: (error, request, reply) => {
       showWithoutHooks(config.corsOrigins, request, reply);
+      endWithAnswer(request, reply);
       return sendProblem(error, request, reply);
     },
-    clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
+    clientErrorHandler: (error, socket) =>
+      answerBrokenHttp(error, socket, dependencies.log as FastifyBaseLogger),
   })
     .withTypeProvider<TypeBoxTypeProvider>()
     .setValidatorCompiler(TypeBoxValidatorCompiler);
@@ -57,6 +62,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   app.removeContentTypeParser('text/plain');
   // Node would answer 417 by itself, without a problem body; what nobody here expects may as well be left out.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
+  traceRequests(app as unknown as FastifyInstance);
   await registerCors(app as unknown as FastifyInstance, config.corsOrigins);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);

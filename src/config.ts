@@ -26,6 +26,8 @@ export interface Config {
   /** Hosts, `host:port` or CIDRs that custom endpoints may be although private or plain http. */
   readonly s3EndpointAllowlist: readonly string[];
   readonly logLevel: LogLevel;
+  /** Whether the standard variables of OpenTelemetry ask for traces; the rest of them is the SDK's to read. */
+  readonly tracing: boolean;
   /** Where rendered parts of files are kept, and how much of them; null: they are not kept. */
   readonly partStore: { readonly directory: string; readonly maxBytes: number } | null;
   /** How long the process serves on after SIGTERM, so that balancers see first that it is not ready any more. */
@@ -81,6 +83,7 @@ export function readConfig(env: Env): Config {
     publicUrl: publicUrl(env),
     s3EndpointAllowlist: list(env, 'S3_ENDPOINT_ALLOWLIST'),
     logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
+    tracing: tracing(env),
     partStore: partStore(env),
     drainMs: drainMs(env),
     jwt: jwt(env),
@@ -265,6 +268,16 @@ function isNetwork(entry: string): boolean {
   const bits = { 4: 32, 6: 128 }[isIP(address)];
   if (bits === undefined || address.includes('%') || more.length > 0) return false;
   return prefix === undefined || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= bits);
+}
+
+/** https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ */
+function tracing(env: Env): boolean {
+  if (text(env, 'OTEL_SDK_DISABLED')?.toLowerCase() === 'true') return false;
+  const exporter = text(env, 'OTEL_TRACES_EXPORTER');
+  if (exporter !== null) return exporter !== 'none';
+  return ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT'].some(
+    name => text(env, name) !== null,
+  );
 }
 
 function partStore(env: Env): Config['partStore'] {

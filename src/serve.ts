@@ -4,6 +4,7 @@ import { ConfigError, readConfig } from './config.ts';
 import { createDependencies } from './dependencies.ts';
 import { drain } from './http/drain.ts';
 import { createLogger } from './log.ts';
+import { startTracing } from './start-tracing.ts';
 
 /** How long downloads and runs may take to finish once the process is told to stop. */
 const stopTimeoutMs = 30_000;
@@ -23,6 +24,7 @@ function orExit<T>(read: () => T): T {
 export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new Date()): Promise<void> {
   const config = orExit(() => readConfig(env));
   const log = createLogger(config);
+  const tracing = config.tracing ? await startTracing(log) : null;
   const dependencies = orExit(() => createDependencies(config, log, now));
   const app = await buildApp(dependencies);
   const worker =
@@ -44,6 +46,7 @@ export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new 
     await Promise.all([drain(app, hasBalancer ? config.drainMs : 0), worker?.stop()]);
     clearTimeout(cutOff);
     await dependencies.close();
+    await tracing?.stop();
     log.info('stopped');
   };
 

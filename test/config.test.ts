@@ -29,6 +29,7 @@ t.test('what is required is enough; the rest has its default', async t => {
     publicUrl: null,
     s3EndpointAllowlist: [],
     logLevel: 'info',
+    tracing: false,
     partStore: { directory: path.join(tmpdir(), 'warehouse-export-parts'), maxBytes: 2048 * 1024 * 1024 },
     drainMs: 5_000,
     jwt: null,
@@ -43,6 +44,24 @@ t.test('what is required is enough; the rest has its default', async t => {
   t.equal(encryptionKeys[0].id, '2026a');
   t.ok(encryptionKeys[0].key.equals(keyBytes(testEncryptionKeys.first)));
   t.equal(encryptionKeys[0].key.length, 32);
+});
+
+t.test('traces are asked for by the standard variables', async t => {
+  const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:4318' };
+  for (const [env, wanted] of [
+    [{}, false],
+    [endpoint, true],
+    [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://127.0.0.1:4318/v1/traces' }, true],
+    [{ OTEL_TRACES_EXPORTER: 'console' }, true],
+    [{ OTEL_SERVICE_NAME: 'x' }, false],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: ' ' }, false],
+    [{ ...endpoint, OTEL_TRACES_EXPORTER: 'none' }, false],
+    [{ ...endpoint, OTEL_SDK_DISABLED: 'true' }, false],
+    [{ ...endpoint, OTEL_SDK_DISABLED: 'TRUE' }, false],
+    [{ ...endpoint, OTEL_SDK_DISABLED: 'false' }, true],
+  ] as const) {
+    t.equal(readConfig({ ...least, ...env }).tracing, wanted, JSON.stringify(env));
+  }
 });
 
 t.test('every variable is read', async t => {

@@ -1,7 +1,7 @@
 import { sql, type Transaction } from 'kysely';
 import { fromKysely, type PgBoss } from 'pg-boss';
 import type { Database } from '../db/database.ts';
-import { type RunJob, runQueue } from '../db/job-queue.ts';
+import { type RunJob, type RunOrigin, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
 
 /** Which waiting runs: those of one snapshot, or one run. */
@@ -18,6 +18,7 @@ export async function enqueueRuns(
   trx: Transaction<Tables>,
   boss: PgBoss,
   only?: RunSelection,
+  origin: RunOrigin = {},
 ): Promise<number> {
   const { rows } = await sql<RunJob & { jobId: string }>`
     update export_runs as run
@@ -38,7 +39,7 @@ export async function enqueueRuns(
   if (rows.length === 0) return 0;
   const jobs = rows.map(({ jobId, ...data }) => ({
     id: jobId,
-    data,
+    data: { ...data, ...origin },
     // One customer's hundred configs wait for each other, not for everybody.
     group: { id: data.environmentId },
   }));

@@ -11,6 +11,7 @@ import { isTransient, StorageError, type StorageErrorCode } from '../destination
 import { planAllows } from '../environments/plans.ts';
 import type { ExportSource } from '../exports/open-export.ts';
 import type { AttemptOutcome, Metrics } from '../metrics.ts';
+import { beginJob, currentStep, during } from '../trace.ts';
 import { describeFailure, internalError, snapshotMissing, stopReasons } from './run-errors.ts';
 import type { RunError } from './status.ts';
 import { SnapshotAbsentError, transfer } from './transfer.ts';
@@ -46,6 +47,19 @@ export interface ClaimedJob {
  * @throws Error, of which the queue makes another attempt later
  */
 export async function runExport(
+  dependencies: RunDependencies,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { environmentId, configId, runId, requestId } = job.data;
+  const facts = { 'whx.environment.id': environmentId, 'whx.config.id': configId, 'whx.run.id': runId };
+  await during(beginJob('run', facts, job.data), async step => {
+    const log = dependencies.log.child({ ...step.ids, ...(requestId !== undefined && { requestId }) });
+    await attemptRun({ ...dependencies, log }, job, stopping);
+  });
+}
+
+async function attemptRun(
   dependencies: RunDependencies,
   job: ClaimedJob,
   stopping: AbortSignal,
@@ -111,6 +125,7 @@ async function carryOut(
     metrics.attemptEnded({ outcome, code, bytes, rows, seconds: durationMs / 1000 });
     const { environmentId, configId, runId, number } = attempt;
     const level = outcome === 'failed' ? 'warn' : 'info';
+    currentStep().add({ 'whx.outcome': outcome, ...(code !== null && { 'whx.error.code': code }) });
     log[level]({ environmentId, configId, runId, attempt: number, outcome, durationMs, ...more }, 'run');
   };
   try {

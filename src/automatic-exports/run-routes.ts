@@ -5,6 +5,7 @@ import { actorOf, environmentOf } from '../http/access.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date } from '../http/schemas.ts';
+import { currentStep } from '../trace.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { getConfig } from './list-configs.ts';
 import { getRun, insertManualRun, listRuns, type Run } from './runs.ts';
@@ -53,7 +54,8 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         const run = await db.transaction().execute(async trx => {
           const wanted = { environmentId, configId: config.id, snapshotDate, now: now() };
           const inserted = await insertManualRun(trx, actorOf(request), wanted);
-          await enqueueRuns(trx, jobs, { environmentId, runId: inserted.id });
+          const origin = { requestId: request.id, ...currentStep().traceContext };
+          await enqueueRuns(trx, jobs, { environmentId, runId: inserted.id }, origin);
           return inserted;
         });
         return reply.code(202).send(run);

@@ -1,5 +1,6 @@
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
+import { inStep } from '../trace.ts';
 import type { Tables } from './tables.ts';
 
 /** A date column stays the text that Postgres sends (`YYYY-MM-DD`): a Date would drag a time zone in. */
@@ -51,7 +52,18 @@ export function createPool(options: PoolOptions): pg.Pool {
     },
   });
   pool.on('error', options.onIdleError);
-  return pool;
+  return traceWaiting(pool, options.applicationName);
+}
+
+/** Of what waits by promise; `pool.query` asks by callback, and its wait is over in no time. */
+function traceWaiting(pool: pg.Pool, name: string): pg.Pool {
+  const connect = pool.connect.bind(pool);
+  type Callback = Parameters<typeof connect>[0];
+  const traced = (callback?: Callback) =>
+    callback === undefined
+      ? inStep('wait for a connection', { 'whx.pool': name }, () => connect())
+      : connect(callback);
+  return Object.assign(pool, { connect: traced });
 }
 
 export function createKysely(pool: pg.Pool): Kysely<Tables> {

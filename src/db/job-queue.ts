@@ -1,11 +1,12 @@
 import type { Pool } from 'pg';
 import { type Db, PgBoss, type Queue } from 'pg-boss';
+import type { TraceContext } from '../trace.ts';
 import { createPool } from './connect.ts';
 
 /** The queues and what pg-boss does for each. Its tables stand in the schema `pgboss` of the same database. */
 
 /** What a job says: whose run it is. Everything else is read when the job runs. Never a secret. */
-export interface RunJob {
+export interface RunJob extends RunOrigin {
   readonly environmentId: string;
   readonly configId: string;
   readonly runId: string;
@@ -15,6 +16,11 @@ export interface RunJob {
 export interface WebhookJob {
   readonly environmentId: string;
   readonly eventId: string;
+}
+
+/** The request that started a run by hand, for log and trace; empty for a slot's run. */
+export interface RunOrigin extends TraceContext {
+  readonly requestId?: string;
 }
 
 /** Carries out one run a job. */
@@ -84,6 +90,7 @@ export function createJobQueue(pool: Pool, onError: (error: Error) => void): PgB
     db: overPool(pool),
     migrate: false,
     registerInstance: false,
+    // It would trace every look for work, and put a midnight's thousands of runs into the trace of one tick.
     openTelemetry: { enabled: false },
     ...supervision,
   });

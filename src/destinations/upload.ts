@@ -13,6 +13,7 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
+import { type Facts, inStep } from '../trace.ts';
 import { abortUpload } from './abort-upload.ts';
 import type { Destination } from './location.ts';
 import { NotS3Error } from './storage-cause.ts';
@@ -68,6 +69,14 @@ export function partSizeBytes(expectedSizeBytes: number): number {
  * upload id calls `abortUpload` with it later, again if need be, until that succeeds.
  */
 export async function uploadObject(client: S3Client, request: UploadRequest): Promise<UploadedObject> {
+  return await inStep('upload', {}, async step => {
+    const uploaded = await upload(client, request);
+    step.add({ 'whx.bytes': uploaded.bytes });
+    return uploaded;
+  });
+}
+
+async function upload(client: S3Client, request: UploadRequest): Promise<UploadedObject> {
   const { destination, key, body, contentType, metadata, expectedSizeBytes, signal } = request;
   // The first fault stops everything else, and is the one that is told.
   const fault = new AbortController();
@@ -88,7 +97,7 @@ export async function uploadObject(client: S3Client, request: UploadRequest): Pr
     },
   });
   const partSize = partSizeBytes(expectedSizeBytes);
-  const upload = new Upload({
+  const multipart = new Upload({
     client: Object.create(client, { send: { value: send } }) as S3Client,
     params: {
       Bucket: destination.bucket,
@@ -103,7 +112,7 @@ export async function uploadObject(client: S3Client, request: UploadRequest): Pr
     leavePartsOnError: true,
   });
   try {
-    await upload.done();
+    await multipart.done();
     return result();
   } catch (error) {
     fault.abort(error);
@@ -162,7 +171,7 @@ function sender(
   };
   return async command => {
     try {
-      const answer = await ask(command);
+      const answer = await inStep(nameOf(command), partOf(command), () => ask(command));
       if (answer.UploadId !== undefined && command instanceof CreateMultipartUploadCommand) {
         await onStarted(answer.UploadId);
       }
@@ -172,6 +181,17 @@ function sender(
       throw error;
     }
   };
+}
+
+/** As S3 calls the request: `UploadPart`. */
+function nameOf(command: Command): string {
+  return command.constructor.name.replace(/Command$/, '');
+}
+
+function partOf({ input }: Command): Facts {
+  return 'PartNumber' in input && input.PartNumber !== undefined
+    ? { 'whx.upload.part': input.PartNumber }
+    : {};
 }
 
 /** The source was destroyed before its end, without an error of its own. */

@@ -1,3 +1,4 @@
+import { inStep } from '../trace.ts';
 import type { ShownDate } from './aggregations.ts';
 
 /** The part of a file that shows one date: one snapshot's rows. */
@@ -44,9 +45,12 @@ export async function findParts(
   environmentId: string,
   dates: readonly ShownDate[],
 ): Promise<ExportPlan> {
-  const { rows } = await db.query<ExportPart | { [K in keyof ExportPart]: K extends 'date' ? string : null }>(
-    findSnapshots,
-    [environmentId, dates.map(shown => shown.date), dates.map(shown => shown.from)],
+  const values = [environmentId, dates.map(shown => shown.date), dates.map(shown => shown.from)];
+  const { rows } = await inStep('read the registry', { 'whx.dates': dates.length }, () =>
+    db.query<ExportPart | { [K in keyof ExportPart]: K extends 'date' ? string : null }>(
+      findSnapshots,
+      values,
+    ),
   );
   const parts = rows.filter((row): row is ExportPart => row.snapshotDate !== null);
   return {

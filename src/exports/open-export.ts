@@ -1,5 +1,6 @@
 import type { Pool } from 'pg';
 import { headerLine } from '../snapshots/columns.ts';
+import { currentStep, duringStream, type Step } from '../trace.ts';
 import type { ShownDate } from './aggregations.ts';
 import { type Block, bytesOf, type Compression, cutBlocks, plainBlock } from './blocks.ts';
 import { type ExportPart, type ExportPlan, findParts } from './find-parts.ts';
@@ -42,6 +43,8 @@ export async function openExport(
   dates: readonly ShownDate[],
   signal: AbortSignal,
 ): Promise<OpenExport> {
+  // The bytes are asked for by others, outside of what goes on here.
+  const here = currentStep();
   const opened = await openView();
   const { plan } = opened;
   let session: ReadSession | null = opened.session;
@@ -76,14 +79,22 @@ export async function openExport(
   }
 
   /** Asked of the store when it needs the rows, which may be in the middle of the file. */
-  async function* render(part: ExportPart): AsyncGenerator<Block> {
+  async function* render(part: ExportPart, step: Step): AsyncGenerator<Block> {
+    step.add({ 'whx.part.rendered': true });
     yield* cutBlocks((session ?? (await reopenFor(part))).rows(environmentId, part));
   }
 
   async function* blocks(): AsyncGenerator<Block> {
     try {
       yield plainBlock(Buffer.from(headerLine));
-      for (const part of plan.parts) yield* partStore?.blocks(part, () => render(part)) ?? render(part);
+      for (const part of plan.parts) {
+        const step = here.begin('part', {
+          'whx.part.date': part.date,
+          'whx.part.rows': part.rowCount,
+          'whx.part.rendered': false,
+        });
+        yield* duringStream(step, partStore?.blocks(part, () => render(part, step)) ?? render(part, step));
+      }
       await endSession();
     } finally {
       session?.close();

@@ -1,6 +1,7 @@
+import { randomUUID } from 'node:crypto';
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { isOrphaned } from '../db/is-orphaned.ts';
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
 import { AppError, type FieldFault, validationFailed } from '../errors.ts';
@@ -121,18 +122,24 @@ function texts(value: unknown): string[] {
 }
 
 /** For bytes that are not HTTP at all, before there is a request: the same problem body, by hand. */
-export function answerBrokenHttp(error: Error & { code?: string }, socket: Socket): void {
+export function answerBrokenHttp(
+  error: Error & { code?: string },
+  socket: Socket,
+  log: FastifyBaseLogger,
+): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
     socket.destroy();
     return;
   }
   const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ''] ?? 400;
-  const problem = toProblem('validation_failed', 'The request is not well-formed HTTP.', 'none', {
+  const requestId = randomUUID();
+  log.info({ requestId, code: error.code, status }, 'not well-formed HTTP');
+  const problem = toProblem('validation_failed', 'The request is not well-formed HTTP.', requestId, {
     errors: [],
   });
   const body = JSON.stringify({ ...problem, status });
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: ${problemMediaType}\r\n` +
-      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+      `content-length: ${Buffer.byteLength(body)}\r\nx-request-id: ${requestId}\r\nconnection: close\r\n\r\n${body}`,
   );
 }

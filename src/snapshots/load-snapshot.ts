@@ -3,6 +3,7 @@ import type { Pool, PoolClient } from 'pg';
 import { DatabaseError } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { AppError, notFound } from '../errors.ts';
+import { inStep } from '../trace.ts';
 import { matchHeader } from './match-header.ts';
 import { openCsv } from './open-csv.ts';
 import { createPlainCheck } from './plain-values.ts';
@@ -35,6 +36,15 @@ interface LoadRequest {
  *   body throws
  */
 export async function loadSnapshot(pool: Pool, request: LoadRequest): Promise<LoadedSnapshot> {
+  const facts = { 'whx.environment.id': request.environmentId, 'whx.snapshot.date': request.date };
+  return await inStep('load', facts, async step => {
+    const loaded = await loadOver(pool, request);
+    step.add({ 'whx.rows': loaded.rowCount });
+    return loaded;
+  });
+}
+
+async function loadOver(pool: Pool, request: LoadRequest): Promise<LoadedSnapshot> {
   const client = await pool.connect();
   let released = false;
   const release = (broken?: Error) => {

@@ -1,0 +1,93 @@
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+export interface ReceivedSpan {
+  readonly name: string;
+  readonly traceId: string;
+  readonly spanId: string;
+  readonly parentSpanId: string | null;
+  readonly startMs: number;
+  readonly attributes: Readonly<Record<string, string | number | boolean>>;
+  readonly isError: boolean;
+}
+
+export interface TraceReceiver {
+  /** What makes a service send its traces here. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly spans: readonly ReceivedSpan[];
+  /** Everything that came, as it came. */
+  readonly bodies: readonly string[];
+  /** The spans of a trace by name, children indented under their parents in the order of their beginning. */
+  tree(traceId: string): string[];
+  close(): Promise<void>;
+}
+
+/** Takes OTLP over HTTP as JSON on loopback: https://opentelemetry.io/docs/specs/otlp/#otlphttp */
+export async function startTraceReceiver(): Promise<TraceReceiver> {
+  const spans: ReceivedSpan[] = [];
+  const bodies: string[] = [];
+  const server = http.createServer(async (request, response) => {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const body = Buffer.concat(chunks).toString();
+    bodies.push(body);
+    spans.push(...spansOf(JSON.parse(body)));
+    response.setHeader('content-type', 'application/json').end('{}');
+  });
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  return {
+    env: {
+      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
+      OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json',
+      OTEL_BSP_SCHEDULE_DELAY: '50',
+    },
+    spans,
+    bodies,
+    tree(traceId) {
+      const ofTrace = spans
+        .filter(span => span.traceId === traceId)
+        .toSorted((a, b) => a.startMs - b.startMs);
+      const known = new Set(ofTrace.map(span => span.spanId));
+      const under = (parent: (span: ReceivedSpan) => boolean, depth: number): string[] =>
+        ofTrace
+          .filter(parent)
+          .flatMap(span => [
+            `${'  '.repeat(depth)}${span.name}`,
+            ...under(child => child.parentSpanId === span.spanId, depth + 1),
+          ]);
+      return under(span => span.parentSpanId === null || !known.has(span.parentSpanId), 0);
+    },
+    async close() {
+      server.closeAllConnections();
+      await new Promise(resolve => server.close(resolve));
+    },
+  };
+}
+
+interface OtlpSpan {
+  name: string;
+  traceId: string;
+  spanId: string;
+  parentSpanId?: string;
+  startTimeUnixNano: string;
+  attributes?: { key: string; value: Record<string, string | number | boolean> }[];
+  status?: { code?: number };
+}
+
+function spansOf(body: { resourceSpans: { scopeSpans: { spans: OtlpSpan[] }[] }[] }): ReceivedSpan[] {
+  return body.resourceSpans
+    .flatMap(({ scopeSpans }) => scopeSpans)
+    .flatMap(scope => scope.spans)
+    .map(({ name, traceId, spanId, parentSpanId, startTimeUnixNano, attributes = [], status }) => ({
+      name,
+      traceId,
+      spanId,
+      parentSpanId: parentSpanId ?? null,
+      startMs: Number(startTimeUnixNano) / 1e6,
+      attributes: Object.fromEntries(
+        attributes.map(({ key, value }) => [key, Object.values(value)[0] ?? '']),
+      ),
+      isError: status?.code === 2,
+    }));
+}
