@@ -95,14 +95,22 @@ export const killStorage: Fault = async (world, random) => {
   world.gateway.current = await startGateway(port);
 };
 
-export const allFaults: readonly (readonly [weight: number, fault: Fault])[] = [
+type Weighted = readonly (readonly [weight: number, fault: Fault])[];
+
+/** Of the service's own processes. */
+export const processFaults: Weighted = [
   [4, killWorker],
   [3, killApi],
-  [2, deploy],
+  [3, deploy],
+];
+
+/** Of what they stand on. */
+export const surroundingFaults: Weighted = [
+  [1, killStorage],
   [1, crashDatabase],
-  [1, restartDatabase],
-  [1, killBackend],
   [1, failOver],
+  [1, killBackend],
   [1, cutConnections],
-  [3, killStorage],
+  [1, restartDatabase],
+  [2, killStorage],
 ];

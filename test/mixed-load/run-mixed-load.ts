@@ -19,8 +19,9 @@ export interface MixedLoad {
   readonly seed: number;
   /** So long, or until so many things have happened. */
   readonly lasts: { readonly durationMs: number } | { readonly times: number };
-  /** What happens meanwhile, by weight, and how long it is quiet between two of them at most. */
-  readonly faults: readonly (readonly [weight: number, fault: Fault])[];
+  /** What happens meanwhile, by weight: one thing after another in each list, the lists at the same time. */
+  readonly faults: readonly (readonly (readonly [weight: number, fault: Fault])[])[];
+  /** How long it is quiet between two things of a list at most. */
   readonly quietMs: number;
 }
 
@@ -64,11 +65,17 @@ export async function runMixedLoad(
     const random = createRandom(seed, 100 + stream);
     return () => callOnce(world, configs, random);
   };
-  const faultRandom = createRandom(seed, 1);
-  const injectFault = async () => {
-    await faultRandom.pickWeighted(wanted.faults)(world, faultRandom);
-    happened += 1;
-    if ('times' in lasts && happened >= lasts.times) ending.abort();
+  const injectFaults = (list: MixedLoad['faults'][number], stream: number) => {
+    const random = createRandom(seed, stream);
+    let ofList = 0;
+    return async () => {
+      // Each once, then by weight.
+      const fault = list[ofList]?.[1] ?? random.pickWeighted(list);
+      ofList += 1;
+      await fault(world, random);
+      happened += 1;
+      if ('times' in lasts && happened >= lasts.times) ending.abort();
+    };
   };
   await Promise.all([
     ...Array.from({ length: callers }, (_, index) =>
@@ -84,7 +91,9 @@ export async function runMixedLoad(
       () => 500,
       4,
     ),
-    during(injectFault, random => random.integer(wanted.quietMs), 2),
+    ...wanted.faults.map((list, index) =>
+      during(injectFaults(list, 50 + index), random => random.integer(wanted.quietMs), 70 + index),
+    ),
   ]);
   await verifyEnd(world, configs);
   await leaks.verify(Date.now() - startedAt);

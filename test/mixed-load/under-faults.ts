@@ -12,7 +12,7 @@ export async function underFaults(
   faults: readonly (readonly [weight: number, fault: Fault])[],
 ): Promise<World> {
   const seed = Number(process.env['SOAK_SEED'] ?? randomInt(2 ** 31));
-  const result = await runMixedLoad(t, { seed, lasts: { times }, faults, quietMs: 2_500 });
+  const result = await runMixedLoad(t, { seed, lasts: { times }, faults: [faults], quietMs: 2_500 });
   report(t.name, seed, result);
   t.strictSame(result.faults, []);
   t.strictSame(unexpectedErrors(result.world), []);

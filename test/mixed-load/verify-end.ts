@@ -22,7 +22,10 @@ export async function verifyEnd(world: World, configs: ConfigModel): Promise<voi
   }, patienceMs).catch((error: Error) => world.faults.push(error.message));
 
   const runs = await readRuns(world);
-  for (const config of configs.known) await verifyConfig(world, config, runs);
+  for (const config of configs.known) {
+    await verifyConfig(world, config, runs);
+    await verifyAuditLines(world, config, runs);
+  }
   await verifyFiles(world);
   await verifyIdle(world);
 }
@@ -63,6 +66,26 @@ async function verifyConfig(world: World, config: KnownConfig, allRuns: readonly
       world.faults.push(`${what}: ${key} is not what the last run wrote`);
     }
   }
+}
+
+/** A line for each change that came to be, and none for those that did not. */
+async function verifyAuditLines(world: World, config: KnownConfig, runs: readonly RunRow[]): Promise<void> {
+  const { rows } = await insist(() =>
+    world.admin.query<{ action: string; lines: number }>(
+      `select action, count(*)::int as lines from audit_log
+       where environment_id = $1 and (target_id = $2 or details ->> 'configId' = $2) group by action`,
+      [config.environmentId, config.id],
+    ),
+  );
+  const lines = new Map(rows.map(row => [row.action, row.lines]));
+  const expectLines = (action: string, wanted: number) => {
+    const found = lines.get(action) ?? 0;
+    if (found !== wanted) world.faults.push(`${config.id}: ${found} lines of ${action}, not ${wanted}`);
+  };
+  expectLines('export_config.created', 1);
+  expectLines('export_config.deleted', config.isDeleted ? 1 : 0);
+  const byHand = runs.filter(run => run.config_id === config.id && run.slot === null);
+  if (!config.isDeleted) expectLines('export_run.started', byHand.length);
 }
 
 /** Every file shows what the callers were told. */

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto';
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
-import { allFaults } from '../mixed-load/inject-faults.ts';
+import { processFaults, surroundingFaults } from '../mixed-load/inject-faults.ts';
 import { runMixedLoad } from '../mixed-load/run-mixed-load.ts';
 import { report } from '../mixed-load/under-faults.ts';
 import { unexpectedErrors } from '../mixed-load/unexpected-errors.ts';
@@ -16,8 +16,8 @@ t.test('nothing is lost', needsS3, async t => {
   const { world, faults } = await runMixedLoad(t, {
     seed,
     lasts: { durationMs: minutes * 60_000 },
-    faults: allFaults,
-    quietMs: 6_000,
+    faults: [processFaults, surroundingFaults],
+    quietMs: 12_000,
   });
   report(`soak of ${minutes} min`, seed, { world, faults });
   t.strictSame(faults, []);
