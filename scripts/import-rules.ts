@@ -31,6 +31,13 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 /** Put the parts together, so no part may know them. */
 const roots = ['app.ts', 'main.ts', 'serve.ts', 'dependencies.ts'];
 
+/** Packages that one file, or a few, stand between and the rest. */
+const knownBy: readonly { readonly packages: RegExp; readonly files: readonly string[] }[] = [
+  { packages: /^prom-client$/, files: ['http/prometheus.ts'] },
+  { packages: /^@opentelemetry\/api$/, files: ['trace.ts', 'start-tracing.ts'] },
+  { packages: /^@opentelemetry\//, files: ['start-tracing.ts'] },
+];
+
 /** Besides files that are named after a table or end in `-sql`. */
 const sqlVerbs = [
   'select',
@@ -102,7 +109,8 @@ function rulesFor(file: string, { tables, programs }: Project): Rule {
       if (/^kysely\b/.test(specifier) && !knowsKysely) {
         return `imports ${specifier}, which only db/ and files named for their SQL know`;
       }
-      return null;
+      const only = knownBy.find(({ packages }) => packages.test(specifier))?.files ?? [file];
+      return only.includes(file) ? null : `imports ${specifier}, which only ${only.join(' and ')} know`;
     }
     const target = path.posix.join(path.posix.dirname(file), specifier);
     const targetFolder = folderOf(target);

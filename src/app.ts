@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
-import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
 import { auditRoutes } from './audit/audit-routes.ts';
 import { configRoutes } from './automatic-exports/config-routes.ts';
 import { wakeRuns } from './automatic-exports/enqueue-runs.ts';
@@ -35,7 +35,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   const app = Fastify({
     loggerInstance: dependencies.log as FastifyBaseLogger,
     genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? randomUUID(),
-    requestIdLogLabel: 'requestId',
+    logController: new LogController({ requestIdLogLabel: 'requestId' }),
     childLoggerFactory: tracedLogger,
     bodyLimit: jsonBodyLimitBytes,
     trustProxy: trustProxy(config.trustProxy),

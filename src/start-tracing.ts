@@ -2,7 +2,7 @@ import { DiagLogLevel, diag } from '@opentelemetry/api';
 import type { Logger } from 'pino';
 
 export interface Tracing {
-  /** Sends what is recorded. Never rejects, and takes no longer than the limit. */
+  /** Sends what is recorded. Never rejects, and takes no longer than 3 s. */
   stop(): Promise<void>;
 }
 

@@ -13,6 +13,9 @@ const faulty: readonly [path: string, line: string, fault: RegExp][] = [
   ['exports/open-export.ts', "import fastify from 'fastify';", /imports fastify/],
   ['exports/open-export.ts', "import type { FastifyInstance } from 'fastify';", /imports fastify/],
   ['snapshots/schemas.ts', "import { Type } from '@fastify/type-provider-typebox';", /imports @fastify/],
+  ['http/metrics.ts', "import { Counter } from 'prom-client';", /only http\/prometheus.ts know/],
+  ['exports/open-export.ts', "import { trace } from '@opentelemetry/api';", /only trace.ts and/],
+  ['trace.ts', "import('@opentelemetry/sdk-node')", /only start-tracing.ts know/],
   ['exports/open-export.ts', "import { sql } from 'kysely';", /imports kysely/],
   ['exports/routes.ts', "import type { Kysely } from 'kysely';", /imports kysely/],
   [

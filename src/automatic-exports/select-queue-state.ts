@@ -7,7 +7,8 @@ import { dueSlots } from './enqueue-due.ts';
 
 /**
  * What waits, in one statement. Each part goes by an index of what is unfinished; only the look for late slots asks for
- * every enabled config once, some 30 ms for 10,000.
+ * every enabled config, by one probe of an index. `offset 0` keeps the planner from reading all runs there ever were
+ * instead, which took four times as long with 30 runs of each of 10,000 configs.
  */
 export async function selectQueueState(db: Database, now: Date): Promise<QueueState> {
   const { rows } = await sql<Record<string, number>>`
@@ -38,7 +39,8 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
         and not exists (
           select from export_runs as run
           where run.environment_id = config.environment_id and run.config_id = config.id
-            and run.slot >= due.slot and run.state in ('successful', 'failed'))
+            and run.slot = due.slot and run.state in ('successful', 'failed')
+          offset 0)
     ), slots as (
       select
         count(*) filter (where has_snapshot)::int as of_run,

@@ -32,7 +32,7 @@ export interface PrometheusMetrics extends Metrics {
 }
 
 /** The database is asked this often at most, however many scrape. */
-const queueStateKeepMs = 10_000;
+const queueStateKeepMs = 15_000;
 /** Less than the ten seconds that Prometheus itself waits. */
 const queueStatePatienceMs = 2_000;
 

@@ -71,7 +71,7 @@ for (const mode of ['immediate', 'fast'] as const) {
     await eventually(
       async () => (await metricsOf()).get('whx_database_up') === 0,
       'told by the metrics',
-      15_000,
+      25_000,
     );
     t.notOk(
       [...(await metricsOf()).keys()].some(series => series.startsWith('whx_slots_late')),
@@ -87,7 +87,7 @@ for (const mode of ['immediate', 'fast'] as const) {
     await eventually(
       async () => (await metricsOf()).get('whx_slots_late{waiting_for="run"}') === 0,
       'known again',
-      15_000,
+      25_000,
     );
     t.equal((await metricsOf()).get('whx_database_up'), 1);
     const whole = await app.download('acme', 'today');

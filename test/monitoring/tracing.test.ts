@@ -204,7 +204,9 @@ t.test('without leave nothing is sent; a receiver that is away harms nobody', as
     t.equal(await service.end('SIGTERM'), 0);
     t.equal(receiver.bodies.length, 0, JSON.stringify(env));
   }
-  const { service, call } = await start(t, { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:1' });
-  t.equal((await call('/v1/environments/acme')).status, 200);
-  t.equal(await service.end('SIGTERM'), 0);
+  for (const endpoint of ['http://127.0.0.1:1', 'not a url']) {
+    const { service, call } = await start(t, { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint });
+    t.equal((await call('/v1/environments/acme')).status, 200, endpoint);
+    t.equal(await service.end('SIGTERM'), 0, endpoint);
+  }
 });
