@@ -253,8 +253,8 @@ t.test('whatever the claims and the header are, it is an answer', async t => {
     exp: fc.oneof(mostly(inSeconds(60)), fc.double({ noNaN: true, min: inSeconds(1) })),
     nbf: mostly(inSeconds(0)),
     iat: mostly(inSeconds(-60)),
-    environments: mostly(['acme']),
-    scope: mostly('exports:read'),
+    environments: fc.oneof(mostly(['acme']), mostly('acme'), fc.constant(['globex'])),
+    scope: fc.oneof(mostly('exports:read'), mostly(['exports:read']), fc.constant('openid')),
   });
   const header = fc.dictionary(
     fc.constantFrom('kid', 'alg', 'typ', 'cty', 'jwk', 'b64', 'crit', 'x5c'),
