@@ -23,7 +23,7 @@ export interface Config {
   readonly processRole: ProcessRole;
   /** Origin for links, without a trailing slash; null: the origin that the request named. */
   readonly publicUrl: string | null;
-  /** Hosts, `host:port` or CIDRs that custom endpoints may be although private or plain http. */
+  /** Hosts, `host:port` or CIDRs that custom endpoints and webhooks may be although private or plain http. */
   readonly s3EndpointAllowlist: readonly string[];
   readonly logLevel: LogLevel;
   /** Whether the standard variables of OpenTelemetry ask for traces; the rest of them is the SDK's to read. */
