@@ -1,81 +1,10 @@
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { enqueueDue } from '../../src/automatic-exports/enqueue-due.ts';
 import * as updateRun from '../../src/automatic-exports/update-run.ts';
 import { faultySlotsToTurnOff } from '../../src/automatic-exports/update-streaks.ts';
-import { startTestApp } from '../helpers/app.ts';
-import { registerSecret } from '../helpers/secrets.ts';
+import { busy, denied, result, startWithRuns as start } from '../helpers/ended-runs.ts';
 
 /** What the end of a run leads to, on a real database and with a clock of the test's own. Nothing is sent here. */
-
-const denied = { code: 'write_denied', message: 'The access key may not write.' };
-const busy = { code: 'storage_unavailable', message: 'The storage is not available.' };
-const result = { rowCount: 1, bytes: 1, sha256: 'x', objectKey: 'k' };
-
-async function start(t: Test, { webhook = true } = {}) {
-  const app = await startTestApp(t);
-  const { pool } = app.database;
-  const { db, jobs } = app.dependencies;
-  const save = async (failureWebhook: string | null, plan = 'enterprise') => {
-    const json = { name: 'acme', plan, failureWebhook };
-    const saved = await app.call('/v1/environments/acme', { method: 'PUT', json });
-    if (saved.json.failureWebhookSecret !== undefined) registerSecret(saved.json.failureWebhookSecret);
-  };
-  await save(webhook ? 'https://hooks.example.com/' : null);
-  await pool.query(
-    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
-       access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
-     select 'acme', id, 'Nightly', true, 'daily', 'custom', 'acme', 'auto', '', 'https://s3.example.com', 'id', 'sealed', 'none', false, at, at, at
-     from unnest(array['a', 'b']) as given (id), (values (timestamptz '2026-01-01T12:00:00Z')) as made (at)`,
-  );
-  let runs = 0;
-  /** A run that a worker is at. @param slot null: by hand */
-  const begin = async (slot: string | null, configId = 'a'): Promise<updateRun.Attempt> => {
-    runs += 1;
-    const { rows } = await pool.query(
-      `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, attempts, created_at, job_id)
-       values ('acme', $1, $2, $3, $4, '2026-03-01', 'running', 1, now(), gen_random_uuid()) returning job_id`,
-      [configId, `run-${runs}`, slot === null ? 'manual' : 'schedule', slot],
-    );
-    return { environmentId: 'acme', configId, runId: `run-${runs}`, jobId: rows[0].job_id, number: 1 };
-  };
-  const fail = (attempt: updateRun.Attempt, now: string, error = denied) =>
-    updateRun.recordFailure(db, jobs, attempt, error, new Date(now));
-  const succeed = (attempt: updateRun.Attempt, now: string) =>
-    updateRun.recordSuccess(db, jobs, attempt, result, new Date(now));
-  /** Days of March, each with a slot whose run ends an hour later. */
-  const slotOf = (day: number) => new Date(Date.UTC(2026, 2, day)).toISOString();
-  const failDay = async (day: number, error = denied) =>
-    await fail(await begin(slotOf(day)), slotOf(day).replace('T00', 'T01'), error);
-  const succeedDay = async (day: number) =>
-    await succeed(await begin(slotOf(day)), slotOf(day).replace('T00', 'T01'));
-  const events = async () => {
-    const { rows } = await pool.query(
-      `select config_id, type, day::text, data from webhook_events order by created_at, config_id, type`,
-    );
-    return rows.map(row => ({ ...row, short: `${row.config_id} ${row.type.slice(7)} ${row.day.slice(8)}` }));
-  };
-  const short = async () => (await events()).map(event => event.short);
-  const config = async (id = 'a') =>
-    (await pool.query(`select * from export_configs where id = $1`, [id])).rows[0];
-  const webhookJobs = async () =>
-    (await pool.query(`select data, group_id from pgboss.job where name = 'deliver-webhook'`)).rows;
-  return {
-    app,
-    pool,
-    db,
-    jobs,
-    save,
-    begin,
-    fail,
-    succeed,
-    failDay,
-    succeedDay,
-    events,
-    short,
-    config,
-    webhookJobs,
-  };
-}
 
 t.test('a failure: the event, and a job that says only which', async t => {
   const { begin, fail, events, webhookJobs, pool } = await start(t);
@@ -185,7 +114,7 @@ t.test('stopped runs are nobody’s fault', async t => {
 });
 
 t.test('without a webhook nothing is pushed, and it still turns itself off', async t => {
-  const { failDay, short, config, webhookJobs } = await start(t, { webhook: false });
+  const { failDay, short, config, webhookJobs } = await start(t, { url: null });
   for (let day = 1; day <= faultySlotsToTurnOff; day += 1) await failDay(day);
   t.strictSame(await short(), []);
   t.strictSame(await webhookJobs(), []);
@@ -194,7 +123,7 @@ t.test('without a webhook nothing is pushed, and it still turns itself off', asy
 
 t.test('ten slots in a row turn it off; anything else in between begins anew', async t => {
   t.equal(faultySlotsToTurnOff, 10);
-  const { failDay, succeedDay, short, config, begin, fail, succeed, app } = await start(t);
+  const { failDay, succeedDay, short, config, begin, fail, succeed, app, pool } = await start(t);
   const faulty = async () => (await config()).faulty_slots_in_a_row;
   for (let day = 1; day <= 9; day += 1) await failDay(day);
   t.equal(await faulty(), 9);
@@ -229,6 +158,18 @@ t.test('ten slots in a row turn it off; anything else in between begins anew', a
     await failDay(30 + index, { code, message: `It was ${code}.` });
   }
   const off = await config();
+  const { rows: lines } = await pool.query(
+    `select actor_kind, actor_id, action, target_id, details from audit_log where action = 'export_config.turned_off'`,
+  );
+  t.strictSame(lines, [
+    {
+      actor_kind: 'system',
+      actor_id: 'run-export',
+      action: 'export_config.turned_off',
+      target_id: 'a',
+      details: { reason: 'too_many_failures', lastError: 'write_denied' },
+    },
+  ]);
   t.match(off, { enabled: false, turned_off_message: /^10 slots in a row .* It was write_denied\.$/ });
   t.ok(off.updated_at > before.updated_at, 'who read it before cannot write it back');
   const events = await short();

@@ -7,8 +7,9 @@ import { getConfig } from '../../src/automatic-exports/list-configs.ts';
 import { resealSecrets } from '../../src/automatic-exports/update-secrets.ts';
 import { readConfig } from '../../src/config.ts';
 import { isSealedUnderFirstKey, openSecret, sealSecret } from '../../src/destinations/secrets.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startApp, startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** `npm run secrets:rotate` as a process. */
 
@@ -96,4 +97,49 @@ t.test('a config that is changed meanwhile keeps its moved secret', async t => {
   t.equal(stored.name, 'renamed');
   t.ok(isSealedUnderFirstKey(keys, stored.sealedSecret));
   t.equal(openSecret(keys, stored.sealedSecret, owner), 'changed-meanwhile-0123456789');
+});
+
+t.test('the secrets of failure webhooks move, too, and sign as before', async t => {
+  const receiver = await startWebhookReceiver(t);
+  const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
+  const ids = ['acme', 'other'];
+  const secrets = new Map<string, string>();
+  for (const id of ids) {
+    const json = { name: id, plan: 'enterprise', failureWebhook: receiver.url };
+    const saved = await app.call(`/v1/environments/${id}`, { method: 'PUT', json });
+    secrets.set(id, registerSecret(saved.json.failureWebhookSecret));
+  }
+  await app.putEnvironment('without');
+  const env = (keys: string) => ({
+    DATABASE_URL: app.database.url,
+    ADMIN_TOKEN: testAdminToken,
+    ENCRYPTION_KEYS: keys,
+  });
+  const both = `${testEncryptionKeys.second},${testEncryptionKeys.first}`;
+  const rotate = () => promisify(execFile)(process.execPath, [program], { env: env(both) });
+  t.equal((await rotate()).stdout, 'Moved 2 of 2 secrets to the key "2025b".\n');
+  t.equal((await rotate()).stdout, 'Moved 0 of 2 secrets to the key "2025b".\n');
+  const { rows } = await app.database.pool.query(
+    `select environment_id, target_id, actor_id from audit_log where action = 'failure_webhook.secret_resealed' order by 1`,
+  );
+  t.strictSame(
+    rows,
+    ids.map(id => ({ environment_id: id, target_id: id, actor_id: 'secrets:rotate' })),
+  );
+  // The old key is not needed any more.
+  const after = await startApp(t, {
+    databaseUrl: app.database.url,
+    env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1', ENCRYPTION_KEYS: testEncryptionKeys.second },
+  });
+  for (const [index, id] of ids.entries()) {
+    const tried = await after.call(`/v1/environments/${id}/failure-webhook/test`, { method: 'POST' });
+    t.equal(tried.json.delivered, true);
+    t.equal(receiver.received[index]?.isSignedWith(secrets.get(id) ?? ''), true);
+  }
+  // Sealed for one environment, a secret does not open in another's place.
+  await app.database.pool.query(
+    `update failure_webhooks set sealed_secret = (select sealed_secret from failure_webhooks where environment_id = 'acme')`,
+  );
+  const stolen = await after.call('/v1/environments/other/failure-webhook/test', { method: 'POST' });
+  t.match(stolen.json, { status: 500, code: 'internal_error' });
 });

@@ -1,0 +1,90 @@
+import * as updateRun from '../../src/automatic-exports/update-run.ts';
+import { startTestApp } from './app.ts';
+import { registerSecret } from './secrets.ts';
+
+/** A configuration fault. */
+export const denied = { code: 'write_denied', message: 'The access key may not write.' };
+/** A fault of another kind. */
+export const busy = { code: 'storage_unavailable', message: 'The storage is not available.' };
+export const result = { rowCount: 1, bytes: 1, sha256: 'x', objectKey: 'k' };
+
+/** Configs of `acme`, whose runs end when the test says so. */
+export async function startWithRuns(
+  t: Parameters<typeof startTestApp>[0],
+  {
+    url = 'https://hooks.example.com/' as string | null,
+    configs = ['a', 'b'],
+    since = '2026-01-01T12:00:00Z',
+  } = {},
+) {
+  const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
+  const { pool } = app.database;
+  const { db, jobs } = app.dependencies;
+  const save = async (failureWebhook: string | null, plan = 'enterprise') => {
+    const json = { name: 'acme', plan, failureWebhook };
+    const saved = await app.call('/v1/environments/acme', { method: 'PUT', json });
+    const made: string | undefined = saved.json.failureWebhookSecret;
+    return made === undefined ? null : registerSecret(made);
+  };
+  const secret = await save(url);
+  await pool.query(
+    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
+       access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
+     select 'acme', id, 'Nightly', true, 'daily', 'custom', 'acme', 'auto', '', 'https://s3.example.com', 'id', 'sealed', 'none', false, at, at, at
+     from unnest($1::text[]) as given (id), (values ($2::timestamptz)) as made (at)`,
+    [configs, since],
+  );
+  let runs = 0;
+  /** A run that a worker is at. @param slot null: by hand */
+  const begin = async (
+    slot: string | null,
+    configId = 'a',
+    environmentId = 'acme',
+  ): Promise<updateRun.Attempt> => {
+    runs += 1;
+    const { rows } = await pool.query(
+      `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, attempts, created_at, job_id)
+       values ($5, $1, $2, $3, $4, '2026-03-01', 'running', 1, now(), gen_random_uuid()) returning job_id`,
+      [configId, `run-${runs}`, slot === null ? 'manual' : 'schedule', slot, environmentId],
+    );
+    return { environmentId, configId, runId: `run-${runs}`, jobId: rows[0].job_id, number: 1 };
+  };
+  const fail = (attempt: updateRun.Attempt, now: string, error = denied) =>
+    updateRun.recordFailure(db, jobs, attempt, error, new Date(now));
+  const succeed = (attempt: updateRun.Attempt, now: string) =>
+    updateRun.recordSuccess(db, jobs, attempt, result, new Date(now));
+  /** Days of March, each with a slot whose run ends an hour later. */
+  const slotOf = (day: number) => new Date(Date.UTC(2026, 2, day)).toISOString();
+  const failDay = async (day: number, error = denied) =>
+    await fail(await begin(slotOf(day)), slotOf(day).replace('T00', 'T01'), error);
+  const succeedDay = async (day: number) =>
+    await succeed(await begin(slotOf(day)), slotOf(day).replace('T00', 'T01'));
+  const events = async () => {
+    const { rows } = await pool.query(
+      `select config_id, type, day::text, data from webhook_events order by created_at, config_id, type`,
+    );
+    return rows.map(row => ({ ...row, short: `${row.config_id} ${row.type.slice(7)} ${row.day.slice(8)}` }));
+  };
+  const short = async () => (await events()).map(event => event.short);
+  const config = async (id = 'a') =>
+    (await pool.query(`select * from export_configs where id = $1`, [id])).rows[0];
+  const webhookJobs = async () =>
+    (await pool.query(`select data, group_id from pgboss.job where name = 'deliver-webhook'`)).rows;
+  return {
+    app,
+    secret,
+    pool,
+    db,
+    jobs,
+    save,
+    begin,
+    fail,
+    succeed,
+    failDay,
+    succeedDay,
+    events,
+    short,
+    config,
+    webhookJobs,
+  };
+}
