@@ -54,14 +54,17 @@ export async function insertConfig(db: DatabaseOrTransaction, config: ExportConf
 /**
  * Writes a changed config back.
  * @param read what the change was made to
+ * @param isProven the bucket was asked and agreed: slots that failed before say nothing of what is stored now
  * @returns false when somebody else changed or deleted it since
  */
 export async function replaceConfig(
   db: DatabaseOrTransaction,
   config: ExportConfig,
   read: ExportConfig,
+  isProven: boolean,
 ): Promise<boolean> {
-  const { sealed_secret, ...columns } = toColumns(config);
+  const { sealed_secret, ...settings } = toColumns(config);
+  const columns = { ...settings, ...(isProven && { faulty_slots_in_a_row: 0 }) };
   const result = await db
     .updateTable('export_configs')
     // One that stays is not written: it may have moved to another key since it was read.

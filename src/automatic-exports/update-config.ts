@@ -10,7 +10,6 @@ import { type ExportConfig, hideConfig, insertConfig, purgeConfigs, replaceConfi
 import { type ConfigWithHistory, getConfig } from './list-configs.ts';
 import { type ConfigPatch, type NewConfigBody, readConfigPatch, readNewConfig } from './read-config-body.ts';
 import { cancelRuns } from './update-run.ts';
-import { forgetFaultySlots } from './update-streaks.ts';
 
 /** Configs change in three ways. The bucket is asked before anything is stored, and outside every transaction. */
 
@@ -92,11 +91,9 @@ export async function patchConfig(
     updatedAt: new Date(Math.max(changedAt.getTime(), config.updatedAt.getTime() + 1)),
   };
   await db.transaction().execute(async trx => {
-    if (!(await replaceConfig(trx, changed, config))) {
+    if (!(await replaceConfig(trx, changed, config, patched.needsCheck))) {
       throw new AppError('conflict', 'The config was changed or deleted meanwhile. Read it and try again.');
     }
-    // The bucket has just agreed with what is stored now.
-    if (patched.needsCheck) await forgetFaultySlots(trx, config);
     if (patched.isTurnedOff) await cancelRuns(trx, config, now());
     if (patched.changed.length === 0) return;
     await recordChange(trx, actor, {

@@ -35,7 +35,7 @@ export async function lockConfig(
     .execute();
 }
 
-interface NotedFailure {
+interface FailedRun {
   readonly environmentId: string;
   readonly configId: string;
   readonly configName: string;
@@ -44,13 +44,15 @@ interface NotedFailure {
   readonly snapshotDate: string;
   readonly code: string;
   readonly message: string;
-  readonly consecutiveFailures: number;
-  readonly turnsOff: boolean;
+  readonly enabled: boolean;
+  /** Before this run. */
+  readonly failures: number;
+  readonly faultySlots: number;
 }
 
 /**
  * For runs that this transaction has marked as failed, one of a config at most. Those that somebody stopped are nobody's
- * fault and leave everything as it was. A manual run is counted as a failure, but not as a slot.
+ * fault and leave everything as it was.
  */
 export async function noteFailures(
   trx: Transaction<Tables>,
@@ -59,65 +61,71 @@ export async function noteFailures(
   now: Date,
 ): Promise<void> {
   if (runs.length === 0) return;
-  const { rows } = await sql<NotedFailure>`
-    update export_configs as config
-    set failures_in_a_row = config.failures_in_a_row + 1,
-      faulty_slots_in_a_row = ended.faulty_slots,
-      enabled = config.enabled and not ended.turns_off,
-      turned_off_at = case when ended.turns_off then ${now} else config.turned_off_at end,
-      turned_off_message = case
-        when ended.turns_off then format(
-          '%s slots in a row failed because of the configuration. The last error: %s', ended.faulty_slots, ended.error_message)
-        else config.turned_off_message
-      end,
-      -- Whoever is changing what they read before has to read again.
-      updated_at = case
-        when ended.turns_off then greatest(${now}, config.updated_at + interval '1 millisecond')
-        else config.updated_at
-      end
-    from (
-      select run.*, counted.faulty_slots,
-        config.enabled and counted.is_faulty_slot and counted.faulty_slots >= ${faultySlotsToTurnOff} as turns_off
-      from unnest(${runs.map(run => run.environmentId)}::text[], ${runs.map(run => run.runId)}::text[]) as given (environment_id, id)
-      join export_runs as run on run.environment_id = given.environment_id and run.id = given.id
-      join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
-      cross join lateral (
-        select run.slot is not null and run.error_code = any (${configurationFaults}::text[]) as is_faulty_slot
-      ) as kind
-      cross join lateral (
-        select kind.is_faulty_slot,
-          case
-            when kind.is_faulty_slot then config.faulty_slots_in_a_row + 1
-            when run.slot is null then config.faulty_slots_in_a_row
-            else 0
-          end as faulty_slots
-      ) as counted
-      where run.error_code <> all (${Object.keys(stopReasons)}::text[])
-    ) as ended
-    where config.environment_id = ended.environment_id and config.id = ended.config_id and config.deleted_at is null
-    returning config.environment_id as "environmentId", config.id as "configId", config.name as "configName",
-      ended.id as "runId", ended.slot, ended.snapshot_date as "snapshotDate", ended.error_code as code,
-      ended.error_message as message, config.failures_in_a_row as "consecutiveFailures", ended.turns_off as "turnsOff"`.execute(
+  const { rows } = await sql<FailedRun>`
+    select config.environment_id as "environmentId", config.id as "configId", config.name as "configName",
+      run.id as "runId", run.slot, run.snapshot_date as "snapshotDate", run.error_code as code, run.error_message as message,
+      config.enabled, config.failures_in_a_row as failures, config.faulty_slots_in_a_row as "faultySlots"
+    from unnest(${runs.map(run => run.environmentId)}::text[], ${runs.map(run => run.runId)}::text[]) as given (environment_id, id)
+    join export_runs as run on run.environment_id = given.environment_id and run.id = given.id
+    join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
+    where config.deleted_at is null and run.error_code <> all (${Object.keys(stopReasons)}::text[])`.execute(
     trx,
   );
-  await recordChanges(trx, systemActor('run-export'), rows.filter(row => row.turnsOff).map(toChange));
-  const inserted = await insertEvents(trx, boss, rows.flatMap(eventsOf), now);
-  const pushed = inserted.filter(({ type }) => type === 'export.failed');
-  if (pushed.length === 0) return;
+  if (rows.length === 0) return;
+  const noted = rows.map(run => ({ run, ...streakAfter(run) }));
+  const events = noted.flatMap(({ run, turnsOff }) => failureEvents(run, turnsOff));
+  const inserted = await insertEvents(trx, boss, events, now);
+  // Also one that was told of its end alone is owed the news that it works again.
+  const pushed = new Set(inserted.map(event => JSON.stringify([event.environmentId, event.configId])));
+  const streaks = noted.map(({ run, faultySlots, turnsOff }) => ({
+    environment_id: run.environmentId,
+    id: run.configId,
+    faulty_slots: faultySlots,
+    turned_off_message: turnsOff ? turnedOffMessage(faultySlots, run.message) : null,
+    is_pushed: pushed.has(JSON.stringify([run.environmentId, run.configId])),
+  }));
+  // A row that is written twice in one transaction has its foreign key checked, which would wait for whoever deletes
+  // the environment while that waits for this row.
   await sql`
     update export_configs as config
-    set has_pushed_failure = true
-    from unnest(${pushed.map(event => event.environmentId)}::text[], ${pushed.map(event => event.configId)}::text[]) as given (environment_id, id)
-    where config.environment_id = given.environment_id and config.id = given.id`.execute(trx);
+    set failures_in_a_row = config.failures_in_a_row + 1,
+      faulty_slots_in_a_row = streak.faulty_slots,
+      has_pushed_failure = config.has_pushed_failure or streak.is_pushed,
+      enabled = config.enabled and streak.turned_off_message is null,
+      turned_off_at = case when streak.turned_off_message is null then config.turned_off_at else ${now} end,
+      turned_off_message = coalesce(streak.turned_off_message, config.turned_off_message),
+      -- Whoever is changing what they read before has to read again.
+      updated_at = case
+        when streak.turned_off_message is null then config.updated_at
+        else greatest(${now}, config.updated_at + interval '1 millisecond')
+      end
+    from json_to_recordset(${JSON.stringify(streaks)}::json)
+      as streak (environment_id text, id text, faulty_slots integer, turned_off_message text, is_pushed boolean)
+    where config.environment_id = streak.environment_id and config.id = streak.id`.execute(trx);
+  const turnedOff = noted.filter(({ turnsOff }) => turnsOff).map(({ run }) => toChange(run));
+  await recordChanges(trx, systemActor('run-export'), turnedOff);
 }
 
-function toChange({ environmentId, configId, code }: NotedFailure): Change {
+/** A run by hand is no slot: failing, it neither counts nor begins the count anew. */
+function streakAfter(run: FailedRun): { faultySlots: number; turnsOff: boolean } {
+  if (run.slot === null) return { faultySlots: run.faultySlots, turnsOff: false };
+  const isFaulty = configurationFaults.some(code => code === run.code);
+  const faultySlots = isFaulty ? run.faultySlots + 1 : 0;
+  return { faultySlots, turnsOff: run.enabled && faultySlots >= faultySlotsToTurnOff };
+}
+
+function turnedOffMessage(faultySlots: number, lastError: string): string {
+  return `${faultySlots} slots in a row failed because of the configuration. The last error: ${lastError}`;
+}
+
+function toChange({ environmentId, configId, code }: FailedRun): Change {
   const details = { reason: 'too_many_failures', lastError: code };
   return { environmentId, action: 'export_config.turned_off', targetId: configId, details };
 }
 
-function eventsOf({ slot, code, message, turnsOff, ...rest }: NotedFailure): NewEvent[] {
-  const data: EventData = { ...toEventData({ ...rest, slot }), error: { code, message } };
+function failureEvents(run: FailedRun, turnsOff: boolean): NewEvent[] {
+  const { code, message } = run;
+  const data: EventData = { ...toEventData(run, run.failures + 1), error: { code, message } };
   const failed: NewEvent = { type: 'export.failed', data };
   return turnsOff ? [failed, { type: 'export.turned_off', data }] : [failed];
 }
@@ -154,28 +162,13 @@ export async function noteSuccess(
   const recovered = rows
     .filter(row => row.hadPushedFailure)
     .map((row): NewEvent => {
-      return { type: 'export.recovered', data: toEventData({ ...row, consecutiveFailures: 0 }) };
+      return { type: 'export.recovered', data: toEventData(row, 0) };
     });
   await insertEvents(trx, boss, recovered, now);
 }
 
-/** The bucket was asked and agreed: what failed before says nothing of what is stored now. */
-export async function forgetFaultySlots(
-  trx: DatabaseOrTransaction,
-  { environmentId, id }: { environmentId: string; id: string },
-): Promise<void> {
-  await trx
-    .updateTable('export_configs')
-    .set({ faulty_slots_in_a_row: 0 })
-    .where('environment_id', '=', environmentId)
-    .where('id', '=', id)
-    .execute();
-}
-
 /** Named one by one, in the order in which the receiver reads them. */
-function toEventData(
-  row: Omit<NotedSuccess, 'hadPushedFailure'> & { consecutiveFailures: number },
-): EventData {
+function toEventData(row: Omit<NotedSuccess, 'hadPushedFailure'>, consecutiveFailures: number): EventData {
   return {
     environmentId: row.environmentId,
     configId: row.configId,
@@ -184,6 +177,6 @@ function toEventData(
     slot: row.slot?.toISOString() ?? null,
     snapshotDate: row.snapshotDate,
     error: null,
-    consecutiveFailures: row.consecutiveFailures,
+    consecutiveFailures,
   };
 }

@@ -198,7 +198,7 @@ t.test('a change that read the config before it turned itself off does not turn 
   for (let day = 1; day <= 9; day += 1) await failDay(day);
   const { config: read } = await getConfig(db, 'acme', 'a');
   await failDay(10);
-  t.equal(await replaceConfig(db, { ...read, name: 'x', updatedAt: new Date() }, read), false);
+  t.equal(await replaceConfig(db, { ...read, name: 'x', updatedAt: new Date() }, read, false), false);
   t.equal((await config()).enabled, false);
 });
 
@@ -250,4 +250,43 @@ t.test('old events go', async t => {
   await failDay(3);
   await enqueueDue(db, jobs, new Date('2026-03-09T02:00:00Z'));
   t.strictSame(await short(), ['a failed 03']);
+});
+
+t.test('runs that end while their config is changed or deleted: all take turns', async t => {
+  const { app, begin, fail, succeed, pool, db, jobs, config } = await start(t);
+  const path = '/v1/environments/acme/export-configs/a';
+  const statuses = new Set<number>();
+  const call = async (method: string, json?: object) => {
+    const answer = await app.call(path, { method, ...(json === undefined ? {} : { json }) });
+    statuses.add(answer.status);
+  };
+  for (let round = 0; round < 25; round += 1) {
+    await pool.query('update export_configs set enabled = true');
+    const attempt = await begin(null);
+    const now = new Date(Date.UTC(2026, 2, 2, 1, round)).toISOString();
+    await Promise.all([
+      round % 2 === 0 ? fail(attempt, now) : succeed(attempt, now),
+      call('PATCH', { enabled: false }),
+      call('PATCH', { name: `round ${round}` }),
+      enqueueDue(db, jobs, new Date(now)),
+    ]);
+    await pool.query(
+      `update export_runs set state = 'failed', finished_at = now(), job_id = null where finished_at is null`,
+    );
+  }
+  t.ok(
+    [...statuses].every(status => status === 200 || status === 409),
+    [...statuses].join(),
+  );
+  t.ok((await config()).failures_in_a_row <= 1, 'every success in between began anew');
+  const last = await begin(null);
+  await Promise.all([fail(last, '2026-03-05T01:00:00Z'), call('DELETE')]);
+  t.ok(statuses.has(204));
+  const other = await begin(null, 'b');
+  const [, gone] = await Promise.all([
+    fail(other, '2026-03-05T01:00:00Z'),
+    app.call('/v1/environments/acme', { method: 'DELETE' }),
+  ]);
+  t.equal(gone.status, 204);
+  t.equal((await pool.query('select from webhook_events')).rowCount, 0);
 });

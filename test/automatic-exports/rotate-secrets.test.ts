@@ -92,7 +92,7 @@ t.test('a config that is changed meanwhile keeps its moved secret', async t => {
   const { config } = await getConfig(db, 'acme', 'c');
   t.match(await resealSecrets(db, keys), { total: 1, moved: 1 });
   const changed = { ...config, name: 'renamed', updatedAt: new Date(config.updatedAt.getTime() + 1) };
-  t.equal(await replaceConfig(db, changed, config), true);
+  t.equal(await replaceConfig(db, changed, config, false), true);
   const { config: stored } = await getConfig(db, 'acme', 'c');
   t.equal(stored.name, 'renamed');
   t.ok(isSealedUnderFirstKey(keys, stored.sealedSecret));
