@@ -5,6 +5,8 @@ import { wakeRuns } from '../../src/automatic-exports/enqueue-runs.ts';
 import { insertManualRun } from '../../src/automatic-exports/runs.ts';
 import { startTestApp } from '../helpers/app.ts';
 
+t.setTimeout(300_000);
+
 /** What the clock makes due, on a real database. Nothing is carried out here. 2026-03-02 is a Monday. */
 
 interface Setup {

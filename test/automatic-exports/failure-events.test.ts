@@ -4,6 +4,8 @@ import * as updateRun from '../../src/automatic-exports/update-run.ts';
 import { faultySlotsToTurnOff } from '../../src/automatic-exports/update-streaks.ts';
 import { busy, denied, result, startWithRuns as start } from '../helpers/ended-runs.ts';
 
+t.setTimeout(300_000);
+
 /** What the end of a run leads to, on a real database and with a clock of the test's own. Nothing is sent here. */
 
 t.test('a failure: the event, and a job that says only which', async t => {
