@@ -19,8 +19,8 @@ export interface DroppedPartitions {
 
 /** An export that began after the look at `isInUse`. */
 const detachPatience = sql`set lock_timeout = '1s'`;
-/** Unlike the beginning of a detachment, its end keeps new days out while it waits. */
-const finalizePatience = sql`set lock_timeout = '100ms'`;
+/** Unlike the beginning of a detachment, its end keeps new days out while it waits. And for what locks one old day. */
+const shortPatience = sql`set lock_timeout = '100ms'`;
 
 export async function dropEmptyPartitions(
   db: Database,
@@ -33,7 +33,7 @@ export async function dropEmptyPartitions(
     if (signal.aborted) break;
     const outcome = await db.connection().execute(connection => dropPartition(connection, day));
     if (outcome === 'dropped') dropped += 1;
-    if (outcome === 'has rows') unregistered.push(day);
+    if (outcome === 'has rows' && !(await isRegistered(db, day))) unregistered.push(day);
   }
   return { dropped, unregistered };
 }
@@ -54,9 +54,50 @@ async function listRemovableDays(db: Database, today: string): Promise<string[]>
         or (inhparent = 'snapshot_rows'::regclass
           and pg_get_expr(relpartbound, pg_class.oid) = format('FOR VALUES FROM (%L) TO (%L)', day, day + 1)))
       and day < ${firstDayNeeded(today)}::date
-      and not exists (select from snapshots where snapshot_date = day)
+      and (inhdetachpending or not exists (select from snapshots where snapshot_date = day))
     order by inhdetachpending is true desc, day`.execute(db);
   return rows.map(({ day }) => day);
+}
+
+/** Of those that are left; more would keep an export of that day waiting for longer than a moment. */
+const mostRowsToMove = 100_000;
+const spareBytes = 16 * 1024 * 1024;
+/** Generous: most rows take a tenth of it. */
+const bytesPerRow = 4_096;
+
+/**
+ * Gives the disk of old days back in which little is left, such as the newest snapshot of a customer who has stopped
+ * loading: rows that were deleted leave room that no later day can use. Only exports of that very day have to wait.
+ * @returns how many
+ */
+export async function shrinkPartitions(db: Database, today: string, signal: AbortSignal): Promise<number> {
+  const { rows } = await sql<{ name: string }>`
+    select relname as name
+    from (select snapshot_date as day, sum(row_count) as left_rows from snapshots
+      where snapshot_date < ${firstDayNeeded(today)}::date group by snapshot_date) as registered
+    join pg_class on relname = 'snapshot_rows_' || to_char(day, 'YYYYMMDD')
+    join pg_inherits on inhrelid = pg_class.oid and inhparent = 'snapshot_rows'::regclass and not inhdetachpending
+    where left_rows <= ${mostRowsToMove}
+      and pg_table_size(pg_class.oid) > ${spareBytes} + left_rows * ${bytesPerRow}`.execute(db);
+  let count = 0;
+  for (const { name } of rows) {
+    if (signal.aborted) break;
+    if (await db.connection().execute(connection => shrink(connection, name))) count += 1;
+  }
+  return count;
+}
+
+async function shrink(connection: Kysely<Tables>, name: string): Promise<boolean> {
+  try {
+    await shortPatience.execute(connection);
+    await sql`vacuum (full, analyze) ${sql.table(name)}`.execute(connection);
+    return true;
+  } catch (error) {
+    if (error instanceof DatabaseError && ['55P03', '42P01'].includes(error.code ?? '')) return false;
+    throw error;
+  } finally {
+    await sql`reset lock_timeout`.execute(connection);
+  }
 }
 
 type Outcome = 'dropped' | 'has rows' | 'in use';
@@ -87,14 +128,16 @@ async function dropPartition(connection: Kysely<Tables>, day: string): Promise<O
 async function dropLocked(connection: Kysely<Tables>, day: string): Promise<Outcome> {
   const partition = sql.table(partitionName(day));
   const hasRows = () => ask(connection, sql`exists (select from ${partition})`);
-  const isRegistered = () =>
-    ask(connection, sql`exists (select from snapshots where snapshot_date = ${day})`);
-  if (await isRegistered()) return 'in use';
-  if (await hasRows()) return 'has rows';
+  const attach = () => sql`select ensure_snapshot_partition(${day}::date)`.execute(connection);
   const state = await stateOf(connection, day);
   if (state === 'pending') {
-    await finalizePatience.execute(connection);
+    await shortPatience.execute(connection);
     await sql`alter table snapshot_rows detach partition ${partition} finalize`.execute(connection);
+  }
+  if ((await isRegistered(connection, day)) || (await hasRows())) {
+    // Written by a transaction that had reached the partition before it was given up.
+    if (state === 'pending') await attach();
+    return 'has rows';
   }
   if (state === 'attached') {
     if (await isInUse(connection)) return 'in use';
@@ -103,10 +146,10 @@ async function dropLocked(connection: Kysely<Tables>, day: string): Promise<Outc
   }
   // Nobody reaches the table any more through its parent. Who wrote into it just before has been waited for.
   if (await hasRows()) {
-    await sql`select ensure_snapshot_partition(${day}::date)`.execute(connection);
+    await attach();
     return 'has rows';
   }
-  await finalizePatience.execute(connection);
+  await shortPatience.execute(connection);
   await sql`drop table ${partition}`.execute(connection);
   return 'dropped';
 }
@@ -120,6 +163,10 @@ async function stateOf(
     where inhparent = 'snapshot_rows'::regclass and relname = ${partitionName(day)}`.execute(connection);
   if (rows[0] === undefined) return 'detached';
   return rows[0].pending ? 'pending' : 'attached';
+}
+
+async function isRegistered(connection: Kysely<Tables>, day: string): Promise<boolean> {
+  return await ask(connection, sql`exists (select from snapshots where snapshot_date = ${day})`);
 }
 
 /** Whether an export or a load is at the rows of any day right now. */

@@ -1,7 +1,7 @@
 import type { Database } from '../db/database.ts';
 import { deleteOldAuditLines, deleteOldRuns } from './delete-old-lines.ts';
 import { listOldDays, removeUnneededOfDay } from './delete-snapshots.ts';
-import { type DroppedPartitions, dropEmptyPartitions } from './drop-partitions.ts';
+import { type DroppedPartitions, dropEmptyPartitions, shrinkPartitions } from './drop-partitions.ts';
 
 /** What the operator decides about how long things stay. */
 export interface RetentionSettings {
@@ -15,6 +15,8 @@ export interface TidiedUp {
   /** Days that were emptied at once. */
   readonly days: number;
   readonly partitions: DroppedPartitions;
+  /** Days of which little was left. */
+  readonly shrunk: number;
   readonly runs: number;
   readonly auditLines: number;
 }
@@ -34,7 +36,7 @@ export async function tidyUp(
 ): Promise<TidiedUp> {
   const today = now.toISOString().slice(0, 10);
   const before = (days: number) => new Date(now.getTime() - days * dayMs);
-  let [snapshots, days] = [0, 0];
+  let [snapshots, days, shrunk] = [0, 0, 0];
   let partitions: DroppedPartitions = { dropped: 0, unregistered: [] };
   if (kept === 'needed') {
     for (const day of await listOldDays(db, today)) {
@@ -44,8 +46,9 @@ export async function tidyUp(
       if (emptied) days += 1;
     }
     partitions = await dropEmptyPartitions(db, today, signal);
+    shrunk = await shrinkPartitions(db, today, signal);
   }
   const runs = await deleteOldRuns(db, before(runDays), signal);
   const auditLines = await deleteOldAuditLines(db, before(auditDays), signal);
-  return { snapshots, days, partitions, runs, auditLines };
+  return { snapshots, days, partitions, shrunk, runs, auditLines };
 }

@@ -221,6 +221,35 @@ t.test('rows that came in before the end of the detachment are not lost', async 
   t.strictSame(rows, [{ company_name: 'rescued' }]);
 });
 
+t.test('a pending partition that was filled after all comes back', async t => {
+  const day = '2025-07-01';
+  await app.putEnvironment('three', 'pro');
+  await pool.query(`select ensure_snapshot_partition($1)`, [day]);
+  const filler = await pool.connect();
+  await filler.query('begin');
+  await filler.query(
+    `insert into snapshot_rows (environment_id, snapshot_date, company_id, company_name, feature_id, feature_name, first_seen, last_seen, stars_state, frequency, feedback_count)
+     values ('three', $1, 'c1', 'in time', 'f1', 'F', now(), now(), 1, 0, 0)`,
+    [day],
+  );
+  const killed = await pool.connect();
+  await killed.query(`set lock_timeout = '100ms'`);
+  const detach = 'alter table snapshot_rows detach partition snapshot_rows_20250701 concurrently';
+  await t.rejects(killed.query(detach), { code: '55P03' });
+  killed.release(true);
+  await filler.query(
+    `insert into snapshots (environment_id, snapshot_date, row_count) values ('three', $1, 1)`,
+    [day],
+  );
+  await filler.query('commit');
+  filler.release();
+  const find = 'select company_name from snapshot_rows where snapshot_date = $1';
+  t.equal((await pool.query(find, [day])).rowCount, 0);
+  t.match(await tidy(), { partitions: { dropped: 0 } });
+  t.strictSame((await pool.query(find, [day])).rows, [{ company_name: 'in time' }]);
+  t.equal((await app.download('three', 'today')).headers['x-total-rows'], '1');
+});
+
 t.test('what is shown at the end', async t => {
   await app.call(`/v1/environments/two`, { method: 'DELETE' });
   await app.putEnvironment('two', 'pro');

@@ -120,6 +120,29 @@ t.test('a day that somebody needs loses only what nobody does', async t => {
   t.strictSame(await look.partitions(), [compact(today)]);
 });
 
+t.test('a day of which little is left gives its disk back', async t => {
+  const { app, pool, fill, tidy, ...look } = await start(t);
+  const day = '2025-06-04';
+  await fillSnapshot(pool, 'acme', day, 150_000);
+  await fill('other', [day]);
+  await fill('acme', ['2025-06-05', today]);
+  const reader = await pool.connect();
+  await reader.query('begin');
+  await reader.query(
+    `select from snapshot_rows where environment_id = 'acme' and snapshot_date = '${today}'`,
+  );
+  const sizeMb = async () =>
+    (await pool.query(`select pg_table_size('snapshot_rows_20250604')::int / 1000000 as mb`)).rows[0].mb;
+  t.ok((await sizeMb()) > 16);
+  t.match(await tidy(), { snapshots: 2, days: 1, shrunk: 1 });
+  t.equal(await sizeMb(), 0);
+  await reader.query('commit');
+  reader.release();
+  t.match(await tidy(), { snapshots: 0, shrunk: 0 });
+  t.strictSame(await look.stored(), [`acme ${today}`, `other ${day}`]);
+  t.equal((await app.download('other', 'today')).headers['x-total-rows'], '3');
+});
+
 t.test('all: nothing goes', async t => {
   const { app, fill, ...look } = await start(t);
   await fill('acme', ['2024-01-01', '2024-01-02', today]);
@@ -138,6 +161,7 @@ t.test('rows that no snapshot owns are left, told, and keep their partition', as
     snapshots: 1,
     days: 0,
     partitions: { dropped: 0, unregistered: [day] },
+    shrunk: 0,
     runs: 0,
     auditLines: 0,
   });
