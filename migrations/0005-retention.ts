@@ -54,7 +54,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     $function$`.execute(db);
 
   // A load replaces one of many environments, a night adds one of many nights' runs: by default a fifth of the table
-  // would have to be dead before anything is taken back. The spare room keeps a replaced registry row on its page.
-  await sql`alter table snapshots set (autovacuum_vacuum_scale_factor = 0.02, fillfactor = 80)`.execute(db);
+  // would have to be dead before anything is taken back.
+  await sql`alter table snapshots set (autovacuum_vacuum_scale_factor = 0.02)`.execute(db);
   await sql`alter table export_runs set (autovacuum_vacuum_scale_factor = 0.02)`.execute(db);
 }
