@@ -100,7 +100,7 @@ t.test('what is kept shows the same today and on every later day, whatever is lo
         if (JSON.stringify(inTwoNights) !== JSON.stringify(neededDates(then, dates))) throw new Error(then);
       },
     ),
-    { numRuns: 400 },
+    { numRuns: 200 },
   );
 });
 
@@ -122,7 +122,7 @@ t.test(
         const idle = neededDates(dayAt(now), dates).filter(date => !shownSome.has(date));
         if (idle.length > 0) throw new Error(`kept on ${dayAt(now)} for nothing: ${idle}`);
       }),
-      { numRuns: 300 },
+      { numRuns: 100 },
     );
   },
 );

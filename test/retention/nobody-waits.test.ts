@@ -13,6 +13,7 @@ import {
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { open } from '../helpers/http-client.ts';
+import { untilRowsAreQuiet } from '../helpers/quiet-rows.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
@@ -34,6 +35,11 @@ const partitions = async () => {
      where relname ~ '^snapshot_rows_2025.{4}$' order by 1`,
   );
   return rows;
+};
+
+const tidyInQuiet = async () => {
+  await untilRowsAreQuiet(pool);
+  return await tidy();
 };
 
 /** An export whose reader has stopped in the middle. */
@@ -114,7 +120,7 @@ t.test(
     t.equal(await loading.end(), 201);
     await reading.end();
     watch.release(true);
-    t.match(await tidy(), { snapshots: 0, partitions: { dropped: 3 } });
+    t.match(await tidyInQuiet(), { snapshots: 0, partitions: { dropped: 3 } });
     t.strictSame(await partitions(), []);
   },
 );
@@ -132,9 +138,9 @@ t.test('a load of an old day keeps its partition; the others’ rows go one by o
 
   // Into an old day that is empty: its partition has just been made.
   const fresh = await slowLoad('one', older);
-  t.match(await tidy(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
+  t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
   t.equal(await fresh.end(), 201);
-  t.match(await tidy(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
+  t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
 });
 
 t.test('an export that reads the old day itself is left to end', async t => {
@@ -150,7 +156,7 @@ t.test('an export that reads the old day itself is left to end', async t => {
   t.equal((await reader.query('fetch all from rows')).rowCount, 1_499);
   await reader.query('commit');
   reader.release();
-  t.match(await tidy(), { partitions: { dropped: 1 } });
+  t.match(await tidyInQuiet(), { partitions: { dropped: 1 } });
 });
 
 t.test(
@@ -189,7 +195,7 @@ t.test(
       old,
     ]);
     t.strictSame(rows, [{ company_name: 'late' }]);
-    t.match(await tidy(), { snapshots: 1, days: 1, partitions: { dropped: 2 } });
+    t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 2 } });
 
     await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [old, older]);
     await reader.query('begin');
@@ -201,7 +207,7 @@ t.test(
     reader.release();
     // And one that was detached and not dropped.
     await pool.query('create table snapshot_rows_20250101 (like snapshot_rows including all)');
-    t.match(await tidy(), { partitions: { dropped: 3, unregistered: [] } });
+    t.match(await tidyInQuiet(), { partitions: { dropped: 3, unregistered: [] } });
     t.strictSame(await partitions(), []);
   },
 );

@@ -8,6 +8,7 @@ import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { daysBefore } from '../helpers/days.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { untilRowsAreQuiet } from '../helpers/quiet-rows.ts';
 
 const today = testNow.slice(0, 10);
 const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
@@ -46,7 +47,7 @@ async function start(t: Parameters<typeof startTestApp>[0]) {
 const compact = (day: string) => day.replaceAll('-', '');
 
 t.test('what no export shows goes, with its partition; every export stays as it was', async t => {
-  const { app, fill, tidy, ...look } = await start(t);
+  const { app, pool, fill, tidy, ...look } = await start(t);
   const daily = Array.from({ length: 230 }, (_, index) => daysBefore(today, index)).filter(
     (_, index) => index < 40 || index % 3 === 0,
   );
@@ -65,8 +66,10 @@ t.test('what no export shows goes, with its partition; every export stays as it 
       ),
     );
   const before = await download();
+  await untilRowsAreQuiet(pool);
   const done = await tidy();
   t.strictSame(await download(), before);
+  await untilRowsAreQuiet(pool);
 
   const kept = [
     ...neededDates(today, daily).map(day => `acme ${day}`),
@@ -107,7 +110,7 @@ t.test('what no export shows goes, with its partition; every export stays as it 
 });
 
 t.test('a day that somebody needs loses only what nobody does', async t => {
-  const { app, fill, tidy, ...look } = await start(t);
+  const { app, pool, fill, tidy, ...look } = await start(t);
   const day = '2025-06-04';
   await fill('acme', [day, '2025-06-05', today]);
   // The newest that it has.
@@ -116,6 +119,7 @@ t.test('a day that somebody needs loses only what nobody does', async t => {
   t.strictSame(await look.stored(), [`acme ${today}`, `other ${day}`]);
   t.match((await app.download('other', 'today')).headers, { 'x-total-rows': '3' });
   await app.call('/v1/environments/other', { method: 'DELETE' });
+  await untilRowsAreQuiet(pool);
   t.match(await tidy(), { snapshots: 0, partitions: { dropped: 1 } }, 'and is dropped once it is empty');
   t.strictSame(await look.partitions(), [compact(today)]);
 });
