@@ -125,7 +125,7 @@ const expected: Readonly<Record<string, RegExp>> = {
   'Save with the right key: the bucket was asked for the right to list and to write':
     /^\{"id":"(?!.*secretAccessKey).*"status":\{"status":"never ran before"/,
   'A config that works: how it stands, and when it runs next':
-    /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null\}/,
+    /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null,"turnedOff":null\}/,
   'A config whose bucket is gone: the error of its last run':
     /^\{"status":"failed",.*"lastSuccessfulRunAt":null,.*"error":\{"code":"bucket_not_found"/,
   'Run now': /^\{"id":.*"trigger":"manual".*"state":"(queued|running)"/,
