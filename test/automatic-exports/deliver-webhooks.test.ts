@@ -9,7 +9,7 @@ import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** From the event to the receiver, by real workers. */
 
-t.setTimeout(180_000);
+t.setTimeout(300_000);
 
 async function start(t: Test, { configs = ['a', 'b'], atWork = true } = {}) {
   // Started first, so that it ends last.

@@ -16,7 +16,7 @@ import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** A customer's key stops working, and a fortnight passes. */
 
-t.setTimeout(180_000);
+t.setTimeout(300_000);
 
 const dayOf = (day: number) => `2026-03-${String(day).padStart(2, '0')}`;
 
