@@ -171,6 +171,8 @@ async function turnDay(world: World, configs: ConfigModel, random: Random): Prom
   configs.isClosed = false;
   for (const environment of environments) if (environment.id === late) await loadDay(environment);
 
+  world.model.mayBeTidied(dayBefore(world.today(), 31));
+  await world.tidy();
   await untilRunsAreOver(world, due, slot);
   const runs = (await readRuns(world)).filter(run => run.slot?.toISOString() === slot);
   for (const run of runs.filter(({ state }) => state === 'successful')) {

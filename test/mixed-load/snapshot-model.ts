@@ -34,6 +34,8 @@ export interface SnapshotModel {
   /** What it may have held within the span; null: nothing. */
   candidates(environmentId: string, date: string, span: Span): Set<Content | null>;
   dates(environmentId: string): string[];
+  /** From now on the nightly tidying may have removed older days than this that no file shows. */
+  mayBeTidied(before: string): void;
   /** @returns what is wrong with a whole file that came within the span, or null */
   faultOf(environmentId: string, shown: readonly ShownDate[], file: ReceivedFile, span: Span): string | null;
 }
@@ -49,6 +51,7 @@ export const shownOn = (aggregation: Aggregation, today: string) => shownDates(a
 export function createSnapshotModel(): SnapshotModel {
   const writes = new Map<string, Map<string, RecordedWrite[]>>();
   const busy = new Set<string>();
+  let tidiedBefore = '';
 
   const candidates: SnapshotModel['candidates'] = (environmentId, date, { from, to }) => {
     let found = new Set<Content | null>([null]);
@@ -69,7 +72,8 @@ export function createSnapshotModel(): SnapshotModel {
     for (const day of days.reverse()) {
       const held = candidates(environmentId, day, span);
       for (const content of held) if (content !== null) parts.push(content);
-      if (!held.has(null)) return parts;
+      const isOutdated = day < tidiedBefore && dates(environmentId).some(other => isNewerInWeek(other, day));
+      if (!held.has(null) && !isOutdated) return parts;
     }
     return [...parts, null];
   };
@@ -93,6 +97,9 @@ export function createSnapshotModel(): SnapshotModel {
     },
     candidates,
     dates,
+    mayBeTidied(before) {
+      tidiedBefore = before;
+    },
     faultOf(environmentId, shown, { text, totalRows }, span) {
       if (!text.startsWith(exportHeader)) return `begins with ${JSON.stringify(text.slice(0, 100))}`;
       const possible = shown.map(date => ({ date: date.date, parts: partsOf(environmentId, date, span) }));
@@ -114,4 +121,11 @@ export function createSnapshotModel(): SnapshotModel {
       return `at ${at} of ${text.length}, ${date}: ${JSON.stringify(text.slice(at, at + 120))}, may be ${wanted}; ${totalRows} rows announced`;
     },
   };
+}
+
+/** Weeks begin on Monday. */
+function isNewerInWeek(date: string, than: string): boolean {
+  const daysToSunday = (7 - new Date(than).getUTCDay()) % 7;
+  const days = (Date.parse(date) - Date.parse(than)) / 86_400_000;
+  return days > 0 && days <= daysToSunday;
 }

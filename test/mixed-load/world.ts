@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
-import { createJobQueue, tickQueue } from '../../src/db/job-queue.ts';
+import { createJobQueue, retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { type Answer, type Ask, ask } from '../helpers/http-client.ts';
 import { type PostgresServer, startPostgresServer } from '../helpers/postgres-server.ts';
@@ -41,6 +41,8 @@ export interface World {
   turnClock(): void;
   /** Workers look for what is due; by themselves they do every minute. */
   tick(): Promise<void>;
+  /** One of them removes what nobody needs any more; by themselves they do every night. */
+  tidy(): Promise<void>;
   /** Starts the process of that name, where the one before listened. */
   start(name: ProcessName): Promise<void>;
   /** To an API process. @throws when the connection breaks */
@@ -160,6 +162,9 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
     },
     async tick() {
       await jobs.send(tickQueue).catch(() => {});
+    },
+    async tidy() {
+      await jobs.send(retentionQueue).catch(() => {});
     },
     start,
     async call(name, path, { json, ...options } = {}) {
