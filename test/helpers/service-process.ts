@@ -28,6 +28,8 @@ export interface ApiProcess extends ServiceProcess {
 const main = path.join(import.meta.dirname, '../../src/main.ts');
 const mainWithClock = path.join(import.meta.dirname, 'service-with-clock.ts');
 let processes = 0;
+/** Also on a machine that does other things. */
+const startLimitMs = 90_000;
 
 /** The service as `npm start` starts it, in a process of its own; by the test's clock if `TEST_CLOCK_FILE` is in `env`. */
 export function startServiceProcess(
@@ -77,10 +79,15 @@ export async function startApiProcess(
   const service = startServiceProcess(databaseUrl, { PROCESS_ROLE: 'api', ...env, PORT: String(port) });
   const origin = `http://127.0.0.1:${port}`;
   try {
-    await eventually(() => isReady(origin), 'the service', 30_000);
-  } catch (error) {
+    await eventually(() => isReady(origin), 'the service', startLimitMs);
+  } catch (cause) {
+    const how = await Promise.race([service.ended, 'still running']);
     await service.end('SIGKILL');
-    throw error;
+    const lines = service
+      .logged()
+      .slice(-5)
+      .map(line => JSON.stringify(line).slice(0, 500));
+    throw new Error(`The service is not ready (${how}):\n${lines.join('\n')}`, { cause });
   }
   return { ...service, origin, port };
 }

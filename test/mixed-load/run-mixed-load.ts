@@ -54,21 +54,20 @@ export async function runMixedLoad(
   const over = 'durationMs' in lasts ? AbortSignal.timeout(lasts.durationMs) : ending.signal;
   const startedAt = Date.now();
   let happened = 0;
-  const during = async (work: () => Promise<void>, pauseMs: (random: Random) => number, stream: number) => {
+  const during = async (
+    work: (random: Random) => Promise<void>,
+    pauseMs: (random: Random) => number,
+    stream: number,
+  ) => {
     const random = createRandom(seed, stream);
     while (!over.aborted) {
-      await work();
+      await work(random);
       await delay(pauseMs(random), undefined, { signal: over }).catch(() => {});
     }
   };
-  const call = (stream: number) => {
-    const random = createRandom(seed, 100 + stream);
-    return () => callOnce(world, configs, random);
-  };
-  const injectFaults = (list: MixedLoad['faults'][number], stream: number) => {
-    const random = createRandom(seed, stream);
+  const injectFaults = (list: MixedLoad['faults'][number]) => {
     let ofList = 0;
-    return async () => {
+    return async (random: Random) => {
       // Each once, then by weight.
       const fault = list[ofList]?.[1] ?? random.pickWeighted(list);
       ofList += 1;
@@ -79,20 +78,24 @@ export async function runMixedLoad(
   };
   await Promise.all([
     ...Array.from({ length: callers }, (_, index) =>
-      during(call(index), random => 10 + random.integer(80), 10 + index),
+      during(
+        random => callOnce(world, configs, random),
+        random => 10 + random.integer(80),
+        10 + index,
+      ),
     ),
     during(
-      () => runSomeConfig(world, configs, createRandom(seed, Date.now()), 'elder api'),
+      random => runSomeConfig(world, configs, random, 'elder api'),
       random => 500 + random.integer(2_000),
-      3,
+      1,
     ),
     during(
-      () => turnDay(world, configs, createRandom(seed, Date.now())),
+      random => turnDay(world, configs, random),
       () => 500,
-      4,
+      2,
     ),
     ...wanted.faults.map((list, index) =>
-      during(injectFaults(list, 50 + index), random => random.integer(wanted.quietMs), 70 + index),
+      during(injectFaults(list), random => random.integer(wanted.quietMs), 50 + index),
     ),
   ]);
   await verifyEnd(world, configs);

@@ -195,8 +195,8 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
   };
 }
 
-/** Asks whatever may fail while something is down, until it works. @throws after two minutes */
-export async function insist<T>(work: () => Promise<T>, patienceMs = 120_000): Promise<T> {
+/** Asks whatever may fail while something is down, until it works. @throws after three minutes */
+export async function insist<T>(work: () => Promise<T>, patienceMs = 180_000): Promise<T> {
   let result: { value: T } | undefined;
   let last: unknown;
   await eventually(
