@@ -6,7 +6,7 @@ import { scaled } from './scale.ts';
 
 /** The database goes away under loads, downloads, config changes and runs. What callers were told is there stays there. */
 
-t.setTimeout(900_000);
+t.setTimeout(1_800_000);
 
 t.test('Postgres crashes and recovers', needsS3, async t => {
   const world = await underFaults(t, scaled(12, 4), [

@@ -6,7 +6,7 @@ import { scaled } from './scale.ts';
 
 /** SIGKILL at random instants, under loads, downloads, config changes and runs, half of which the killed process carries. */
 
-t.setTimeout(900_000);
+t.setTimeout(1_800_000);
 
 t.test('API processes are killed', needsS3, async t => {
   const world = await underFaults(t, scaled(20, 4), [[1, killApi]]);

@@ -4,7 +4,7 @@ import { killStorage } from '../mixed-load/inject-faults.ts';
 import { underFaults } from '../mixed-load/under-faults.ts';
 import { scaled } from './scale.ts';
 
-t.setTimeout(900_000);
+t.setTimeout(1_800_000);
 
 t.test('the S3 gateway is killed in the middle of uploads', needsS3, async t => {
   const world = await underFaults(t, scaled(12, 3), [[1, killStorage]]);
