@@ -42,7 +42,9 @@ export async function transfer(
 ): Promise<RunResult> {
   const { environmentId, snapshotDate, config, signal } = request;
   const { destination, compression } = config;
-  const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], signal);
+  // A night of runs would push out what callers download by day.
+  const options = { signal, keepParts: false };
+  const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
   try {
     if (opened.plan.parts.length === 0) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
     const { rowCount } = opened.plan;
@@ -77,7 +79,8 @@ export async function transfer(
   }
 }
 
+/** Copies, because uploads hold what they are given until a part is full. */
 async function* thenAsk(bytes: AsyncIterable<Buffer>, ask: () => Promise<void>): AsyncGenerator<Buffer> {
-  yield* bytes;
+  for await (const piece of bytes) yield Buffer.from(piece);
   await ask();
 }

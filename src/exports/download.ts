@@ -27,7 +27,7 @@ export function exportDownload(source: ExportSource, wanted: WantedFile): Export
       return headersOf(await findParts(source.exportPool, wanted.environmentId, dates), wanted);
     },
     async open(signal) {
-      const opened = await openExport(source, wanted.environmentId, dates, signal);
+      const opened = await openExport(source, wanted.environmentId, dates, { signal, keepParts: true });
       const compression = wanted.packing === 'none' ? 'none' : 'gzip';
       return {
         headers: headersOf(opened.plan, wanted),

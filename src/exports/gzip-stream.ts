@@ -1,32 +1,26 @@
 import { crc32 } from 'node:zlib';
+import type { Frame } from './frames.ts';
 
 /**
- * One gzip member (RFC 1952) out of pieces of raw deflate that were made apart. Members one after the other would be
- * simpler, but browsers read the first alone, and a file cut between two of them would look whole.
+ * One gzip member (RFC 1952) out of deflated frames that were made apart. Members one after the other would be simpler,
+ * but browsers read the first alone, and a file cut between two of them would look whole.
  */
 
 /** No name, no time, so that the same data gives the same bytes; "fastest", unknown system. */
 const header = Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);
 
-/** The pieces end on a byte but do not end the deflate stream; an empty last block does. */
+/** The frames end on a byte but do not end the deflate stream; an empty last block does. */
 const lastBlock = Buffer.from([3, 0]);
 
-export interface DeflatedPiece {
-  /** Raw deflate, flushed to a byte, not final. */
-  readonly deflated: Buffer;
-  /** Of the bytes before they were packed. */
-  readonly crc: number;
-  readonly plainBytes: number;
-}
-
-export async function* gzipStream(pieces: AsyncIterable<DeflatedPiece>): AsyncGenerator<Buffer> {
+/** @param frames in the form `deflated`; what comes out is lent like them */
+export async function* gzipStream(frames: AsyncIterable<Frame>): AsyncGenerator<Buffer> {
   yield header;
   let crc = crc32('');
   let plainBytes = 0;
-  for await (const piece of pieces) {
-    yield piece.deflated;
-    crc = combineCrcs(crc, piece.crc, piece.plainBytes);
-    plainBytes += piece.plainBytes;
+  for await (const frame of frames) {
+    yield frame.bytes;
+    crc = combineCrcs(crc, frame.crc, frame.plainBytes);
+    plainBytes += frame.plainBytes;
   }
   const trailer = Buffer.alloc(8);
   trailer.writeUInt32LE(crc, 0);

@@ -1,9 +1,11 @@
+import { Readable } from 'node:stream';
 import type { Pool } from 'pg';
 import { headerLine } from '../snapshots/columns.ts';
 import { currentStep, duringStream, type Step } from '../trace.ts';
 import type { ShownDate } from './aggregations.ts';
-import { type Block, bytesOf, type Compression, cutBlocks, plainBlock } from './blocks.ts';
 import { type ExportPart, type ExportPlan, findParts } from './find-parts.ts';
+import { type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
+import { gzipStream } from './gzip-stream.ts';
 import type { PartStore } from './part-store.ts';
 import { openReadSession, type ReadSession } from './read-session.ts';
 
@@ -12,18 +14,27 @@ export interface OpenExport {
   readonly plan: ExportPlan;
   /**
    * The CSV, header first, or the same as gzip: the same bytes for the same snapshots, always. Once through; ends with
-   * an error rather than early.
+   * an error rather than early. Each piece is lent until the next is asked for.
    */
   bytes(compression?: Compression): AsyncGenerator<Buffer>;
   /** Ends it in the middle; what the database still does for it is cancelled. Safe to call again. */
   close(): void;
 }
 
+export type Compression = 'none' | 'gzip';
+
 export interface ExportSource {
   /** Where exports read. */
   readonly exportPool: Pool;
   /** null: every part is rendered anew. */
   readonly partStore: PartStore | null;
+}
+
+export interface OpenOptions {
+  /** Ends it at once, also while the database is still sorting. */
+  readonly signal: AbortSignal;
+  /** Whether parts that have to be rendered are kept for the next who asks. */
+  readonly keepParts: boolean;
 }
 
 interface View {
@@ -35,13 +46,12 @@ interface View {
  * Opens the file of these dates. What it holds is one consistent view: parts that are kept are of just the versions that
  * the registry shows, and all others are read in the one repeatable-read transaction in which the registry was read.
  * Without a kept part for every date it holds a connection until it is read or closed.
- * @param signal ends it at once, also while the database is still sorting
  */
 export async function openExport(
   { exportPool, partStore }: ExportSource,
   environmentId: string,
   dates: readonly ShownDate[],
-  signal: AbortSignal,
+  { signal, keepParts }: OpenOptions,
 ): Promise<OpenExport> {
   // The bytes are asked for by others, outside of what goes on here.
   const here = currentStep();
@@ -79,21 +89,22 @@ export async function openExport(
   }
 
   /** Asked of the store when it needs the rows, which may be in the middle of the file. */
-  async function* render(part: ExportPart, step: Step): AsyncGenerator<Block> {
+  async function* render(part: ExportPart, step: Step): AsyncGenerator<Buffer> {
     step.add({ 'whx.part.rendered': true });
-    yield* cutBlocks((session ?? (await reopenFor(part))).rows(environmentId, part));
+    yield* (session ?? (await reopenFor(part))).rows(environmentId, part);
   }
 
-  async function* blocks(): AsyncGenerator<Block> {
+  async function* frames(form: Form): AsyncGenerator<Frame> {
     try {
-      yield plainBlock(Buffer.from(headerLine));
+      yield* framesOf(Readable.from([Buffer.from(headerLine)]), form);
       for (const part of plan.parts) {
         const step = here.begin('part', {
           'whx.part.date': part.date,
           'whx.part.rows': part.rowCount,
           'whx.part.rendered': false,
         });
-        yield* duringStream(step, partStore?.blocks(part, () => render(part, step)) ?? render(part, step));
+        const wanted = { form, keep: keepParts, render: () => render(part, step) };
+        yield* duringStream(step, partStore?.frames(part, wanted) ?? framesOf(wanted.render(), form));
       }
       await endSession();
     } finally {
@@ -103,7 +114,8 @@ export async function openExport(
 
   return {
     plan,
-    bytes: (compression = 'none') => bytesOf(blocks(), compression),
+    bytes: (compression = 'none') =>
+      compression === 'none' ? plainBytesOf(frames('plain'), 'plain') : gzipStream(frames('deflated')),
     close: () => session?.close(),
   };
 }

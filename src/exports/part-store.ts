@@ -1,33 +1,42 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { chmodSync, mkdirSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
+import { access, type FileHandle, rm, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { ConfigError } from '../config.ts';
 import type { PartStoreEvent } from '../metrics.ts';
-import { type Block, mapAhead, pack, packing } from './blocks.ts';
 import type { ExportPart } from './find-parts.ts';
+import { type Form, type Frame, framesOf, packing, plainBytesOf } from './frames.ts';
 import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
-import { createFramer, openForReading, PartLostError, readFrames } from './part-file.ts';
+import { keepFrames } from './keep-frames.ts';
+import { openForReading, PartLostError, readFrames } from './part-file.ts';
 import { createPartRoom, partExtension, unfinishedExtension } from './part-room.ts';
 import { copyRows } from './select-rows.ts';
 
 /**
- * Keeps rendered parts of files on local disk. The part that belongs to one snapshot depends only on the snapshot's
- * version and the date it is shown under, and never changes; a replaced snapshot has another version. Losing any of it
- * costs time, never correctness: every block is checked as it is read, and the database stays the only truth.
+ * Keeps rendered parts of files on local disk, in each form that was asked for. The part that belongs to one snapshot
+ * depends only on the snapshot's version and the date it is shown under, and never changes; a replaced snapshot has
+ * another version. Losing any of it costs time, never correctness: every frame is checked as it is read, and the database
+ * stays the only truth.
  */
 export interface PartStore {
-  /** Whether all of them lie here whole. */
+  /** Whether all of them lie here whole, in whatever form. */
   hasAll(parts: readonly ExportPart[]): Promise<boolean>;
   /**
-   * The blocks of a part: from disk, along with another request that is rendering it, or rendered and kept. What happens
-   * on disk shows in time alone.
-   * @param render gives the same blocks every time; called when they are needed, again if what was kept gets lost
+   * The frames of a part: from disk, along with another request that is making them, or rendered. What happens on disk
+   * shows in time alone.
    * @throws what `render` throws
    */
-  blocks(part: ExportPart, render: () => AsyncIterable<Block>): AsyncGenerator<Block>;
+  frames(part: ExportPart, wanted: WantedFrames): AsyncGenerator<Frame>;
   /** What kept parts take on disk; null: not known before something was written. */
   bytes(): number | null;
+}
+
+export interface WantedFrames {
+  readonly form: Form;
+  /** Whether to keep what was not there. */
+  readonly keep: boolean;
+  /** The plain bytes, the same every time; called when they are needed, again if what was kept gets lost. */
+  readonly render: () => AsyncIterable<Buffer>;
 }
 
 export interface PartStoreOptions {
@@ -48,25 +57,33 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     throw new ConfigError(`PART_STORE_DIR ${directory} cannot be made or is not ours`, { cause });
   }
   const room = createPartRoom(directory, maxBytes, () => onEvent('evicted'));
-  /** By name; each has one request that renders it. */
+  /** By name; each has one request that makes it. */
   const growing = new Map<string, GrowingPart>();
   // A version of the service that writes or packs rows otherwise has parts of its own.
-  const form = JSON.stringify([copyRows('', '', ''), packing]);
-  const rendering = createHash('sha256').update(form).digest('hex').slice(0, 8);
+  const rendering = createHash('sha256')
+    .update(JSON.stringify([copyRows('', '', ''), packing]))
+    .digest('hex')
+    .slice(0, 8);
 
-  const nameOf = (part: ExportPart) => `${rendering}_${part.version}_${part.date}${partExtension}`;
+  const nameOf = (part: ExportPart, form: Form) =>
+    `${rendering}_${part.version}_${part.date}_${form}${partExtension}`;
+  const fileOf = (name: string) => path.join(directory, name);
+  const isKept = (name: string) =>
+    access(fileOf(name)).then(
+      () => true,
+      () => false,
+    );
 
-  async function* readKept(handle: FileHandle, name: string): AsyncGenerator<Block> {
-    const file = path.join(directory, name);
+  async function* readKept(handle: FileHandle, name: string): AsyncGenerator<Frame> {
     const now = new Date();
-    await utimes(file, now, now).catch(() => {});
+    await utimes(fileOf(name), now, now).catch(() => {});
     try {
       yield* readFrames(handle, name, null);
     } catch (error) {
       if (error instanceof PartLostError) {
         onEvent('lost');
         onError(error);
-        await rm(file, { force: true }).catch(onError);
+        await rm(fileOf(name), { force: true }).catch(onError);
       }
       throw error;
     } finally {
@@ -74,7 +91,7 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     }
   }
 
-  async function* readAlong(part: GrowingPart, name: string): AsyncGenerator<Block> {
+  async function* readAlong(part: GrowingPart, name: string): AsyncGenerator<Frame> {
     const grown = part.follow();
     await grown(0);
     const handle = await openForReading(part.path);
@@ -86,114 +103,86 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     }
   }
 
-  /** Enters the part as growing before anything is awaited. */
-  async function* renderAndKeep(name: string, rendered: AsyncIterable<Block>): AsyncGenerator<Block> {
-    const part = createGrowingPart(path.join(directory, `${name}.${randomUUID()}${unfinishedExtension}`));
+  /** Enters the part as growing at once. */
+  function keep(name: string, frames: AsyncIterable<Frame>): AsyncGenerator<Frame> {
+    const part = createGrowingPart(fileOf(`${name}.${randomUUID()}${unfinishedExtension}`));
     growing.set(name, part);
-    const settle = (state: 'whole' | 'given up') => {
-      part.settle(state);
+    const onSettled = () => {
       if (growing.get(name) === part) growing.delete(name);
     };
-    const giveUp = (error: unknown) => {
-      onError(error);
-      settle('given up');
-    };
-    const handle = await createFile(part.path).catch(giveUp);
-    const append = async (bytes: Buffer) => {
-      if (!handle || part.state !== 'growing') return;
-      try {
-        await room.fill(bytes.length, () => handle.appendFile(bytes));
-        part.grow(bytes.length);
-      } catch (error) {
-        giveUp(error);
-      }
-    };
+    return keepFrames(frames, { part, target: fileOf(name), room, onError, onSettled });
+  }
 
-    const framer = createFramer(name);
-    let isWhole = false;
-    try {
-      for await (const packed of mapAhead(rendered, pack)) {
-        await append(framer.frame(packed));
-        part.hold();
-        yield packed;
-        part.resume();
+  /** Where the frames come from when they are not there in the form that is wanted. */
+  function make(part: ExportPart, wanted: WantedFrames, isInOtherForm: boolean): AsyncGenerator<Frame> {
+    if (!isInOtherForm) return framesOf(wanted.render(), wanted.form);
+    const form = otherForm(wanted.form);
+    const inOtherForm = frames(part, { ...wanted, form, keep: false }, false);
+    return framesOf(plainBytesOf(inOtherForm, form), wanted.form);
+  }
+
+  /** @param mayConvert false where that would make each form out of the other */
+  async function* frames(part: ExportPart, wanted: WantedFrames, mayConvert: boolean): AsyncGenerator<Frame> {
+    const name = nameOf(part, wanted.form);
+    const otherName = nameOf(part, otherForm(wanted.form));
+    let sentBytes = 0;
+    let mayBeKept = true;
+    let heldUp: GrowingPart | null = null;
+    for (;;) {
+      const other = growing.get(name);
+      const isFollowing = other !== undefined && other !== heldUp;
+      let source: AsyncIterable<Frame>;
+      let from: PartStoreEvent | null = 'read_along';
+      if (isFollowing) source = readAlong(other, name);
+      else {
+        const kept = mayBeKept && other === undefined ? await openForReading(fileOf(name)) : null;
+        const isInOtherForm =
+          kept === null && mayConvert && ((await isKept(otherName)) || growing.has(otherName));
+        // Another request may have begun meanwhile; from here to its entry nothing is awaited.
+        if (kept === null && growing.get(name) !== other) continue;
+        if (kept !== null) [source, from] = [readKept(kept, name), 'kept'];
+        else {
+          const made = make(part, wanted, isInOtherForm);
+          // Where it is there in the other form, that is told of there.
+          [source, from] = [wanted.keep ? keep(name, made) : made, isInOtherForm ? null : 'rendered'];
+        }
       }
-      await append(framer.end());
-      isWhole = part.state === 'growing';
-    } finally {
       try {
-        await handle?.close();
-        if (isWhole) await rename(part.path, path.join(directory, name));
-        else if (handle) await rm(part.path, { force: true });
+        for await (const frame of skip(source, sentBytes)) {
+          yield frame;
+          sentBytes += frame.plainBytes;
+        }
+        if (from !== null) onEvent(from);
+        return;
       } catch (error) {
-        isWhole = false;
-        onError(error);
+        if (!(error instanceof PartLostError)) throw error;
+        if (!isFollowing) mayBeKept = false;
+        if (error instanceof HeldUpError) heldUp = other ?? null;
       }
-      settle(isWhole ? 'whole' : 'given up');
     }
   }
 
   return {
     bytes: room.bytes,
-
+    frames: (part, wanted) => frames(part, wanted, true),
     async hasAll(parts) {
       for (const part of parts) {
-        if ((await stat(path.join(directory, nameOf(part))).catch(() => null)) === null) return false;
+        if (!(await isKept(nameOf(part, 'deflated'))) && !(await isKept(nameOf(part, 'plain')))) return false;
       }
       return true;
-    },
-
-    async *blocks(part, render) {
-      const name = nameOf(part);
-      let sentBytes = 0;
-      let mayBeKept = true;
-      let heldUp: GrowingPart | null = null;
-      for (;;) {
-        const other = growing.get(name);
-        const isFollowing = other !== undefined && other !== heldUp;
-        let source: AsyncIterable<Block>;
-        let from: PartStoreEvent = 'read_along';
-        if (isFollowing) source = readAlong(other, name);
-        else {
-          const kept =
-            mayBeKept && other === undefined ? await openForReading(path.join(directory, name)) : null;
-          // Another request may have begun meanwhile; from here to its entry nothing is awaited.
-          if (kept === null && growing.get(name) !== other) continue;
-          from = kept === null ? 'rendered' : 'kept';
-          source = kept === null ? renderAndKeep(name, render()) : readKept(kept, name);
-        }
-        try {
-          for await (const block of skip(source, sentBytes)) {
-            yield block;
-            sentBytes += block.plainBytes;
-          }
-          onEvent(from);
-          return;
-        } catch (error) {
-          if (!(error instanceof PartLostError)) throw error;
-          if (!isFollowing) mayBeKept = false;
-          if (error instanceof HeldUpError) heldUp = other ?? null;
-        }
-      }
     },
   };
 }
 
-/** The directory may have been removed since the start. */
-async function createFile(file: string): Promise<FileHandle> {
-  try {
-    return await open(file, 'wx', 0o600);
-  } catch {
-    await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
-    return await open(file, 'wx', 0o600);
-  }
+function otherForm(form: Form): Form {
+  return form === 'plain' ? 'deflated' : 'plain';
 }
 
-/** Blocks are cut alike every time, so what was sent ends where one of these ends. */
-async function* skip(blocks: AsyncIterable<Block>, bytes: number): AsyncGenerator<Block> {
+/** Parts are cut alike every time, so what was sent ends where one of these frames ends. */
+async function* skip(frames: AsyncIterable<Frame>, bytes: number): AsyncGenerator<Frame> {
   let passed = 0;
-  for await (const block of blocks) {
-    if (passed >= bytes) yield block;
-    passed += block.plainBytes;
+  for await (const frame of frames) {
+    if (passed >= bytes) yield frame;
+    passed += frame.plainBytes;
   }
 }

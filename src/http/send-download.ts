@@ -1,9 +1,9 @@
-import { Readable } from 'node:stream';
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
 import type { DownloadOutcome, Metrics } from '../metrics.ts';
 import type { Slots } from './slots.ts';
-import { limitReaderStall, stallTimeoutMs } from './stalls.ts';
+import { stallTimeoutMs } from './stalls.ts';
 
 /** A file that can be described, and opened to be sent. */
 export interface Download {
@@ -15,6 +15,7 @@ export interface Download {
 
 interface OpenDownload {
   readonly headers: Record<string, string>;
+  /** Each piece is lent until the next is asked for. */
   readonly bytes: AsyncIterable<Buffer>;
   readonly rowCount: number;
 }
@@ -55,19 +56,52 @@ export async function sendDownload(
     throw error;
   });
   report.opened(rowCount);
-  const watched = limitReaderStall(bytes, stallTimeoutMs, () => {
-    report.failed('stalled');
-    request.raw.destroy();
-  });
-  const body = Readable.from(watched, { objectMode: false });
-  body.once('error', error => {
-    if (controller.signal.aborted) return;
+  // From here on the bytes are ours to write: a buffer is used again once the socket has taken what is in it.
+  reply.hijack();
+  const write = createWriter(reply.raw, controller.signal, () => report.failed('stalled'));
+  try {
+    reply.raw.writeHead(200, { ...(reply.getHeaders() as OutgoingHttpHeaders), ...headers });
+    for await (const piece of bytes) await write(piece);
+    reply.raw.end();
+  } catch (error) {
+    // A write may hear before us that the reader is gone.
+    if (controller.signal.aborted || request.raw.socket.destroyed) return reply;
     report.failed('failed');
     request.log.error({ err: error }, 'download broke off');
     // Without a reset, a client that reads until the connection ends would take what came for the whole.
-    if (reply.raw.headersSent) request.raw.socket.resetAndDestroy();
+    request.raw.socket.resetAndDestroy();
+  }
+  return reply;
+}
+
+/**
+ * Writes one piece after the other; resolves once it is out of our hands, so that its memory may be used again.
+ * @param gone aborts when the connection has ended: not every write hears of that
+ * @param onStall called before the connection is closed because no byte of a piece has moved for a minute
+ */
+function createWriter(
+  raw: ServerResponse,
+  gone: AbortSignal,
+  onStall: () => void,
+): (piece: Buffer) => Promise<void> {
+  let giveUp = (_reason: unknown) => {};
+  gone.addEventListener('abort', () => giveUp(gone.reason), { once: true });
+  const { socket } = raw.req;
+  socket.on('timeout', () => {
+    onStall();
+    socket.destroy();
   });
-  return reply.headers(headers).send(body);
+  return async piece => {
+    gone.throwIfAborted();
+    // Node looks at what has left since the last time, so a reader who is only slow goes on. An answer that waits for
+    // the one before it on the same connection has no socket yet.
+    raw.socket?.setTimeout(stallTimeoutMs);
+    await new Promise<void>((resolve, reject) => {
+      giveUp = reject;
+      raw.write(piece, error => (error ? reject(error) : resolve()));
+    });
+    raw.socket?.setTimeout(0);
+  };
 }
 
 function reportDownload(metrics: Metrics, reply: FastifyReply) {

@@ -1,22 +1,6 @@
 /** Streams that wait for a caller wait no longer than this without a byte moving. */
 export const stallTimeoutMs = 60_000;
 
-/** Passes chunks on; calls `onStall` when the reader takes longer than `timeoutMs` to ask for the next. */
-export async function* limitReaderStall<T>(
-  source: AsyncIterable<T>,
-  timeoutMs: number,
-  onStall: () => void,
-): AsyncGenerator<T> {
-  for await (const chunk of source) {
-    const timer = setTimeout(onStall, timeoutMs);
-    try {
-      yield chunk;
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-}
-
 /** Passes chunks on; calls `onStall` when the source takes longer than `timeoutMs` to bring the next. */
 export async function* limitSourceStall<T>(
   source: AsyncIterable<T>,
