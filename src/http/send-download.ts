@@ -60,7 +60,7 @@ export async function sendDownload(
   reply.hijack();
   const write = createWriter(reply.raw, controller.signal, () => report.failed('stalled'));
   try {
-    reply.raw.writeHead(200, { ...(reply.getHeaders() as OutgoingHttpHeaders), ...headers });
+    reply.raw.writeHead(200, withHeaders(reply.getHeaders() as OutgoingHttpHeaders, headers));
     for await (const piece of bytes) await write(piece);
     reply.raw.end();
   } catch (error) {
@@ -76,7 +76,7 @@ export async function sendDownload(
 
 /**
  * Writes one piece after the other; resolves once it is out of our hands, so that its memory may be used again.
- * @param gone aborts when the connection has ended: not every write hears of that
+ * @param gone aborts when the answer has ended, well or not: not every write hears of that
  * @param onStall called before the connection is closed because no byte of a piece has moved for a minute
  */
 function createWriter(
@@ -85,12 +85,17 @@ function createWriter(
   onStall: () => void,
 ): (piece: Buffer) => Promise<void> {
   let giveUp = (_reason: unknown) => {};
-  gone.addEventListener('abort', () => giveUp(gone.reason), { once: true });
   const { socket } = raw.req;
-  socket.on('timeout', () => {
+  const stalled = () => {
     onStall();
     socket.destroy();
-  });
+  };
+  socket.on('timeout', stalled);
+  const stop = () => {
+    socket.off('timeout', stalled);
+    giveUp(gone.reason);
+  };
+  gone.addEventListener('abort', stop, { once: true });
   return async piece => {
     gone.throwIfAborted();
     // Node looks at what has left since the last time, so a reader who is only slow goes on. An answer that waits for
@@ -102,6 +107,12 @@ function createWriter(
     });
     raw.socket?.setTimeout(0);
   };
+}
+
+/** No hook of Fastify comes after this: what others said of `Vary` has to stay. */
+function withHeaders(before: OutgoingHttpHeaders, headers: Record<string, string>): OutgoingHttpHeaders {
+  const vary = [headers['vary'], before['vary']].filter(value => value !== undefined).join(', ');
+  return { ...before, ...headers, ...(vary === '' ? {} : { vary }) };
 }
 
 function reportDownload(metrics: Metrics, reply: FastifyReply) {
