@@ -30,12 +30,20 @@ export interface ServiceOptions {
   readonly env?: Readonly<Record<string, string>>;
 }
 
+const root = path.join(import.meta.dirname, '..');
+
+/** What `npm start` tells Node. */
+function flagsOfStart(): string[] {
+  const { scripts } = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'));
+  return (scripts.start as string).split(' ').filter(word => word.startsWith('--'));
+}
+
 export async function startService({ databaseUrl, directory, env }: ServiceOptions): Promise<Service> {
   const port = await freePort();
   const token = `bench-${randomBytes(24).toString('hex')}`;
   const partDirectory = path.join(directory, `parts-${port}`);
   const logFile = fs.openSync(path.join(directory, `service-${port}.log`), 'w');
-  const child = spawn(process.execPath, [path.join(import.meta.dirname, '../src/main.ts')], {
+  const child = spawn(process.execPath, [...flagsOfStart(), path.join(root, 'src/main.ts')], {
     env: {
       PATH: process.env['PATH'],
       DATABASE_URL: databaseUrl,

@@ -1,6 +1,6 @@
 import type { Pool, PoolClient } from 'pg';
-import { to as copyTo } from 'pg-copy-streams';
 import { beginInUtc } from '../snapshots/instants.ts';
+import { copyOut } from './copy-reader.ts';
 import type { ExportPart } from './find-parts.ts';
 import { copyRows } from './select-rows.ts';
 
@@ -44,10 +44,8 @@ export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<
   return {
     client,
     async *rows(environmentId, part) {
-      const copy = client.query(copyTo(copyRows(environmentId, part.snapshotDate, part.date)));
-      yield* copy as AsyncIterable<Buffer>;
-      // The row count comes with the end of the statement, after the last byte.
-      await client.query('');
+      const copy = copyOut(client, copyRows(environmentId, part.snapshotDate, part.date));
+      yield* copy.bytes;
       if (copy.rowCount !== part.rowCount) {
         const detail = `the registry says ${part.rowCount} rows, the table has ${copy.rowCount}`;
         throw new Error(`Snapshot ${part.snapshotDate} of ${environmentId} is not whole: ${detail}.`);
