@@ -1,7 +1,9 @@
+import type { Socket } from 'node:net';
 import { buildApp } from './app.ts';
 import { startWorker } from './automatic-exports/start-worker.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { createDependencies } from './dependencies.ts';
+import { breakOff } from './http/break-off.ts';
 import { drain } from './http/drain.ts';
 import { createLogger } from './log.ts';
 import { startTracing } from './start-tracing.ts';
@@ -27,6 +29,12 @@ export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new 
   const tracing = config.tracing ? await startTracing(log) : null;
   const dependencies = orExit(() => createDependencies(config, log, now));
   const app = await buildApp(dependencies);
+  // To break off what is not done in time.
+  const sockets = new Set<Socket>();
+  app.server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
   const worker =
     config.processRole === 'api'
       ? null
@@ -40,7 +48,9 @@ export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new 
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
     dependencies.isStopping = true;
     log.info({ signal }, 'stopping');
-    const cutOff = setTimeout(() => app.server.closeAllConnections(), stopTimeoutMs);
+    const cutOff = setTimeout(() => {
+      for (const socket of sockets) breakOff(socket);
+    }, stopTimeoutMs);
     // A worker has no balancer before it, and who presses Ctrl-C does not want to wait.
     const hasBalancer = signal === 'SIGTERM' && config.processRole !== 'worker';
     await Promise.all([drain(app, hasBalancer ? config.drainMs : 0), worker?.stop()]);

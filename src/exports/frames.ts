@@ -23,13 +23,16 @@ const deflatedFrameBytes = 1024 * 1024;
  * About 200 MB a second and core. Window and tables of half the usual size cost nothing in what is left of rows; like the
  * room for the result they count toward garbage collection.
  */
-export const packing = {
+const packing = {
   level: constants.Z_BEST_SPEED,
   windowBits: 14,
   memLevel: 7,
   chunkSize: 128 * 1024,
   finishFlush: constants.Z_SYNC_FLUSH,
 } as const;
+
+/** All that a part's frames depend on besides its rows. */
+export const cutting = { plainFrameBytes, deflatedFrameBytes, packing, zlib: process.versions['zlib'] };
 
 const deflate = promisify(deflateRaw);
 const inflate = promisify(inflateRaw);

@@ -14,6 +14,8 @@ export class HeldUpError extends PartLostError {
 /** A part that one request of this process is rendering, for the others that read along from its file. */
 export interface GrowingPart {
   readonly path: string;
+  /** Is made out of the other form, which may itself be growing. */
+  readonly isConverted: boolean;
   readonly state: 'growing' | 'whole' | 'given up';
   /** So many more bytes, whole frames all, stand in the file. */
   grow(bytes: number): void;
@@ -28,7 +30,7 @@ export interface GrowingPart {
   follow(): (bytes: number) => Promise<void>;
 }
 
-export function createGrowingPart(path: string): GrowingPart {
+export function createGrowingPart(path: string, isConverted: boolean): GrowingPart {
   let size = 0;
   let state: GrowingPart['state'] = 'growing';
   let heldMs = 0;
@@ -54,6 +56,7 @@ export function createGrowingPart(path: string): GrowingPart {
 
   return {
     path,
+    isConverted,
     get state() {
       return state;
     },

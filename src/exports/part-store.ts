@@ -5,7 +5,7 @@ import path from 'node:path';
 import { ConfigError } from '../config.ts';
 import type { PartStoreEvent } from '../metrics.ts';
 import type { ExportPart } from './find-parts.ts';
-import { type Form, type Frame, framesOf, packing, plainBytesOf } from './frames.ts';
+import { cutting, type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
 import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
 import { keepFrames } from './keep-frames.ts';
 import { openForReading, PartLostError, readFrames } from './part-file.ts';
@@ -59,9 +59,9 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
   const room = createPartRoom(directory, maxBytes, () => onEvent('evicted'));
   /** By name; each has one request that makes it. */
   const growing = new Map<string, GrowingPart>();
-  // A version of the service that writes or packs rows otherwise has parts of its own.
+  // A version of the service that writes, cuts or packs rows otherwise has parts of its own.
   const rendering = createHash('sha256')
-    .update(JSON.stringify([copyRows('', '', ''), packing]))
+    .update(JSON.stringify([copyRows('', '', ''), cutting]))
     .digest('hex')
     .slice(0, 8);
 
@@ -104,8 +104,9 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
   }
 
   /** Enters the part as growing at once. */
-  function keep(name: string, frames: AsyncIterable<Frame>): AsyncGenerator<Frame> {
-    const part = createGrowingPart(fileOf(`${name}.${randomUUID()}${unfinishedExtension}`));
+  function keep(name: string, frames: AsyncIterable<Frame>, isConverted: boolean): AsyncGenerator<Frame> {
+    const file = fileOf(`${name}.${randomUUID()}${unfinishedExtension}`);
+    const part = createGrowingPart(file, isConverted);
     growing.set(name, part);
     const onSettled = () => {
       if (growing.get(name) === part) growing.delete(name);
@@ -121,7 +122,10 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     return framesOf(plainBytesOf(inOtherForm, form), wanted.form);
   }
 
-  /** @param mayConvert false where that would make each form out of the other */
+  /**
+   * @param mayConvert false for the source of a conversion. It neither converts nor follows a part that is converted: two
+   *   requests that make each form out of the other would wait for each other for ever
+   */
   async function* frames(part: ExportPart, wanted: WantedFrames, mayConvert: boolean): AsyncGenerator<Frame> {
     const name = nameOf(part, wanted.form);
     const otherName = nameOf(part, otherForm(wanted.form));
@@ -130,21 +134,27 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     let heldUp: GrowingPart | null = null;
     for (;;) {
       const other = growing.get(name);
-      const isFollowing = other !== undefined && other !== heldUp;
+      const isFollowing = other !== undefined && other !== heldUp && (mayConvert || !other.isConverted);
       let source: AsyncIterable<Frame>;
       let from: PartStoreEvent | null = 'read_along';
       if (isFollowing) source = readAlong(other, name);
       else {
         const kept = mayBeKept && other === undefined ? await openForReading(fileOf(name)) : null;
+        // What is itself being made out of this form is no source for it.
         const isInOtherForm =
-          kept === null && mayConvert && ((await isKept(otherName)) || growing.has(otherName));
+          kept === null &&
+          mayConvert &&
+          ((await isKept(otherName)) || growing.get(otherName)?.isConverted === false);
         // Another request may have begun meanwhile; from here to its entry nothing is awaited.
         if (kept === null && growing.get(name) !== other) continue;
         if (kept !== null) [source, from] = [readKept(kept, name), 'kept'];
         else {
           const made = make(part, wanted, isInOtherForm);
           // Where it is there in the other form, that is told of there.
-          [source, from] = [wanted.keep ? keep(name, made) : made, isInOtherForm ? null : 'rendered'];
+          [source, from] = [
+            wanted.keep ? keep(name, made, isInOtherForm) : made,
+            isInOtherForm ? null : 'rendered',
+          ];
         }
       }
       try {

@@ -52,8 +52,13 @@ export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<
       }
     },
     async end() {
-      await client.query('commit');
-      release();
+      try {
+        await client.query('commit');
+        release();
+      } catch (error) {
+        close();
+        throw error;
+      }
     },
     close,
   };

@@ -2,6 +2,7 @@ import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
 import type { DownloadOutcome, Metrics } from '../metrics.ts';
+import { breakOff } from './break-off.ts';
 import type { Slots } from './slots.ts';
 import { stallTimeoutMs } from './stalls.ts';
 
@@ -62,14 +63,14 @@ export async function sendDownload(
   try {
     reply.raw.writeHead(200, withHeaders(reply.getHeaders() as OutgoingHttpHeaders, headers));
     for await (const piece of bytes) await write(piece);
+    limitStall(reply.raw);
     reply.raw.end();
   } catch (error) {
     // A write may hear before us that the reader is gone.
     if (controller.signal.aborted || request.raw.socket.destroyed) return reply;
     report.failed('failed');
     request.log.error({ err: error }, 'download broke off');
-    // Without a reset, a client that reads until the connection ends would take what came for the whole.
-    request.raw.socket.resetAndDestroy();
+    breakOff(request.raw.socket);
   }
   return reply;
 }
@@ -88,25 +89,37 @@ function createWriter(
   const { socket } = raw.req;
   const stalled = () => {
     onStall();
-    socket.destroy();
+    breakOff(socket);
   };
+  // Node ends its own side as well when a caller ends theirs, so we have to be first.
+  const ended = () => breakOff(socket);
   socket.on('timeout', stalled);
+  socket.prependListener('end', ended);
   const stop = () => {
     socket.off('timeout', stalled);
+    socket.off('end', ended);
     giveUp(gone.reason);
   };
   gone.addEventListener('abort', stop, { once: true });
+  // An answer that waits for the one before it on the same connection has no socket yet.
+  raw.once('socket', () => limitStall(raw));
   return async piece => {
     gone.throwIfAborted();
-    // Node looks at what has left since the last time, so a reader who is only slow goes on. An answer that waits for
-    // the one before it on the same connection has no socket yet.
-    raw.socket?.setTimeout(stallTimeoutMs);
+    limitStall(raw);
     await new Promise<void>((resolve, reject) => {
       giveUp = reject;
       raw.write(piece, error => (error ? reject(error) : resolve()));
     });
     raw.socket?.setTimeout(0);
   };
+}
+
+/**
+ * Node looks twice: what has left since the first time is progress, so a reader who is only slow goes on. After the last
+ * byte it sets the time-out of idle connections in its place.
+ */
+function limitStall(raw: ServerResponse): void {
+  raw.socket?.setTimeout(stallTimeoutMs / 2);
 }
 
 /** No hook of Fastify comes after this: what others said of `Vary` has to stay. */
@@ -116,9 +129,16 @@ function withHeaders(before: OutgoingHttpHeaders, headers: Record<string, string
 }
 
 function reportDownload(metrics: Metrics, reply: FastifyReply) {
+  const { raw } = reply;
   const { socket } = reply.request.raw;
   const startedAt = performance.now();
-  const bytesBefore = socket.bytesWritten;
+  let bytesBefore = socket.bytesWritten;
+  // Until then the answer before it is still being written.
+  if (raw.socket === null) {
+    raw.once('socket', () => {
+      bytesBefore = socket.bytesWritten;
+    });
+  }
   let outcome: DownloadOutcome | null = null;
   let rowCount = 0;
   return {
@@ -129,7 +149,7 @@ function reportDownload(metrics: Metrics, reply: FastifyReply) {
       outcome ??= how;
     },
     end() {
-      outcome ??= reply.raw.writableFinished ? 'complete' : 'reader_gone';
+      outcome ??= raw.writableFinished ? 'complete' : 'reader_gone';
       metrics.downloadEnded({
         outcome,
         bytes: socket.bytesWritten - bytesBefore,

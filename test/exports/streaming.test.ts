@@ -169,6 +169,23 @@ for (const [mode, app] of [
       t.equal(brokeOff.length, 8);
     });
 
+    t.test(
+      'a caller who ends their side gets a reset, or the whole file: never an orderly end of half of it',
+      async t => {
+        const whole = (await app.download('acme', 'today')).body.length;
+        for (const version of ['1.1', '1.0']) {
+          await forgetParts();
+          const connection = await connectRaw(app.port, 1_000);
+          connection.socket.write(rawRequest(version, 'Connection: close'));
+          await connection.until(/^.{1000}/s);
+          connection.socket.end();
+          connection.socket.resume();
+          const how = await connection.closed;
+          t.ok(how === 'ECONNRESET' || connection.received().length > whole, `HTTP/${version}: ${how}`);
+        }
+      },
+    );
+
     t.test('a registry that says otherwise than the rows breaks the file off', async t => {
       for (const count of [0, 2]) {
         await pool.query(
