@@ -47,12 +47,12 @@ async function migrateGivingWay(migrator: Migrator): Promise<string[]> {
   for (;;) {
     const { error, results } = await migrator.migrateToLatest();
     if (error === undefined) return (results ?? []).map(result => result.migrationName);
-    if (!isLockTimeout(error) || Date.now() > deadline) throw error;
+    if (!isHeldUp(error) || Date.now() > deadline) throw error;
     await delay(pauseMs);
   }
 }
 
-/** https://www.postgresql.org/docs/current/errcodes-appendix.html: lock_not_available */
-function isLockTimeout(error: unknown): boolean {
-  return error instanceof DatabaseError && error.code === '55P03';
+/** https://www.postgresql.org/docs/current/errcodes-appendix.html: lock_not_available, deadlock_detected */
+function isHeldUp(error: unknown): boolean {
+  return error instanceof DatabaseError && ['55P03', '40P01'].includes(error.code ?? '');
 }
