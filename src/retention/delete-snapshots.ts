@@ -51,7 +51,7 @@ export async function removeUnneededOfDay(
   return { removed, emptied: false };
 }
 
-/** @returns how many snapshots; 0 when one of them is needed, in use, or rows stand there that no snapshot owns */
+/** @returns how many snapshots; 0 when one of them is needed, in use, rows stand there that no snapshot owns, or somebody may still see them */
 async function emptyDay(db: Database, day: string, today: string): Promise<number> {
   const work = db.transaction().execute(async trx => {
     await sql`set local statement_timeout = 0`.execute(trx);
@@ -66,6 +66,7 @@ async function emptyDay(db: Database, day: string, today: string): Promise<numbe
     const free = await lockRegistered(trx, environmentIds, day);
     if (free.length < environmentIds.length) return 0;
     if (await hasOthers(trx, day, environmentIds)) return 0;
+    if (await isViewHeld(trx)) return 0;
     await sql`truncate ${partition}`.execute(trx);
     await unregister(trx, environmentIds, day);
     return environmentIds.length;
@@ -165,6 +166,28 @@ async function hasOthers(
       select from found where environment_id is not null and environment_id <> all(${environmentIds})
     ) as others`.execute(trx);
   return rows[0]?.others === true;
+}
+
+const looks = 10;
+
+/**
+ * Whether a transaction may have read the registry as it was: it would find the rows gone after TRUNCATE, though not
+ * after DELETE. A replica with `hot_standby_feedback` always may. Short statements come and go, so it looks more than once.
+ */
+async function isViewHeld(trx: Transaction<Tables>): Promise<boolean> {
+  for (let look = 1; look <= looks; look += 1) {
+    // What pg_stat_activity tells is kept for the transaction otherwise.
+    await sql`select pg_stat_clear_snapshot(), pg_sleep(0.01)`.execute(trx);
+    const { rows } = await sql<{ held: boolean }>`
+      select exists (
+        select from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid() and backend_xmin is not null
+          and usesysid is not null -- autovacuum has none
+      ) or exists (select from pg_stat_replication where backend_xmin is not null)
+        or exists (select from pg_replication_slots where xmin is not null) as held`.execute(trx);
+    if (rows[0]?.held === false) return false;
+  }
+  return true;
 }
 
 async function unregister(

@@ -59,7 +59,7 @@ async function listRemovableDays(db: Database, today: string): Promise<string[]>
   return rows.map(({ day }) => day);
 }
 
-/** Of those that are left; more would keep an export of that day waiting for longer than a moment. */
+/** Of those that are left, which are written anew. The old size counts besides: all of it is read under the lock. */
 const mostRowsToMove = 100_000;
 const spareBytes = 16 * 1024 * 1024;
 /** Generous: most rows take a tenth of it. */
@@ -67,7 +67,8 @@ const bytesPerRow = 4_096;
 
 /**
  * Gives the disk of old days back in which little is left, such as the newest snapshot of a customer who has stopped
- * loading: rows that were deleted leave room that no later day can use. Only exports of that very day have to wait.
+ * loading: rows that were deleted leave room that no later day can use. Only exports of that very day have to wait, for as long as
+ * the connection's statement_timeout at most; what takes longer is left as it is. Older views still see what they saw.
  * @returns how many
  */
 export async function shrinkPartitions(db: Database, today: string, signal: AbortSignal): Promise<number> {
@@ -93,7 +94,8 @@ async function shrink(connection: Kysely<Tables>, name: string): Promise<boolean
     await sql`vacuum (full, analyze) ${sql.table(name)}`.execute(connection);
     return true;
   } catch (error) {
-    if (error instanceof DatabaseError && ['55P03', '42P01'].includes(error.code ?? '')) return false;
+    if (error instanceof DatabaseError && ['55P03', '57014', '42P01'].includes(error.code ?? ''))
+      return false;
     throw error;
   } finally {
     await sql`reset lock_timeout`.execute(connection);
@@ -113,8 +115,8 @@ async function dropPartition(connection: Kysely<Tables>, day: string): Promise<O
     }
     return await dropLocked(connection, day);
   } catch (error) {
-    // Lock not available; another partition is being detached; it is gone.
-    if (error instanceof DatabaseError && ['55P03', '55000', '42P01'].includes(error.code ?? ''))
+    // Lock not available; it takes too long; another partition is being detached; it is gone.
+    if (error instanceof DatabaseError && ['55P03', '57014', '55000', '42P01'].includes(error.code ?? ''))
       return 'in use';
     throw error;
   } finally {
@@ -139,6 +141,7 @@ async function dropLocked(connection: Kysely<Tables>, day: string): Promise<Outc
     if (state === 'pending') await attach();
     return 'has rows';
   }
+  if (!(await isForgotten(connection, day))) return 'in use';
   if (state === 'attached') {
     if (await isInUse(connection)) return 'in use';
     await detachPatience.execute(connection);
@@ -152,6 +155,18 @@ async function dropLocked(connection: Kysely<Tables>, day: string): Promise<Outc
   await shortPatience.execute(connection);
   await sql`drop table ${partition}`.execute(connection);
   return 'dropped';
+}
+
+/**
+ * Whether no transaction, here or on a replica that sends feedback, is so old that it sees rows that were deleted: VACUUM
+ * cuts off only what nobody sees. Gives their disk back besides, also where exports never pause.
+ */
+async function isForgotten(connection: Kysely<Tables>, day: string): Promise<boolean> {
+  const isBlank = () => ask(connection, sql`pg_relation_size(${partitionName(day)}::regclass) = 0`);
+  if (await isBlank()) return true;
+  await detachPatience.execute(connection);
+  await sql`vacuum (truncate) ${sql.table(partitionName(day))}`.execute(connection);
+  return await isBlank();
 }
 
 async function stateOf(

@@ -88,7 +88,7 @@ async function slowLoad(environmentId: string, day: string) {
 }
 
 t.test(
-  'with an export and a load under way: the disk is freed at once, the empty partition later',
+  'with an export and a load under way: rows are deleted, the disk is freed once they are over',
   async t => {
     for (const id of ['one', 'two']) {
       for (const day of [oldest, older, old, today]) await fillSnapshot(pool, id, day, 1_000);
@@ -106,20 +106,27 @@ t.test(
       app.download('one', '6-months-weekly').then(({ status }) => t.equal(status, 200)),
       app.load('two', '2026-03-02', loadBody([adoptionRow()])).then(({ status }) => t.equal(status, 200)),
     ]);
-    t.match(done, { snapshots: 6, days: 3, partitions: { dropped: 0, unregistered: [] } });
+    t.match(done, { snapshots: 6, days: 0, partitions: { dropped: 0, unregistered: [] } });
     t.match(
       await partitions(),
       [oldest, older, old].map(day => ({ day: day.replaceAll('-', ''), pending: false })),
       'not even begun',
     );
-    const { rows } = await pool.query(
-      `select sum(pg_relation_size(oid))::int as bytes from pg_class where relname ~ '^snapshot_rows_2025.{4}$'`,
-    );
-    t.strictSame(rows, [{ bytes: 0 }]);
 
     t.equal(await loading.end(), 201);
     await reading.end();
     watch.release(true);
+    // One that began after the rows were deleted keeps their partitions, though not their disk.
+    const next = await pool.connect();
+    await next.query('begin isolation level repeatable read read only');
+    await next.query(`select from snapshot_rows where snapshot_date = '${today}'`);
+    t.match(await tidy(), { snapshots: 0, partitions: { dropped: 0 } });
+    const { rows } = await pool.query(
+      `select sum(pg_relation_size(oid))::int as bytes from pg_class where relname ~ '^snapshot_rows_2025.{4}$'`,
+    );
+    t.strictSame(rows, [{ bytes: 0 }]);
+    await next.query('commit');
+    next.release();
     t.match(await tidyInQuiet(), { snapshots: 0, partitions: { dropped: 3 } });
     t.strictSame(await partitions(), []);
   },
@@ -138,9 +145,23 @@ t.test('a load of an old day keeps its partition; the others’ rows go one by o
 
   // Into an old day that is empty: its partition has just been made.
   const fresh = await slowLoad('one', older);
-  t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
+  t.match(await tidyInQuiet(), { snapshots: 1, days: 0, partitions: { dropped: 0 } });
   t.equal(await fresh.end(), 201);
-  t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 1 } });
+  t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 2 } });
+});
+
+t.test('an export that has read the registry and not yet the rows finds them whole', async t => {
+  await fillSnapshot(pool, 'one', old, 1_000);
+  const reader = await pool.connect();
+  await reader.query('begin isolation level repeatable read read only');
+  await reader.query('select from snapshots');
+  t.match(await tidy(), { snapshots: 1, days: 0, partitions: { dropped: 0 } });
+  const rows = `select from snapshot_rows where environment_id = 'one' and snapshot_date = '${old}'`;
+  t.match(await tidy(), { snapshots: 0, partitions: { dropped: 0 } }, 'and the next night');
+  t.equal((await reader.query(rows)).rowCount, 1_000);
+  await reader.query('commit');
+  reader.release();
+  t.match(await tidyInQuiet(), { partitions: { dropped: 1 } });
 });
 
 t.test('an export that reads the old day itself is left to end', async t => {

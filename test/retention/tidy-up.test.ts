@@ -227,6 +227,25 @@ t.test('what a run has still to read stays until the run is over', async t => {
   await t.rejects(tooLate, { code: 'not_found' });
 });
 
+t.test('a clock that is far ahead removes nothing that is needed by the database’s', async t => {
+  const { fill, tidy, ...look } = await start(t);
+  const day = new Date().toISOString().slice(0, 10);
+  await fill('acme', [daysBefore(day, 5), day]);
+  const nextYear = new Date(Date.now() + 365 * 24 * 60 * 60 * 1000).toISOString();
+  t.match(await tidy(nextYear), { snapshots: 0 });
+  t.equal((await look.registered()).length, 2);
+});
+
+t.test('what fails keeps nothing else from being done, and is told', async t => {
+  const { pool, tidy } = await start(t);
+  await pool.query(
+    `insert into audit_log (at, actor_kind, action, details) values ('2020-01-01', 'operator', 'old', '{}')`,
+  );
+  await pool.query('create table snapshot_rows_99999999 ()');
+  await t.rejects(tidy(), { code: '22008' }, 'no such day');
+  t.equal((await pool.query(`select from audit_log where action = 'old'`)).rowCount, 0);
+});
+
 t.test('ended in the middle, the next night goes on', async t => {
   const { app, fill, tidy, ...look } = await start(t);
   await fill('acme', ['2025-06-03', '2025-06-04', today]);
