@@ -1,4 +1,4 @@
-import { errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
 import type { JwtConfig } from '../config.ts';
 import { type Scope, scopes } from '../environments/scopes.ts';
 import { AppError } from '../errors.ts';
@@ -33,7 +33,7 @@ export function createUserTokens(config: JwtConfig, keyOf: JWTVerifyGetKey): Use
   return {
     async verify(token, now) {
       try {
-        const { payload } = await jwtVerify(token, keyOf, {
+        const payload = await verifyWithAnyKey(token, keyOf, {
           algorithms,
           issuer,
           audience,
@@ -50,6 +50,27 @@ export function createUserTokens(config: JwtConfig, keyOf: JWTVerifyGetKey): Use
       }
     },
   };
+}
+
+/** A token without `kid` may be of any of the issuer's keys that fit. @throws JOSEError */
+async function verifyWithAnyKey(
+  token: string,
+  keyOf: JWTVerifyGetKey,
+  options: JWTVerifyOptions,
+): Promise<JWTPayload> {
+  try {
+    return (await jwtVerify(token, keyOf, options)).payload;
+  } catch (error) {
+    if (!(error instanceof errors.JWKSMultipleMatchingKeys)) throw error;
+    for await (const key of error) {
+      try {
+        return (await jwtVerify(token, key, options)).payload;
+      } catch (failure) {
+        if (!(failure instanceof errors.JWSSignatureVerificationFailed)) throw failure;
+      }
+    }
+    throw error;
+  }
 }
 
 /** Whether a token has the form of a JWT, whatever is in it. */
