@@ -13,12 +13,14 @@ type ParsedUrl = { readonly ok: true; readonly url: string } | { readonly ok: fa
 export function parseWebhookUrl(text: string, allowlist: EndpointAllowlist): ParsedUrl {
   const fault = (message: string): ParsedUrl => ({ ok: false, fault: message });
   // The parser would drop or repair these, and what is stored should be what was sent.
-  if (!/^https?:\/\/[^\s\\\p{Cc}]+$/iu.test(text) || !URL.canParse(text)) {
+  if (!/^https?:\/\/(?!\/)[^\s\\\p{Cc}]+$/iu.test(text) || !URL.canParse(text)) {
     return fault('is not a URL like https://hooks.example.com/warehouse-export');
   }
   const url = new URL(text);
   if (text.includes('#')) return fault('may not have a fragment');
-  if (/^[^/]+\/\/[^/?]*@/.test(text)) return fault('may not have user info');
+  const hasUserInfo = url.username !== '' || url.password !== '';
+  // The parser drops an empty one.
+  if (hasUserInfo || /^[^/]+\/\/[^/?]*@/.test(text)) return fault('may not have user info');
   if (url.href.length > maxUrlLength) return fault(`may not be longer than ${maxUrlLength} characters`);
   const scheme = url.protocol === 'https:' ? 'https' : 'http';
   const port = url.port === '' ? { https: 443, http: 80 }[scheme] : Number(url.port);
