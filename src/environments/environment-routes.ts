@@ -1,5 +1,5 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { actorOf, environmentOf } from '../http/access.ts';
+import { actorOf, callerOf, environmentOf } from '../http/access.ts';
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
@@ -34,7 +34,12 @@ const environmentProperties = {
   id: Type.String(),
   name: Type.String(),
   plan: literals(plans),
-  failureWebhook: nullable(Type.String({ description: 'Where failures of automatic exports are pushed.' })),
+  failureWebhook: nullable(
+    Type.String({
+      description:
+        'Where failures of automatic exports are pushed. A URL may be a secret: whoever is not the operator reads null.',
+    }),
+  ),
   createdAt: instant(),
   updatedAt: instant(),
 };
@@ -147,6 +152,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       },
       handler: async request => {
         const environment = environmentOf(request);
+        if (callerOf(request).kind !== 'operator') return { ...environment, failureWebhook: null };
         const urls = await listFailureWebhookUrls(db, [environment.id]);
         return { ...environment, failureWebhook: urls.get(environment.id) ?? null };
       },

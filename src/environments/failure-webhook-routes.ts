@@ -74,7 +74,7 @@ const sendResultSchema = Type.Object(
         Type.Object({
           code: Type.String({
             description:
-              '`endpoint_not_allowed`, `endpoint_unreachable`, `timeout`, `tls_error`, `not_http`, `not_accepted` or `unknown`.',
+              '`endpoint_not_allowed`, `endpoint_unreachable`, `timeout`, `tls_error`, `not_http`, `not_accepted`, `secret_unreadable` or `unknown`.',
             examples: ['not_accepted'],
           }),
           message: Type.String(),

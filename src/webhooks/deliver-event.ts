@@ -1,13 +1,7 @@
-import type { Logger } from 'pino';
 import type { WebhookJob } from '../db/job-queue.ts';
-import { webhookSecretOf } from './failure-webhooks.ts';
 import { selectDelivery } from './select-delivery.ts';
-import { sendWebhook } from './send-webhook.ts';
+import { signAndSend } from './sign-and-send.ts';
 import type { WebhookDependencies } from './try-webhook.ts';
-
-interface DeliveryDependencies extends WebhookDependencies {
-  readonly log: Logger;
-}
 
 /** The receiver says that it is gone for good. It may have been a slip, so the webhook stays. */
 const goneStatus = 410;
@@ -18,27 +12,21 @@ const goneStatus = 410;
  * @throws Error that says the kind of failure and no more, of which the queue makes another try later
  */
 export async function deliverEvent(
-  { db, log, now, encryptionKeys, clientEnvironment }: DeliveryDependencies,
+  dependencies: WebhookDependencies,
   job: WebhookJob,
   isLast: boolean,
 ): Promise<void> {
+  const { db, log, now } = dependencies;
   const found = await selectDelivery(db, job);
   if (found === null) return;
   const { webhook, event } = found;
-  const secret = webhookSecretOf(encryptionKeys, webhook);
   const body = JSON.stringify({
     type: event.type,
     timestamp: event.createdAt.toISOString(),
     data: event.data,
   });
   const message = { id: job.eventId, body };
-  const { delivered, status, error } = await sendWebhook(
-    clientEnvironment,
-    webhook.url,
-    secret,
-    message,
-    now(),
-  );
+  const { delivered, status, error } = await signAndSend(dependencies, webhook, message, now());
   const line = { ...job, type: event.type, status, ...(error === null ? {} : { code: error.code }) };
   if (delivered) return log.info(line, 'failure webhook delivered');
   if (status === goneStatus) return log.warn(line, 'failure webhook is gone: the event is dropped');

@@ -13,6 +13,7 @@ export type SendErrorCode =
   | 'tls_error'
   | 'not_http'
   | 'not_accepted'
+  | 'secret_unreadable'
   | 'unknown';
 
 /** What came of one try. Nothing of an answer is repeated but its status. */

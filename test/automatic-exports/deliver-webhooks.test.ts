@@ -304,3 +304,21 @@ t.test('the guide’s ten lines verify what is really sent', async t => {
   t.equal(isOurs(secret, old?.headers, old?.body), false, 'recorded and sent again later');
   t.equal(old?.isSignedWith(secret ?? ''), true);
 });
+
+t.test('a secret whose key is gone: said in the log, and delivered once there is a new one', async t => {
+  const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
+  await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
+  await failDay(2);
+  await until(jobs, ([job]) => job?.['state'] === 'retry');
+  t.match(logged(app), [
+    { msg: 'failure webhook secret does not open', level: 50 },
+    { msg: 'failure webhook not delivered yet', code: 'secret_unreadable', level: 40 },
+  ]);
+  t.strictSame(receiver.received, [], 'nothing unsigned');
+  const rotate = '/v1/environments/acme/failure-webhook/rotate-secret';
+  const { json } = await app.call(rotate, { method: 'POST' });
+  registerSecret(json.failureWebhookSecret);
+  await hasten();
+  await ended('completed');
+  t.equal(receiver.received[0]?.isSignedWith(json.failureWebhookSecret), true);
+});
