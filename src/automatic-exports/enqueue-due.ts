@@ -85,17 +85,12 @@ async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
  * The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. A run by
  * hand never waits: its snapshot was there and is gone. Configs are locked before their runs, as everywhere; one that
  * somebody is changing now is left to the next tick.
+ * All that decides stands where the rows are locked: a condition on the rows to update makes the planner expect one of
+ * them, and look for each late run among all.
  */
 async function failWithoutSnapshot(trx: Transaction<Tables>, boss: PgBoss, now: Date): Promise<number> {
   const { rows } = await sql<EndedRun>`
-    update export_runs as run
-    set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
-      error_message = format(
-        case run.trigger
-          when 'manual' then 'There is no snapshot of %s any more.'
-          else 'The snapshot of %s had not been loaded when the next slot came.'
-        end, run.snapshot_date)
-    from (
+    with late as materialized (
       select run.environment_id, run.id
       from export_runs as run
       join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
@@ -105,10 +100,17 @@ async function failWithoutSnapshot(trx: Transaction<Tables>, boss: PgBoss, now: 
         and not exists (
           select from snapshots
           where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)
-      for no key update of config skip locked
-    ) as late
+      for no key update of config, run skip locked
+    )
+    update export_runs as run
+    set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
+      error_message = format(
+        case run.trigger
+          when 'manual' then 'There is no snapshot of %s any more.'
+          else 'The snapshot of %s had not been loaded when the next slot came.'
+        end, run.snapshot_date)
+    from late
     where run.environment_id = late.environment_id and run.id = late.id
-      and run.state = 'queued' and run.job_id is null
     returning run.environment_id as "environmentId", run.id as "runId"`.execute(trx);
   await noteFailures(trx, boss, rows, now);
   return rows.length;

@@ -285,19 +285,24 @@ t.test('a run by hand of a config that was deleted meanwhile is not found', asyn
   );
 });
 
-t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
-  const { pool, tick } = await start(t, { configs: [], snapshots: [] });
+/** 10,000 daily ones, of 2,000 environments. */
+async function insertManyConfigs(pool: Awaited<ReturnType<typeof start>>['pool']): Promise<void> {
   await pool.query(
     `insert into environments (id, name, plan) select 'e' || n, 'e', 'enterprise' from generate_series(1, 2000) as n`,
-  );
-  await pool.query(
-    `insert into snapshots (environment_id, snapshot_date, row_count) select 'e' || n, '2026-03-03', 0 from generate_series(1, 2000) as n`,
   );
   await pool.query(
     `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
      select 'e' || n, 'c' || k, 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', 'sealed', 'none', false, now, now, now
      from generate_series(1, 2000) as n, generate_series(1, 5) as k, (select timestamptz '2026-03-03T12:00:00Z') as at (now)`,
+  );
+}
+
+t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
+  const { pool, tick } = await start(t, { configs: [], snapshots: [] });
+  await insertManyConfigs(pool);
+  await pool.query(
+    `insert into snapshots (environment_id, snapshot_date, row_count) select 'e' || n, '2026-03-03', 0 from generate_series(1, 2000) as n`,
   );
   const startedAt = performance.now();
   const moved = await tick('2026-03-04T00:00:01Z');
@@ -318,3 +323,31 @@ t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
   );
   t.equal(rows[0].group_id, rows[0].data.environmentId);
 });
+
+t.test(
+  '10,000 runs that wait, and fail at the next slot: seconds, whatever is known of the tables',
+  async t => {
+    const { pool, tick } = await start(t, { configs: [], snapshots: [] });
+    // Says that there are no runs; nobody tells the planner of those that come.
+    await pool.query('analyze');
+    await insertManyConfigs(pool);
+    await pool.query(
+      `insert into failure_webhooks (environment_id, url, sealed_secret)
+     select 'e' || n, 'https://hooks.example.com/', 'sealed' from generate_series(1, 2000) as n`,
+    );
+    const expectTick = async (now: string, moved: Awaited<ReturnType<typeof tick>>) => {
+      const startedAt = performance.now();
+      t.strictSame(await tick(now), moved, now);
+      const seconds = (performance.now() - startedAt) / 1000;
+      t.ok(seconds < 10, `${now}: ${seconds.toFixed(1)} s`);
+      t.comment(`${now}: ${seconds.toFixed(2)} s`);
+    };
+    const none = { added: 0, sent: 0, failed: 0, switchedOff: 0 };
+    await expectTick('2026-03-04T00:00:01Z', { ...none, added: 10_000 });
+    await expectTick('2026-03-04T00:01:01Z', none);
+    await pool.query('analyze');
+    await expectTick('2026-03-04T00:02:01Z', none);
+    await expectTick('2026-03-05T00:00:01Z', { ...none, added: 10_000, failed: 10_000 });
+    await expectTick('2026-03-05T00:01:01Z', none);
+  },
+);
