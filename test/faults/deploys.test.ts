@@ -105,7 +105,7 @@ t.test('a rolling restart drops no request', async t => {
   await Promise.all(clients);
   t.strictSame(balancer.failures.slice(0, 5), []);
   t.strictSame(wrong.slice(0, 5), []);
-  t.comment(`${asked} requests in ${rounds * 2} restarts, ${wrong.length} failed`);
+  console.error(`rolling restarts: ${asked} requests, ${rounds * 2} restarts, ${wrong.length} failed`);
   t.ok(asked > 100 * rounds);
   for (const service of services) {
     t.strictSame(
