@@ -30,7 +30,7 @@ const environments = [
   { id: 'beta', isLarge: false, configs: 3 },
   { id: 'gamma', isLarge: false, configs: 2 },
   // Objects of several parts.
-  { id: 'large', isLarge: true, configs: 2 },
+  { id: 'large', isLarge: true, configs: 4 },
 ];
 const callers = 5;
 
