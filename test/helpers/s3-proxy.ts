@@ -18,9 +18,9 @@ export interface S3Proxy {
 
 const slowDown = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message/></Error>';
 
-/** Stands before the real S3 server, on loopback, and can misbehave. Signatures stay right: the Host goes through. */
-export async function startS3Proxy(): Promise<S3Proxy> {
-  const upstream = new URL(s3Server().endpoint);
+/** Stands before a real S3 server, on loopback, and can misbehave. Signatures stay right: the Host goes through. */
+export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Proxy> {
+  const upstream = new URL(endpoint);
   const requests: string[] = [];
   let decide: (request: http.IncomingMessage) => Fate = () => 'pass';
   const server = http.createServer((request, response) => {

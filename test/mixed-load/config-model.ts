@@ -80,7 +80,7 @@ export async function create(
     name: 'Nightly',
     schedule,
     provider: 'custom',
-    endpoint: world.gateway.current.endpoint,
+    endpoint: world.storage.endpoint,
     bucket,
     region,
     key,

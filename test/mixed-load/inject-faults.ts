@@ -11,10 +11,22 @@ export const killApi: Fault = (world, random) => killProcess(world, random, 'api
 export const killWorker: Fault = (world, random) => killProcess(world, random, 'worker');
 
 async function killProcess(world: World, random: Random, name: 'api' | 'worker'): Promise<void> {
+  // Uploads are short; every other time somebody's is waited for.
+  if (name === 'worker' && random.chance(0.5)) await untilUploading(world, random.integer(300));
   world.counts.kills += 1;
   await world.processes.get(name)?.end('SIGKILL');
   await delay(random.integer(1_500));
   await insist(() => world.start(name));
+}
+
+async function untilUploading(world: World, thenMs: number): Promise<void> {
+  const deadline = Date.now() + 15_000;
+  const ask = `select from export_runs where state = 'running' and upload_id is not null`;
+  while (Date.now() < deadline) {
+    const { rowCount } = await world.admin.query(ask).catch(() => ({ rowCount: 0 }));
+    if (rowCount) return await delay(thenMs);
+    await delay(20);
+  }
 }
 
 /** Told to stop and replaced, as by a new version. */

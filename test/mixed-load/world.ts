@@ -8,6 +8,7 @@ import { type Answer, type Ask, ask } from '../helpers/http-client.ts';
 import { type PostgresServer, startPostgresServer } from '../helpers/postgres-server.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { type Gateway, startGateway } from '../helpers/s3-gateway.ts';
+import { type S3Proxy, startS3Proxy } from '../helpers/s3-proxy.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { type ApiProcess, startApiProcess } from '../helpers/service-process.ts';
 import { startTcpProxy, type TcpProxy } from '../helpers/tcp-proxy.ts';
@@ -28,6 +29,8 @@ export interface World {
   /** For the test's own questions, past the proxy; fails while the database is away. */
   readonly admin: pg.Pool;
   readonly gateway: { current: Gateway };
+  /** Where configs find it: the way there is slow, so that uploads are under way when something happens. */
+  readonly storage: S3Proxy;
   readonly processes: Map<ProcessName, ApiProcess>;
   /** All that ever ran. */
   readonly history: { name: ProcessName; service: ApiProcess }[];
@@ -113,6 +116,9 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
   const jobs = createJobQueue(admin, () => {});
   const gateway = { current: await startGateway() };
   closers.push(() => gateway.current.kill());
+  const storage = await startS3Proxy(gateway.current.endpoint);
+  storage.decide(({ url }) => (/partNumber=/.test(url ?? '') ? 'slow' : 'pass'));
+  closers.push(storage.close);
 
   const databaseUrl = server.url.replace(`:${server.port}`, `:${databaseProxy.port}`);
   let clockOffsetMs = 0;
@@ -150,6 +156,7 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
     databaseProxy,
     admin,
     gateway,
+    storage,
     processes,
     history,
     faults,
