@@ -51,7 +51,8 @@ export function asText({ sections, machine }: Report): string {
 
 function asMarkdown({ sections, machine }: Report): string {
   const tables = sections.map(({ title, columns, rows, goals, notes }) => {
-    const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
+    const line = (cells: readonly string[]) =>
+      `| ${cells.map(cell => cell.replaceAll('|', '\\|')).join(' | ')} |`;
     const table =
       rows.length === 0
         ? []
@@ -100,6 +101,7 @@ function asSvg({ sections }: Report): string {
     );
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">
+<title>Rows per second, ours beside what else would do</title>
 <rect width="${width}" height="${height}" fill="#fff"/>
 <text x="${left - 8}" y="22" text-anchor="end" font-weight="bold">rows per second</text>
 ${[...grid, ...drawn].join('\n')}
