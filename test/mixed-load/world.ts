@@ -105,7 +105,9 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
   t.teardown(close);
 
   // What was committed has to be there after a crash of the server, if not of the machine.
-  const server = await startPostgresServer({ settings: { synchronous_commit: 'on' } });
+  // A process that is killed may leave half a page written, which recovery mends from the whole page in the log alone.
+  const settings = { synchronous_commit: 'on', full_page_writes: 'on' };
+  const server = await startPostgresServer({ settings });
   closers.push(server.remove);
   await migrateToLatest(server.url);
   const databaseProxy = await startTcpProxy(server.port);
