@@ -59,22 +59,16 @@ async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
 async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
   const result = await sql`
     insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
-    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, 'queued', ${now}
-    from ${dueSlots(now)}
-    join export_configs as config on config.schedule = due.schedule
-    join environments as environment on environment.id = config.environment_id
-    where config.enabled
-      and config.deleted_at is null
-      and config.active_since < due.slot
-      and environment.plan = ${requiredPlan('automatic_export')}
-      and coalesce(due.slot > (
+    select due.environment_id, due.config_id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, 'queued', ${now}
+    from ${dueConfigs(now)}
+    where coalesce(due.slot > (
         select run.slot from export_runs as run
-        where run.environment_id = config.environment_id and run.config_id = config.id and run.slot is not null
+        where run.environment_id = due.environment_id and run.config_id = due.config_id and run.slot is not null
         order by run.slot desc
         limit 1), true)
       and (
         select true from export_runs as run
-        where run.environment_id = config.environment_id and run.config_id = config.id
+        where run.environment_id = due.environment_id and run.config_id = due.config_id
           and run.state in ('queued', 'running')
         limit 1) is null
     on conflict do nothing`.execute(trx);
@@ -85,23 +79,9 @@ async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
  * The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. A run by
  * hand never waits: its snapshot was there and is gone. Configs are locked before their runs, as everywhere; one that
  * somebody is changing now is left to the next tick.
- * All that decides stands where the rows are locked: a condition on the rows to update makes the planner expect one of
- * them, and look for each late run among all.
  */
 async function failWithoutSnapshot(trx: Transaction<Tables>, boss: PgBoss, now: Date): Promise<number> {
   const { rows } = await sql<EndedRun>`
-    with late as materialized (
-      select run.environment_id, run.id
-      from export_runs as run
-      join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
-      join ${dueSlots(now)} on due.schedule = config.schedule
-      where run.state = 'queued' and run.job_id is null
-        and (run.slot < due.slot or run.trigger = 'manual')
-        and not exists (
-          select from snapshots
-          where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)
-      for no key update of config, run skip locked
-    )
     update export_runs as run
     set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
       error_message = format(
@@ -109,8 +89,17 @@ async function failWithoutSnapshot(trx: Transaction<Tables>, boss: PgBoss, now: 
           when 'manual' then 'There is no snapshot of %s any more.'
           else 'The snapshot of %s had not been loaded when the next slot came.'
         end, run.snapshot_date)
-    from late
-    where run.environment_id = late.environment_id and run.id = late.id
+    where run.ctid = any(array(
+      select late.ctid
+      from export_runs as late
+      join export_configs as config on config.environment_id = late.environment_id and config.id = late.config_id
+      join ${dueSlots(now)} on due.schedule = config.schedule
+      where late.state = 'queued' and late.job_id is null
+        and (late.slot < due.slot or late.trigger = 'manual')
+        and not exists (
+          select from snapshots
+          where snapshots.environment_id = late.environment_id and snapshots.snapshot_date = late.snapshot_date)
+      for no key update of config, late skip locked))
     returning run.environment_id as "environmentId", run.id as "runId"`.execute(trx);
   await noteFailures(trx, boss, rows, now);
   return rows.length;
@@ -149,8 +138,21 @@ async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
   );
 }
 
-/** The newest slot of each schedule as a table of three columns. */
-export function dueSlots(now: Date) {
+/** Every config that is to have run by now, as a table `due`: environment_id, config_id, slot, snapshot_date. */
+export function dueConfigs(now: Date) {
+  return sql`(
+    select config.environment_id, config.id as config_id, due.slot, due.snapshot_date
+    from ${dueSlots(now)}
+    join export_configs as config on config.schedule = due.schedule
+    join environments as environment on environment.id = config.environment_id
+    where config.enabled
+      and config.deleted_at is null
+      and config.active_since < due.slot
+      and environment.plan = ${requiredPlan('automatic_export')}) as due`;
+}
+
+/** The newest slot of each schedule as a table `due`: schedule, slot, snapshot_date. */
+function dueSlots(now: Date) {
   const rows = schedules.map(schedule => {
     const slot = newestSlot(schedule, now);
     return sql`(${schedule}::text, ${slot}::timestamptz, ${snapshotDateOf(slot)}::date)`;

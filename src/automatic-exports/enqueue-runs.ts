@@ -12,6 +12,8 @@ export type RunSelection =
 /**
  * Hands every queued run without a job, whose snapshot is there, to the workers: the run row and its job change in
  * the same transaction. A run that another transaction is about to hand over is left to that.
+ * Rows are fetched by the place where they were locked: a join by key is planned by what Postgres knows of the table,
+ * and where that is "empty", 10,000 runs took three minutes.
  * @returns how many
  */
 export async function enqueueRuns(
@@ -23,16 +25,14 @@ export async function enqueueRuns(
   const { rows } = await sql<RunJob & { jobId: string }>`
     update export_runs as run
     set job_id = gen_random_uuid()
-    from (
-      select run.environment_id, run.id
-      from export_runs as run
-      where run.state = 'queued' and run.job_id is null and ${isSelected(only)}
+    where run.ctid = any(array(
+      select waiting.ctid
+      from export_runs as waiting
+      where waiting.state = 'queued' and waiting.job_id is null and ${isSelected(only)}
         and exists (
           select from snapshots
-          where snapshots.environment_id = run.environment_id and snapshots.snapshot_date = run.snapshot_date)
-      for update of run skip locked
-    ) as ready
-    where run.environment_id = ready.environment_id and run.id = ready.id
+          where snapshots.environment_id = waiting.environment_id and snapshots.snapshot_date = waiting.snapshot_date)
+      for update of waiting skip locked))
     returning run.environment_id as "environmentId", run.config_id as "configId", run.id as "runId", run.job_id as "jobId"`.execute(
     trx,
   );
@@ -62,6 +62,6 @@ export async function wakeRuns(
 function isSelected(only: RunSelection | undefined) {
   if (only === undefined) return sql`true`;
   return 'runId' in only
-    ? sql`run.environment_id = ${only.environmentId} and run.id = ${only.runId}`
-    : sql`run.environment_id = ${only.environmentId} and run.snapshot_date = ${only.date}::date`;
+    ? sql`waiting.environment_id = ${only.environmentId} and waiting.id = ${only.runId}`
+    : sql`waiting.environment_id = ${only.environmentId} and waiting.snapshot_date = ${only.date}::date`;
 }

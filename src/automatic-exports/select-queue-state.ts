@@ -1,9 +1,8 @@
 import { sql } from 'kysely';
 import type { Database } from '../db/database.ts';
 import { runQueue } from '../db/job-queue.ts';
-import { requiredPlan } from '../environments/plans.ts';
 import type { QueueState } from '../metrics.ts';
-import { dueSlots } from './enqueue-due.ts';
+import { dueConfigs } from './enqueue-due.ts';
 
 /**
  * What waits, in one statement. Each part goes by an index of what is unfinished; only the look for late slots asks for
@@ -27,20 +26,14 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
     ), late as (
       select due.slot, exists (
         select from snapshots
-        where snapshots.environment_id = config.environment_id and snapshots.snapshot_date = due.snapshot_date
+        where snapshots.environment_id = due.environment_id and snapshots.snapshot_date = due.snapshot_date
       ) as has_snapshot
-      from ${dueSlots(now)}
-      join export_configs as config on config.schedule = due.schedule
-      join environments as environment on environment.id = config.environment_id
-      where config.enabled
-        and config.deleted_at is null
-        and config.active_since < due.slot
-        and environment.plan = ${requiredPlan('automatic_export')}
-        and not exists (
-          select from export_runs as run
-          where run.environment_id = config.environment_id and run.config_id = config.id
-            and run.slot = due.slot and run.state in ('successful', 'failed')
-          offset 0)
+      from ${dueConfigs(now)}
+      where not exists (
+        select from export_runs as run
+        where run.environment_id = due.environment_id and run.config_id = due.config_id
+          and run.slot = due.slot and run.state in ('successful', 'failed')
+        offset 0)
     ), slots as (
       select
         count(*) filter (where has_snapshot)::int as of_run,
