@@ -55,22 +55,25 @@ async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
  * A slot that is not newer than one that was run already is left alone, also when the clock went back. Asked by
  * subqueries with a limit, which Postgres carries out as a step down an index for each config: as joins they are planned
  * by what it knows of the table, which at midnight is what it was before.
+ * Configs are locked as the foreign key would lock them a moment later: one that is being removed is passed over, where
+ * it would fail the whole tick.
  */
 async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
   const result = await sql`
     insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
-    select due.environment_id, due.config_id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, 'queued', ${now}
-    from ${dueConfigs(now)}
-    where coalesce(due.slot > (
+    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, 'queued', ${now}
+    ${fromDueConfigs(now)}
+      and coalesce(due.slot > (
         select run.slot from export_runs as run
-        where run.environment_id = due.environment_id and run.config_id = due.config_id and run.slot is not null
+        where run.environment_id = config.environment_id and run.config_id = config.id and run.slot is not null
         order by run.slot desc
         limit 1), true)
       and (
         select true from export_runs as run
-        where run.environment_id = due.environment_id and run.config_id = due.config_id
+        where run.environment_id = config.environment_id and run.config_id = config.id
           and run.state in ('queued', 'running')
         limit 1) is null
+    for key share of config skip locked
     on conflict do nothing`.execute(trx);
   return Number(result.numAffectedRows ?? 0);
 }
@@ -138,17 +141,16 @@ async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
   );
 }
 
-/** Every config that is to have run by now, as a table `due`: environment_id, config_id, slot, snapshot_date. */
-export function dueConfigs(now: Date) {
-  return sql`(
-    select config.environment_id, config.id as config_id, due.slot, due.snapshot_date
+/** Of the tables `config`, `environment` and `due`: every config that is to have run by now, and its newest slot. */
+export function fromDueConfigs(now: Date) {
+  return sql`
     from ${dueSlots(now)}
     join export_configs as config on config.schedule = due.schedule
     join environments as environment on environment.id = config.environment_id
     where config.enabled
       and config.deleted_at is null
       and config.active_since < due.slot
-      and environment.plan = ${requiredPlan('automatic_export')}) as due`;
+      and environment.plan = ${requiredPlan('automatic_export')}`;
 }
 
 /** The newest slot of each schedule as a table `due`: schedule, slot, snapshot_date. */

@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import type { Database } from '../db/database.ts';
 import { runQueue } from '../db/job-queue.ts';
 import type { QueueState } from '../metrics.ts';
-import { dueConfigs } from './enqueue-due.ts';
+import { fromDueConfigs } from './enqueue-due.ts';
 
 /**
  * What waits, in one statement. Each part goes by an index of what is unfinished; only the look for late slots asks for
@@ -26,12 +26,12 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
     ), late as (
       select due.slot, exists (
         select from snapshots
-        where snapshots.environment_id = due.environment_id and snapshots.snapshot_date = due.snapshot_date
+        where snapshots.environment_id = config.environment_id and snapshots.snapshot_date = due.snapshot_date
       ) as has_snapshot
-      from ${dueConfigs(now)}
-      where not exists (
+      ${fromDueConfigs(now)}
+        and not exists (
         select from export_runs as run
-        where run.environment_id = due.environment_id and run.config_id = due.config_id
+        where run.environment_id = config.environment_id and run.config_id = config.id
           and run.slot = due.slot and run.state in ('successful', 'failed')
         offset 0)
     ), slots as (

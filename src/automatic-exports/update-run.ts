@@ -32,7 +32,7 @@ export interface JobContext {
   readonly isDeleted: boolean;
   readonly trigger: 'schedule' | 'manual';
   readonly snapshotDate: string;
-  /** The last attempt may have left something in the bucket: its worker died, or its upload could not be aborted. */
+  /** An attempt before may have left something in the bucket: also one whose start of an upload was never answered. */
   readonly mayHaveLeft: boolean;
   /** The multipart upload that it is known to have begun and not to have aborted. */
   readonly uploadId: string | null;
@@ -83,7 +83,7 @@ export async function readJobContext(
     isDeleted: row.deleted_at !== null,
     trigger: row.trigger as JobContext['trigger'],
     snapshotDate: row.snapshot_date,
-    mayHaveLeft: row.attempts > 0 && (row.state !== 'queued' || row.upload_id !== null),
+    mayHaveLeft: row.attempts > 0,
     uploadId: row.upload_id,
     lastError:
       row.error_code === null || row.error_message === null
