@@ -226,15 +226,16 @@ function stopReasonOf(context: updateRun.JobContext): RunError | null {
 }
 
 /**
- * What the last attempt left in the bucket: known by its id, or by its key where keys may be listed.
+ * What attempts before left in the bucket: known by its id, or by its key where keys may be listed, as after a start of
+ * an upload that was never answered.
  * @returns the code of the fault when an upload is still there and may be aborted later
  */
 async function cleanUp(
   client: S3Client | null,
   { log, now }: RunDependencies,
-  { attempt, config, snapshotDate, mayHaveLeft, uploadId }: updateRun.JobContext,
+  { attempt, config, snapshotDate, uploadId }: updateRun.JobContext,
 ): Promise<StorageErrorCode | null> {
-  if (!mayHaveLeft || client === null) return null;
+  if (attempt.number === 0 || client === null) return null;
   const { destination, compression } = config;
   const key = objectKey(destination.key, attempt.environmentId, snapshotDate, compression);
   const warn = (error: unknown) =>

@@ -30,10 +30,10 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
       ) as has_snapshot
       ${fromDueConfigs(now)}
         and not exists (
-        select from export_runs as run
-        where run.environment_id = config.environment_id and run.config_id = config.id
-          and run.slot = due.slot and run.state in ('successful', 'failed')
-        offset 0)
+          select from export_runs as run
+          where run.environment_id = config.environment_id and run.config_id = config.id
+            and run.slot = due.slot and run.state in ('successful', 'failed')
+          offset 0)
     ), slots as (
       select
         count(*) filter (where has_snapshot)::int as of_run,

@@ -32,8 +32,6 @@ export interface JobContext {
   readonly isDeleted: boolean;
   readonly trigger: 'schedule' | 'manual';
   readonly snapshotDate: string;
-  /** An attempt before may have left something in the bucket: also one whose start of an upload was never answered. */
-  readonly mayHaveLeft: boolean;
   /** The multipart upload that it is known to have begun and not to have aborted. */
   readonly uploadId: string | null;
   readonly lastError: RunError | null;
@@ -83,7 +81,6 @@ export async function readJobContext(
     isDeleted: row.deleted_at !== null,
     trigger: row.trigger as JobContext['trigger'],
     snapshotDate: row.snapshot_date,
-    mayHaveLeft: row.attempts > 0,
     uploadId: row.upload_id,
     lastError:
       row.error_code === null || row.error_message === null
