@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { freePort } from '../test/helpers/free-port.ts';
+import { startFlags } from '../test/helpers/start-flags.ts';
 import { cpuSeconds, residentMiB } from './proc.ts';
 
 /** The service as an operator starts it: a process of its own. */
@@ -32,18 +33,12 @@ export interface ServiceOptions {
 
 const root = path.join(import.meta.dirname, '..');
 
-/** What `npm start` tells Node. */
-function flagsOfStart(): string[] {
-  const { scripts } = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'));
-  return (scripts.start as string).split(' ').filter(word => word.startsWith('--'));
-}
-
 export async function startService({ databaseUrl, directory, env }: ServiceOptions): Promise<Service> {
   const port = await freePort();
   const token = `bench-${randomBytes(24).toString('hex')}`;
   const partDirectory = path.join(directory, `parts-${port}`);
   const logFile = fs.openSync(path.join(directory, `service-${port}.log`), 'w');
-  const child = spawn(process.execPath, [...flagsOfStart(), path.join(root, 'src/main.ts')], {
+  const child = spawn(process.execPath, [...startFlags(), path.join(root, 'src/main.ts')], {
     env: {
       PATH: process.env['PATH'],
       DATABASE_URL: databaseUrl,

@@ -9,6 +9,7 @@ import { ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { startFlags } from '../helpers/start-flags.ts';
 
 const mebibyte = 2 ** 20;
 const leastBytes = 300 * mebibyte;
@@ -19,7 +20,7 @@ if (process.platform !== 'linux') t.bailout('reads /proc');
 
 /** The service as it runs in life, in a process of its own. */
 async function startService(databaseUrl: string, env: Record<string, string>) {
-  const child = spawn(process.execPath, ['src/main.ts'], {
+  const child = spawn(process.execPath, [...startFlags(), 'src/main.ts'], {
     cwd: path.join(import.meta.dirname, '../..'),
     env: {
       PATH: process.env['PATH'] ?? '',

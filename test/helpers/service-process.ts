@@ -7,6 +7,7 @@ import { freePort } from './free-port.ts';
 import { ask } from './http-client.ts';
 import { eventually } from './raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from './secrets.ts';
+import { startFlags } from './start-flags.ts';
 
 export interface ServiceProcess {
   readonly pid: number;
@@ -42,7 +43,7 @@ export function startServiceProcess(
   const logFile = path.join(directory, `process-${process.pid}-${processes}`);
   const log = fs.openSync(logFile, 'a');
   const program = env['TEST_CLOCK_FILE'] === undefined ? main : mainWithClock;
-  const child: ChildProcess = spawn(process.execPath, [program], {
+  const child: ChildProcess = spawn(process.execPath, [...startFlags(), program], {
     env: {
       DATABASE_URL: databaseUrl,
       ADMIN_TOKEN: testAdminToken,
