@@ -137,6 +137,7 @@ async function carryOut(
   } catch (thrown) {
     const ending = await decide(dependencies, context, job, stopping, thrown);
     const { outcome, error } = ending;
+    if (outcome === 'failed') await sweep(client, dependencies, context);
     report(outcome, error?.code ?? null, error === null ? {} : { code: error.code, err: causeOf(thrown) });
     // The queue keeps what is thrown: no more than the code.
     if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
@@ -152,21 +153,24 @@ async function carryOut(
 }
 
 async function send(
-  { db, encryptionKeys, clientEnvironment, runSource, now }: RunDependencies,
+  dependencies: RunDependencies,
   client: S3Client | null,
-  { attempt, config, snapshotDate }: updateRun.JobContext,
+  context: updateRun.JobContext,
   watch: AttemptWatch,
   signal: AbortSignal,
 ): Promise<updateRun.RunResult> {
+  const { db, runSource, now } = dependencies;
+  const { attempt, config, snapshotDate } = context;
   // Opens the secret again where it did not open, to fail as one fails.
-  const used = client ?? makeClient({ encryptionKeys, clientEnvironment }, config);
+  const used = client ?? makeClient(dependencies, config);
   return await transfer(runSource, used, {
     environmentId: attempt.environmentId,
     snapshotDate,
     config,
     signal: AbortSignal.any([watch.signal, signal]),
-    onMultipartStarted: async uploadId => {
+    onMultipartStarted: async (uploadId, asked) => {
       if (!(await updateRun.rememberUpload(db, attempt, uploadId))) throw new AttemptStopped(null);
+      if (asked > 1) await sweep(used, dependencies, context);
     },
     onMultipartAborted: () => updateRun.forgetUpload(db, attempt),
     beforeCompletion: watch.look,
@@ -226,30 +230,53 @@ function stopReasonOf(context: updateRun.JobContext): RunError | null {
 }
 
 /**
- * What attempts before left in the bucket: known by its id, or by its key where keys may be listed, as after a start of
- * an upload that was never answered.
+ * What attempts before left in the bucket.
  * @returns the code of the fault when an upload is still there and may be aborted later
  */
 async function cleanUp(
   client: S3Client | null,
-  { log, now }: RunDependencies,
-  { attempt, config, snapshotDate, uploadId }: updateRun.JobContext,
+  dependencies: RunDependencies,
+  context: updateRun.JobContext,
 ): Promise<StorageErrorCode | null> {
+  const { attempt, config, uploadId } = context;
   if (attempt.number === 0 || client === null) return null;
-  const { destination, compression } = config;
-  const key = objectKey(destination.key, attempt.environmentId, snapshotDate, compression);
-  const warn = (error: unknown) =>
-    log.warn({ runId: attempt.runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
   try {
-    if (uploadId !== null) await abortUpload(client, destination, key, uploadId);
+    if (uploadId !== null) await abortUpload(client, config.destination, keyOf(context), uploadId);
   } catch (error) {
-    warn(error);
+    warnOfUpload(dependencies, attempt, error);
     const code = error instanceof StorageError ? error.fault.code : 'unknown';
     // What nobody knows may be the provider's word for an upload that is gone: no reason to hold the run back.
     return isTransient(code) && code !== 'unknown' ? code : null;
   }
-  await abortUnfinishedUploads(client, destination, key, now()).catch(warn);
+  await sweep(client, dependencies, context);
   return null;
+}
+
+/**
+ * Uploads of the run's key that no run knows of, where keys may list them: a request to begin one whose answer was lost
+ * may have begun it. Another config may write the same key, so those that are under way stay.
+ */
+async function sweep(
+  client: S3Client | null,
+  dependencies: RunDependencies,
+  context: updateRun.JobContext,
+): Promise<void> {
+  if (client === null) return;
+  const { attempt, config } = context;
+  try {
+    const underWay = await updateRun.readUploadsUnderWay(dependencies.db, attempt.environmentId);
+    await abortUnfinishedUploads(client, config.destination, keyOf(context), underWay);
+  } catch (error) {
+    warnOfUpload(dependencies, attempt, error);
+  }
+}
+
+function warnOfUpload({ log }: RunDependencies, { runId }: updateRun.Attempt, error: unknown): void {
+  log.warn({ runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
+}
+
+function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string {
+  return objectKey(config.destination.key, attempt.environmentId, snapshotDate, config.compression);
 }
 
 /** Null when the secret does not open, which is told when it is needed. */

@@ -1,7 +1,7 @@
 import type { S3Client } from '@aws-sdk/client-s3';
 import { objectKey } from '../destinations/object-key.ts';
 import { putManifest } from '../destinations/put-manifest.ts';
-import { uploadObject } from '../destinations/upload.ts';
+import { type UploadRequest, uploadObject } from '../destinations/upload.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
 import { columns } from '../snapshots/columns.ts';
@@ -15,7 +15,7 @@ export interface TransferRequest {
   readonly snapshotDate: string;
   readonly config: Pick<ConfigSettings, 'destination' | 'compression' | 'manifest'>;
   readonly signal: AbortSignal;
-  readonly onMultipartStarted: (uploadId: string) => Promise<void>;
+  readonly onMultipartStarted: UploadRequest['onMultipartStarted'];
   readonly onMultipartAborted: () => Promise<void>;
   /** Asked between the last byte and the object's completion. @throws to let no object appear */
   readonly beforeCompletion: () => Promise<void>;

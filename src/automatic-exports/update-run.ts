@@ -1,4 +1,4 @@
-import { sql } from 'kysely';
+import { type NotNull, sql } from 'kysely';
 import type { PgBoss } from 'pg-boss';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { RunJob } from '../db/job-queue.ts';
@@ -122,6 +122,22 @@ export async function rememberUpload(
     .where('state', '=', 'running')
     .executeTakeFirst();
   return result.numUpdatedRows === 1n;
+}
+
+/** Ids of the multipart uploads that runs of the environment are sending now. */
+export async function readUploadsUnderWay(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+): Promise<string[]> {
+  const rows = await db
+    .selectFrom('export_runs')
+    .select('upload_id')
+    .where('environment_id', '=', environmentId)
+    .where('state', '=', 'running')
+    .where('upload_id', 'is not', null)
+    .$narrowType<{ upload_id: NotNull }>()
+    .execute();
+  return rows.map(row => row.upload_id);
 }
 
 /** What the attempt had begun in the bucket was aborted. */

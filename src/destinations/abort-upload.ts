@@ -28,9 +28,9 @@ export async function abortUpload(
 }
 
 /**
- * Aborts the uploads of that very key that were begun before the instant: the id of an upload whose start was not
- * recorded is known to the storage alone. Only where the key may ask for it (ListBucketMultipartUploads), which the
- * least rights of the guide do not include.
+ * Aborts the uploads of that very key, but for those that are named: the id of an upload whose start was never answered
+ * is known to the storage alone. Only where the key may ask for it (ListBucketMultipartUploads), which the least rights
+ * of the guide do not include.
  *
  * @returns how many, or null when they may not be listed.
  * @throws StorageError when one cannot be aborted, or the storage cannot be asked.
@@ -39,9 +39,10 @@ export async function abortUnfinishedUploads(
   client: S3Client,
   destination: Destination,
   key: string,
-  begunBefore: Date,
+  except: readonly string[] = [],
 ): Promise<number | null> {
-  const uploadIds = await listUnfinishedUploads(client, destination, key, begunBefore);
+  const listed = await listUnfinishedUploads(client, destination, key);
+  const uploadIds = listed?.filter(id => !except.includes(id));
   for (const uploadId of uploadIds ?? []) await abortUpload(client, destination, key, uploadId);
   return uploadIds?.length ?? null;
 }
@@ -50,7 +51,6 @@ async function listUnfinishedUploads(
   client: S3Client,
   destination: Destination,
   key: string,
-  begunBefore: Date,
 ): Promise<string[] | null> {
   try {
     // One page: a key has as many unfinished uploads as attempts that died, and longer keys sort after it.
@@ -60,9 +60,7 @@ async function listUnfinishedUploads(
         abortSignal: AbortSignal.timeout(limitMs),
       },
     );
-    return Uploads.filter(
-      ({ Key, Initiated }) => Key === key && Initiated !== undefined && Initiated < begunBefore,
-    )
+    return Uploads.filter(({ Key }) => Key === key)
       .map(({ UploadId }) => UploadId)
       .filter(id => id !== undefined);
   } catch (error) {

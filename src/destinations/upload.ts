@@ -34,8 +34,11 @@ export interface UploadRequest {
   readonly expectedSizeBytes: number;
   /** Stops the upload. Once the last request of all is under way the object may appear, so its answer is awaited. */
   readonly signal: AbortSignal;
-  /** Awaited before the first part is sent, so that a later sweep can abort what a dead process has begun. */
-  readonly onMultipartStarted: (uploadId: string) => Promise<void>;
+  /**
+   * Awaited before the first part is sent, so that a later sweep can abort what a dead process has begun. `asked` is how
+   * often the storage was asked to begin: each time but the last may have begun an upload whose id nobody was told.
+   */
+  readonly onMultipartStarted: (uploadId: string, asked: number) => Promise<void>;
   /** What was begun is gone: there is nothing to sweep. Not called when the storage refused the abort. */
   readonly onMultipartAborted?: () => Promise<void>;
 }
@@ -91,9 +94,9 @@ async function upload(client: S3Client, request: UploadRequest): Promise<Uploade
     stopped,
     fault,
     sourceEnd,
-    onStarted: async id => {
+    onStarted: async (id, asked) => {
       uploadId = id;
-      await request.onMultipartStarted(id);
+      await request.onMultipartStarted(id, asked);
     },
   });
   const partSize = partSizeBytes(expectedSizeBytes);
@@ -131,13 +134,14 @@ interface SenderOptions {
   readonly fault: AbortController;
   /** Resolves when the source has ended well and all of it was taken. */
   readonly sourceEnd: Promise<void>;
-  readonly onStarted: (uploadId: string) => Promise<void>;
+  readonly onStarted: UploadRequest['onMultipartStarted'];
 }
 
 type Command = Parameters<S3Client['send']>[0];
 interface Answer {
   readonly UploadId?: string;
   readonly ETag?: string;
+  readonly $metadata: { readonly attempts?: number };
 }
 
 /** Takes the place of the client's `send` inside `Upload`, which knows neither signals nor what came before. */
@@ -173,7 +177,7 @@ function sender(
     try {
       const answer = await inStep(nameOf(command), partOf(command), () => ask(command));
       if (answer.UploadId !== undefined && command instanceof CreateMultipartUploadCommand) {
-        await onStarted(answer.UploadId);
+        await onStarted(answer.UploadId, answer.$metadata.attempts ?? 1);
       }
       return answer;
     } catch (error) {

@@ -276,6 +276,21 @@ t.test('a run by hand whose snapshot is gone does not hold back the slots', asyn
   });
 });
 
+t.test('a config that is being removed neither holds up a tick nor fails it', async t => {
+  const { pool, tick, runs } = await start(t, {
+    configs: [{ id: 'a' }, { id: 'b' }],
+    snapshots: ['2026-03-03'],
+  });
+  const remover = await pool.connect();
+  t.teardown(() => remover.release(true));
+  await remover.query('begin');
+  await remover.query(`delete from export_configs where id = 'a'`);
+  t.match(await tick('2026-03-04T00:00:00Z'), { added: 1, sent: 1 });
+  t.strictSame(await runs(), ['b 2026-03-04 2026-03-03 queued job']);
+  await remover.query('rollback');
+  t.match(await tick('2026-03-04T00:01:00Z'), { added: 1 }, 'its slot was not lost');
+});
+
 t.test('a run by hand of a config that was deleted meanwhile is not found', async t => {
   const { app } = await start(t, { configs: [], snapshots: ['2026-03-01'] });
   const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };

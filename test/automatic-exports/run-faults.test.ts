@@ -166,6 +166,78 @@ t.test(
   },
 );
 
+t.test(
+  'the answer to the start of an upload is lost: no upload stays that nobody knows',
+  needsS3,
+  async t => {
+    const isStart = ({ method, url }: http.IncomingMessage) =>
+      method === 'POST' && /[?&]uploads/.test(url ?? '');
+
+    await t.test('once, so the client asks again', async t => {
+      const { app, proxy, config, destination, runNow, runs } = await start(t);
+      // Of another config that writes the same key. It is under way and must stay.
+      const other = await makeConfig(
+        app,
+        'acme',
+        configBody('full', { endpoint: proxy.endpoint, key: config.key }),
+      );
+      proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+      const otherRun = (await app.call(`${path}/${other.id}/runs`, { method: 'POST' })).json.id;
+      await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+      let starts = 0;
+      proxy.decide(request => {
+        if (!isStart(request)) return 'pass';
+        starts += 1;
+        return starts === 1 ? 'lose' : 'pass';
+      });
+      t.match(await runs.finished(await runNow()), { state: 'successful', attempts: 1 });
+      t.equal(starts, 2);
+      t.equal((await contentsOf(destination)).unfinished.length, 1, "the other config's");
+      t.match(await runs.read(otherRun), { state: 'running', attempts: 1 });
+      await app.call(`${path}/${other.id}`, { method: 'DELETE' });
+    });
+
+    const lost = async (t: Test) => {
+      const started = await start(t);
+      started.proxy.decide(request => (isStart(request) ? 'lose' : 'pass'));
+      const id = await started.runNow();
+      await until(
+        () => started.runs.read(id),
+        run => run.state === 'queued' && run.attempts === 1,
+      );
+      t.equal((await contentsOf(started.destination)).unfinished.length, 3, 'one of each request');
+      return { ...started, id };
+    };
+
+    await t.test('each time, and the next attempt succeeds', async t => {
+      const { proxy, id, runs, hasten, expectWhole } = await lost(t);
+      proxy.decide(() => 'pass');
+      await hasten();
+      const run = await runs.finished(id);
+      t.match(run, { state: 'successful', attempts: 2 });
+      await expectWhole(run);
+    });
+
+    await t.test('each time, and no attempt is left', async t => {
+      const { app, destination, id, runs, hasten } = await lost(t);
+      await app.database.pool.query(
+        `update pgboss.job set retry_count = retry_limit - 1 where state = 'retry'`,
+      );
+      await hasten();
+      t.match(await runs.finished(id), {
+        state: 'failed',
+        attempts: 2,
+        error: { code: 'endpoint_unreachable' },
+      });
+      const isClean = await until(
+        () => contentsOf(destination),
+        found => found.unfinished.length === 0,
+      );
+      t.strictSame(isClean, nothing);
+    });
+  },
+);
+
 t.test('stopped while running: nothing is left in the bucket', needsS3, async t => {
   const stalled = async (t: Test) => {
     const started = await start(t);

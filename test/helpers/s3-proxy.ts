@@ -4,8 +4,11 @@ import type { AddressInfo } from 'node:net';
 import { pipeline } from 'node:stream/promises';
 import { s3Server } from './s3.ts';
 
-/** What to do with a request to the S3 server. `stall`: take it and never answer; `slow`: pass it on after 0.3 s. */
-export type Fate = 'pass' | 'slow' | 'slow-down' | 'stall' | 'reset';
+/**
+ * What to do with a request to the S3 server. `stall`: take it and never answer; `slow`: pass it on after 0.3 s; `lose`:
+ * pass it on and break off instead of answering.
+ */
+export type Fate = 'pass' | 'slow' | 'slow-down' | 'stall' | 'reset' | 'lose';
 
 export interface S3Proxy {
   readonly endpoint: string;
@@ -39,6 +42,9 @@ export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Pr
       case 'slow':
         setTimeout(() => forward(upstream, request, response), 300);
         return;
+      case 'lose':
+        forward(upstream, request, response, () => request.socket.resetAndDestroy());
+        return;
       case 'pass':
         forward(upstream, request, response);
     }
@@ -59,14 +65,21 @@ export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Pr
   };
 }
 
-function forward(upstream: URL, request: http.IncomingMessage, response: http.ServerResponse): void {
+function forward(
+  upstream: URL,
+  request: http.IncomingMessage,
+  response: http.ServerResponse,
+  onAnswer = (answer: http.IncomingMessage) => giveBack(answer, response),
+): void {
   const { method, url, headers } = request;
   const { hostname, port } = upstream;
-  const forwarded = http.request({ hostname, port, method, path: url, headers, agent: false }, answer => {
-    response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
-    pipeline(answer, response).catch(() => response.destroy());
-  });
+  const forwarded = http.request({ hostname, port, method, path: url, headers, agent: false }, onAnswer);
   // Whoever goes away takes the other side along.
   response.once('close', () => forwarded.destroy());
   pipeline(request, forwarded).catch(() => response.destroy());
+}
+
+function giveBack(answer: http.IncomingMessage, response: http.ServerResponse): void {
+  response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
+  pipeline(answer, response).catch(() => response.destroy());
 }
