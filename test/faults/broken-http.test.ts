@@ -247,6 +247,7 @@ t.test('almost HTTP: an answer that is one or an end, and the next caller is ser
   });
   await fc.check(property, { numRuns: count, seed });
   t.comment(JSON.stringify([...statuses]));
+  console.error(`almost HTTP: ${count} tries (seed ${seed}), ${faults.size} kinds of fault`);
   t.strictSame([...faults].slice(0, 10), [], `${count} tries, with the seed ${seed}`);
   t.equal((await app.call('/v1/environments/acme')).status, 200);
   const errors = app.log.filter(line => Number(line['level']) >= 50);

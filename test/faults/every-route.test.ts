@@ -173,6 +173,10 @@ t.test('no request breaks it, and every answer is as documented', async t => {
     );
   }
   for (const line of [...seen].map(([key, times]) => `${key}: ${times}`).sort()) t.comment(line);
+  const routes = documented.operations.length;
+  console.error(
+    `arbitrary requests: ${count} to ${routes} routes (seed ${seed}), ${faults.size} kinds of fault`,
+  );
 
   t.equal(Object.hasOwn(Object.prototype, 'polluted'), false);
   t.strictSame(

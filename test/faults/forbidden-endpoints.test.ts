@@ -263,6 +263,7 @@ t.test('no spelling reaches the inside through any call, and all refusals read t
   t.equal(refusals.size, 3, `each call has one refusal for all: ${[...refusals].join('\n')}`);
   t.ok(refused > 600 && malformed > 100, `${refused} refused, ${malformed} malformed`);
   t.equal(inside.requests.length, 0, 'nothing inside was reached');
+  console.error(`forbidden endpoints: ${unique.length} spellings, ${inside.requests.length} requests inside`);
   const list = await app.call(configs);
   t.strictSame(
     list.json.items.map((item: { endpoint: string }) => item.endpoint),

@@ -125,7 +125,12 @@ t.test('the API answers while they hold on, and all that they held comes back', 
   }
   const worst = await slowest();
   t.ok(worst < promptMs, `the slowest of 30 requests took ${Math.round(worst)} ms`);
-  t.comment(`the slowest of 30 requests took ${Math.round(worst)} ms, with ${openFiles()} open files`);
+  const held = [idle, slowHeads, slowBodies, uploads, downloads].map(
+    ({ what, connections }) => `${connections.length} ${what}`,
+  );
+  console.error(
+    `stalling callers: ${held.join(', ')}; the slowest of 30 requests took ${Math.round(worst)} ms`,
+  );
 
   for (const { what, connections } of [slowBodies, uploads, downloads, slowHeads, idle]) {
     // Who is paused does not see the end, and must not read on before it.
