@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import type { Pool } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
@@ -11,7 +12,9 @@ import { createJobQueue } from './db/job-queue.ts';
 import { parseEndpointAllowlist } from './destinations/endpoint-allowlist.ts';
 import type { ClientEnvironment } from './destinations/s3-client.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
+import type { ExportSource } from './exports/open-export.ts';
 import { createPartStore, type PartStore } from './exports/part-store.ts';
+import { createRenderTurns, type RenderTurns } from './exports/render-turns.ts';
 import { createIssuerKeys } from './http/issuer-keys.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './http/prometheus.ts';
 import { createSlots, type Slots } from './http/slots.ts';
@@ -28,6 +31,7 @@ export interface Dependencies {
   readonly exportPool: Pool;
   /** Parts of files that were rendered before; null: every part is rendered anew. */
   readonly partStore: PartStore | null;
+  readonly renderTurns: RenderTurns;
   readonly downloadSlots: Slots;
   /** The same for loads. */
   readonly loadPool: Pool;
@@ -37,8 +41,8 @@ export interface Dependencies {
   readonly userTokens: UserTokens | null;
   /** Takes jobs in every process; only workers start it. */
   readonly jobs: PgBoss;
-  /** Runs must not wait for slow downloads, nor the reverse. */
-  readonly runPool: Pool;
+  /** Where runs read: they must not wait for slow downloads, nor the reverse. */
+  readonly runSource: ExportSource;
   /** What customers' storages may be reached. */
   readonly clientEnvironment: ClientEnvironment;
   readonly pools: Readonly<Record<'api' | 'export' | 'load' | 'run' | 'jobs', Pool>>;
@@ -54,6 +58,8 @@ const limits = {
   apiConnections: 10,
   downloads: 16,
   downloadsPerEnvironment: 8,
+  /** As many as the machine can work on, should the database be on it, too. */
+  rendersAtOnce: Math.max(2, availableParallelism()),
   loads: 4,
   loadsPerEnvironment: 2,
   jobConnections: 4,
@@ -118,6 +124,7 @@ export function createDependencies(
     db,
     exportPool: pools.export,
     partStore,
+    renderTurns: createRenderTurns({ atOnce: limits.rendersAtOnce }),
     downloadSlots,
     loadPool: pools.load,
     loadSlots,
@@ -132,7 +139,7 @@ export function createDependencies(
         }),
       ),
     jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'the job queue will try again')),
-    runPool: pools.run,
+    runSource: { exportPool: pools.run, partStore, renderTurns: null },
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,
     metrics,

@@ -42,7 +42,6 @@ export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new 
           ...dependencies,
           encryptionKeys: config.encryptionKeys,
           retention: config.retention,
-          runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
         });
 
   const stop = async (signal: NodeJS.Signals): Promise<void> => {

@@ -45,7 +45,6 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
     retention: config.retention,
-    runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
   });
   const close = async () => {
     dependencies.isStopping = true;

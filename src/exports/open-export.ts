@@ -8,6 +8,7 @@ import { type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
 import { gzipStream } from './gzip-stream.ts';
 import type { PartStore } from './part-store.ts';
 import { openReadSession, type ReadSession } from './read-session.ts';
+import type { RenderTurns } from './render-turns.ts';
 
 /** A file that is about to be written: what it will hold is settled, its bytes are read at the reader's pace. */
 export interface OpenExport {
@@ -28,6 +29,8 @@ export interface ExportSource {
   readonly exportPool: Pool;
   /** null: every part is rendered anew. */
   readonly partStore: PartStore | null;
+  /** null: parts are rendered without waiting for others. */
+  readonly renderTurns: RenderTurns | null;
 }
 
 export interface OpenOptions {
@@ -36,6 +39,9 @@ export interface OpenOptions {
   /** Whether parts that have to be rendered are kept for the next who asks. */
   readonly keepParts: boolean;
 }
+
+/** So small a part is rendered in less time than a turn is worth waiting for. */
+const rowsWithoutTurn = 20_000;
 
 interface View {
   readonly plan: ExportPlan;
@@ -48,7 +54,7 @@ interface View {
  * Without a kept part for every date it holds a connection until it is read or closed.
  */
 export async function openExport(
-  { exportPool, partStore }: ExportSource,
+  { exportPool, partStore, renderTurns }: ExportSource,
   environmentId: string,
   dates: readonly ShownDate[],
   { signal, keepParts }: OpenOptions,
@@ -91,7 +97,10 @@ export async function openExport(
   /** Asked of the store when it needs the rows, which may be in the middle of the file. */
   async function* render(part: ExportPart, step: Step): AsyncGenerator<Buffer> {
     step.add({ 'whx.part.rendered': true });
-    yield* (session ?? (await reopenFor(part))).rows(environmentId, part);
+    const { rows } = session ?? (await reopenFor(part));
+    const read = () => rows(environmentId, part);
+    if (renderTurns === null || part.rowCount <= rowsWithoutTurn) yield* read();
+    else yield* renderTurns.inTurn(read, signal);
   }
 
   async function* frames(form: Form): AsyncGenerator<Frame> {

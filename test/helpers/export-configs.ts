@@ -51,7 +51,6 @@ export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: Te
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
     retention: config.retention,
-    runSource: { exportPool: dependencies.runPool, partStore: dependencies.partStore },
   });
   let stopped: Promise<void> | null = null;
   const stop = () => {
