@@ -3,7 +3,7 @@ import type { Bench, Section } from './bench.ts';
 import { dayFile } from './downloads.ts';
 import { insertConfigs } from './insert-configs.ts';
 import { quantile } from './measure.ts';
-import { script } from './processes.ts';
+import { download, script } from './processes.ts';
 import { type Service, startService } from './service.ts';
 
 const perSecond = 30;
@@ -15,7 +15,8 @@ export async function measureLatency(bench: Bench): Promise<Section> {
   await insertConfigs(bench.pool, bench.environmentId, 1);
   const file = dayFile(bench.environmentId);
   try {
-    // Compiles what is asked for.
+    // Renders the part that is repeated, and compiles what is asked for.
+    await download(keeping, file);
     await Promise.all([keeping, rendering].map(service => ask(bench, service, secondsOf(bench) / 4)));
     const loads: [name: string, milliseconds: number[][]][] = [
       ['idle', await ask(bench, rendering)],
