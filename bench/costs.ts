@@ -4,7 +4,7 @@ import { serverCpuSeconds } from './proc.ts';
 import { makeConfig } from './runs.ts';
 import { startService } from './service.ts';
 
-const smallRuns = 200;
+const smallRuns = 100;
 
 /** Core-seconds that runs cost the worker and the database: one large run, and many of one row. For docs/scaling.md. */
 export async function measureCosts(bench: Bench): Promise<Section> {

@@ -79,7 +79,7 @@ async function main(): Promise<void> {
     const bench = await prepare(cleanups);
     const sections: Section[] = [];
     for (const name of wanted) {
-      console.error(name);
+      console.error(`${name} (after ${Math.round(performance.now() / 1000)} s)`);
       const section = await measurements[name]?.(bench);
       if (section !== undefined) sections.push(section);
     }

@@ -55,6 +55,12 @@ for (const [id, plan] of [
   await app.putEnvironment(id, plan);
   await app.load(id, '2026-03-01', loadBody([adoptionRow()]));
 }
+const failureWebhook = 'https://hooks.example.com/exports';
+const hooked = await app.call('/v1/environments/acme', {
+  method: 'PUT',
+  json: { name: 'acme', plan: 'enterprise', failureWebhook },
+});
+if (hooked.status !== 200) throw new Error(hooked.text);
 const tokens: Record<string, string | null> = {
   operator: testAdminToken,
   nobody: null,

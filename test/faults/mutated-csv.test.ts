@@ -285,7 +285,9 @@ t.test('a mutated file is loaded exactly, or refused and nothing has changed', a
     ),
     { numRuns: scaled(5_000) },
   );
-  console.error(`mutated CSV: ${counts.accepted} loaded exactly, ${counts.refused} refused whole`);
+  console.error(
+    `mutated CSV: ${counts.accepted} loaded exactly, ${counts.refused} refused whole, ${counts.hungUp} broken off`,
+  );
   t.ok(counts.accepted > scaled(5_000) / 20 && counts.refused > scaled(5_000) / 5, JSON.stringify(counts));
   t.strictSame(
     app.log.filter(line => Number(line['level']) >= 50),
