@@ -118,7 +118,9 @@ async function runTap(files: string[], options: string[], env: NodeJS.ProcessEnv
   const log = fs.createWriteStream(path.join(outputDirectory, 'logs/tap'));
   const report = createTapReport(text => process.stdout.write(text));
   const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');
-  const fixed = ['--disable-coverage', '--jobs=2', '--timeout=120', '--reporter=tap', '--no-color'];
+  // Many tests wait for time limits, so one more file than there are cores runs at once.
+  const jobs = `--jobs=${os.availableParallelism() + 1}`;
+  const fixed = ['--disable-coverage', jobs, '--timeout=120', '--reporter=tap', '--no-color'];
   // In a process group of its own, so that what tests leave running can be found and ended.
   const child = spawn(process.execPath, [tap, 'run', ...fixed, ...options, ...files], {
     cwd: root,
