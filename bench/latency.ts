@@ -6,7 +6,7 @@ import { median, quantile } from './measure.ts';
 import { download, script } from './processes.ts';
 import { type Service, startService } from './service.ts';
 
-const perSecond = 40;
+const perSecond = 50;
 
 /** What is asked for, in the order of `ask`. */
 const asked = ['status', 'health/ready'];
@@ -81,7 +81,7 @@ async function ask(bench: Bench, service: Service): Promise<number[][]> {
 }
 
 function secondsOf({ rows }: Bench): number {
-  return rows >= 100_000 ? 6 : 2;
+  return rows >= 100_000 ? 4 : 2;
 }
 
 /** Four readers who begin again as soon as they have their file, all in one process that has started before. */

@@ -1,7 +1,23 @@
 /** The only reader of the process environment. Nothing else in `src` looks at `process.env`. */
 import { isIP } from 'node:net';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
+import {
+  ConfigError,
+  type Env,
+  isNetwork,
+  list,
+  malformed,
+  missing,
+  oneOf,
+  origin,
+  postgresUrl,
+  text,
+  wholeNumber,
+  word,
+} from './env-values.ts';
+
+export { ConfigError } from './env-values.ts';
 
 export type ProcessRole = 'all' | 'api' | 'worker';
 
@@ -30,6 +46,8 @@ export interface Config {
   readonly tracing: boolean;
   /** Where rendered parts of files are kept, and how much of them; null: they are not kept. */
   readonly partStore: { readonly directory: string; readonly maxBytes: number } | null;
+  /** How many large parts of downloads the database renders at once for this process. */
+  readonly rendersAtOnce: number;
   /** How long the process serves on after SIGTERM, so that balancers see first that it is not ready any more. */
   readonly drainMs: number;
   /** The identity provider whose access tokens are taken; null: none. */
@@ -62,13 +80,6 @@ export interface JwtConfig {
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 type LogLevel = (typeof logLevels)[number];
 
-/** A variable is missing or malformed. The message is one line that starts with the variable's name. */
-export class ConfigError extends Error {
-  override readonly name = 'ConfigError';
-}
-
-type Env = Readonly<Record<string, string | undefined>>;
-
 /** Reads the whole configuration or throws a ConfigError that names the first variable at fault. */
 export function readConfig(env: Env): Config {
   const databaseUrl = readDatabaseUrl(env);
@@ -76,7 +87,7 @@ export function readConfig(env: Env): Config {
     databaseUrl,
     snapshotDatabaseUrl: postgresUrl(env, 'SNAPSHOT_DATABASE_URL') ?? databaseUrl,
     host: host(env),
-    port: port(env),
+    port: wholeNumber(env, 'PORT', { least: 0, most: 65_535, otherwise: 3000 }),
     adminToken: adminToken(env),
     encryptionKeys: encryptionKeys(env),
     processRole: oneOf(env, 'PROCESS_ROLE', ['all', 'api', 'worker'], 'all'),
@@ -85,7 +96,13 @@ export function readConfig(env: Env): Config {
     logLevel: oneOf(env, 'LOG_LEVEL', logLevels, 'info'),
     tracing: tracing(env),
     partStore: partStore(env),
-    drainMs: drainMs(env),
+    rendersAtOnce: wholeNumber(env, 'RENDERS_AT_ONCE', {
+      least: 1,
+      most: 16,
+      // One core is left for everything else, as the database may be on this machine, too.
+      otherwise: Math.min(16, Math.max(1, availableParallelism() - 1)),
+    }),
+    drainMs: 1000 * wholeNumber(env, 'DRAIN_SECONDS', { least: 0, most: 20, otherwise: 5, unit: 'seconds' }),
     jwt: jwt(env),
     corsOrigins: corsOrigins(env),
     rateLimitPerCaller: perMinute(env, 'RATE_LIMIT_PER_CALLER', 1200),
@@ -104,59 +121,12 @@ export function readDatabaseUrl(env: Env): string {
   return postgresUrl(env, 'DATABASE_URL') ?? missing('DATABASE_URL');
 }
 
-function text(env: Env, name: string): string | null {
-  const value = env[name]?.trim();
-  return value === undefined || value === '' ? null : value;
-}
-
-function list(env: Env, name: string): string[] {
-  return (text(env, name) ?? '')
-    .split(',')
-    .map(entry => entry.trim())
-    .filter(entry => entry !== '');
-}
-
-function missing(name: string): never {
-  throw new ConfigError(`${name} is required`);
-}
-
-function malformed(message: string): never {
-  throw new ConfigError(message);
-}
-
-function postgresUrl(env: Env, name: string): string | null {
-  const value = text(env, name);
-  if (value === null) return null;
-  if (!/^postgres(ql)?:\/\/./.test(value) || !URL.canParse(value) || !isDecodable(value)) {
-    throw new ConfigError(`${name} must be a URL like postgres://user:password@host:5432/database`);
-  }
-  return value;
-}
-
-/** The driver decodes the parts, and only when it connects. */
-function isDecodable(value: string): boolean {
-  try {
-    decodeURIComponent(value);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 function host(env: Env): string {
   const value = text(env, 'HOST') ?? '127.0.0.1';
   if (isIP(value) === 0 && !/^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(value)) {
     throw new ConfigError('HOST must be an IP address or a host name, without scheme and port');
   }
   return value;
-}
-
-function port(env: Env): number {
-  const value = text(env, 'PORT') ?? '3000';
-  if (!/^\d{1,5}$/.test(value) || Number(value) > 65_535) {
-    throw new ConfigError('PORT must be a number from 0 to 65535');
-  }
-  return Number(value);
 }
 
 function adminToken(env: Env): string {
@@ -200,14 +170,6 @@ function corsOrigins(env: Env): string[] {
   );
 }
 
-/** As a browser writes it; null where the text is more or less than an origin. */
-function origin(value: string): string | null {
-  const url = URL.canParse(value) ? new URL(value) : null;
-  // An origin with its slash is all that a URL writes when it has no user, path, query or fragment.
-  if (url === null || !/^https?:$/.test(url.protocol) || url.href !== `${url.origin}/`) return null;
-  return url.hostname.includes('*') ? null : url.origin;
-}
-
 function jwt(env: Env): JwtConfig | null {
   const names = ['JWT_ISSUER', 'JWT_AUDIENCE', 'JWT_JWKS_URL'] as const;
   const given = names.filter(name => text(env, name) !== null);
@@ -223,14 +185,6 @@ function jwt(env: Env): JwtConfig | null {
   };
 }
 
-function word(env: Env, name: string, otherwise = ''): string {
-  const value = text(env, name) ?? otherwise;
-  if (!/^[\x21-\x7e]{1,500}$/.test(value)) {
-    throw new ConfigError(`${name} must be printable ASCII without spaces, 500 characters at most`);
-  }
-  return value;
-}
-
 /** Whoever can change the answer on its way can sign in as anyone, so plain http is for this machine alone. */
 function jwksUrl(env: Env): URL {
   const value = text(env, 'JWT_JWKS_URL') ?? '';
@@ -244,9 +198,16 @@ function jwksUrl(env: Env): URL {
 }
 
 function perMinute(env: Env, name: string, otherwise: number): number {
-  const value = text(env, name) ?? String(otherwise);
-  if (!/^\d{1,9}$/.test(value)) throw new ConfigError(`${name} must be a whole number, 0 for no limit`);
-  return Number(value);
+  return wholeNumber(env, name, {
+    least: 0,
+    most: 999_999_999,
+    otherwise,
+    unit: 'requests, 0 for no limit,',
+  });
+}
+
+function days(env: Env, name: string, otherwise: number): number {
+  return wholeNumber(env, name, { least: 1, most: 99_999, otherwise, unit: 'days' });
 }
 
 function trustProxy(env: Env): Config['trustProxy'] {
@@ -262,14 +223,6 @@ function trustProxy(env: Env): Config['trustProxy'] {
   return networks;
 }
 
-/** An IP address, or one with the length of its prefix. */
-function isNetwork(entry: string): boolean {
-  const [address = '', prefix, ...more] = entry.split('/');
-  const bits = { 4: 32, 6: 128 }[isIP(address)];
-  if (bits === undefined || address.includes('%') || more.length > 0) return false;
-  return prefix === undefined || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= bits);
-}
-
 /** https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ */
 function tracing(env: Env): boolean {
   if (text(env, 'OTEL_SDK_DISABLED')?.toLowerCase() === 'true') return false;
@@ -281,37 +234,14 @@ function tracing(env: Env): boolean {
 }
 
 function partStore(env: Env): Config['partStore'] {
-  const megabytes = text(env, 'PART_STORE_MB') ?? '2048';
-  if (!/^\d{1,8}$/.test(megabytes)) {
-    throw new ConfigError('PART_STORE_MB must be a whole number of MiB, 0 to keep no parts');
-  }
-  if (Number(megabytes) === 0) return null;
+  const megabytes = wholeNumber(env, 'PART_STORE_MB', {
+    least: 0,
+    most: 99_999_999,
+    otherwise: 2048,
+    unit: 'MiB',
+  });
+  if (megabytes === 0) return null;
   const directory = text(env, 'PART_STORE_DIR') ?? path.join(tmpdir(), 'warehouse-export-parts');
   if (!path.isAbsolute(directory)) throw new ConfigError('PART_STORE_DIR must be an absolute path');
-  return { directory, maxBytes: Number(megabytes) * 1024 * 1024 };
-}
-
-function drainMs(env: Env): number {
-  const seconds = text(env, 'DRAIN_SECONDS') ?? '5';
-  if (!/^\d{1,2}$/.test(seconds) || Number(seconds) > 20) {
-    throw new ConfigError('DRAIN_SECONDS must be a whole number of seconds from 0 to 20');
-  }
-  return Number(seconds) * 1000;
-}
-
-function days(env: Env, name: string, otherwise: number): number {
-  const value = text(env, name);
-  if (value === null) return otherwise;
-  if (!/^\d{1,5}$/.test(value) || Number(value) === 0) {
-    throw new ConfigError(`${name} must be a number of days from 1 to 99999`);
-  }
-  return Number(value);
-}
-
-function oneOf<const T extends string>(env: Env, name: string, allowed: readonly T[], otherwise: T): T {
-  const value = text(env, name);
-  if (value === null) return otherwise;
-  const found = allowed.find(candidate => candidate === value);
-  if (found === undefined) throw new ConfigError(`${name} must be one of ${allowed.join(', ')}`);
-  return found;
+  return { directory, maxBytes: megabytes * 1024 * 1024 };
 }

@@ -1,4 +1,3 @@
-import { availableParallelism } from 'node:os';
 import type { Pool } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
@@ -58,8 +57,6 @@ const limits = {
   apiConnections: 10,
   downloads: 16,
   downloadsPerEnvironment: 8,
-  /** As many as the machine can work on, should the database be on it, too. */
-  rendersAtOnce: Math.max(2, availableParallelism()),
   loads: 4,
   loadsPerEnvironment: 2,
   jobConnections: 4,
@@ -102,10 +99,12 @@ export function createDependencies(
     code: 'rate_limited',
     what: 'snapshot loads',
   });
+  const renderTurns = createRenderTurns({ atOnce: config.rendersAtOnce });
   const metrics = createPrometheusMetrics({
     pools,
     downloadSlots,
     loadSlots,
+    renderTurns,
     partStoreBytes: () => partStore?.bytes() ?? null,
     runErrorCodes,
     queueState: () => selectQueueState(db, now()),
@@ -124,7 +123,7 @@ export function createDependencies(
     db,
     exportPool: pools.export,
     partStore,
-    renderTurns: createRenderTurns({ atOnce: limits.rendersAtOnce }),
+    renderTurns,
     downloadSlots,
     loadPool: pools.load,
     loadSlots,

@@ -1,8 +1,10 @@
 /**
- * Downloads whose parts have to be rendered take turns. More COPYs than cores at once finish no sooner in all, but hold up
- * everything else: small requests then take hundreds of milliseconds (docs/performance.md).
+ * Downloads whose parts have to be rendered take turns. COPYs on all cores of a machine hold up everything else there: small
+ * requests then take up to hundreds of milliseconds (docs/performance.md).
  */
 export interface RenderTurns {
+  /** How many wait for their turn. */
+  readonly waiting: number;
   /**
    * The rows as they come, begun when it is their turn or they have waited for long. A reader who is slower than the
    * database does not keep the turn.
@@ -63,6 +65,9 @@ export function createRenderTurns({ atOnce, longestWaitMs = 20_000 }: RenderTurn
   }
 
   return {
+    get waiting() {
+      return waiting.size;
+    },
     async *inTurn(rows, signal) {
       const end = await take(signal);
       let readersMs = 0;

@@ -16,6 +16,7 @@ export interface MetricSources {
   readonly pools: Readonly<Record<string, Pool>>;
   readonly downloadSlots: Slots;
   readonly loadSlots: Slots;
+  readonly renderTurns: { readonly waiting: number };
   /** Bytes that kept parts take; null: not known yet, or nothing is kept. */
   readonly partStoreBytes: () => number | null;
   /** What codes a run may end with: a closed set, so that no customer's storage makes series of its own. */
@@ -185,7 +186,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
 /** What this process holds now. */
 function watchNow(
   registry: Registry,
-  { pools, downloadSlots, loadSlots, partStoreBytes }: MetricSources,
+  { pools, downloadSlots, loadSlots, renderTurns, partStoreBytes }: MetricSources,
 ): void {
   const registers = [registry];
   new Gauge({
@@ -222,6 +223,11 @@ function watchNow(
     });
   gauge('whx_downloads_in_progress', 'Downloads under way now.', () => downloadSlots.taken);
   gauge('whx_loads_in_progress', 'Snapshot loads under way now.', () => loadSlots.taken);
+  gauge(
+    'whx_renders_waiting',
+    'Downloads that wait for their turn to have a large part rendered.',
+    () => renderTurns.waiting,
+  );
   gauge(
     'whx_part_store_bytes',
     'What kept parts take on disk, as of the last look and what was written since.',
