@@ -34,47 +34,43 @@ export async function measureDownloads(bench: Bench): Promise<Section> {
     { name: names.warmGzip, run: read(service, 'gzip') },
     { name: names.cold, prepare, run: read(service, 'identity') },
     { name: names.warm, run: read(service, 'identity') },
-    { name: names.converted, run: read(service, 'gzip') },
+    { name: names.converted, maxRounds: 3, run: read(service, 'gzip') },
+    { name: names.cursor, maxRounds: 3, run: () => cursorAndFastCsv(bench) },
   ];
   try {
-    const times = await alternate(contenders, bench.rounds);
-    const cursor: Contender = { name: names.cursor, run: () => cursorAndFastCsv(bench) };
-    const limit: Contender = { name: baseline, run: () => copyToPipe(bench) };
-    const slow = await alternate([cursor, limit], Math.min(3, bench.rounds));
-    return describe(bench, baseline, times, slow);
+    // As a service that has been up for an hour: what sends a kept file is compiled.
+    for (const encoding of ['gzip', 'identity'] as const) {
+      for (let time = 0; time < 6; time += 1) await read(service, encoding)();
+    }
+    return describe(bench, baseline, await alternate(contenders, bench.rounds));
   } finally {
     await service.stop();
     await withoutParts.stop();
   }
 }
 
-function describe(
-  bench: Bench,
-  baseline: string,
-  times: ReadonlyMap<string, Times>,
-  slow: ReadonlyMap<string, Times>,
-): Section {
-  const of = (from: ReadonlyMap<string, Times>, name: string) => from.get(name)?.median ?? Number.NaN;
-  const relative = (name: string) => of(times, baseline) / of(times, name);
-  // Measured beside fewer rounds of the limit: carried over in proportion.
-  const cursor = of(slow, baseline) / of(slow, names.cursor);
-  const rate = (ratio: number) => (ratio * bench.rows) / of(times, baseline);
+function describe(bench: Bench, baseline: string, times: ReadonlyMap<string, Times>): Section {
+  const seconds = (name: string) => times.get(name)?.median ?? Number.NaN;
+  const relative = (name: string) => seconds(baseline) / seconds(name);
+  const rate = (name: string) => bench.rows / seconds(name);
   const all = [
-    { name: baseline, ratio: 1 },
-    { name: names.cursor, ratio: cursor },
-    ...[names.cold, names.coldGzip, names.off, names.warm, names.warmGzip, names.converted].map(name => ({
-      name,
-      ratio: relative(name),
-    })),
+    baseline,
+    names.cursor,
+    names.cold,
+    names.coldGzip,
+    names.off,
+    names.warm,
+    names.warmGzip,
+    names.converted,
   ];
   return {
     title: `Downloads of ${bench.rows.toLocaleString('en')} rows`,
     columns: ['', 'seconds', 'rows/s', '× psql'],
-    rows: all.map(({ name, ratio }) => [
+    rows: all.map(name => [
       name,
-      (bench.rows / rate(ratio)).toFixed(3),
-      formatNumber(rate(ratio)),
-      ratio.toFixed(2),
+      seconds(name).toFixed(3),
+      formatNumber(rate(name)),
+      relative(name).toFixed(2),
     ]),
     goals: [
       { text: 'cold download ≥ 0.95 × psql', kind: 'at least', wanted: 0.95, value: relative(names.cold) },
@@ -82,7 +78,7 @@ function describe(
         text: 'cold download ≥ 2 × cursor + fast-csv',
         kind: 'at least',
         wanted: 2,
-        value: relative(names.cold) / cursor,
+        value: relative(names.cold) / relative(names.cursor),
       },
       {
         text: 'repeated download, plain ≥ 10 × psql',
@@ -97,7 +93,10 @@ function describe(
         value: relative(names.warmGzip),
       },
     ],
-    notes: [`cursor + fast-csv: median of ${Math.min(3, bench.rounds)}, it takes so long.`],
-    bars: all.map(({ name, ratio }) => ({ name, rowsPerSecond: rate(ratio) })),
+    notes: [
+      'The service has sent each form six times before.',
+      `cursor + fast-csv, and gzip of what was kept plain: median of ${Math.min(3, bench.rounds)}.`,
+    ],
+    bars: all.map(name => ({ name, rowsPerSecond: rate(name) })),
   };
 }
