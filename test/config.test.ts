@@ -1,4 +1,4 @@
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { ConfigError, readConfig, readDatabaseUrl } from '../src/config.ts';
@@ -31,6 +31,7 @@ t.test('what is required is enough; the rest has its default', async t => {
     logLevel: 'info',
     tracing: false,
     partStore: { directory: path.join(tmpdir(), 'warehouse-export-parts'), maxBytes: 2048 * 1024 * 1024 },
+    rendersAtOnce: Math.min(16, Math.max(1, availableParallelism() - 1)),
     drainMs: 5_000,
     jwt: null,
     corsOrigins: [],
