@@ -71,7 +71,8 @@ export async function measureLatency(bench: Bench): Promise<Section> {
     })),
     notes: [
       `In turns, ${bench.rounds} times ${secondsOf(bench)} s each, ${perSecond} requests a second, sent on time whether or not the one ` +
-        'before was answered; p50 and p99 are medians of the rounds’. Cold: no part is kept, so each download is rendered.',
+        'before was answered; p50 and p99 are medians of the rounds’. Cold: no part is kept, so each download is rendered; ' +
+        'four rounds of them came before and are not counted.',
     ],
     bars: [],
   };

@@ -123,7 +123,7 @@ function texts(value: unknown): string[] {
 
 /** For bytes that are not HTTP at all, before there is a request: the same problem body, by hand. */
 export function answerBrokenHttp(
-  error: Error & { code?: string },
+  error: Error & { code?: string; rawPacket?: unknown },
   socket: Socket,
   log: FastifyBaseLogger,
 ): void {
@@ -138,8 +138,10 @@ export function answerBrokenHttp(
     errors: [],
   });
   const body = JSON.stringify({ ...problem, status });
+  // As much of the request as there is to see: the piece at which it broke.
+  const isHead = Buffer.isBuffer(error.rawPacket) && error.rawPacket.toString('latin1', 0, 5) === 'HEAD ';
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: ${problemMediaType}\r\n` +
-      `content-length: ${Buffer.byteLength(body)}\r\nx-request-id: ${requestId}\r\nconnection: close\r\n\r\n${body}`,
+      `content-length: ${Buffer.byteLength(body)}\r\nx-request-id: ${requestId}\r\nconnection: close\r\n\r\n${isHead ? '' : body}`,
   );
 }

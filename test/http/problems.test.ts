@@ -194,6 +194,21 @@ t.test('raw garbage gets a problem and the end', async t => {
   t.equal((await app.call('/health/live')).status, 200);
 });
 
+t.test('a HEAD that breaks gets no body', async t => {
+  for (const [broken, status] of [
+    [`HEAD /${'x'.repeat(20_000)} HTTP/1.1\r\nHost: x\r\n\r\n`, 431],
+    [`HEAD / HTTP/1.1\r\nHost: x\r\nX: ${'y'.repeat(20_000)}\r\n\r\n`, 431],
+    ['HEAD / HTTP/9.9\r\n\r\n', 400],
+  ] as const) {
+    const connection = await connectRaw(app.port);
+    connection.socket.write(broken);
+    await connection.closed;
+    const text = connection.received().toString();
+    t.match(text, new RegExp(`^HTTP/1\\.1 ${status} `));
+    t.ok(text.endsWith('\r\n\r\n'), 'no body');
+  }
+});
+
 /** A client that goes on sending whatever happens, as many do, and reads the answer only then. */
 async function sendThrough(
   head: string,
