@@ -137,7 +137,8 @@ async function carryOut(
   } catch (thrown) {
     const ending = await decide(dependencies, context, job, stopping, thrown);
     const { outcome, error } = ending;
-    if (outcome === 'failed') await sweep(client, dependencies, context);
+    const isOver = outcome === 'failed' || (outcome === 'stopped' && !(await isTakenOver(db, attempt, job)));
+    if (isOver) await sweep(client, dependencies, context);
     report(outcome, error?.code ?? null, error === null ? {} : { code: error.code, err: causeOf(thrown) });
     // The queue keeps what is thrown: no more than the code.
     if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
@@ -150,6 +151,13 @@ async function carryOut(
   if (left?.isFinished === true && left.attempt.number === attempt.number) {
     throw new Error('upload left behind');
   }
+}
+
+/** Whether another attempt is at the run by now, which cleans up by itself. */
+async function isTakenOver(db: Database, attempt: updateRun.Attempt, job: ClaimedJob): Promise<boolean> {
+  if (job.signal.aborted) return true;
+  const now = await updateRun.readJobContext(db, job.data, job.id);
+  return now !== null && now.attempt.number !== attempt.number;
 }
 
 async function send(

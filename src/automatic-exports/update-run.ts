@@ -287,8 +287,8 @@ export async function cancelRuns(db: DatabaseOrTransaction, config: ConfigKey, n
       finished_at: now,
       error_code: stopReasons.cancelled.code,
       error_message: stopReasons.cancelled.message,
-      // No worker is at a run that is only queued, but its last attempt may have left an upload to abort.
-      job_id: sql`case when state = 'running' or upload_id is not null then job_id end`,
+      // No worker is at a run that is only queued, but an attempt before may have left an upload, even one without known id.
+      job_id: sql`case when state = 'running' or attempts > 0 then job_id end`,
     })
     .where('environment_id', '=', config.environmentId)
     .where('config_id', '=', config.id)

@@ -235,6 +235,38 @@ t.test(
       );
       t.strictSame(isClean, nothing);
     });
+
+    const untilGone = async (t: Test, app: Awaited<ReturnType<typeof start>>['app'], configId: string) => {
+      const left = 'select from export_runs where config_id = $1';
+      await until(
+        () => app.database.pool.query(left, [configId]),
+        ({ rowCount }) => rowCount === 0,
+      );
+      t.equal((await app.call(`${path}/${configId}`)).status, 404);
+    };
+
+    await t.test('each time, and the config is deleted before the next attempt', async t => {
+      const { app, config, destination, hasten, proxy } = await lost(t);
+      proxy.decide(() => 'pass');
+      await app.call(`${path}/${config.id}`, { method: 'DELETE' });
+      await hasten();
+      await untilGone(t, app, config.id);
+      t.strictSame(await contentsOf(destination), nothing);
+    });
+
+    await t.test('each time, and the config is deleted meanwhile', async t => {
+      const { app, config, destination, proxy, runNow } = await start(t);
+      let deleted: Promise<unknown> | null = null;
+      proxy.decide(request => {
+        if (!isStart(request)) return 'pass';
+        deleted ??= app.call(`${path}/${config.id}`, { method: 'DELETE' });
+        return 'lose';
+      });
+      await runNow();
+      await untilGone(t, app, config.id);
+      t.ok(deleted);
+      t.strictSame(await contentsOf(destination), nothing);
+    });
   },
 );
 

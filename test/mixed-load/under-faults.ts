@@ -29,4 +29,16 @@ export function report(
     .filter(([, count]) => count > 0)
     .map(([name, count]) => `${count} ${name}`);
   console.error(`${what} (seed ${seed}): ${figures.join(', ')}; ${faults.length} lost or wrong`);
+  for (const line of faults.flatMap(fault => linesAbout(world, fault))) console.error(line);
+}
+
+/** What processes logged about the config that a fault names, the last of it. */
+function linesAbout(world: World, fault: string): string[] {
+  const configId = /[0-9a-f]{8}-[0-9a-f-]{27}/.exec(fault)?.[0];
+  if (configId === undefined) return [];
+  return world.history
+    .flatMap(({ name, service }) => service.logged().map(line => ({ name, line })))
+    .filter(({ line }) => JSON.stringify(line).includes(configId))
+    .slice(-30)
+    .map(({ name, line }) => `${name}: ${JSON.stringify(line).slice(0, 1_500)}`);
 }
