@@ -137,8 +137,7 @@ async function carryOut(
   } catch (thrown) {
     const ending = await decide(dependencies, context, job, stopping, thrown);
     const { outcome, error } = ending;
-    const isOver = outcome === 'failed' || (outcome === 'stopped' && !(await isTakenOver(db, attempt, job)));
-    if (isOver) await sweep(client, dependencies, context);
+    if (outcome === 'failed' || outcome === 'stopped') await sweep(client, dependencies, context);
     report(outcome, error?.code ?? null, error === null ? {} : { code: error.code, err: causeOf(thrown) });
     // The queue keeps what is thrown: no more than the code.
     if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
@@ -151,13 +150,6 @@ async function carryOut(
   if (left?.isFinished === true && left.attempt.number === attempt.number) {
     throw new Error('upload left behind');
   }
-}
-
-/** Whether another attempt is at the run by now, which cleans up by itself. */
-async function isTakenOver(db: Database, attempt: updateRun.Attempt, job: ClaimedJob): Promise<boolean> {
-  if (job.signal.aborted) return true;
-  const now = await updateRun.readJobContext(db, job.data, job.id);
-  return now !== null && now.attempt.number !== attempt.number;
 }
 
 async function send(
@@ -262,7 +254,8 @@ async function cleanUp(
 
 /**
  * Uploads of the run's key that no run knows of, where keys may list them: a request to begin one whose answer was lost
- * may have begun it. Another config may write the same key, so those that are under way stay.
+ * may have begun it. Another config may write the same key, so those that are under way stay; an attempt that came after this
+ * one has swept by itself, and may be about to tell of its own.
  */
 async function sweep(
   client: S3Client | null,
@@ -270,9 +263,12 @@ async function sweep(
   context: updateRun.JobContext,
 ): Promise<void> {
   if (client === null) return;
+  const { db } = dependencies;
   const { attempt, config } = context;
   try {
-    const underWay = await updateRun.readUploadsUnderWay(dependencies.db, attempt.environmentId);
+    const now = await updateRun.readJobContext(db, attempt, attempt.jobId);
+    if (now !== null && now.attempt.number !== attempt.number) return;
+    const underWay = await updateRun.readUploadsUnderWay(db, attempt.environmentId);
     await abortUnfinishedUploads(client, config.destination, keyOf(context), underWay);
   } catch (error) {
     warnOfUpload(dependencies, attempt, error);

@@ -36,6 +36,12 @@ async function start(t: Test) {
   /** Every job that waits for its next attempt may have it now. */
   const hasten = () =>
     app.database.pool.query(`update pgboss.job set start_after = now() where state = 'retry'`);
+  /** A deleted config has left nothing in the database. */
+  const untilPurged = () =>
+    until(
+      async () => (await app.database.pool.query('select from export_configs')).rowCount,
+      count => count === 0,
+    );
   const expectWhole = async (run: { objectKey: string; sha256: string; bytes: number }) => {
     const { body } = await readObject(s3Server().bucket, run.objectKey);
     const file = (await app.download('acme', '30-days-daily')).body;
@@ -44,7 +50,17 @@ async function start(t: Test) {
     t.equal(run.bytes, file.length);
     t.strictSame((await contentsOf(destination)).unfinished, []);
   };
-  return { app, proxy, config, destination, runNow, hasten, expectWhole, runs: runReader(app, 'acme') };
+  return {
+    app,
+    proxy,
+    config,
+    destination,
+    runNow,
+    hasten,
+    untilPurged,
+    expectWhole,
+    runs: runReader(app, 'acme'),
+  };
 }
 
 const isPart = (request: http.IncomingMessage, number?: number) =>
@@ -236,26 +252,18 @@ t.test(
       t.strictSame(isClean, nothing);
     });
 
-    const untilGone = async (t: Test, app: Awaited<ReturnType<typeof start>>['app'], configId: string) => {
-      const left = 'select from export_runs where config_id = $1';
-      await until(
-        () => app.database.pool.query(left, [configId]),
-        ({ rowCount }) => rowCount === 0,
-      );
-      t.equal((await app.call(`${path}/${configId}`)).status, 404);
-    };
-
     await t.test('each time, and the config is deleted before the next attempt', async t => {
-      const { app, config, destination, hasten, proxy } = await lost(t);
+      const { app, proxy, config, destination, hasten, untilPurged } = await lost(t);
       proxy.decide(() => 'pass');
       await app.call(`${path}/${config.id}`, { method: 'DELETE' });
       await hasten();
-      await untilGone(t, app, config.id);
+      await untilPurged();
+      t.equal((await app.call(`${path}/${config.id}`)).status, 404);
       t.strictSame(await contentsOf(destination), nothing);
     });
 
     await t.test('each time, and the config is deleted meanwhile', async t => {
-      const { app, config, destination, proxy, runNow } = await start(t);
+      const { app, proxy, config, destination, runNow, untilPurged } = await start(t);
       let deleted: Promise<unknown> | null = null;
       proxy.decide(request => {
         if (!isStart(request)) return 'pass';
@@ -263,7 +271,8 @@ t.test(
         return 'lose';
       });
       await runNow();
-      await untilGone(t, app, config.id);
+      await untilPurged();
+      t.equal((await app.call(`${path}/${config.id}`)).status, 404);
       t.ok(deleted);
       t.strictSame(await contentsOf(destination), nothing);
     });
@@ -291,15 +300,12 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
   };
 
   await t.test('deleted', async t => {
-    const { app, config, destination, isClean } = await stalled(t);
+    const { app, config, destination, isClean, untilPurged } = await stalled(t);
     t.equal((await app.call(`${path}/${config.id}`)).json.status.running, true);
     t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
     t.equal((await app.call(`${path}/${config.id}`)).status, 404);
     t.strictSame(await isClean(), nothing);
-    await until(
-      async () => (await app.database.pool.query('select from export_configs')).rowCount,
-      count => count === 0,
-    );
+    await untilPurged();
     t.strictSame(await contentsOf(destination), nothing);
   });
 
