@@ -1,4 +1,7 @@
+import { randomUUID } from 'node:crypto';
+import { fromKysely } from 'pg-boss';
 import * as updateRun from '../../src/automatic-exports/update-run.ts';
+import { runQueue } from '../../src/db/job-queue.ts';
 import { startTestApp } from './app.ts';
 import { registerSecret } from './secrets.ts';
 
@@ -35,19 +38,26 @@ export async function startWithRuns(
     [configs, since],
   );
   let runs = 0;
-  /** A run that a worker is at. @param slot null: by hand */
+  /**
+   * A run that a worker is at, with a job that no worker comes to: a tick takes back what has none.
+   * @param slot null: by hand
+   */
   const begin = async (
     slot: string | null,
     configId = 'a',
     environmentId = 'acme',
   ): Promise<updateRun.Attempt> => {
     runs += 1;
-    const { rows } = await pool.query(
+    const runId = `run-${runs}`;
+    const jobId = randomUUID();
+    const job = { id: jobId, data: { environmentId, configId, runId }, startAfter: '2100-01-01T00:00:00Z' };
+    await jobs.insert(runQueue, [job], { db: fromKysely(db) });
+    await pool.query(
       `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, attempts, created_at, job_id)
-       values ($5, $1, $2, $3, $4, '2026-03-01', 'running', 1, now(), gen_random_uuid()) returning job_id`,
-      [configId, `run-${runs}`, slot === null ? 'manual' : 'schedule', slot, environmentId],
+       values ($5, $1, $2, $3, $4, '2026-03-01', 'running', 1, now(), $6)`,
+      [configId, runId, slot === null ? 'manual' : 'schedule', slot, environmentId, jobId],
     );
-    return { environmentId, configId, runId: `run-${runs}`, jobId: rows[0].job_id, number: 1 };
+    return { environmentId, configId, runId, jobId, number: 1 };
   };
   const fail = (attempt: updateRun.Attempt, now: string, error = denied) =>
     updateRun.recordFailure(db, jobs, attempt, error, new Date(now));
