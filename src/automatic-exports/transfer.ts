@@ -43,7 +43,7 @@ export async function transfer(
   const { environmentId, snapshotDate, config, signal } = request;
   const { destination, compression } = config;
   // A night of runs would push out what callers download by day.
-  const options = { signal, keepParts: false };
+  const options = { compression, signal, keepParts: false };
   const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
   try {
     if (opened.plan.parts.length === 0) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
@@ -52,7 +52,7 @@ export async function transfer(
     const object = await uploadObject(client, {
       destination,
       key,
-      body: thenAsk(opened.bytes(compression), request.beforeCompletion),
+      body: thenAsk(opened.bytes(), request.beforeCompletion),
       contentType: compression === 'gzip' ? 'application/gzip' : 'text/csv',
       metadata: {
         'row-count': String(rowCount),

@@ -27,11 +27,12 @@ export function exportDownload(source: ExportSource, wanted: WantedFile): Export
       return headersOf(await findParts(source.exportPool, wanted.environmentId, dates), wanted);
     },
     async open(signal) {
-      const opened = await openExport(source, wanted.environmentId, dates, { signal, keepParts: true });
       const compression = wanted.packing === 'none' ? 'none' : 'gzip';
+      const options = { compression, signal, keepParts: true } as const;
+      const opened = await openExport(source, wanted.environmentId, dates, options);
       return {
         headers: headersOf(opened.plan, wanted),
-        bytes: opened.bytes(compression),
+        bytes: opened.bytes(),
         rowCount: opened.plan.rowCount,
       };
     },

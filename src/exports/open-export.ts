@@ -17,7 +17,7 @@ export interface OpenExport {
    * The CSV, header first, or the same as gzip: the same bytes for the same snapshots, always. Once through; ends with
    * an error rather than early. Each piece is lent until the next is asked for.
    */
-  bytes(compression?: Compression): AsyncGenerator<Buffer>;
+  bytes(): AsyncGenerator<Buffer>;
   /** Ends it in the middle; what the database still does for it is cancelled. Safe to call again. */
   close(): void;
 }
@@ -34,6 +34,7 @@ export interface ExportSource {
 }
 
 export interface OpenOptions {
+  readonly compression: Compression;
   /** Ends it at once, also while the database is still sorting. */
   readonly signal: AbortSignal;
   /** Whether parts that have to be rendered are kept for the next who asks. */
@@ -51,20 +52,28 @@ interface View {
 /**
  * Opens the file of these dates. What it holds is one consistent view: parts that are kept are of just the versions that
  * the registry shows, and all others are read in the one repeatable-read transaction in which the registry was read.
- * Without a kept part for every date it holds a connection until it is read or closed.
+ * With a kept part for every date it holds their files until it is read or closed, otherwise a connection.
  */
 export async function openExport(
   { exportPool, partStore, renderTurns }: ExportSource,
   environmentId: string,
   dates: readonly ShownDate[],
-  { signal, keepParts }: OpenOptions,
+  { compression, signal, keepParts }: OpenOptions,
 ): Promise<OpenExport> {
   // The bytes are asked for by others, outside of what goes on here.
   const here = currentStep();
+  const form: Form = compression === 'none' ? 'plain' : 'deflated';
   const opened = await openView();
   const { plan } = opened;
   let session: ReadSession | null = opened.session;
-  if (partStore !== null && (await partStore.hasAll(plan.parts))) await endSession();
+  const held = (await partStore?.holdAll(plan.parts, form)) ?? null;
+  signal.addEventListener('abort', close, { once: true });
+  try {
+    if (held !== null) await endSession();
+  } catch (error) {
+    close();
+    throw error;
+  }
 
   /** What is missing is read in the transaction in which the registry was read. */
   async function openView(): Promise<View> {
@@ -75,6 +84,12 @@ export async function openExport(
       fresh.close();
       throw error;
     }
+  }
+
+  function close(): void {
+    signal.removeEventListener('abort', close);
+    session?.close();
+    held?.close();
   }
 
   async function endSession(): Promise<void> {
@@ -103,7 +118,7 @@ export async function openExport(
     else yield* renderTurns.inTurn(read, signal);
   }
 
-  async function* frames(form: Form): AsyncGenerator<Frame> {
+  async function* frames(): AsyncGenerator<Frame> {
     try {
       yield* framesOf(Readable.from([Buffer.from(headerLine)]), form);
       for (const part of plan.parts) {
@@ -112,19 +127,18 @@ export async function openExport(
           'whx.part.rows': part.rowCount,
           'whx.part.rendered': false,
         });
-        const wanted = { form, keep: keepParts, render: () => render(part, step) };
+        const wanted = { form, keep: keepParts, held, render: () => render(part, step) };
         yield* duringStream(step, partStore?.frames(part, wanted) ?? framesOf(wanted.render(), form));
       }
       await endSession();
     } finally {
-      session?.close();
+      close();
     }
   }
 
   return {
     plan,
-    bytes: (compression = 'none') =>
-      compression === 'none' ? plainBytesOf(frames('plain'), 'plain') : gzipStream(frames('deflated')),
-    close: () => session?.close(),
+    bytes: () => (form === 'plain' ? plainBytesOf(frames(), form) : gzipStream(frames())),
+    close,
   };
 }

@@ -7,6 +7,7 @@ import type { PartStoreEvent } from '../metrics.ts';
 import type { ExportPart } from './find-parts.ts';
 import { cutting, type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
 import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
+import { createHeldFiles, type HeldFiles } from './held-files.ts';
 import { keepFrames } from './keep-frames.ts';
 import { openForReading, PartLostError, readFrames } from './part-file.ts';
 import { createPartRoom, partExtension, unfinishedExtension } from './part-room.ts';
@@ -19,8 +20,11 @@ import { copyRows } from './select-rows.ts';
  * stays the only truth.
  */
 export interface PartStore {
-  /** Whether all of them lie here whole, in whatever form. */
-  hasAll(parts: readonly ExportPart[]): Promise<boolean>;
+  /**
+   * Opens the files of all parts, in that form or else the other. They are then there until they are read or closed.
+   * @returns null when a part is not kept
+   */
+  holdAll(parts: readonly ExportPart[], form: Form): Promise<HeldFiles | null>;
   /**
    * The frames of a part: from disk, along with another request that is making them, or rendered. What happens on disk
    * shows in time alone.
@@ -35,6 +39,8 @@ export interface WantedFrames {
   readonly form: Form;
   /** Whether to keep what was not there. */
   readonly keep: boolean;
+  /** What was opened for this reader. */
+  readonly held: HeldFiles | null;
   /** The plain bytes, the same every time; called when they are needed, again if what was kept gets lost. */
   readonly render: () => AsyncIterable<Buffer>;
 }
@@ -134,17 +140,21 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     let heldUp: GrowingPart | null = null;
     for (;;) {
       const other = growing.get(name);
-      const isFollowing = other !== undefined && other !== heldUp && (mayConvert || !other.isConverted);
+      const held = wanted.held?.take(fileOf(name)) ?? null;
+      const isFollowing =
+        held === null && other !== undefined && other !== heldUp && (mayConvert || !other.isConverted);
       let source: AsyncIterable<Frame>;
       let from: PartStoreEvent | null = 'read_along';
       if (isFollowing) source = readAlong(other, name);
       else {
-        const kept = mayBeKept && other === undefined ? await openForReading(fileOf(name)) : null;
+        const kept = held ?? (mayBeKept && other === undefined ? await openForReading(fileOf(name)) : null);
         // What is itself being made out of this form is no source for it.
         const isInOtherForm =
           kept === null &&
           mayConvert &&
-          ((await isKept(otherName)) || growing.get(otherName)?.isConverted === false);
+          (wanted.held?.has(fileOf(otherName)) ||
+            (await isKept(otherName)) ||
+            growing.get(otherName)?.isConverted === false);
         // Another request may have begun meanwhile; from here to its entry nothing is awaited.
         if (kept === null && growing.get(name) !== other) continue;
         if (kept !== null) [source, from] = [readKept(kept, name), 'kept'];
@@ -175,11 +185,15 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
   return {
     bytes: room.bytes,
     frames: (part, wanted) => frames(part, wanted, true),
-    async hasAll(parts) {
+    async holdAll(parts, form) {
+      const held = createHeldFiles();
       for (const part of parts) {
-        if (!(await isKept(nameOf(part, 'deflated'))) && !(await isKept(nameOf(part, 'plain')))) return false;
+        if (await held.hold(fileOf(nameOf(part, form)))) continue;
+        if (await held.hold(fileOf(nameOf(part, otherForm(form))))) continue;
+        held.close();
+        return null;
       }
-      return true;
+      return held;
     },
   };
 }

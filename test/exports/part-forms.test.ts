@@ -27,7 +27,7 @@ function storeOf(t: { testdir(): string }) {
       yield data.subarray(at, at + 65_536);
     }
   }
-  const frames = (form: Form) => store.frames(part, { form, keep: true, render });
+  const frames = (form: Form) => store.frames(part, { form, keep: true, held: null, render });
   return { kept, frames };
 }
 

@@ -5,6 +5,8 @@ import type http from 'node:http';
 import path from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
+import { shownDates } from '../../src/exports/aggregations.ts';
+import { openExport } from '../../src/exports/open-export.ts';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { ask, open } from '../helpers/http-client.ts';
@@ -102,6 +104,51 @@ t.test('a replaced, deleted or reloaded snapshot is never shown from before', as
     if (version % 3 !== 0) continue;
     await app.call('/v1/environments/moving/snapshots/2026-03-01', { method: 'DELETE' });
     t.equal((await app.download('moving', 'today')).text, exportHeader);
+  }
+});
+
+t.test(
+  'kept parts are removed and their snapshots replaced under a reader: the file is the one before',
+  async t => {
+    await app.putEnvironment('held', 'pro');
+    await writeDenseSnapshot(pool, { environmentId: 'held', date: '2026-02-22', rows: 5_000 });
+    await app.load('held', '2026-03-01', loadBody([adoptionRow()]));
+    const file = (await plainApp.download('held', '3-months-weekly')).body;
+    for (const [before, now] of [
+      ['identity', 'identity'],
+      ['gzip', 'gzip'],
+      ['gzip', 'identity'],
+      ['identity', 'gzip'],
+    ] as const) {
+      const isGzip = now === 'gzip';
+      await app.download('held', '3-months-weekly', { 'accept-encoding': before });
+      copies.since();
+      const response = await open(urlOf('held', '3-months-weekly'), {
+        headers: { ...authorization, 'accept-encoding': now },
+      });
+      const start = await readSome(response);
+      forgetParts();
+      await app.load('held', '2026-03-01', loadBody([adoptionRow({ companyName: 'replaced' })]));
+      const all = Buffer.concat([start, await readRest(response)]);
+      t.ok((isGzip ? gunzipSync(all) : all).equals(file), `kept as ${before}, read as ${now}`);
+      t.equal(copies.since(), 0, 'without the database');
+      forgetParts();
+      await app.load('held', '2026-03-01', loadBody([adoptionRow()]));
+    }
+  },
+);
+
+t.test('a file of kept parts that is never read leaves none of them open, however it ends', async t => {
+  await app.download('small', '6-months-weekly');
+  const dates = shownDates('6-months-weekly', today);
+  for (const end of ['aborted', 'closed']) {
+    const controller = new AbortController();
+    const options = { compression: 'none', signal: controller.signal, keepParts: true } as const;
+    const opened = await openExport(app.dependencies, 'small', dates, options);
+    t.equal(parts.openFiles().length, opened.plan.parts.length);
+    if (end === 'aborted') controller.abort();
+    else opened.close();
+    await eventually(() => parts.openFiles().length === 0, `all files closed when it is ${end}`, 2_000);
   }
 });
 
