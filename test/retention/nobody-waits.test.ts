@@ -1,21 +1,10 @@
-import { once } from 'node:events';
-import { PassThrough } from 'node:stream';
 import t from 'tap';
 import { tidyUp } from '../../src/retention/tidy-up.ts';
-import {
-  adoptionRow,
-  exportHeader,
-  exportPart,
-  loadBody,
-  loadColumns,
-  loadLine,
-} from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
-import { open } from '../helpers/http-client.ts';
 import { untilRowsAreQuiet } from '../helpers/quiet-rows.ts';
-import { eventually } from '../helpers/raw-http.ts';
-import { testAdminToken } from '../helpers/secrets.ts';
+import { slowExport, slowLoad } from '../helpers/slow-transfers.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Retention beside exports and loads: nobody waits for it, and it waits for nobody. */
@@ -26,7 +15,6 @@ const app = await startTestApp(t);
 const { pool } = app.database;
 for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
 const tidy = () => tidyUp(app.dependencies.db, settings, new Date(testNow), new AbortController().signal);
-const header = `${loadColumns.join(',')}\n`;
 const [old, older, oldest] = ['2025-06-05', '2025-06-04', '2025-06-03'];
 
 const partitions = async () => {
@@ -42,59 +30,14 @@ const tidyInQuiet = async () => {
   return await tidy();
 };
 
-/** An export whose reader has stopped in the middle. */
-async function slowExport() {
-  await writeWideSnapshot(pool, { environmentId: 'two', date: '2026-02-27', rows: 1_500, nameBytes: 50_000 });
-  await writeWideSnapshot(pool, { environmentId: 'two', date: '2026-02-28', rows: 10, nameBytes: 10 });
-  const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
-    headers: { authorization: `Bearer ${testAdminToken}` },
-  });
-  reader.pause();
-  await eventually(async () => {
-    const { rows } = await pool.query(
-      `select from pg_stat_activity where datname = current_database() and wait_event = 'ClientWrite'`,
-    );
-    return rows.length === 1;
-  }, 'an export held back by its reader');
-  return {
-    async end() {
-      reader.resume();
-      await once(reader, 'end');
-      t.ok(reader.complete);
-    },
-  };
-}
-
-/** A load that goes on until it is told to end. */
-async function slowLoad(environmentId: string, day: string) {
-  const body = new PassThrough();
-  body.write(header + loadLine(adoptionRow({ companyName: 'slow' })));
-  const answer = app.load(environmentId, day, body);
-  answer.catch(() => {});
-  await eventually(async () => {
-    const { rows } = await pool.query(
-      `select from pg_locks join pg_stat_activity using (pid)
-       where locktype = 'advisory' and mode = 'ExclusiveLock' and datname = current_database()
-         and application_name = 'warehouse-export load'`,
-    );
-    return rows.length > 0;
-  }, 'a load under way');
-  return {
-    async end() {
-      body.end();
-      return (await answer).status;
-    },
-  };
-}
-
 t.test(
   'with an export and a load under way: rows are deleted, the disk is freed once they are over',
   async t => {
     for (const id of ['one', 'two']) {
       for (const day of [oldest, older, old, today]) await fillSnapshot(pool, id, day, 1_000);
     }
-    const reading = await slowExport();
-    const loading = await slowLoad('one', '2026-03-01');
+    const reading = await slowExport(app, 'two');
+    const loading = await slowLoad(app, 'one', '2026-03-01');
     // Whoever waited for a lock longer than this would fail.
     const watch = await pool.connect();
     await watch.query(`set lock_timeout = '1s'`);
@@ -114,7 +57,7 @@ t.test(
     );
 
     t.equal(await loading.end(), 201);
-    await reading.end();
+    t.ok(await reading.end());
     watch.release(true);
     // One that began after the rows were deleted keeps their partitions, though not their disk.
     const next = await pool.connect();
@@ -134,7 +77,7 @@ t.test(
 
 t.test('a load of an old day keeps its partition; the others’ rows go one by one', async t => {
   for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
-  const loading = await slowLoad('one', old);
+  const loading = await slowLoad(app, 'one', old);
   t.match(await tidy(), { snapshots: 1, days: 0, partitions: { dropped: 0 } });
   t.equal(await loading.end(), 200);
   const { rows } = await pool.query(
@@ -144,7 +87,7 @@ t.test('a load of an old day keeps its partition; the others’ rows go one by o
   t.strictSame(rows, [{ environment_id: 'one' }]);
 
   // Into an old day that is empty: its partition has just been made.
-  const fresh = await slowLoad('one', older);
+  const fresh = await slowLoad(app, 'one', older);
   t.match(await tidyInQuiet(), { snapshots: 1, days: 0, partitions: { dropped: 0 } });
   t.equal(await fresh.end(), 201);
   t.match(await tidyInQuiet(), { snapshots: 1, days: 1, partitions: { dropped: 2 } });

@@ -1,5 +1,3 @@
-import { once } from 'node:events';
-import { PassThrough } from 'node:stream';
 import t from 'tap';
 import {
   type AdoptionRow,
@@ -14,6 +12,7 @@ import { startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { slowExport, slowLoad } from '../helpers/slow-transfers.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
@@ -21,26 +20,6 @@ const { pool } = app.database;
 for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
 const header = `${loadColumns.join(',')}\n`;
 const date = '2026-03-02';
-
-/** A load that goes on until it is told to end. */
-function slowLoad(environmentId: string, day: string) {
-  const body = new PassThrough();
-  body.write(header + loadLine(adoptionRow({ companyName: 'slow' })));
-  const answer = app.load(environmentId, day, body);
-  // Seen by whoever awaits it; a test that fails before that says so itself.
-  answer.catch(() => {});
-  return { body, answer };
-}
-
-/** A load that holds its snapshot. */
-const loading = () =>
-  eventually(async () => {
-    const { rows } = await pool.query(
-      `select from pg_locks join pg_stat_activity using (pid)
-       where locktype = 'advisory' and datname = current_database() and application_name = 'warehouse-export load'`,
-    );
-    return rows.length > 0;
-  }, 'a load under way');
 
 const noLoads = () =>
   eventually(async () => {
@@ -51,8 +30,7 @@ const noLoads = () =>
   }, 'no load left');
 
 t.test('a second load of the same snapshot gets 409, another does not', async t => {
-  const slow = slowLoad('one', date);
-  await loading();
+  const slow = await slowLoad(app, 'one', date);
   const refused = await app.load('one', date, loadBody([adoptionRow()]));
   t.equal(refused.status, 409);
   t.equal(refused.json.code, 'conflict');
@@ -60,20 +38,18 @@ t.test('a second load of the same snapshot gets 409, another does not', async t 
   t.equal(deletion.status, 409);
   t.equal((await app.load('one', '2026-03-01', loadBody([adoptionRow()]))).status, 201);
   t.equal((await app.load('two', date, loadBody([adoptionRow()]))).status, 201);
-  slow.body.end();
-  t.equal((await slow.answer).status, 201);
+  t.equal(await slow.end(), 201);
   t.equal((await app.load('one', date, loadBody([adoptionRow()]))).status, 200);
 });
 
 t.test('no more loads at once than there are slots', async t => {
-  const slow = [slowLoad('one', '2026-02-01'), slowLoad('one', '2026-02-02')];
-  await eventually(() => app.dependencies.loadSlots.taken === 2);
+  const slow = [await slowLoad(app, 'one', '2026-02-01'), await slowLoad(app, 'one', '2026-02-02')];
+  t.equal(app.dependencies.loadSlots.taken, 2);
   const refused = await app.load('one', '2026-02-03', loadBody([adoptionRow()]));
   t.equal(refused.status, 429);
   t.equal(refused.json.code, 'rate_limited');
   t.match(String(refused.headers['retry-after']), /^\d+$/);
-  for (const { body } of slow) body.end();
-  for (const { answer } of slow) t.equal((await answer).status, 201);
+  t.strictSame(await Promise.all(slow.map(load => load.end())), [201, 201]);
   await noLoads();
 });
 
@@ -116,19 +92,7 @@ t.test('two loaders of one new day at once both succeed', async t => {
 });
 
 t.test('a new day waits for no export and holds none up', async t => {
-  await writeWideSnapshot(pool, { environmentId: 'two', date: '2026-02-27', rows: 1_500, nameBytes: 50_000 });
-  await writeWideSnapshot(pool, { environmentId: 'two', date: '2026-02-28', rows: 10, nameBytes: 10 });
-  const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
-    headers: { authorization: `Bearer ${testAdminToken}` },
-  });
-  reader.pause();
-  await eventually(async () => {
-    const { rows } = await pool.query(
-      `select from pg_stat_activity where datname = current_database() and wait_event = 'ClientWrite'`,
-    );
-    return rows.length === 1;
-  }, 'an export held back by its reader');
-
+  const reading = await slowExport(app, 'two');
   const client = await pool.connect();
   await client.query(`set lock_timeout = '300ms'`);
   await client.query(`select ensure_snapshot_partition('2025-06-01')`);
@@ -144,9 +108,7 @@ t.test('a new day waits for no export and holds none up', async t => {
   await maker.query('commit');
   maker.release();
 
-  reader.resume();
-  await once(reader, 'end');
-  t.ok(reader.complete);
+  t.ok(await reading.end());
 });
 
 t.test(

@@ -1,0 +1,61 @@
+import { once } from 'node:events';
+import { PassThrough } from 'node:stream';
+import { snapshotLockName } from '../../src/snapshots/staging-sql.ts';
+import { adoptionRow, loadColumns, loadLine } from './adoption-rows.ts';
+import type { startTestApp } from './app.ts';
+import { open } from './http-client.ts';
+import { eventually } from './raw-http.ts';
+import { testAdminToken } from './secrets.ts';
+import { writeWideSnapshot } from './wide-snapshot.ts';
+
+type App = Awaited<ReturnType<typeof startTestApp>>;
+
+/** A load of one row that holds its snapshot until it is told to end. */
+export async function slowLoad(app: App, environmentId: string, day: string) {
+  const body = new PassThrough();
+  body.write(`${loadColumns.join(',')}\n${loadLine(adoptionRow({ companyName: 'slow' }))}`);
+  const answer = app.load(environmentId, day, body);
+  // Seen by whoever awaits it; a test that fails before that says so itself.
+  answer.catch(() => {});
+  // It takes other locks before, and lets go of them.
+  await eventually(async () => {
+    const { rowCount } = await app.database.pool.query(
+      `select from pg_locks
+       where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())
+         and (classid::bigint << 32) | objid::bigint = hashtextextended($1, 0)`,
+      [snapshotLockName(environmentId, day)],
+    );
+    return rowCount === 1;
+  }, 'a load under way');
+  return {
+    async end(): Promise<number> {
+      body.end();
+      return (await answer).status;
+    },
+  };
+}
+
+/** A large export whose reader has stopped in the middle, so that its query waits. */
+export async function slowExport(app: App, environmentId: string) {
+  const { pool } = app.database;
+  await writeWideSnapshot(pool, { environmentId, date: '2026-02-27', rows: 1_500, nameBytes: 50_000 });
+  await writeWideSnapshot(pool, { environmentId, date: '2026-02-28', rows: 10, nameBytes: 10 });
+  const reader = await open(`${app.origin}/v1/environments/${environmentId}/exports/30-days-daily.csv`, {
+    headers: { authorization: `Bearer ${testAdminToken}` },
+  });
+  reader.pause();
+  await eventually(async () => {
+    const { rowCount } = await pool.query(
+      `select from pg_stat_activity where datname = current_database() and wait_event = 'ClientWrite'`,
+    );
+    return rowCount === 1;
+  }, 'an export held back by its reader');
+  return {
+    /** @returns whether the whole file came */
+    async end(): Promise<boolean> {
+      reader.resume();
+      await once(reader, 'end');
+      return reader.complete;
+    },
+  };
+}
