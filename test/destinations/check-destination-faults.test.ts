@@ -102,7 +102,7 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
       socket.once('close', () => clearInterval(timer));
     });
   };
-  const table: [string, (socket: Socket) => void, string[]][] = [
+  const table: [string, (socket: Socket) => void, string[], limitMs?: number][] = [
     ['takes the connection and says nothing', () => {}, ['timeout']],
     ['stops in the headers', socket => socket.once('data', () => socket.write(head)), ['timeout']],
     ['sends headers for ever', drip(`${head}X-A: `), ['timeout', 'not_s3']],
@@ -120,6 +120,8 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
           flood();
         }),
       ['not_s3'],
+      // What ends it is the length; a busy machine takes a while to come to that.
+      10_000,
     ],
     ['hangs up at once', socket => socket.destroy(), ['endpoint_unreachable']],
     [
@@ -129,16 +131,16 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
     ],
     ['speaks something else', socket => socket.end('220 mail.example ESMTP\r\n'), ['not_s3']],
   ];
-  for (const [title, behave, allowed] of table) {
+  for (const [title, behave, allowed, limitMs = 700] of table) {
     const endpoint = await fakeSocket(behave);
     const started = performance.now();
-    const result = await check(endpoint, 700);
+    const result = await check(endpoint, limitMs);
     const tookMs = performance.now() - started;
     t.ok(
       outcome(result).every(code => allowed.includes(code)),
       `${title}: ${outcome(result)}`,
     );
-    t.ok(tookMs < 2_000, `${title}: answered after ${Math.round(tookMs)} ms`);
+    t.ok(tookMs < limitMs + 1_300, `${title}: answered after ${Math.round(tookMs)} ms`);
     await endpoint.close();
   }
 });

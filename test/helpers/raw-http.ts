@@ -46,11 +46,11 @@ export async function connectRaw(
   };
 }
 
-/** Asks again until it is so. @throws after 10 s */
+/** Asks again until it is so. @throws after 30 s: what takes a moment takes a while on a busy machine */
 export async function eventually(
   isSo: () => boolean | Promise<boolean>,
   what = 'it',
-  patienceMs = 10_000,
+  patienceMs = 30_000,
 ): Promise<void> {
   const deadline = Date.now() + patienceMs;
   while (!(await isSo())) {

@@ -167,13 +167,13 @@ t.test('a quote that nobody closes does not grow without end', async t => {
 
 t.test('a long record that comes in single bytes costs no more than its length', async t => {
   const body = Buffer.from(`A,B\n1,"${'x'.repeat(400_000)}"\n`);
-  const startedAt = performance.now();
+  const before = process.cpuUsage();
   const read = openCsv(joinSmall(Readable.from(Array.from(body, byte => Buffer.from([byte])))));
   let length = 0;
   for await (const piece of (await read).records()) length += piece.length;
   t.equal(length, body.length - 'A,B\n'.length);
   // To look at it from its beginning with each byte takes minutes.
-  t.ok(performance.now() - startedAt < 10_000);
+  t.ok(process.cpuUsage(before).user < 10_000_000);
 });
 
 t.test('a record just as long as allowed, in one chunk and in many', async t => {
