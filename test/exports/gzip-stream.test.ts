@@ -64,7 +64,8 @@ t.test('frames packed apart make one gzip member that other programs read', asyn
 });
 
 t.test('a file that is cut anywhere does not unpack', async t => {
-  const packed = await collect(gzipStream(deflated(Buffer.alloc(2_600_000, 'company,feature\n'))));
+  // Two frames.
+  const packed = await collect(gzipStream(deflated(Buffer.alloc(1_100_000, 'company,feature\n'))));
   for (let length = 0; length < packed.length; length += 1) {
     try {
       gunzipSync(packed.subarray(0, length));
@@ -73,5 +74,5 @@ t.test('a file that is cut anywhere does not unpack', async t => {
       // As it should be.
     }
   }
-  t.equal(gunzipSync(packed).length, 2_600_000);
+  t.equal(gunzipSync(packed).length, 1_100_000);
 });
