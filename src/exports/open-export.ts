@@ -66,6 +66,8 @@ export async function openExport(
   const opened = await openView();
   const { plan } = opened;
   let session: ReadSession | null = opened.session;
+  /** What the session's view shows. */
+  let shown = plan;
   const held = (await partStore?.holdAll(plan.parts, form)) ?? null;
   signal.addEventListener('abort', close, { once: true });
   try {
@@ -97,22 +99,21 @@ export async function openExport(
     session = null;
   }
 
-  /** For a part that was kept and is lost: the same version, or nothing. */
-  async function reopenFor(part: ExportPart): Promise<ReadSession> {
-    const view = await openView();
-    session = view.session;
-    if (!view.plan.parts.some(({ date, version }) => date === part.date && version === part.version)) {
+  /** The view that parts which were kept and are lost are read in; none of the parts may have been replaced before it. */
+  async function viewOf(part: ExportPart): Promise<ReadSession> {
+    if (session === null) ({ session, plan: shown } = await openView());
+    if (!shown.parts.some(({ date, version }) => date === part.date && version === part.version)) {
       throw new Error(
         `Snapshot ${part.snapshotDate} of ${environmentId} was replaced while it was being read.`,
       );
     }
-    return view.session;
+    return session;
   }
 
   /** Asked of the store when it needs the rows, which may be in the middle of the file. */
   async function* render(part: ExportPart, step: Step): AsyncGenerator<Buffer> {
     step.add({ 'whx.part.rendered': true });
-    const { rows } = session ?? (await reopenFor(part));
+    const { rows } = await viewOf(part);
     const read = () => rows(environmentId, part);
     if (renderTurns === null || part.rowCount <= rowsWithoutTurn) yield* read();
     else yield* renderTurns.inTurn(read, signal);

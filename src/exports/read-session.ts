@@ -20,6 +20,14 @@ export interface ReadSession {
 
 const begin = `${beginInUtc('isolation level repeatable read read only')}; set local statement_timeout = 0; set local client_connection_check_interval = '500ms'`;
 
+/** For whoever has to find out why: what the same view shows now, and which view it is. */
+const askAgain = `
+  select current_setting('transaction_isolation') as isolation, pg_current_snapshot()::text as view,
+    now() as "viewedAt", clock_timestamp() as "askedAt", pg_postmaster_start_time() as "serverStartedAt",
+    (select row_count from snapshots where environment_id = $1 and snapshot_date = $2::date) as registered,
+    (select version from snapshots where environment_id = $1 and snapshot_date = $2::date) as version,
+    (select count(*) from snapshot_rows where environment_id = $1 and snapshot_date = $2::date) as rows`;
+
 /** @param signal closes the session at once, also while the database is still sorting */
 export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<ReadSession> {
   signal.throwIfAborted();
@@ -48,7 +56,11 @@ export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<
       yield* copy.bytes;
       if (copy.rowCount !== part.rowCount) {
         const detail = `the registry says ${part.rowCount} rows, the table has ${copy.rowCount}`;
-        throw new Error(`Snapshot ${part.snapshotDate} of ${environmentId} is not whole: ${detail}.`);
+        const { rows } = await client.query(askAgain, [environmentId, part.snapshotDate]);
+        const again = JSON.stringify(rows[0]);
+        throw new Error(
+          `Snapshot ${part.snapshotDate} of ${environmentId} is not whole: ${detail}. Asked again: ${again}`,
+        );
       }
     },
     async end() {

@@ -36,7 +36,8 @@ await writeDenseSnapshot(pool, { environmentId: 'middle', date: today, rows: 2_0
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const urlOf = (environmentId: string, aggregation = 'today', origin = app.origin) =>
   `${origin}/v1/environments/${environmentId}/exports/${aggregation}.csv`;
-const openFile = (environmentId: string) => open(urlOf(environmentId), { headers: authorization });
+const openFile = (environmentId: string, aggregation = 'today') =>
+  open(urlOf(environmentId, aggregation), { headers: authorization });
 const bigFile = (await plainApp.download('big', 'today')).body;
 const middleFile = (await plainApp.download('middle', 'today')).body;
 
@@ -137,6 +138,25 @@ t.test(
     }
   },
 );
+
+t.test('two kept parts are damaged under a reader and one was replaced: no file of two versions', async t => {
+  await app.putEnvironment('twice', 'pro');
+  const weeks = ['2026-02-15', '2026-02-22', '2026-03-01'];
+  await writeDenseSnapshot(pool, { environmentId: 'twice', date: '2026-02-15', rows: 5_000 });
+  for (const date of weeks.slice(1)) await app.load('twice', date, loadBody([adoptionRow()]));
+  await app.download('twice', '3-months-weekly');
+  t.equal(parts.whole().length, 3);
+  const response = await openFile('twice', '3-months-weekly');
+  await readSome(response);
+  for (const name of parts.whole().filter(part => weeks.slice(1).some(date => part.includes(date)))) {
+    fs.truncateSync(path.join(parts.directory, name));
+  }
+  // As many rows as before.
+  await app.load('twice', '2026-03-01', loadBody([adoptionRow({ companyName: 'replaced' })]));
+  await t.rejects(readRest(response), { code: 'ECONNRESET' });
+  const again = await app.download('twice', '3-months-weekly');
+  t.ok(again.body.equals((await plainApp.download('twice', '3-months-weekly')).body), 'nor is one kept');
+});
 
 t.test('a file of kept parts that is never read leaves none of them open, however it ends', async t => {
   await app.download('small', '6-months-weekly');
