@@ -112,7 +112,8 @@ t.test(
   'kept parts are removed and their snapshots replaced under a reader: the file is the one before',
   async t => {
     await app.putEnvironment('held', 'pro');
-    await writeDenseSnapshot(pool, { environmentId: 'held', date: '2026-02-22', rows: 5_000 });
+    // More than fits between the service and a reader who has stopped.
+    await writeDenseSnapshot(pool, { environmentId: 'held', date: '2026-02-22', rows: 30_000 });
     await app.load('held', '2026-03-01', loadBody([adoptionRow()]));
     const file = (await plainApp.download('held', '3-months-weekly')).body;
     for (const [before, now] of [
@@ -142,7 +143,7 @@ t.test(
 t.test('two kept parts are damaged under a reader and one was replaced: no file of two versions', async t => {
   await app.putEnvironment('twice', 'pro');
   const weeks = ['2026-02-15', '2026-02-22', '2026-03-01'];
-  await writeDenseSnapshot(pool, { environmentId: 'twice', date: '2026-02-15', rows: 5_000 });
+  await writeDenseSnapshot(pool, { environmentId: 'twice', date: '2026-02-15', rows: 30_000 });
   for (const date of weeks.slice(1)) await app.load('twice', date, loadBody([adoptionRow()]));
   await app.download('twice', '3-months-weekly');
   t.equal(parts.whole().length, 3);

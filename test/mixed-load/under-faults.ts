@@ -30,15 +30,22 @@ export function report(
     .map(([name, count]) => `${count} ${name}`);
   console.error(`${what} (seed ${seed}): ${figures.join(', ')}; ${faults.length} lost or wrong`);
   for (const line of faults.flatMap(fault => linesAbout(world, fault))) console.error(line);
+  if (unexpectedErrors(world).length > 0) {
+    console.error(`the database was away: ${JSON.stringify(world.outages)}`);
+    for (const line of linesWith(world, '"msg":"part store"')) console.error(line);
+  }
 }
 
 /** What processes logged about the config that a fault names, the last of it. */
 function linesAbout(world: World, fault: string): string[] {
   const configId = /[0-9a-f]{8}-[0-9a-f-]{27}/.exec(fault)?.[0];
-  if (configId === undefined) return [];
+  return configId === undefined ? [] : linesWith(world, configId);
+}
+
+function linesWith(world: World, text: string): string[] {
   return world.history
     .flatMap(({ name, service }) => service.logged().map(line => ({ name, line })))
-    .filter(({ line }) => JSON.stringify(line).includes(configId))
+    .filter(({ line }) => JSON.stringify(line).includes(text))
     .slice(-30)
     .map(({ name, line }) => `${name}: ${JSON.stringify(line).slice(0, 1_500)}`);
 }

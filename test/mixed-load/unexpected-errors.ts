@@ -28,7 +28,7 @@ export function unexpectedErrors(world: World): string[] {
       .logged()
       .filter(line => Number(line['level']) >= errorLevel || line['level'] === 0)
       .filter(line => !isOfAnOutage(world, line) && !isRefusal(line))
-      .map(line => `${name}: ${JSON.stringify(line).slice(0, 1_000)}`)
+      .map(line => `${name}: ${JSON.stringify(line).slice(0, 3_000)}`)
       .slice(0, 10),
   );
 }
