@@ -32,7 +32,7 @@ export function report(
   for (const line of faults.flatMap(fault => linesAbout(world, fault))) console.error(line);
   if (unexpectedErrors(world).length > 0) {
     console.error(`the database was away: ${JSON.stringify(world.outages)}`);
-    for (const line of linesWith(world, '"msg":"part store"')) console.error(line);
+    for (const line of linesWith(world, 'PartLostError')) console.error(line);
   }
 }
 
