@@ -24,8 +24,7 @@ const begin = `${beginInUtc('isolation level repeatable read read only')}; set l
 const askAgain = `
   select current_setting('transaction_isolation') as isolation, pg_current_snapshot()::text as view,
     now() as "viewedAt", clock_timestamp() as "askedAt", pg_postmaster_start_time() as "serverStartedAt",
-    (select row_count from snapshots where environment_id = $1 and snapshot_date = $2::date) as registered,
-    (select version from snapshots where environment_id = $1 and snapshot_date = $2::date) as version,
+    (select to_jsonb(snapshots) from snapshots where environment_id = $1 and snapshot_date = $2::date) as registered,
     (select count(*) from snapshot_rows where environment_id = $1 and snapshot_date = $2::date) as rows`;
 
 /** @param signal closes the session at once, also while the database is still sorting */
@@ -56,8 +55,11 @@ export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<
       yield* copy.bytes;
       if (copy.rowCount !== part.rowCount) {
         const detail = `the registry says ${part.rowCount} rows, the table has ${copy.rowCount}`;
-        const { rows } = await client.query(askAgain, [environmentId, part.snapshotDate]);
-        const again = JSON.stringify(rows[0]);
+        // What was found stays found when there is no answer.
+        const again = await client.query(askAgain, [environmentId, part.snapshotDate]).then(
+          ({ rows }) => JSON.stringify(rows[0]),
+          (error: unknown) => String(error),
+        );
         throw new Error(
           `Snapshot ${part.snapshotDate} of ${environmentId} is not whole: ${detail}. Asked again: ${again}`,
         );

@@ -201,6 +201,11 @@ for (const [mode, app] of [
           );
           t.ok(status === 'ECONNRESET' || status === 500, String(status));
         }
+        const said = app.log.map(line => JSON.stringify(line)).filter(line => line.includes('is not whole'));
+        t.match(
+          said.at(-1),
+          new RegExp(`registry says ${count} rows, the table has .*repeatable read.*row_count`),
+        );
       }
     });
 
