@@ -68,8 +68,9 @@ const bytesPerRow = 4_096;
 /**
  * Gives the disk of old days back in which little is left, such as the newest snapshot of a customer who has stopped
  * loading: rows that were deleted leave room that no later day can use. Only exports of that very day have to wait, for as long as
- * the connection's statement_timeout at most; what takes longer is left as it is. Older views still see what they saw.
- * @returns how many
+ * the connection's statement_timeout at most; what takes longer is left as it is. Older views still see what they saw, and while one is open
+ * the disk is not given back: the next night tries again.
+ * @returns how many became smaller
  */
 export async function shrinkPartitions(db: Database, today: string, signal: AbortSignal): Promise<number> {
   const { rows } = await sql<{ name: string }>`
@@ -91,8 +92,9 @@ export async function shrinkPartitions(db: Database, today: string, signal: Abor
 async function shrink(connection: Kysely<Tables>, name: string): Promise<boolean> {
   try {
     await shortPatience.execute(connection);
+    const size = await sizeOf(connection, name);
     await sql`vacuum (full, analyze) ${sql.table(name)}`.execute(connection);
-    return true;
+    return (await sizeOf(connection, name)) < size;
   } catch (error) {
     if (error instanceof DatabaseError && ['55P03', '57014', '42P01'].includes(error.code ?? ''))
       return false;
@@ -100,6 +102,14 @@ async function shrink(connection: Kysely<Tables>, name: string): Promise<boolean
   } finally {
     await sql`reset lock_timeout`.execute(connection);
   }
+}
+
+/** Bytes of the rows, dead ones too. */
+async function sizeOf(connection: Kysely<Tables>, name: string): Promise<number> {
+  const { rows } = await sql<{ size: string }>`select pg_relation_size(${name}::regclass) as size`.execute(
+    connection,
+  );
+  return Number(rows[0]?.size);
 }
 
 type Outcome = 'dropped' | 'has rows' | 'in use';
