@@ -7,7 +7,7 @@ const errorLevel = 50;
 const aftermathMs = 10_000;
 
 const aboutOutages =
-  /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|timeout exceeded when trying to connect|Client was closed|Client has encountered a connection error/;
+  /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|postmaster exited|timeout exceeded when trying to connect|Client was closed|Client has encountered a connection error/;
 /** 503 to a caller, a download that had to break off, and a tick or a tidying that the next one makes up for. */
 const expected = [
   'request failed',
