@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Test } from 'tap';
+import { compareRegistry } from './compare-registry.ts';
 import {
   type ConfigModel,
   changeSomeConfig,
@@ -94,10 +95,16 @@ export async function runMixedLoad(
       () => 500,
       2,
     ),
+    during(
+      random => compareRegistry(world, random),
+      random => random.integer(1_000),
+      3,
+    ),
     ...wanted.faults.map((list, index) =>
       during(injectFaults(list), random => random.integer(wanted.quietMs), 50 + index),
     ),
   ]);
+  if (world.counts['views compared'] === 0) world.faults.push('no view was compared');
   await verifyEnd(world, configs);
   await leaks.verify(Date.now() - startedAt);
   return { world, faults: world.faults };

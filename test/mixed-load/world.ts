@@ -65,6 +65,7 @@ export type Count =
   | 'refused loads'
   | 'downloads'
   | 'downloads cut off'
+  | 'views compared'
   | 'config changes'
   | 'scheduled runs'
   | 'manual runs'
@@ -81,6 +82,7 @@ const counts = (): Record<Count, number> => ({
   'refused loads': 0,
   downloads: 0,
   'downloads cut off': 0,
+  'views compared': 0,
   'config changes': 0,
   'scheduled runs': 0,
   'manual runs': 0,

@@ -1,0 +1,51 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { PoolClient } from 'pg';
+import type { Random } from './random.ts';
+import type { World } from './world.ts';
+
+interface Registered {
+  readonly environmentId: string;
+  readonly date: string;
+  readonly version: string;
+  readonly rowCount: number;
+}
+
+const newest = `
+  select environment_id as "environmentId", snapshot_date::text as date, version, row_count::int as "rowCount"
+  from snapshots order by snapshot_date desc, environment_id limit 12`;
+
+const countRows = `
+  select count(*)::int as rows from snapshot_rows where environment_id = $1 and snapshot_date = $2::date`;
+
+/** Past the service: what one view shows of the registry and of the rows belongs together, also after a while. */
+export async function compareRegistry(world: World, random: Random): Promise<void> {
+  const client = await world.admin.connect().catch(() => null);
+  // The database is away, or goes away meanwhile.
+  if (client === null) return;
+  client.on('error', ignore);
+  const broken = await compareWith(client, world, random.integer(1_000)).then(
+    () => undefined,
+    (error: Error) => error,
+  );
+  client.off('error', ignore);
+  client.release(broken);
+}
+
+async function compareWith(client: PoolClient, world: World, afterMs: number): Promise<void> {
+  await client.query('begin isolation level repeatable read read only');
+  const { rows: registered } = await client.query<Registered>(newest);
+  await delay(afterMs);
+  for (const { environmentId, date, version, rowCount } of registered) {
+    const { rows } = await client.query<{ rows: number }>(countRows, [environmentId, date]);
+    const found = rows[0]?.rows;
+    if (found !== rowCount) {
+      world.faults.push(
+        `one view of ${environmentId} ${date} (${version}): ${rowCount} registered, ${found} rows`,
+      );
+    }
+  }
+  await client.query('commit');
+  world.counts['views compared'] += 1;
+}
+
+function ignore(): void {}
