@@ -3,6 +3,7 @@ import { migrateToLatest } from '../../src/db/migrator.ts';
 import { startApp } from '../helpers/app.ts';
 import { configBody, makeConfig, runReader, startExportWorker, until } from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { startPostgresServer } from '../helpers/postgres-server.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
@@ -46,7 +47,7 @@ t.test('Postgres crashes in the middle of a run and comes back: one whole object
       await query(
         `update pgboss.job set heartbeat_on = now() - interval '1 hour' where name = 'run-export' and state = 'active'`,
       );
-      await query(`update pgboss.job set start_after = now() where state = 'retry'`);
+      await hastenRetries(app.dependencies.pools.api);
       return await runs.read(json.id);
     },
     run => run.attempts === 2,

@@ -1,9 +1,11 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import t, { type Test } from 'tap';
+import { webhookQueue } from '../../src/db/job-queue.ts';
 import { startApp } from '../helpers/app.ts';
 import { startWithRuns } from '../helpers/ended-runs.ts';
 import { startExportWorker, until } from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
@@ -28,10 +30,7 @@ async function start(t: Test, { configs = ['a', 'b'], atWork = true } = {}) {
   const ended = (state: string) =>
     until(jobs, found => found.length > 0 && found.every(job => job['state'] === state));
   /** Every delivery that waits for its next try may have it now. */
-  const hasten = () =>
-    pool.query(
-      `update pgboss.job set start_after = now() where name = 'deliver-webhook' and state = 'retry'`,
-    );
+  const hasten = () => hastenRetries(pool, webhookQueue);
   const isSigned = () => receiver.received.every(message => message.isSignedWith(secret ?? ''));
   return { ...started, receiver, jobs, ended, hasten, isSigned };
 }

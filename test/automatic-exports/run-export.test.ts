@@ -10,6 +10,7 @@ import {
   startExportWorker,
   until,
 } from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 
 /** Runs from the slot to the bucket, with the real database and the real S3 server. */
@@ -211,7 +212,7 @@ t.test(
         () => runs.read(json.id),
         run => run.attempts === attempt && run.state === 'queued',
       );
-      await pool.query(`update pgboss.job set start_after = now() where state = 'retry'`);
+      await hastenRetries(pool);
     }
     const run = await runs.finished(json.id);
     t.match(run, { state: 'failed', attempts: 3, error: { code: 'internal_error' } });

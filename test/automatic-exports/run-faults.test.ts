@@ -10,6 +10,7 @@ import {
   until,
 } from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { type Fate, startS3Proxy } from '../helpers/s3-proxy.ts';
 
@@ -33,9 +34,7 @@ async function start(t: Test) {
   startExportWorker(t, app);
   const runNow = async (): Promise<string> =>
     (await app.call(`${path}/${config.id}/runs`, { method: 'POST' })).json.id;
-  /** Every job that waits for its next attempt may have it now. */
-  const hasten = () =>
-    app.database.pool.query(`update pgboss.job set start_after = now() where state = 'retry'`);
+  const hasten = () => hastenRetries(app.database.pool);
   /** A deleted config has left nothing in the database. */
   const untilPurged = () =>
     until(

@@ -9,6 +9,7 @@ import {
   startExportWorker,
   until,
 } from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 import { makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
@@ -115,7 +116,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
     await until(
       async () => {
         // A secret that does not open is tried three times, in up to half a minute.
-        await pool.query(`update pgboss.job set start_after = now() where state = 'retry'`);
+        await hastenRetries(pool);
         return await runs.read(run.json.id);
       },
       ({ state }) => state === 'successful' || state === 'failed',

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { onlyThatDay } from '../../src/exports/aggregations.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { readObject, s3Server } from '../helpers/s3.ts';
 import type { ConfigModel, KnownConfig } from './config-model.ts';
 import type { Random } from './random.ts';
@@ -71,9 +72,8 @@ export async function untilRunsAreOver(
   }
 }
 
-/** Pauses between attempts grow to half an hour. */
 export async function hasten(world: World): Promise<void> {
-  await world.admin.query(`update pgboss.job set start_after = now() where state = 'retry'`).catch(() => {});
+  await hastenRetries(world.admin).catch(() => {});
 }
 
 /** Compares an object with the run that wrote it, and with what the snapshot may have held meanwhile. */

@@ -116,6 +116,8 @@ export async function startWorld(t: { teardown(handler: () => Promise<void>): vo
   closers.push(databaseProxy.close);
   const admin = new pg.Pool({ connectionString: server.url, max: 3, connectionTimeoutMillis: 5_000 });
   admin.on('error', () => {});
+  // Of one that is in use: its query tells.
+  admin.on('connect', client => client.on('error', () => {}));
   closers.push(() => admin.end());
   const jobs = createJobQueue(admin, () => {});
   const gateway = { current: await startGateway() };
