@@ -1,6 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PoolClient } from 'pg';
-import type { Random } from './random.ts';
 import type { World } from './world.ts';
 
 interface Registered {
@@ -17,16 +16,19 @@ const newest = `
 const countRows = `
   select count(*)::int as rows from snapshot_rows where environment_id = $1 and snapshot_date = $2::date`;
 
-/** Past the service: what one view shows of the registry and of the rows belongs together, also after a while. */
-export async function compareRegistry(world: World, random: Random): Promise<void> {
-  const client = await world.admin.connect().catch(() => null);
-  // The database is away, or goes away meanwhile.
-  if (client === null) return;
-  const broken = await compareWith(client, world, random.integer(1_000)).then(
-    () => undefined,
-    (error: Error) => error,
-  );
-  client.release(broken);
+/**
+ * Past the service: what one view shows of the registry and of the rows belongs together, also after a while.
+ * @throws what the database throws
+ */
+export async function compareRegistry(world: World, afterMs: number): Promise<void> {
+  const client = await world.admin.connect();
+  try {
+    await compareWith(client, world, afterMs);
+    client.release();
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
 }
 
 async function compareWith(client: PoolClient, world: World, afterMs: number): Promise<void> {
