@@ -6,6 +6,8 @@ export interface Tables {
   api_keys: ApiKeysTable;
   snapshots: SnapshotsTable;
   snapshot_rows: SnapshotRowsTable;
+  rendered_snapshots: RenderedSnapshotsTable;
+  snapshot_chunks: SnapshotChunksTable;
   export_configs: ExportConfigsTable;
   export_runs: ExportRunsTable;
   audit_log: AuditLogTable;
@@ -19,6 +21,8 @@ interface EnvironmentsTable {
   id: string;
   name: string;
   plan: string;
+  /** Differs between a deleted environment and a later one with the same id. */
+  incarnation: Generated<string>;
   created_at: CreatedAt;
   updated_at: Generated<Date>;
 }
@@ -62,6 +66,33 @@ interface SnapshotRowsTable {
   /** Lists in the contract's own form: items joined by commas, RFC 4180 quotes inside where needed. */
   segment_names: string;
   segment_ids: string;
+}
+
+/** A snapshot version whose rows are in `snapshot_chunks`. */
+interface RenderedSnapshotsTable {
+  environment_id: string;
+  version: string;
+  snapshot_date: string;
+  /** Bytes of the CSV rows, without the header line. */
+  plain_bytes: number;
+  /** Bytes of the same rows in `snapshot_chunks`. */
+  deflated_bytes: number;
+  rendered_at: Generated<Date>;
+  /** When a newer version or a deletion was noticed; the chunks are deleted some time after. */
+  replaced_at: Date | null;
+}
+
+/** A piece of a rendered snapshot that ends at the end of a record. */
+interface SnapshotChunksTable {
+  environment_id: string;
+  version: string;
+  /** Position in the snapshot, from 0. */
+  index: number;
+  plain_bytes: number;
+  /** CRC-32 of the plain bytes. */
+  crc32: number;
+  /** Raw deflate data that ends with a sync flush and has no final block. */
+  deflated: Buffer;
 }
 
 interface ExportConfigsTable {

@@ -1,0 +1,48 @@
+import { type Kysely, sql } from 'kysely';
+
+/**
+ * Adds the incarnation of an environment and the rendered form of snapshots.
+ *
+ * - `environments.incarnation` tells a deleted environment from a later one with the same id.
+ * - `rendered_snapshots` has one row for each rendered snapshot version. A version is rendered if its row is there, so
+ *   a backend that replaces a snapshot by SQL needs to know nothing of rendering.
+ * - `snapshot_chunks` holds the CSV rows of a rendered version in order, without the header line. A chunk ends at the
+ *   end of a record. The bytes are raw deflate data that ends with a sync flush, so chunks can be joined to one stream.
+ *
+ * The primary keys start with `environment_id`, so that all three tables can be distributed by it.
+ */
+export async function up(db: Kysely<unknown>): Promise<void> {
+  await sql`
+    alter table environments
+      add column incarnation uuid not null default gen_random_uuid()`.execute(db);
+
+  await sql`
+    create table rendered_snapshots (
+      environment_id text collate "C" not null references environments (id) on delete cascade,
+      version uuid not null,
+      snapshot_date date not null,
+      plain_bytes bigint not null check (plain_bytes >= 0),
+      deflated_bytes bigint not null check (deflated_bytes >= 0),
+      rendered_at timestamptz(3) not null default now(),
+      replaced_at timestamptz(3),
+      primary key (environment_id, version)
+    )`.execute(db);
+  await sql`
+    create index rendered_snapshots_replaced on rendered_snapshots (replaced_at)
+      where replaced_at is not null`.execute(db);
+
+  await sql`
+    create table snapshot_chunks (
+      environment_id text collate "C" not null,
+      version uuid not null,
+      index integer not null check (index >= 0),
+      plain_bytes integer not null check (plain_bytes > 0),
+      crc32 bigint not null check (crc32 between 0 and 4294967295),
+      deflated bytea not null,
+      primary key (environment_id, version, index),
+      foreign key (environment_id, version)
+        references rendered_snapshots (environment_id, version) on delete cascade
+    )`.execute(db);
+  // Deflated data does not compress again, and Postgres would try.
+  await sql`alter table snapshot_chunks alter column deflated set storage external`.execute(db);
+}
