@@ -18,6 +18,6 @@ EXPOSE 3000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
   CMD ["node", "--eval", "fetch(`http://127.0.0.1:${process.env.PORT}/health/live`).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-# Migrations first, in a run of their own: docker run … node src/db/migrate.ts
+# Migrations first, in a run of their own: docker run … node src/cli/migrate.ts
 # The flag is that of `npm start`: see "Memory" in docs/performance.md.
 CMD ["node", "--max-semi-space-size=4", "src/main.ts"]

@@ -1,5 +1,5 @@
 import type { Pool } from 'pg';
-import type { S3Server } from '../test/helpers/s3-server.ts';
+import type { S3Server } from '../dev/s3-server.ts';
 
 /** What every measurement is given. */
 export interface Bench {

@@ -73,7 +73,12 @@ function describe(bench: Bench, baseline: string, times: ReadonlyMap<string, Tim
       relative(name).toFixed(2),
     ]),
     goals: [
-      { text: 'cold download ≥ 0.95 × psql', kind: 'at least', wanted: 0.95, value: relative(names.cold) },
+      {
+        text: 'cold download ≥ 0.95 × psql',
+        kind: 'at least',
+        wanted: 0.95,
+        value: relative(names.cold),
+      },
       {
         text: 'cold download ≥ 2 × cursor + fast-csv',
         kind: 'at least',

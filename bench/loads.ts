@@ -36,7 +36,10 @@ export async function measureLoads(bench: Bench): Promise<Section> {
     await bench.pool.query('vacuum snapshot_rows');
     await bench.pool.query('checkpoint');
   };
-  await service.call('/v1/environments/ours', { method: 'PUT', json: { name: 'ours', plan: 'pro' } });
+  await service.call('/v1/environments/ours', {
+    method: 'PUT',
+    json: { name: 'ours', plan: 'pro' },
+  });
   const columns = `environment_id, snapshot_date, ${stored}`;
   const copyIn = `\\copy snapshot_rows (${columns}) from '${direct}' (format csv)`;
   try {

@@ -41,9 +41,10 @@ export async function measureMemory(bench: Bench): Promise<Section> {
 
 async function eightDownloads(service: Service, file: string): Promise<void> {
   const stop = new AbortController();
-  const slow = download(service, file, { bytesPerSecond: slowBytesPerSecond, signal: stop.signal }).catch(
-    () => {},
-  );
+  const slow = download(service, file, {
+    bytesPerSecond: slowBytesPerSecond,
+    signal: stop.signal,
+  }).catch(() => {});
   await Promise.all(Array.from({ length: 7 }, () => download(service, file)));
   stop.abort();
   await slow;

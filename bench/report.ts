@@ -13,7 +13,11 @@ export interface Report {
 }
 
 export async function describeMachine(bench: Bench, loadAtStart: number): Promise<string[]> {
-  const { rows } = await bench.pool.query<{ version: string; shared_buffers: string; fsync: string }>(
+  const { rows } = await bench.pool.query<{
+    version: string;
+    shared_buffers: string;
+    fsync: string;
+  }>(
     `select split_part(version(), ' on ', 1) as version, current_setting('shared_buffers') as shared_buffers, current_setting('fsync') as fsync`,
   );
   const [database] = rows;
@@ -29,7 +33,10 @@ export async function describeMachine(bench: Bench, loadAtStart: number): Promis
 
 function commit(): string {
   try {
-    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim();
+    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], {
+      cwd: root,
+      encoding: 'utf8',
+    }).trim();
   } catch {
     return 'unknown';
   }

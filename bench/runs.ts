@@ -135,7 +135,10 @@ export async function makeConfig(
 
 async function runNow(service: Service, bench: Bench, configId: string): Promise<Run> {
   const runs = `/v1/environments/${bench.environmentId}/export-configs/${configId}/runs`;
-  let run = (await service.call(runs, { method: 'POST', json: { snapshotDate: bench.date } })) as Run;
+  let run = (await service.call(runs, {
+    method: 'POST',
+    json: { snapshotDate: bench.date },
+  })) as Run;
   while (run.state === 'queued' || run.state === 'running') {
     await delay(100);
     run = (await service.call(`${runs}/${run.id}`)) as Run;

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { freePort } from '../test/helpers/free-port.ts';
+import { freePort } from '../dev/free-port.ts';
 import { startFlags } from '../test/helpers/start-flags.ts';
 import { cpuSeconds, residentMiB } from './proc.ts';
 

@@ -2,7 +2,6 @@
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
-import { importFaults, readProject } from './import-rules.ts';
 
 const root = path.join(import.meta.dirname, '..');
 
@@ -36,12 +35,13 @@ const checks: Readonly<Record<string, Check>> = {
   ),
   types: tool('node_modules/typescript/bin/tsc', '--noEmit', '--project', '.'),
   'unused files, exports, dependencies': tool('node_modules/knip/bin/knip.js'),
-  'who imports whom': () => {
-    const project = readProject(root);
-    const faults = importFaults(project);
-    return { ok: faults.length === 0 && project.files.length > 0, output: faults.join('\n') };
-  },
-  'openapi.yaml equals the code': tool('src/http/write-openapi.ts', '--check'),
+  'import rules': tool(
+    'node_modules/dependency-cruiser/bin/dependency-cruiser.mjs',
+    '--config',
+    '.dependency-cruiser.cjs',
+    'src',
+  ),
+  'openapi.yaml equals the code': tool('src/cli/write-openapi.ts', '--check'),
   'openapi.yaml is sound': tool('node_modules/@redocly/cli/bin/cli.js', 'lint', 'openapi.yaml'),
 };
 

@@ -1,23 +1,23 @@
 import type { Pool } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
-import { runErrorCodes } from './automatic-exports/run-errors.ts';
-import { selectQueueState } from './automatic-exports/select-queue-state.ts';
-import { runsAtOnce } from './automatic-exports/start-worker.ts';
-import type { Config } from './config.ts';
+import type { Config } from './config/config.ts';
 import { createKysely, createPool } from './db/connect.ts';
 import type { Database } from './db/database.ts';
 import { createJobQueue } from './db/job-queue.ts';
-import { parseEndpointAllowlist } from './destinations/endpoint-allowlist.ts';
-import type { ClientEnvironment } from './destinations/s3-client.ts';
+import type { ClientEnvironment } from './destinations/s3/client.ts';
+import { createIssuerKeys } from './environments/auth/jwks.ts';
+import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
+import { runErrorCodes } from './export-runs/run-errors.ts';
+import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';
 import { createPartStore, type PartStore } from './exports/part-store.ts';
 import { createRenderTurns, type RenderTurns } from './exports/render-turns.ts';
-import { createIssuerKeys } from './http/issuer-keys.ts';
-import { createPrometheusMetrics, type PrometheusMetrics } from './http/prometheus.ts';
-import { createSlots, type Slots } from './http/slots.ts';
-import { createUserTokens, type UserTokens } from './http/user-tokens.ts';
+import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
+import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
+import { createSlots, type Slots } from './shared/concurrency-limit.ts';
+import { runsAtOnce } from './worker.ts';
 
 /** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
 export interface Dependencies {

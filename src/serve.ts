@@ -1,12 +1,12 @@
 import type { Socket } from 'node:net';
 import { buildApp } from './app.ts';
-import { startWorker } from './automatic-exports/start-worker.ts';
-import { ConfigError, readConfig } from './config.ts';
+import { ConfigError, readConfig } from './config/config.ts';
 import { createDependencies } from './dependencies.ts';
 import { breakOff } from './http/break-off.ts';
 import { drain } from './http/drain.ts';
-import { createLogger } from './log.ts';
-import { startTracing } from './start-tracing.ts';
+import { createLogger } from './observability/logger.ts';
+import { startTracing } from './observability/start-tracing.ts';
+import { startWorker } from './worker.ts';
 
 /** How long downloads and runs may take to finish once the process is told to stop. */
 const stopTimeoutMs = 30_000;

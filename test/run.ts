@@ -15,9 +15,9 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { startPostgresServer } from '../dev/postgres-server.ts';
+import { startS3Server, whyNoS3Server } from '../dev/s3-server.ts';
 import { createTemplateDatabase, dropTemplateDatabase } from './helpers/postgres.ts';
-import { startPostgresServer } from './helpers/postgres-server.ts';
-import { startS3Server, whyNoS3Server } from './helpers/s3-server.ts';
 import { usedSecrets } from './helpers/secrets.ts';
 import { createTapReport } from './helpers/tap-report.ts';
 

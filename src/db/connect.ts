@@ -1,6 +1,6 @@
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
-import { inStep } from '../trace.ts';
+import { inStep } from '../observability/tracing.ts';
 import type { Tables } from './tables.ts';
 
 /** A date column stays the text that Postgres sends (`YYYY-MM-DD`): a Date would drag a time zone in. */

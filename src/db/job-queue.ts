@@ -1,6 +1,6 @@
 import type { Pool } from 'pg';
 import { type Db, PgBoss, type Queue } from 'pg-boss';
-import type { TraceContext } from '../trace.ts';
+import type { TraceContext } from '../observability/tracing.ts';
 import { createPool } from './connect.ts';
 
 /** The queues and what pg-boss does for each. Its tables stand in the schema `pgboss` of the same database. */
@@ -62,7 +62,13 @@ const queues: readonly Queue[] = [
     retryDelayMax: 7_200,
     deleteAfterSeconds: 24 * 60 * 60,
   },
-  { name: tickQueue, policy: 'short', retryLimit: 0, expireInSeconds: 120, deleteAfterSeconds: 60 * 60 },
+  {
+    name: tickQueue,
+    policy: 'short',
+    retryLimit: 0,
+    expireInSeconds: 120,
+    deleteAfterSeconds: 60 * 60,
+  },
   {
     name: retentionQueue,
     // One at a time; one that died makes room for the next within minutes.

@@ -1,9 +1,9 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { actorOf, environmentOf } from '../http/access.ts';
 import { problemResponses } from '../http/problem.ts';
 import { rotateWebhookSecret } from '../webhooks/failure-webhooks.ts';
 import { tryFailureWebhook, type WebhookDependencies } from '../webhooks/try-webhook.ts';
-import { environmentParams } from './environment-routes.ts';
+import { actorOf, environmentOf } from './auth/access.ts';
+import { environmentParams } from './routes.ts';
 
 const tags = ['Environments'];
 const ofOperator = { access: { environment: 'operator' } } as const;

@@ -1,11 +1,11 @@
 import type { Transaction } from 'kysely';
 import type { Actor } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
-import { validationFailed } from '../errors.ts';
+import { validationFailed } from '../shared/errors.ts';
 import { findFailureWebhook, removeFailureWebhook, setFailureWebhook } from '../webhooks/failure-webhooks.ts';
 import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { parseWebhookUrl } from '../webhooks/webhook-url.ts';
-import { type Environment, type EnvironmentInput, putEnvironment } from './environments.ts';
+import { type Environment, type EnvironmentInput, putEnvironment } from './environments-repository.ts';
 
 interface SavedEnvironment {
   readonly environment: Environment;

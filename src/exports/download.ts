@@ -1,6 +1,6 @@
 import { type Aggregation, shownDates } from './aggregations.ts';
-import { type ExportPlan, findParts } from './find-parts.ts';
 import { type ExportSource, openExport } from './open-export.ts';
+import { type ExportPlan, findParts } from './plan-export.ts';
 
 export interface WantedFile {
   readonly environmentId: string;

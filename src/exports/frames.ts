@@ -32,7 +32,12 @@ const packing = {
 } as const;
 
 /** All that a part's frames depend on besides its rows. */
-export const cutting = { plainFrameBytes, deflatedFrameBytes, packing, zlib: process.versions['zlib'] };
+export const cutting = {
+  plainFrameBytes,
+  deflatedFrameBytes,
+  packing,
+  zlib: process.versions['zlib'],
+};
 
 const deflate = promisify(deflateRaw);
 const inflate = promisify(inflateRaw);

@@ -1,20 +1,20 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import type { Database } from '../db/database.ts';
-import { findApiKey } from '../environments/api-keys.ts';
-import { environmentParams } from '../environments/environment-routes.ts';
-import { type Environment, findEnvironment } from '../environments/environments.ts';
-import { AppError } from '../errors.ts';
-import { type Caller, callerOf, environmentOf } from '../http/access.ts';
-import { unauthenticated } from '../http/authenticate.ts';
-import { requirePlan, requireScope } from '../http/authorize.ts';
+import { type Caller, callerOf, environmentOf } from '../environments/auth/access.ts';
+import { findApiKey } from '../environments/auth/api-keys-repository.ts';
+import { unauthenticated } from '../environments/auth/authenticate.ts';
+import { requirePlan, requireScope } from '../environments/auth/authorize.ts';
+import type { RateLimits } from '../environments/auth/rate-limits.ts';
+import { type Environment, findEnvironment } from '../environments/environments-repository.ts';
+import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
-import type { RateLimits } from '../http/rate-limits.ts';
 import { instant, isoDate, literals } from '../http/schemas.ts';
 import { acceptsGzip, sendDownload } from '../http/send-download.ts';
+import { AppError } from '../shared/errors.ts';
 import { exportDownload } from './download.ts';
-import { aggregationSchema, type DownloadDependencies, fileResponse } from './export-routes.ts';
 import type { LinkGrant, LinkTokens } from './link-tokens.ts';
+import { aggregationSchema, type DownloadDependencies, fileResponse } from './routes.ts';
 
 interface LinkRouteDependencies extends DownloadDependencies {
   readonly db: Database;
@@ -122,7 +122,12 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           today: isoDate(now()),
           packing,
         });
-        return await sendDownload(request, reply, { slots: downloadSlots, metrics, environmentId, download });
+        return await sendDownload(request, reply, {
+          slots: downloadSlots,
+          metrics,
+          environmentId,
+          download,
+        });
       },
     });
 

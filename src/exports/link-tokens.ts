@@ -1,6 +1,6 @@
 import { createHash, hkdfSync } from 'node:crypto';
 import { errors, jwtVerify, SignJWT } from 'jose';
-import type { EncryptionKey } from '../config.ts';
+import type { EncryptionKey } from '../config/config.ts';
 import { type Aggregation, aggregations } from './aggregations.ts';
 
 /** What a download link opens: one file of one environment, for as long as who made it may. */
@@ -38,7 +38,11 @@ export function createLinkTokens(
     async sign(grant, issuedAt, expiresAt) {
       const secret = secrets.get(first.id);
       if (secret === undefined) throw new Error('The first key has no secret.');
-      return await new SignJWT({ agg: grant.aggregation, gz: grant.compression === 'gzip', key: grant.keyId })
+      return await new SignJWT({
+        agg: grant.aggregation,
+        gz: grant.compression === 'gzip',
+        key: grant.keyId,
+      })
         .setProtectedHeader({ alg: algorithm, kid: first.id })
         .setAudience(audience)
         .setSubject(grant.environmentId)

@@ -1,12 +1,12 @@
 import { Readable } from 'node:stream';
 import type { Pool } from 'pg';
+import { currentStep, duringStream, type Step } from '../observability/tracing.ts';
 import { headerLine } from '../snapshots/columns.ts';
-import { currentStep, duringStream, type Step } from '../trace.ts';
 import type { ShownDate } from './aggregations.ts';
-import { type ExportPart, type ExportPlan, findParts } from './find-parts.ts';
 import { type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
 import { gzipStream } from './gzip-stream.ts';
 import type { PartStore } from './part-store.ts';
+import { type ExportPart, type ExportPlan, findParts } from './plan-export.ts';
 import { openReadSession, type ReadSession } from './read-session.ts';
 import type { RenderTurns } from './render-turns.ts';
 

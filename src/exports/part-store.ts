@@ -2,15 +2,15 @@ import { createHash, randomUUID } from 'node:crypto';
 import { chmodSync, mkdirSync } from 'node:fs';
 import { access, type FileHandle, rm, utimes } from 'node:fs/promises';
 import path from 'node:path';
-import { ConfigError } from '../config.ts';
-import type { PartStoreEvent } from '../metrics.ts';
-import type { ExportPart } from './find-parts.ts';
+import { ConfigError } from '../config/config.ts';
+import type { PartStoreEvent } from '../observability/metrics.ts';
 import { cutting, type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
 import { createGrowingPart, type GrowingPart, HeldUpError } from './growing-part.ts';
 import { createHeldFiles, type HeldFiles } from './held-files.ts';
 import { keepFrames } from './keep-frames.ts';
 import { openForReading, PartLostError, readFrames } from './part-file.ts';
 import { createPartRoom, partExtension, unfinishedExtension } from './part-room.ts';
+import type { ExportPart } from './plan-export.ts';
 import { copyRows } from './select-rows.ts';
 
 /**

@@ -1,7 +1,7 @@
 import type { Pool, PoolClient } from 'pg';
 import { beginInUtc } from '../snapshots/instants.ts';
 import { copyOut } from './copy-reader.ts';
-import type { ExportPart } from './find-parts.ts';
+import type { ExportPart } from './plan-export.ts';
 import { copyRows } from './select-rows.ts';
 
 /** One connection in one repeatable-read transaction: all that is read through it belongs together. */

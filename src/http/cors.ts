@@ -49,5 +49,8 @@ export function showWithoutHooks(
   if (origins.length === 0) return;
   reply.header('vary', 'Origin');
   if (origin === undefined || !origins.includes(origin)) return;
-  reply.headers({ 'access-control-allow-origin': origin, 'access-control-expose-headers': exposedHeaders });
+  reply.headers({
+    'access-control-allow-origin': origin,
+    'access-control-expose-headers': exposedHeaders,
+  });
 }

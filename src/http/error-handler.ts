@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { isOrphaned } from '../db/is-orphaned.ts';
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
-import { AppError, type FieldFault, validationFailed } from '../errors.ts';
+import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts';
 import { problemMediaType, toProblem } from './problem.ts';
 
 /** How long a caller should wait when the database cannot be reached. */
@@ -55,7 +55,9 @@ const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
 export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
   if (isOrphaned(thrown)) {
-    return new AppError('not_found', 'What this belongs to has just been deleted.', { cause: thrown });
+    return new AppError('not_found', 'What this belongs to has just been deleted.', {
+      cause: thrown,
+    });
   }
   if (isDatabaseUnavailable(thrown)) {
     return new AppError('unavailable', 'The database cannot be reached. Try again shortly.', {
@@ -79,7 +81,9 @@ export function toAppError(thrown: unknown): AppError {
     return new AppError('unsupported_media_type', 'The media type is not supported.');
   if (error.statusCode === 413) return new AppError('payload_too_large', 'The body is too large.');
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
-    return new AppError('validation_failed', 'The request is malformed.', { members: { errors: [] } });
+    return new AppError('validation_failed', 'The request is malformed.', {
+      members: { errors: [] },
+    });
   }
   return new AppError('internal_error', 'Something went wrong on our side.', { cause: thrown });
 }

@@ -1,5 +1,5 @@
 import { type TSchema, Type } from '@fastify/type-provider-typebox';
-import { validationFailed } from '../errors.ts';
+import { validationFailed } from '../shared/errors.ts';
 
 const defaultLimit = 50;
 
@@ -29,7 +29,9 @@ export function pageOf<T extends TSchema>(item: T, description: string) {
   return Type.Object(
     {
       items: Type.Array(item),
-      nextCursor: Type.Union([Type.String(), Type.Null()], { description: 'null on the last page.' }),
+      nextCursor: Type.Union([Type.String(), Type.Null()], {
+        description: 'null on the last page.',
+      }),
     },
     { description },
   );

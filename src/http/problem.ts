@@ -1,5 +1,5 @@
 import { type TSchema, Type } from '@fastify/type-provider-typebox';
-import { type ErrorCode, errorStatus } from '../errors.ts';
+import { type ErrorCode, errorStatus } from '../shared/errors.ts';
 
 const titles: Readonly<Record<ErrorCode, string>> = {
   validation_failed: 'The request does not fit the schema',
@@ -51,7 +51,10 @@ export const problemSchema = Type.Object(
     title: Type.String(),
     status: Type.Integer(),
     detail: Type.String({ description: 'What went wrong here, for a person.' }),
-    code: Type.String({ enum: Object.keys(errorStatus), description: 'Stable and machine-readable.' }),
+    code: Type.String({
+      enum: Object.keys(errorStatus),
+      description: 'Stable and machine-readable.',
+    }),
     requestId: Type.String({ description: 'Name it when you ask for help.' }),
     errors: Type.Optional(
       Type.Array(
@@ -65,7 +68,9 @@ export const problemSchema = Type.Object(
           column: Type.Optional(Type.Unsafe<string | null>({ type: ['string', 'null'] })),
           message: Type.String(),
         }),
-        { description: '`validation_failed`: the fields at fault. `snapshot_invalid`: the first 20 faults.' },
+        {
+          description: '`validation_failed`: the fields at fault. `snapshot_invalid`: the first 20 faults.',
+        },
       ),
     ),
     errorCount: Type.Optional(

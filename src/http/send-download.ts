@@ -1,9 +1,9 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
-import type { DownloadOutcome, Metrics } from '../metrics.ts';
+import type { DownloadOutcome, Metrics } from '../observability/metrics.ts';
+import type { Slots } from '../shared/concurrency-limit.ts';
 import { breakOff } from './break-off.ts';
-import type { Slots } from './slots.ts';
 import { stallTimeoutMs } from './stalls.ts';
 
 /** A file that can be described, and opened to be sent. */

@@ -2,7 +2,7 @@ import { type Kysely, sql } from 'kysely';
 import { DatabaseError } from 'pg';
 import type { Database } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import { dayLockName, partitionName } from '../snapshots/staging-sql.ts';
+import { dayLockName, partitionName } from '../snapshots/ingest/staging.sql.ts';
 import { firstDayNeeded } from './needed-dates.ts';
 
 /**
@@ -106,9 +106,9 @@ async function shrink(connection: Kysely<Tables>, name: string): Promise<boolean
 
 /** Bytes of the rows, dead ones too. */
 async function sizeOf(connection: Kysely<Tables>, name: string): Promise<number> {
-  const { rows } = await sql<{ size: string }>`select pg_relation_size(${name}::regclass) as size`.execute(
-    connection,
-  );
+  const { rows } = await sql<{
+    size: string;
+  }>`select pg_relation_size(${name}::regclass) as size`.execute(connection);
   return Number(rows[0]?.size);
 }
 

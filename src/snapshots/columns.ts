@@ -5,8 +5,18 @@
 
 export type Column =
   | { readonly header: string; readonly kind: 'id'; readonly name: string }
-  | { readonly header: string; readonly kind: 'text'; readonly name: string; readonly nullable: boolean }
-  | { readonly header: string; readonly kind: 'instant'; readonly name: string; readonly nullable: boolean }
+  | {
+      readonly header: string;
+      readonly kind: 'text';
+      readonly name: string;
+      readonly nullable: boolean;
+    }
+  | {
+      readonly header: string;
+      readonly kind: 'instant';
+      readonly name: string;
+      readonly nullable: boolean;
+    }
   | {
       readonly header: string;
       readonly kind: 'integer';
@@ -60,11 +70,24 @@ export const columns: readonly Column[] = [
     header: 'Satisfaction Label',
     kind: 'label',
     of: 'satisfaction',
-    labels: { 1: 'very dissatisfied', 2: 'dissatisfied', 3: 'neutral', 4: 'satisfied', 5: 'very satisfied' },
+    labels: {
+      1: 'very dissatisfied',
+      2: 'dissatisfied',
+      3: 'neutral',
+      4: 'satisfied',
+      5: 'very satisfied',
+    },
     none: 'not rated',
   },
   { header: 'Satisfaction', kind: 'integer', name: 'satisfaction', nullable: true, min: 1, max: 5 },
-  { header: 'Feedback Count', kind: 'integer', name: 'feedback_count', nullable: false, min: 0, max: null },
+  {
+    header: 'Feedback Count',
+    kind: 'integer',
+    name: 'feedback_count',
+    nullable: false,
+    min: 0,
+    max: null,
+  },
   { header: 'Segment Names', kind: 'list', name: 'segment_names' },
   { header: 'Segment IDs', kind: 'list', name: 'segment_ids' },
 ];

@@ -27,7 +27,12 @@ export async function deliverEvent(
   });
   const message = { id: job.eventId, body };
   const { delivered, status, error } = await signAndSend(dependencies, webhook, message, now());
-  const line = { ...job, type: event.type, status, ...(error === null ? {} : { code: error.code }) };
+  const line = {
+    ...job,
+    type: event.type,
+    status,
+    ...(error === null ? {} : { code: error.code }),
+  };
   if (delivered) return log.info(line, 'failure webhook delivered');
   if (status === goneStatus) return log.warn(line, 'failure webhook is gone: the event is dropped');
   log.warn(line, isLast ? 'failure webhook not delivered: given up' : 'failure webhook not delivered yet');

@@ -2,8 +2,8 @@ import type { Transaction } from 'kysely';
 import { type Actor, type AuditAction, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import { type EncryptionKeys, openSecret, sealSecret } from '../destinations/secrets.ts';
-import { notFound } from '../errors.ts';
+import { type EncryptionKeys, openSecret, sealSecret } from '../encryption/secrets.ts';
+import { notFound } from '../shared/errors.ts';
 import { makeWebhookSecret } from './signature.ts';
 
 /** One webhook an environment: where it is told that exports fail. */
@@ -39,7 +39,11 @@ export async function setFailureWebhook(
     return null;
   }
   const secret = makeWebhookSecret();
-  const values = { environment_id: environmentId, url, sealed_secret: seal(keys, environmentId, secret) };
+  const values = {
+    environment_id: environmentId,
+    url,
+    sealed_secret: seal(keys, environmentId, secret),
+  };
   await trx.insertInto('failure_webhooks').values(values).execute();
   await record('failure_webhook.created');
   return secret;

@@ -1,9 +1,9 @@
 import http from 'node:http';
 import https from 'node:https';
 import tls from 'node:tls';
-import { createGuardedAgents } from '../destinations/endpoint-guard.ts';
-import type { ClientEnvironment } from '../destinations/s3-client.ts';
-import { causeOf, NotS3Error } from '../destinations/storage-cause.ts';
+import type { ClientEnvironment } from '../destinations/s3/client.ts';
+import { causeOf, NotS3Error } from '../destinations/s3/error-codes.ts';
+import { createGuardedAgents } from '../outbound/endpoint-guard.ts';
 import { type SignedMessage, signatureHeaders } from './signature.ts';
 
 export type SendErrorCode =
@@ -110,7 +110,10 @@ function describeError(error: unknown): SendResult['error'] {
         message: 'No connection to the receiver could be made or kept.',
       };
     case 'timeout':
-      return { code: 'timeout', message: `The receiver did not answer within ${timeoutMs / 1000} s.` };
+      return {
+        code: 'timeout',
+        message: `The receiver did not answer within ${timeoutMs / 1000} s.`,
+      };
     case 'tls_error':
       return {
         code: 'tls_error',

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
-import type { ClientEnvironment } from '../destinations/s3-client.ts';
-import type { EncryptionKeys } from '../destinations/secrets.ts';
+import type { ClientEnvironment } from '../destinations/s3/client.ts';
+import type { EncryptionKeys } from '../encryption/secrets.ts';
 import { type FailureWebhook, webhookSecretOf } from './failure-webhooks.ts';
 import { type SendResult, sendWebhook } from './send-webhook.ts';
 import type { SignedMessage } from './signature.ts';

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Database } from '../db/database.ts';
-import type { ClientEnvironment } from '../destinations/s3-client.ts';
-import type { EncryptionKeys } from '../destinations/secrets.ts';
-import { notFound } from '../errors.ts';
+import type { ClientEnvironment } from '../destinations/s3/client.ts';
+import type { EncryptionKeys } from '../encryption/secrets.ts';
+import { notFound } from '../shared/errors.ts';
 import { findFailureWebhook } from './failure-webhooks.ts';
 import type { SendResult } from './send-webhook.ts';
 import { signAndSend } from './sign-and-send.ts';

@@ -1,4 +1,4 @@
-import { type EndpointAllowlist, mayBeAllowed } from '../destinations/endpoint-allowlist.ts';
+import { type EndpointAllowlist, mayBeAllowed } from '../outbound/endpoint-allowlist.ts';
 
 /** Where a failure webhook may point. Pure. */
 

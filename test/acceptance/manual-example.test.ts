@@ -26,7 +26,11 @@ t.test('before anything is loaded the file is the header line alone', async t =>
 t.test('the contract’s example comes out byte for byte', async t => {
   const loaded = await app.load('acme', '2026-03-02', body);
   t.equal(loaded.status, 201, loaded.text);
-  t.strictSame(loaded.json, { date: '2026-03-02', rowCount: 2, completedAt: '2026-03-02T10:00:00.000Z' });
+  t.strictSame(loaded.json, {
+    date: '2026-03-02',
+    rowCount: 2,
+    completedAt: '2026-03-02T10:00:00.000Z',
+  });
 
   const answer = await app.download('acme', 'today');
   t.equal(answer.text, example);

@@ -1,8 +1,8 @@
 import t from 'tap';
 import { listAuditLog, recordChange, systemActor } from '../../src/audit/audit-log.ts';
-import { revokeApiKey } from '../../src/environments/api-keys.ts';
-import { deleteEnvironment, putEnvironment } from '../../src/environments/environments.ts';
-import { deleteSnapshot } from '../../src/snapshots/snapshots.ts';
+import { revokeApiKey } from '../../src/environments/auth/api-keys-repository.ts';
+import { deleteEnvironment, putEnvironment } from '../../src/environments/environments-repository.ts';
+import { deleteSnapshot } from '../../src/snapshots/registry-repository.ts';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret } from '../helpers/secrets.ts';
@@ -201,7 +201,12 @@ t.test('the list: newest first, page by page, filtered; for the operator alone',
   t.strictSame(await pages('&environmentId=nowhere'), []);
   const updated = await pages('&environmentId=listed&action=environment.updated');
   t.match(updated, [
-    { actor: operator, targetId: 'listed', details: { changed: ['plan'] }, requestId: /^[0-9a-f-]{36}$/ },
+    {
+      actor: operator,
+      targetId: 'listed',
+      details: { changed: ['plan'] },
+      requestId: /^[0-9a-f-]{36}$/,
+    },
   ]);
 
   await send('listed', 'DELETE');

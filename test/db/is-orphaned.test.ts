@@ -1,12 +1,17 @@
 import t from 'tap';
 import { systemActor } from '../../src/audit/audit-log.ts';
-import { createApiKey } from '../../src/environments/api-keys.ts';
+import { createApiKey } from '../../src/environments/auth/api-keys-repository.ts';
 import { toAppError } from '../../src/http/error-handler.ts';
 import { startTestApp } from '../helpers/app.ts';
 
 t.test('what would belong to an environment that was deleted meanwhile is not found', async t => {
   const app = await startTestApp(t);
-  const input = { environmentId: 'gone', name: 'late', scopes: ['exports:read'], expiresAt: null } as const;
+  const input = {
+    environmentId: 'gone',
+    name: 'late',
+    scopes: ['exports:read'],
+    expiresAt: null,
+  } as const;
   const error = await createApiKey(app.dependencies.db, systemActor('test'), input).catch(
     (thrown: unknown) => thrown,
   );

@@ -9,7 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 
 const root = path.join(import.meta.dirname, '../..');
-const main = path.join(root, 'src/demo/main.ts');
+const main = path.join(root, 'demo/main.ts');
 
 t.setTimeout(180_000);
 

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { buffer } from 'node:stream/consumers';
 import { parseString } from 'fast-csv';
 import t from 'tap';
-import { snapshotCsv, snapshotHeader, snapshotRows } from '../../src/demo/generate-snapshots.ts';
-import { type Story, snapshotDates, snapshotInstant, storyUpTo } from '../../src/demo/story.ts';
+import { snapshotCsv, snapshotHeader, snapshotRows } from '../../demo/generate-snapshots.ts';
+import { type Story, snapshotDates, snapshotInstant, storyUpTo } from '../../demo/story.ts';
 
 const now = new Date('2026-03-02T15:30:00.000Z');
 const story = storyUpTo(now, { seed: 7, companies: 200, features: 12, days: 120 });

@@ -7,14 +7,20 @@ import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
 const put = async (id: string, failureWebhook?: unknown) => {
-  const json = { name: id, plan: 'enterprise', ...(failureWebhook === undefined ? {} : { failureWebhook }) };
+  const json = {
+    name: id,
+    plan: 'enterprise',
+    ...(failureWebhook === undefined ? {} : { failureWebhook }),
+  };
   const answer = await app.call(`/v1/environments/${id}`, { method: 'PUT', json });
   const secret = answer.json.failureWebhookSecret;
   if (secret !== undefined) registerSecret(secret);
   return answer;
 };
 const post = async (id: string, what: 'test' | 'rotate-secret') => {
-  const answer = await app.call(`/v1/environments/${id}/failure-webhook/${what}`, { method: 'POST' });
+  const answer = await app.call(`/v1/environments/${id}/failure-webhook/${what}`, {
+    method: 'POST',
+  });
   if (answer.status === 201) registerSecret(answer.json.failureWebhookSecret);
   return answer;
 };

@@ -1,6 +1,6 @@
 import t from 'tap';
+import { type Scope, scopesAllow } from '../../src/environments/auth/scopes.ts';
 import { planAllows, requiredPlan } from '../../src/environments/plans.ts';
-import { type Scope, scopesAllow } from '../../src/environments/scopes.ts';
 
 const allowed = [
   ['free', 'manual_export', false],

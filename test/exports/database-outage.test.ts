@@ -1,9 +1,9 @@
 import pg from 'pg';
 import t from 'tap';
+import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { adoptionRow, loadBody, loadColumns } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
-import { startPostgresServer } from '../helpers/postgres-server.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
@@ -20,7 +20,12 @@ await app.putEnvironment('acme', 'pro');
 const pool = new pg.Pool({ connectionString: server.url, max: 1 });
 pool.on('error', () => {});
 t.teardown(() => pool.end());
-await writeWideSnapshot(pool, { environmentId: 'acme', date: '2026-03-02', rows: 1_000, nameBytes: 50_000 });
+await writeWideSnapshot(pool, {
+  environmentId: 'acme',
+  date: '2026-03-02',
+  rows: 1_000,
+  nameBytes: 50_000,
+});
 
 const metricsOf = async () => readMetrics((await app.call('/metrics')).text);
 

@@ -69,7 +69,10 @@ t.test('gzip: a file when asked for so', async t => {
 
 t.test('it dies with its time, to the second', async t => {
   for (const expiresInSeconds of [60, 300, 3600]) {
-    const { url, expiresAt } = await makeLink(undefined, { aggregation: 'today', expiresInSeconds });
+    const { url, expiresAt } = await makeLink(undefined, {
+      aggregation: 'today',
+      expiresInSeconds,
+    });
     t.equal(expiresAt, after(expiresInSeconds));
     app.setNow(after(expiresInSeconds - 1));
     t.equal((await ask(url)).status, 200);
@@ -176,7 +179,11 @@ t.test('it dies with the plan, and lives again with it', async t => {
   await app.putEnvironment('acme', 'free');
   const refused = await ask(url);
   t.equal(refused.status, 403);
-  t.match(refused.json, { code: 'plan_upgrade_required', currentPlan: 'free', requiredPlan: 'pro' });
+  t.match(refused.json, {
+    code: 'plan_upgrade_required',
+    currentPlan: 'free',
+    requiredPlan: 'pro',
+  });
   await app.putEnvironment('acme', 'enterprise');
   t.equal((await ask(url)).status, 200);
 });

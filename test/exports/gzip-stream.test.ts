@@ -52,8 +52,11 @@ t.test('frames packed apart make one gzip member that other programs read', asyn
     );
     // Whoever reads one member alone has it all: nothing follows it.
     t.equal(
-      (gunzipSync(packed, { info: true } as object) as unknown as { engine: { bytesWritten: number } }).engine
-        .bytesWritten,
+      (
+        gunzipSync(packed, { info: true } as object) as unknown as {
+          engine: { bytesWritten: number };
+        }
+      ).engine.bytesWritten,
       packed.length,
     );
     const unpacked = plainBytesOf(deflated(text), 'deflated');

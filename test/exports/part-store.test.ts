@@ -16,7 +16,9 @@ import { testAdminToken } from '../helpers/secrets.ts';
 
 const base = fs.mkdtempSync('/tmp/warehouse-export-part-store-');
 const parts = keptParts(path.join(base, 'parts'));
-const app = await startTestApp(t, { env: { PART_STORE_DIR: parts.directory, PART_STORE_MB: '64' } });
+const app = await startTestApp(t, {
+  env: { PART_STORE_DIR: parts.directory, PART_STORE_MB: '64' },
+});
 /** The same data, every part rendered anew. */
 const plainApp = await startApp(t, { databaseUrl: app.database.url, env: { PART_STORE_MB: '0' } });
 t.teardown(async () => fs.rmSync(base, { recursive: true, force: true }));
@@ -279,7 +281,9 @@ t.test('the disk is full during a download', async t => {
   fs.mkdirSync(directory);
   const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', directory]);
   if (mounted.status !== 0) {
-    t.pass('left out', { skip: `no tmpfs can be mounted: ${mounted.error?.message ?? mounted.stderr}` });
+    t.pass('left out', {
+      skip: `no tmpfs can be mounted: ${mounted.error?.message ?? mounted.stderr}`,
+    });
     return;
   }
   try {

@@ -109,7 +109,10 @@ t.test('nobody waits for ever', async t => {
 });
 
 t.test('downloads that nobody reads do not keep others waiting', async t => {
-  const app = await startTestApp(t, { now: '2026-03-02T10:00:00.000Z', env: { RENDERS_AT_ONCE: '3' } });
+  const app = await startTestApp(t, {
+    now: '2026-03-02T10:00:00.000Z',
+    env: { RENDERS_AT_ONCE: '3' },
+  });
   await app.putEnvironment('acme');
   const rowCount = 150_000;
   await fillSnapshot(app.database.pool, 'acme', '2026-03-01', rowCount);

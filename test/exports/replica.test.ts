@@ -1,12 +1,12 @@
 import fs from 'node:fs';
 import pg from 'pg';
 import t from 'tap';
+import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { makeConfig, startExportWorker } from '../helpers/export-configs.ts';
 import { startReplica } from '../helpers/postgres-replica.ts';
-import { startPostgresServer } from '../helpers/postgres-server.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { needsS3, readObject, s3Server } from '../helpers/s3.ts';
 

@@ -193,7 +193,9 @@ for (const [mode, app] of [
           [count],
         );
         for (const headers of [undefined, { 'accept-encoding': 'gzip' }]) {
-          const answer = app.call('/v1/environments/odd/exports/today.csv', { ...(headers && { headers }) });
+          const answer = app.call('/v1/environments/odd/exports/today.csv', {
+            ...(headers && { headers }),
+          });
           // A file as short as this fails before a byte is on its way, or after: never as a 200 that is whole.
           const status = await answer.then(
             ({ status }) => status,

@@ -1,10 +1,10 @@
 import pg from 'pg';
 import t, { type Test } from 'tap';
+import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import type { Answer } from '../helpers/http-client.ts';
-import { startPostgresServer } from '../helpers/postgres-server.ts';
 import { eventually } from '../helpers/raw-http.ts';
 
 /** More callers than connections. */
@@ -46,7 +46,11 @@ t.test('every connection of a pool is taken: the others are told to come again',
 
 t.test('the server has fewer connections than the service would take', async t => {
   const server = await startPostgresServer({
-    settings: { max_connections: '12', superuser_reserved_connections: '0', reserved_connections: '0' },
+    settings: {
+      max_connections: '12',
+      superuser_reserved_connections: '0',
+      reserved_connections: '0',
+    },
   });
   t.teardown(server.remove);
   await migrateToLatest(server.url);

@@ -1,7 +1,7 @@
 /** Bodies grown from the document's schemas: mostly right, with one thing odd. */
 import fc from 'fast-check';
-import { isPublicAddress } from '../../src/destinations/endpoint-allowlist.ts';
-import { parseDestination } from '../../src/destinations/location.ts';
+import { parseDestination } from '../../src/destinations/destination.ts';
+import { isPublicAddress } from '../../src/outbound/endpoint-allowlist.ts';
 import type { Operation } from './documented-answers.ts';
 import { objectText, oddBytes, oddKey, oddText, oddValue } from './odd-values.ts';
 
@@ -51,7 +51,10 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
     .tuple(good, fc.nat())
     .map(([body, at]) => Object.entries(body).filter((_, index) => index !== at % 4));
   const entries = fc.oneof(
-    { arbitrary: good.map(body => Object.entries(body) as (readonly [string, unknown])[]), weight: 8 },
+    {
+      arbitrary: good.map(body => Object.entries(body) as (readonly [string, unknown])[]),
+      weight: 8,
+    },
     { arbitrary: oneOdd, weight: 6 },
     { arbitrary: oneMore, weight: 3 },
     { arbitrary: oneLess, weight: 2 },
@@ -137,7 +140,10 @@ function fitting(schema: Json, name = ''): fc.Arbitrary<unknown> {
     case 'array':
       return fc.uniqueArray(fitting(schema['items'] as Json), { minLength: 1, maxLength: 3 });
     case 'integer':
-      return fc.integer({ min: Number(schema['minimum'] ?? 0), max: Number(schema['maximum'] ?? 100) });
+      return fc.integer({
+        min: Number(schema['minimum'] ?? 0),
+        max: Number(schema['maximum'] ?? 100),
+      });
     case 'boolean':
       return fc.boolean();
     default:

@@ -178,7 +178,10 @@ function query(operation: Operation): fc.Arbitrary<string> {
   return fc.oneof(
     { arbitrary: fc.constant(''), weight: names.length === 0 ? 8 : 2 },
     { arbitrary: pairs.map(found => `?${found.join('&')}`), weight: 3 },
-    { arbitrary: fc.constantFrom('?', '?&&&', '?=', '??', `?${'a=1&'.repeat(2_000)}`, '#x'), weight: 1 },
+    {
+      arbitrary: fc.constantFrom('?', '?&&&', '?=', '??', `?${'a=1&'.repeat(2_000)}`, '#x'),
+      weight: 1,
+    },
   );
 }
 

@@ -1,7 +1,7 @@
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
-import { crashDatabase, cutConnections, failOver, killBackend } from '../mixed-load/inject-faults.ts';
-import { underFaults } from '../mixed-load/under-faults.ts';
+import { crashDatabase, cutConnections, failOver, killBackend } from '../soak/inject-faults.ts';
+import { underFaults } from '../soak/under-faults.ts';
 import { scaled } from './scale.ts';
 
 /** The database goes away under loads, downloads, config changes and runs. What callers were told is there stays there. */

@@ -1,12 +1,12 @@
 import http from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { freePort } from '../../dev/free-port.ts';
 import { isoDate } from '../../src/http/schemas.ts';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { startBalancer } from '../helpers/balancer.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
-import { freePort } from '../helpers/free-port.ts';
 import { type Ask, ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
@@ -48,7 +48,11 @@ t.test('a rolling restart drops no request', async t => {
   const rows = [adoptionRow(), adoptionRow({ companyId: 'c2', companyName: '' })];
   const file = exportHeader + exportPart(rows, today);
   const call = (path: string, options: Ask = {}) =>
-    ask(`${balancer.origin}/v1/environments/${path}`, { headers: authorization, ...options, agent });
+    ask(`${balancer.origin}/v1/environments/${path}`, {
+      headers: authorization,
+      ...options,
+      agent,
+    });
   /** Each says what is wrong with its answer. */
   const requests: (() => Promise<string | null>)[] = [
     async () => expectStatus(await call('acme'), 200),
@@ -64,7 +68,10 @@ t.test('a rolling restart drops no request', async t => {
     },
     async () =>
       expectStatus(
-        await call('large/exports/30-days-daily.csv.gz', { headers: authorization, method: 'HEAD' }),
+        await call('large/exports/30-days-daily.csv.gz', {
+          headers: authorization,
+          method: 'HEAD',
+        }),
         200,
       ),
   ];

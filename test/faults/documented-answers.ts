@@ -10,7 +10,11 @@ export interface Operation {
   readonly method: string;
   /** `/v1/environments/{environmentId}` */
   readonly path: string;
-  readonly parameters: readonly { readonly in: string; readonly name: string; readonly schema: Json }[];
+  readonly parameters: readonly {
+    readonly in: string;
+    readonly name: string;
+    readonly schema: Json;
+  }[];
   /** Of a JSON body; null: none is described. */
   readonly body: Json | null;
 }
@@ -69,7 +73,11 @@ export function readDocument(app: FastifyInstance): Documented {
 }
 
 interface DescribedOperation {
-  readonly parameters?: readonly { readonly in: string; readonly name: string; readonly schema: Json }[];
+  readonly parameters?: readonly {
+    readonly in: string;
+    readonly name: string;
+    readonly schema: Json;
+  }[];
   readonly requestBody?: { readonly content: Record<string, { readonly schema: unknown }> };
   readonly responses: Record<
     string,

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
-import { createDocument, fakeEndpoint, listDocument } from '../destinations/fake-endpoint.ts';
+import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';

@@ -1,8 +1,8 @@
 import os from 'node:os';
 import ipaddr from 'ipaddr.js';
 import t from 'tap';
-import { isPublicAddress, parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
-import { createDocument, fakeEndpoint, listDocument } from '../destinations/fake-endpoint.ts';
+import { isPublicAddress, parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 
@@ -53,7 +53,10 @@ const app = await startTestApp(t, {
         if (found === undefined) return done(Object.assign(new Error(name), { code: 'ENOTFOUND' }), []);
         return done(
           null,
-          found.map(address => ({ address, family: ipaddr.parse(address).kind() === 'ipv6' ? 6 : 4 })),
+          found.map(address => ({
+            address,
+            family: ipaddr.parse(address).kind() === 'ipv6' ? 6 : 4,
+          })),
         );
       },
     },
@@ -287,12 +290,17 @@ t.test('a name that moves inside after it was saved is refused when it is dialle
   });
   await other.putEnvironment('acme');
   const configs = '/v1/environments/acme/export-configs';
-  const stored = await other.call(configs, { method: 'POST', json: body(`http://moves.example:${port}`) });
+  const stored = await other.call(configs, {
+    method: 'POST',
+    json: body(`http://moves.example:${port}`),
+  });
   t.equal(stored.status, 201, stored.text);
   const before = allowed.requests.length;
   for (const inner of ['127.0.0.2', '169.254.169.254', '10.0.0.1', '::1']) {
     address = inner;
-    const { json } = await other.call(`${configs}/${stored.json.id}/validate`, { method: 'POST' });
+    const { json } = await other.call(`${configs}/${stored.json.id}/validate`, {
+      method: 'POST',
+    });
     t.strictSame(
       json.checks.map((check: { error: { code: string } }) => check.error.code),
       ['endpoint_not_allowed', 'endpoint_not_allowed'],

@@ -24,7 +24,9 @@ t.test('downloads stay whole', async t => {
   const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', directory]);
   if (mounted.status !== 0) {
     fs.rmSync(directory, { recursive: true });
-    t.pass('left out', { skip: `no tmpfs can be mounted: ${mounted.error?.message ?? mounted.stderr}` });
+    t.pass('left out', {
+      skip: `no tmpfs can be mounted: ${mounted.error?.message ?? mounted.stderr}`,
+    });
     return;
   }
   t.teardown(async () => {
@@ -37,13 +39,21 @@ t.test('downloads stay whole', async t => {
   for (let day = 1; day <= days; day += 1) {
     const date = isoDate(new Date(Date.now() - day * 86_400_000));
     // About 800 kB each, packed: more than fit in all.
-    await writeDenseSnapshot(database.pool, { environmentId: 'acme', date, rows: 2_000, salt: date });
+    await writeDenseSnapshot(database.pool, {
+      environmentId: 'acme',
+      date,
+      rows: 2_000,
+      salt: date,
+    });
   }
   const file = (await plain.download('acme', '30-days-daily')).body;
   let full = 0;
   for (let round = 0; round < rounds; round += 1) {
     // The store believes that there is room.
-    const service = await startApiProcess(database.url, { PART_STORE_DIR: directory, PART_STORE_MB: '64' });
+    const service = await startApiProcess(database.url, {
+      PART_STORE_DIR: directory,
+      PART_STORE_MB: '64',
+    });
     t.teardown(() => service.end('SIGKILL'));
     const get = (name: string, headers = {}) =>
       ask(`${service.origin}/v1/environments/acme/exports/${name}`, {

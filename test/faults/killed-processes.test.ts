@@ -1,7 +1,7 @@
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
-import { killApi, killWorker } from '../mixed-load/inject-faults.ts';
-import { underFaults } from '../mixed-load/under-faults.ts';
+import { killApi, killWorker } from '../soak/inject-faults.ts';
+import { underFaults } from '../soak/under-faults.ts';
 import { scaled } from './scale.ts';
 
 /** SIGKILL at random instants, under loads, downloads, config changes and runs, half of which the killed process carries. */

@@ -5,10 +5,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { FileMigrationProvider, Migrator } from 'kysely/migration';
 import pg from 'pg';
 import t, { type Test } from 'tap';
+import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { createKysely, createPool } from '../../src/db/connect.ts';
 import { installJobQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { startPostgresServer } from '../helpers/postgres-server.ts';
 
 /** The newest migrations run while the version before serves: its statements, as it sends them, are in this file. */
 

@@ -43,7 +43,11 @@ const text = fc.oneof(
     .filter(found => !found.includes('\u0000') && found.isWellFormed()),
 );
 const instant = fc
-  .date({ min: new Date('0001-01-02T00:00:00Z'), max: new Date('9999-12-30T00:00:00Z'), noInvalidDate: true })
+  .date({
+    min: new Date('0001-01-02T00:00:00Z'),
+    max: new Date('9999-12-30T00:00:00Z'),
+    noInvalidDate: true,
+  })
   .map(date => date.toISOString());
 const segments = fc.array(
   fc.tuple(

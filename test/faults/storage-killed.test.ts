@@ -1,7 +1,7 @@
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
-import { killStorage } from '../mixed-load/inject-faults.ts';
-import { underFaults } from '../mixed-load/under-faults.ts';
+import { killStorage } from '../soak/inject-faults.ts';
+import { underFaults } from '../soak/under-faults.ts';
 import { scaled } from './scale.ts';
 
 t.setTimeout(1_800_000);

@@ -3,9 +3,9 @@ import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from '../../src/app.ts';
-import { type Config, readConfig } from '../../src/config.ts';
+import { type Config, readConfig } from '../../src/config/config.ts';
 import { createDependencies, type Dependencies } from '../../src/dependencies.ts';
-import { createLogger } from '../../src/log.ts';
+import { createLogger } from '../../src/observability/logger.ts';
 import { type Answer, type Ask, ask } from './http-client.ts';
 import { createTestDatabase, type TestDatabase } from './postgres.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from './secrets.ts';
@@ -131,7 +131,10 @@ export async function startApp(
       now = new Date(instant);
     },
     async putEnvironment(id, plan = 'enterprise') {
-      const answer = await call(`/v1/environments/${id}`, { method: 'PUT', json: { name: id, plan } });
+      const answer = await call(`/v1/environments/${id}`, {
+        method: 'PUT',
+        json: { name: id, plan },
+      });
       if (answer.status !== 201 && answer.status !== 200) throw new Error(answer.text);
     },
     async makeKey(environmentId, scopes, expiresAt) {
@@ -149,6 +152,8 @@ export async function startApp(
         body: csv,
       }),
     download: (environmentId, aggregation, headers) =>
-      call(`/v1/environments/${environmentId}/exports/${aggregation}.csv`, { ...(headers && { headers }) }),
+      call(`/v1/environments/${environmentId}/exports/${aggregation}.csv`, {
+        ...(headers && { headers }),
+      }),
   };
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { fromKysely } from 'pg-boss';
-import * as updateRun from '../../src/automatic-exports/update-run.ts';
 import { runQueue } from '../../src/db/job-queue.ts';
+import * as updateRun from '../../src/export-runs/update-run.ts';
 import { startTestApp } from './app.ts';
 import { registerSecret } from './secrets.ts';
 
@@ -50,7 +50,11 @@ export async function startWithRuns(
     runs += 1;
     const runId = `run-${runs}`;
     const jobId = randomUUID();
-    const job = { id: jobId, data: { environmentId, configId, runId }, startAfter: '2100-01-01T00:00:00Z' };
+    const job = {
+      id: jobId,
+      data: { environmentId, configId, runId },
+      startAfter: '2100-01-01T00:00:00Z',
+    };
     await jobs.insert(runQueue, [job], { db: fromKysely(db) });
     await pool.query(
       `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, attempts, created_at, job_id)
@@ -73,7 +77,10 @@ export async function startWithRuns(
     const { rows } = await pool.query(
       `select config_id, type, day::text, data from webhook_events order by created_at, config_id, type`,
     );
-    return rows.map(row => ({ ...row, short: `${row.config_id} ${row.type.slice(7)} ${row.day.slice(8)}` }));
+    return rows.map(row => ({
+      ...row,
+      short: `${row.config_id} ${row.type.slice(7)} ${row.day.slice(8)}`,
+    }));
   };
   const short = async () => (await events()).map(event => event.short);
   const config = async (id = 'a') =>

@@ -1,14 +1,17 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { startWorker } from '../../src/automatic-exports/start-worker.ts';
+import type { S3User } from '../../dev/s3-server.ts';
+import { startWorker } from '../../src/worker.ts';
 import { startTestApp, type TestApp } from './app.ts';
 import { freshPrefix, s3Server } from './s3.ts';
-import type { S3User } from './s3-server.ts';
 
 type Options = Parameters<typeof startTestApp>[1];
 
 /** The service with leave to reach the test's S3 server. */
 export async function startExportApp(t: Parameters<typeof startTestApp>[0], options: Options = {}) {
-  return await startTestApp(t, { ...options, env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1', ...options?.env } });
+  return await startTestApp(t, {
+    ...options,
+    env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1', ...options?.env },
+  });
 }
 
 /** A body that the S3 server agrees with, in a folder of its own. */

@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
 import pg from 'pg';
-import { freePort } from './free-port.ts';
-import type { PostgresServer } from './postgres-server.ts';
+import { freePort } from '../../dev/free-port.ts';
+import type { PostgresServer } from '../../dev/postgres-server.ts';
 import { eventually } from './raw-http.ts';
 
 /** A streaming replica of a server of the tests. */

@@ -10,10 +10,10 @@ import {
   PutBucketPolicyCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
-import { type EndpointAllowlist, parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
-import type { Credentials, Destination } from '../../src/destinations/location.ts';
-import { createS3Client, runPatience } from '../../src/destinations/s3-client.ts';
-import type { S3Server, S3User } from './s3-server.ts';
+import type { S3Server, S3User } from '../../dev/s3-server.ts';
+import type { Credentials, Destination } from '../../src/destinations/destination.ts';
+import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { type EndpointAllowlist, parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { registerSecret } from './secrets.ts';
 
 /** What `test/run.ts` started, or null. */
@@ -115,5 +115,9 @@ export async function readObject(bucket: string, key: string): Promise<StoredObj
     chunks.push((await part.Body?.transformToByteArray()) ?? new Uint8Array());
   }
   client.destroy();
-  return { body: Buffer.concat(chunks), contentType: head.ContentType, metadata: head.Metadata ?? {} };
+  return {
+    body: Buffer.concat(chunks),
+    contentType: head.ContentType,
+    metadata: head.Metadata ?? {},
+  };
 }

@@ -11,7 +11,7 @@ export const testEncryptionKeys = {
   second: '2025b:/ty6mHZUMhASNFZ4mrze/u3LqYdlQyEBI0VniavN7/A=',
 };
 
-/** Users of the S3 server; `test/helpers/ceph-rgw.sh` makes them. */
+/** Users of the S3 server; `dev/ceph-rgw.sh` makes them. */
 const s3Secrets = [
   'full-secret-0123456789',
   'putonly-secret-0123456789',

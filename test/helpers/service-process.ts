@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { freePort } from './free-port.ts';
+import { freePort } from '../../dev/free-port.ts';
 import { ask } from './http-client.ts';
 import { eventually } from './raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from './secrets.ts';
@@ -77,7 +77,11 @@ export async function startApiProcess(
   env: Readonly<Record<string, string>> = {},
 ): Promise<ApiProcess> {
   const port = env['PORT'] === undefined ? await freePort() : Number(env['PORT']);
-  const service = startServiceProcess(databaseUrl, { PROCESS_ROLE: 'api', ...env, PORT: String(port) });
+  const service = startServiceProcess(databaseUrl, {
+    PROCESS_ROLE: 'api',
+    ...env,
+    PORT: String(port),
+  });
   const origin = `http://127.0.0.1:${port}`;
   try {
     await eventually(() => isReady(origin), 'the service', startLimitMs);

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { PassThrough } from 'node:stream';
-import { snapshotLockName } from '../../src/snapshots/staging-sql.ts';
+import { snapshotLockName } from '../../src/snapshots/ingest/staging.sql.ts';
 import { adoptionRow, loadColumns, loadLine } from './adoption-rows.ts';
 import type { startTestApp } from './app.ts';
 import { open } from './http-client.ts';
@@ -38,7 +38,12 @@ export async function slowLoad(app: App, environmentId: string, day: string) {
 /** A large export whose reader has stopped in the middle, so that its query waits. */
 export async function slowExport(app: App, environmentId: string) {
   const { pool } = app.database;
-  await writeWideSnapshot(pool, { environmentId, date: '2026-02-27', rows: 1_500, nameBytes: 50_000 });
+  await writeWideSnapshot(pool, {
+    environmentId,
+    date: '2026-02-27',
+    rows: 1_500,
+    nameBytes: 50_000,
+  });
   await writeWideSnapshot(pool, { environmentId, date: '2026-02-28', rows: 10, nameBytes: 10 });
   const reader = await open(`${app.origin}/v1/environments/${environmentId}/exports/30-days-daily.csv`, {
     headers: { authorization: `Bearer ${testAdminToken}` },

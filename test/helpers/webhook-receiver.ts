@@ -106,7 +106,9 @@ export function makeCertificate(): { key: string; cert: string } {
     const files = ['-keyout', path.join(directory, 'key'), '-out', path.join(directory, 'cert')];
     const subject = ['-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1'];
     const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
-    execFileSync('openssl', ['req', ...kind, '-days', '30', ...subject, ...files], { stdio: 'ignore' });
+    execFileSync('openssl', ['req', ...kind, '-days', '30', ...subject, ...files], {
+      stdio: 'ignore',
+    });
     const read = (name: string) => fs.readFileSync(path.join(directory, name), 'utf8');
     return { key: read('key'), cert: read('cert') };
   } finally {

@@ -1,6 +1,6 @@
 import t from 'tap';
-import { AppError } from '../../src/errors.ts';
 import { isDatePart, isIdPart, isInstantPart, type ListOrder, readPage } from '../../src/http/pagination.ts';
+import { AppError } from '../../src/shared/errors.ts';
 
 const order: ListOrder<string> = { position: id => [id], parts: [isIdPart] };
 const letters = 'abcdefghij'.split('');

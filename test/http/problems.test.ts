@@ -75,7 +75,9 @@ t.test('URLs that cannot be decoded', async t => {
     '/%c0%af',
     '/v1/environments/a%',
   ]) {
-    const answer = await ask(app.origin + path, { headers: { authorization: `Bearer ${testAdminToken}` } });
+    const answer = await ask(app.origin + path, {
+      headers: { authorization: `Bearer ${testAdminToken}` },
+    });
     t.ok(answer.status === 400 || answer.status === 404, `${path}: ${answer.status}`);
     isProblem(t, answer, answer.status, answer.status === 400 ? 'validation_failed' : 'not_found', path);
   }
@@ -312,8 +314,12 @@ t.test('keep-alive: one connection, many answers, errors among them', async t =>
     });
     t.equal(loaded.status, 422);
     t.equal(
-      (await ask(`${app.origin}/v1/environments/acme/exports/today.csv`, { agent, headers: authorization }))
-        .status,
+      (
+        await ask(`${app.origin}/v1/environments/acme/exports/today.csv`, {
+          agent,
+          headers: authorization,
+        })
+      ).status,
       200,
     );
   }

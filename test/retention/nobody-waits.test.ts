@@ -111,7 +111,12 @@ t.test('an export that has read the registry and not yet the rows finds them who
 });
 
 t.test('an export that reads the old day itself is left to end', async t => {
-  await writeWideSnapshot(pool, { environmentId: 'two', date: old, rows: 1_500, nameBytes: 50_000 });
+  await writeWideSnapshot(pool, {
+    environmentId: 'two',
+    date: old,
+    rows: 1_500,
+    nameBytes: 50_000,
+  });
   const reader = await pool.connect();
   await reader.query('begin isolation level repeatable read read only');
   await reader.query(

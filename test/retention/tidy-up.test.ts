@@ -1,6 +1,6 @@
 import t from 'tap';
 import { systemActor } from '../../src/audit/audit-log.ts';
-import { insertManualRun } from '../../src/automatic-exports/runs.ts';
+import { insertManualRun } from '../../src/export-runs/repository.ts';
 import { aggregations } from '../../src/exports/aggregations.ts';
 import { neededDates } from '../../src/retention/needed-dates.ts';
 import { tidyUp } from '../../src/retention/tidy-up.ts';
@@ -88,7 +88,12 @@ t.test('what no export shows goes, with its partition; every export stays as it 
     await look.audited(),
     gone.map(line => `${line} system retention`),
   );
-  t.match(done, { snapshots: gone.length, partitions: { unregistered: [] }, runs: 0, auditLines: 0 });
+  t.match(done, {
+    snapshots: gone.length,
+    partitions: { unregistered: [] },
+    runs: 0,
+    auditLines: 0,
+  });
   t.equal(
     done.partitions.dropped,
     all.length - kept.length - (all.length - new Set(all.map(l => l.slice(-10))).size),
@@ -219,7 +224,12 @@ t.test('what a run has still to read stays until the run is over', async t => {
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
      values ('acme', 'c', 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', 's', 'none', false, now(), now(), now())`,
   );
-  const wanted = { environmentId: 'acme', configId: 'c', snapshotDate: day, now: new Date(testNow) };
+  const wanted = {
+    environmentId: 'acme',
+    configId: 'c',
+    snapshotDate: day,
+    now: new Date(testNow),
+  };
   // Asked for and not yet committed: the same moment.
   await db.transaction().execute(async trx => {
     await insertManualRun(trx, systemActor('test'), wanted);

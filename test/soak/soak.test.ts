@@ -1,10 +1,10 @@
 import { randomInt } from 'node:crypto';
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
-import { processFaults, surroundingFaults } from '../mixed-load/inject-faults.ts';
-import { runMixedLoad } from '../mixed-load/run-mixed-load.ts';
-import { report } from '../mixed-load/under-faults.ts';
-import { unexpectedErrors } from '../mixed-load/unexpected-errors.ts';
+import { processFaults, surroundingFaults } from './inject-faults.ts';
+import { runMixedLoad } from './run-mixed-load.ts';
+import { report } from './under-faults.ts';
+import { unexpectedErrors } from './unexpected-errors.ts';
 
 /** `SOAK_MINUTES` (30) of everything at once. `SOAK_SEED` repeats the choices of another run. */
 const minutes = Number(process.env['SOAK_MINUTES'] ?? 30);

@@ -1,13 +1,13 @@
 import { once } from 'node:events';
 import net, { type AddressInfo, isIP, type LookupFunction } from 'node:net';
 import t, { type Test } from 'tap';
-import { parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
+import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { sendWebhook } from '../../src/webhooks/send-webhook.ts';
 import { makeWebhookSecret } from '../../src/webhooks/signature.ts';
-import { forbiddenHosts } from '../destinations/forbidden-hosts.ts';
 import { loopback } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { makeCertificate, startWebhookReceiver } from '../helpers/webhook-receiver.ts';
+import { forbiddenHosts } from '../outbound/forbidden-hosts.ts';
 
 /** One try, against receivers that behave and that do not. */
 
@@ -73,7 +73,11 @@ t.test('redirects are not followed', async t => {
   for (const status of [301, 302, 303, 307, 308]) {
     receiver.answer(response => response.writeHead(status, { location: inside.url }).end());
     const result = await send(receiver.url);
-    t.match(result, { delivered: false, status, error: { code: 'not_accepted', message: /not followed/ } });
+    t.match(result, {
+      delivered: false,
+      status,
+      error: { code: 'not_accepted', message: /not followed/ },
+    });
   }
   t.equal(inside.received.length, 0);
 });
@@ -201,7 +205,10 @@ t.test('no spelling of a forbidden address is dialled, whatever was stored', asy
 t.test('a name that moves inside between two tries', async t => {
   const receiver = await startWebhookReceiver(t);
   const names = { 'moves.example': ['127.0.0.1'] };
-  const environment = { allowlist: parseEndpointAllowlist(['127.0.0.1/32']), resolve: resolver(names) };
+  const environment = {
+    allowlist: parseEndpointAllowlist(['127.0.0.1/32']),
+    resolve: resolver(names),
+  };
   const url = receiver.url.replace('127.0.0.1', 'moves.example');
   t.match(await send(url, environment), { delivered: true });
   names['moves.example'] = ['127.0.0.2'];

@@ -1,7 +1,7 @@
 import t from 'tap';
-import { parseEndpointAllowlist } from '../../src/destinations/endpoint-allowlist.ts';
+import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { parseWebhookUrl } from '../../src/webhooks/webhook-url.ts';
-import { forbiddenHosts } from '../destinations/forbidden-hosts.ts';
+import { forbiddenHosts } from '../outbound/forbidden-hosts.ts';
 
 const nothingListed = parseEndpointAllowlist([]);
 const parse = (text: string, entries: readonly string[] = []) =>

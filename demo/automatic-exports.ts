@@ -1,0 +1,107 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { tickQueue } from '../src/db/job-queue.ts';
+import { type ApiClient, callApi, jsonContent } from './api-client.ts';
+import type { EmbeddedStorage } from './embedded-storage.ts';
+import type { RunningService } from './start-service.ts';
+import { dayMs } from './story.ts';
+
+/** Two export configs, each with a run by hand and a run of last night's slot. */
+export interface AutomaticExports {
+  readonly environmentId: string;
+  readonly healthyConfigId: string;
+  /** Its bucket is gone. */
+  readonly brokenConfigId: string;
+  /** Where the file of last night's slot can be fetched. */
+  readonly fileUrl: string;
+}
+
+interface Options {
+  readonly client: ApiClient;
+  readonly environmentId: string;
+  readonly storage: EmbeddedStorage;
+  readonly service: Pick<RunningService, 'db' | 'jobs'>;
+  readonly now: () => Date;
+  readonly signal: AbortSignal;
+}
+
+interface Run {
+  readonly trigger: 'schedule' | 'manual';
+  readonly state: string;
+  readonly objectKey: string | null;
+}
+
+/** A run is taken up within a second or two. */
+const runDeadlineMs = 30_000;
+
+/** The body of a config for the embedded endpoint. */
+export function configBody(storage: EmbeddedStorage, name: string, bucket: string): Record<string, unknown> {
+  return {
+    name,
+    schedule: 'daily',
+    provider: 'custom',
+    endpoint: storage.endpoint,
+    region: storage.region,
+    bucket,
+    key: 'exports',
+    accessKeyId: storage.accessKeyId,
+    secretAccessKey: storage.secretAccessKey,
+  };
+}
+
+/** Makes a config that works and one whose bucket then disappears, and runs both: by hand, and by a tick of the clock. */
+export async function runAutomaticExports(options: Options): Promise<AutomaticExports> {
+  const { environmentId, storage, service } = options;
+  const { kept, doomed } = storage.buckets;
+  const healthyConfigId = await createConfig(options, {
+    ...configBody(storage, 'Nightly', kept),
+    manifest: true,
+  });
+  const brokenConfigId = await createConfig(options, configBody(storage, 'To a bucket that is gone', doomed));
+  await fetch(`${storage.endpoint}/${doomed}`, { method: 'DELETE', signal: options.signal });
+  const ids = [healthyConfigId, brokenConfigId];
+
+  for (const id of ids) await call(options, 'POST', `/${id}/runs`);
+  for (const id of ids) await untilFinished(options, id, 'manual');
+
+  // As if the configs had been there yesterday: a tick then finds that last night's slot was missed.
+  await service.db
+    .updateTable('export_configs')
+    .set({ active_since: new Date(options.now().getTime() - 2 * dayMs) })
+    .where('environment_id', '=', environmentId)
+    .execute();
+  await service.jobs.send(tickQueue, {});
+  const [{ objectKey }] = [
+    await untilFinished(options, healthyConfigId, 'schedule'),
+    await untilFinished(options, brokenConfigId, 'schedule'),
+  ];
+  return {
+    environmentId,
+    healthyConfigId,
+    brokenConfigId,
+    fileUrl: `${storage.endpoint}/${kept}/${objectKey}`,
+  };
+}
+
+async function createConfig(options: Options, body: Record<string, unknown>): Promise<string> {
+  return ((await call(options, 'POST', '', body)) as { id: string }).id;
+}
+
+async function untilFinished(options: Options, configId: string, trigger: Run['trigger']): Promise<Run> {
+  const deadline = Date.now() + runDeadlineMs;
+  while (Date.now() < deadline) {
+    const { items } = (await call(options, 'GET', `/${configId}/runs`)) as { items: Run[] };
+    const run = items.find(item => item.trigger === trigger);
+    if (run?.state === 'successful' || run?.state === 'failed') return run;
+    await delay(100, undefined, { signal: options.signal });
+  }
+  throw new Error(`The ${trigger} run of ${configId} did not finish within ${runDeadlineMs / 1000} s.`);
+}
+
+function call(options: Options, method: 'GET' | 'POST', path: string, body?: unknown): Promise<unknown> {
+  return callApi(options.client, {
+    method,
+    path: `/environments/${options.environmentId}/export-configs${path}`,
+    ...(body !== undefined && { content: jsonContent(body) }),
+    signal: options.signal,
+  });
+}

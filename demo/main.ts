@@ -1,0 +1,104 @@
+import { parseArgs } from 'node:util';
+import { ConfigError } from '../src/config/config.ts';
+import { ApiError } from './api-client.ts';
+import { automaticExportTour } from './automatic-export-tour.ts';
+import { DemoError, operatorToken, startDemo } from './start-demo.ts';
+import { formatTour, manualExportTour } from './tour.ts';
+
+const stop = new AbortController();
+/** npm passes on a Ctrl-C that the terminal has sent to all: the second one is not another wish. */
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop.abort());
+/** npm passes a signal on to a shell, which dies of it and tells nobody; then there is another parent. */
+const parent = process.ppid;
+setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
+/** Nobody reads on: the terminal is gone, or `| head` has seen enough. */
+process.stdout.on('error', () => stop.abort());
+
+const undo: (() => Promise<void>)[] = [];
+const started = performance.now();
+let step = '';
+
+try {
+  const demo = await startDemo({
+    port: readPort(process.env['PORT']),
+    days: readDays(process.argv.slice(2)),
+    now: () => new Date(),
+    signal: stop.signal,
+    onProgress: showProgress,
+    onCleanup: action => undo.unshift(action),
+  });
+  endStep();
+  console.log(
+    `\nReady after ${((performance.now() - started) / 1000).toFixed(1)} s: ${demo.url} (docs: ${demo.url}/docs)`,
+  );
+  console.log(`Operator token: ${operatorToken}`);
+  for (const [environment, key] of Object.entries(demo.keys))
+    console.log(`API key of ${environment}: ${key}`);
+  console.log('\nEach of these lines works as it stands:\n');
+  const { keys } = demo;
+  console.log(
+    formatTour([
+      manualExportTour({ url: demo.url, freeKey: keys['demo-free'], proKey: keys['demo-pro'] }),
+      automaticExportTour({ ...demo, enterpriseKey: keys['demo-enterprise'] }),
+    ]),
+  );
+  console.log('Ctrl-C stops the demo and leaves nothing behind.');
+  await untilAborted(stop.signal);
+} catch (error) {
+  if (!stop.signal.aborted) {
+    process.exitCode = 1;
+    endStep();
+    const isPlain = error instanceof DemoError || error instanceof ApiError || error instanceof ConfigError;
+    console.error(isPlain ? error.message : error);
+  }
+} finally {
+  if (stop.signal.aborted) console.log('\nStopping …');
+  for (const action of undo) {
+    await action().catch((error: unknown) => {
+      process.exitCode = 1;
+      console.error(error);
+    });
+  }
+}
+// Whatever a library still holds open has nothing left to do.
+process.exit();
+
+function readPort(value: string | undefined): number {
+  const port = Number(value ?? '3000');
+  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
+    throw new DemoError('PORT must be a number from 0 to 65535');
+  }
+  return port;
+}
+
+/** `npm run demo -- --days 30` starts faster, with less to export. */
+function readDays(args: string[]): number {
+  try {
+    const { days } = parseArgs({
+      args,
+      options: { days: { type: 'string', default: '200' } },
+    }).values;
+    if (/^[1-9]\d{0,2}$/.test(days)) return Number(days);
+  } catch {
+    // The same advice for every other option.
+  }
+  throw new DemoError('The only option is --days, from 1 to 999: npm run demo -- --days 30');
+}
+
+/** One line for each step, rewritten in a terminal as it comes further. */
+function showProgress(name: string, detail = ''): void {
+  if (name !== step) endStep();
+  if (process.stdout.isTTY) process.stdout.write(`\r${name} … ${detail}`);
+  else if (name !== step) console.log(`${name} …`);
+  step = name;
+}
+
+function endStep(): void {
+  if (step !== '' && process.stdout.isTTY) process.stdout.write('\n');
+  step = '';
+}
+
+async function untilAborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }));
+}

@@ -1,0 +1,63 @@
+import { randomBytes } from 'node:crypto';
+import { buildApp } from '../src/app.ts';
+import { readConfig } from '../src/config/config.ts';
+import { createDependencies, type Dependencies } from '../src/dependencies.ts';
+import { createLogger } from '../src/observability/logger.ts';
+import { startWorker } from '../src/worker.ts';
+
+export interface RunningService {
+  /** `http://127.0.0.1:<port>` */
+  readonly url: string;
+  /** What a demo may not do over HTTP: put the clock of its configs back, and tick without waiting for the minute. */
+  readonly db: Dependencies['db'];
+  readonly jobs: Dependencies['jobs'];
+  readonly close: () => Promise<void>;
+}
+
+export interface ServiceOptions {
+  readonly databaseUrl: string;
+  /** 0 for any free one. */
+  readonly port: number;
+  readonly operatorToken: string;
+  /** `host:port` of the embedded S3 endpoint, which would be refused as a private address otherwise. */
+  readonly storageHost: string;
+  /** For rendered parts of files; made when needed. */
+  readonly partDirectory: string;
+}
+
+/** Downloads under way may end, but nobody waits long for a demo to stop. */
+const stopTimeoutMs = 2_000;
+
+/** The service as `npm start` runs it, in this process. Logs only what goes wrong. */
+export async function startService(options: ServiceOptions): Promise<RunningService> {
+  const config = readConfig({
+    DATABASE_URL: options.databaseUrl,
+    PORT: String(options.port),
+    ADMIN_TOKEN: options.operatorToken,
+    ENCRYPTION_KEYS: `demo:${randomBytes(32).toString('base64')}`,
+    S3_ENDPOINT_ALLOWLIST: options.storageHost,
+    PART_STORE_DIR: options.partDirectory,
+    LOG_LEVEL: 'error',
+  });
+  const dependencies = createDependencies(config, createLogger(config));
+  const app = await buildApp(dependencies);
+  const worker = startWorker({
+    ...dependencies,
+    encryptionKeys: config.encryptionKeys,
+    retention: config.retention,
+  });
+  const close = async () => {
+    dependencies.isStopping = true;
+    const cutOff = setTimeout(() => app.server.closeAllConnections(), stopTimeoutMs);
+    await Promise.all([app.close(), worker.stop()]);
+    clearTimeout(cutOff);
+    await dependencies.close();
+  };
+  try {
+    const url = await app.listen({ host: config.host, port: config.port });
+    return { url, db: dependencies.db, jobs: dependencies.jobs, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

@@ -1,0 +1,34 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { buildApp } from '../app.ts';
+import { readConfig } from '../config/config.ts';
+import { createDependencies } from '../dependencies.ts';
+import { createLogger } from '../observability/logger.ts';
+
+/** `npm run openapi`: writes `openapi.yaml` from the route schemas. With `--check`: fails when it would change. */
+const file = path.join(import.meta.dirname, '../../openapi.yaml');
+
+// No connection is opened: only the routes' schemas are asked for.
+const config = readConfig({
+  DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none',
+  ADMIN_TOKEN: 'x'.repeat(32),
+  ENCRYPTION_KEYS: `none:${Buffer.alloc(32).toString('base64')}`,
+  LOG_LEVEL: 'silent',
+  PART_STORE_MB: '0',
+});
+const dependencies = createDependencies(config, createLogger(config));
+const app = await buildApp(dependencies);
+await app.ready();
+const document = app.swagger({ yaml: true });
+await app.close();
+await dependencies.close();
+
+if (process.argv.includes('--check')) {
+  const committed = await readFile(file, 'utf8').catch(() => '');
+  if (committed !== document) {
+    console.error('openapi.yaml differs from what the code says: npm run openapi');
+    process.exitCode = 1;
+  }
+} else {
+  await writeFile(file, document);
+}

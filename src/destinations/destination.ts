@@ -1,0 +1,125 @@
+/** Where an export goes, read from a request body: one pure parser per provider. */
+import type { FieldFault } from '../shared/errors.ts';
+import { parseBucketUrl } from './bucket-url.ts';
+import { bucketFault, keyFault, type Provider, regionFault, trimSlashes } from './names.ts';
+
+export interface Destination {
+  readonly provider: Provider;
+  readonly bucket: string;
+  readonly region: string;
+  /** The folder, without slashes at its ends; `''` is the bucket's root. */
+  readonly key: string;
+  /** The origin of a custom endpoint as WHATWG URL writes it (`https://minio.example.com:9000`); null for the others. */
+  readonly endpoint: string | null;
+}
+
+export interface Credentials {
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+}
+
+/** The members of a config's body that say where. Others are not looked at. */
+export interface DestinationBody {
+  readonly provider: Provider;
+  readonly bucketUrl?: string;
+  readonly bucket?: string;
+  readonly region?: string;
+  readonly key?: string;
+  readonly endpoint?: string;
+}
+
+export type Parsed<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly faults: readonly FieldFault[] };
+
+type Field = 'bucketUrl' | 'bucket' | 'region' | 'key' | 'endpoint';
+
+const ownFields: Readonly<Record<Provider, readonly Field[]>> = {
+  aws: ['bucketUrl'],
+  gcp: ['bucket', 'region', 'key'],
+  custom: ['endpoint', 'bucket', 'region', 'key'],
+};
+
+const allFields: readonly Field[] = ['bucketUrl', 'bucket', 'region', 'key', 'endpoint'];
+
+/** Outer spaces are dropped everywhere. Faults are in the order of the fields, one a field. */
+export function parseDestination(body: DestinationBody): Parsed<Destination> {
+  const own = ownFields[body.provider];
+  const foreign = allFields
+    .filter(field => !own.includes(field) && body[field] !== undefined)
+    .map(field => ({
+      path: `/${field}`,
+      message: `does not belong to the provider "${body.provider}"`,
+    }));
+  const parsed = body.provider === 'aws' ? parseAws(body) : parseParts(body);
+  if (!parsed.ok) return { ok: false, faults: [...foreign, ...parsed.faults] };
+  return foreign.length === 0 ? parsed : { ok: false, faults: foreign };
+}
+
+/** Outer spaces and line breaks, which come along when keys are pasted, are dropped. */
+export function parseCredentials(body: Credentials): Parsed<Credentials> {
+  const value = {
+    accessKeyId: body.accessKeyId.trim(),
+    secretAccessKey: body.secretAccessKey.trim(),
+  };
+  const faults: FieldFault[] = [];
+  // A slash or comma would change the meaning of the Authorization header that carries the id.
+  if (!/^[\x21-\x7e]{1,128}$/.test(value.accessKeyId) || /[/,]/.test(value.accessKeyId)) {
+    faults.push({
+      path: '/accessKeyId',
+      message: 'must be 1 to 128 printable characters without spaces, "/" and ","',
+    });
+  }
+  if (!/^[\x21-\x7e]{1,256}$/.test(value.secretAccessKey)) {
+    faults.push({
+      path: '/secretAccessKey',
+      message: 'must be 1 to 256 printable characters without spaces',
+    });
+  }
+  return faults.length === 0 ? { ok: true, value } : { ok: false, faults };
+}
+
+function parseAws(body: DestinationBody): Parsed<Destination> {
+  const location = body.bucketUrl === undefined ? 'is required' : parseBucketUrl(body.bucketUrl.trim());
+  return typeof location === 'string'
+    ? { ok: false, faults: [{ path: '/bucketUrl', message: location }] }
+    : { ok: true, value: { provider: 'aws', ...location, endpoint: null } };
+}
+
+function parseParts(body: DestinationBody): Parsed<Destination> {
+  const { provider } = body;
+  const endpoint = provider === 'custom' ? body.endpoint?.trim() : undefined;
+  const bucket = body.bucket?.trim();
+  const region = body.region?.trim();
+  const key = trimSlashes(body.key?.trim() ?? '');
+  const faults = [
+    provider === 'custom' && fault('endpoint', endpoint, endpointFault),
+    fault('bucket', bucket, name => bucketFault(provider, name)),
+    fault('region', region, regionFault),
+    fault('key', key, keyFault),
+  ].filter(found => typeof found === 'object');
+  if (faults.length > 0 || bucket === undefined || region === undefined) return { ok: false, faults };
+  const origin = endpoint === undefined ? null : new URL(endpoint).origin;
+  return { ok: true, value: { provider, bucket, region, key, endpoint: origin } };
+}
+
+function fault(
+  field: Field,
+  value: string | undefined,
+  rule: (value: string) => string | null,
+): FieldFault | undefined {
+  const message = value === undefined ? 'is required' : rule(value);
+  return message === null ? undefined : { path: `/${field}`, message };
+}
+
+/** An origin and nothing more. Which hosts may be reached is the endpoint guard's business, not this one's. */
+function endpointFault(text: string): string | null {
+  const form = 'write scheme, host and port alone, such as https://minio.example.com:9000';
+  if (!/^https?:\/\//i.test(text)) return `must start with https://: ${form}`;
+  if (text.includes('@')) return `may not contain a user or password: ${form}`;
+  // URL drops tabs and line breaks and takes "\" for "/", so it is asked only about text free of them.
+  if (/[\s\\]/.test(text) || !URL.canParse(text)) return `is not a URL: ${form}`;
+  if (!/^https?:\/\/[^/?#]+\/?$/i.test(text)) return `may not contain a path or query: ${form}`;
+  if (new URL(text).port === '0') return `has a port that cannot be reached: ${form}`;
+  return null;
+}

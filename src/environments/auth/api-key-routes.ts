@@ -1,0 +1,169 @@
+import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
+import type { Database } from '../../db/database.ts';
+import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../../http/pagination.ts';
+import { problemResponses } from '../../http/problem.ts';
+import { instant, literals, nullable } from '../../http/schemas.ts';
+import { validationFailed } from '../../shared/errors.ts';
+import { environmentParams } from '../routes.ts';
+import { actorOf, environmentOf } from './access.ts';
+import { type ApiKey, createApiKey, listApiKeys, revokeApiKey } from './api-keys-repository.ts';
+import { scopes } from './scopes.ts';
+
+const apiKeyProperties = {
+  id: Type.String({ examples: ['4f9a1c0be2d37a58'] }),
+  name: Type.String(),
+  scopes: Type.Array(literals(scopes)),
+  expiresAt: nullable(instant('ISO-8601, UTC; null: never.')),
+  createdAt: instant(),
+};
+const apiKeySchema = Type.Object(apiKeyProperties, {
+  description: 'An API key without its secret.',
+});
+
+const tags = ['API keys'];
+
+export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): FastifyPluginCallbackTypebox {
+  return (app, _options, done) => {
+    app.post('/environments/:environmentId/api-keys', {
+      config: { access: { environment: 'operator' } },
+      schema: {
+        operationId: 'createApiKey',
+        summary: 'Make an API key',
+        description: 'The answer holds the key itself, which is stored only as a hash and never shown again.',
+        tags,
+        params: environmentParams,
+        body: Type.Object(
+          {
+            name: Type.String({
+              minLength: 1,
+              maxLength: 200,
+              pattern: '^[^\\u0000]*$',
+              examples: ['warehouse loader'],
+            }),
+            scopes: Type.Array(literals(scopes), {
+              minItems: 1,
+              uniqueItems: true,
+              maxItems: scopes.length,
+              examples: [['exports:read']],
+            }),
+            expiresAt: Type.Optional(nullable(instant('In the future; absent or null: never expires.'))),
+          },
+          { additionalProperties: false },
+        ),
+        response: {
+          201: Type.Object(
+            {
+              ...apiKeyProperties,
+              key: Type.String({ description: 'Shown this once: `whx_<id>_<secret>`.' }),
+            },
+            { description: 'The new key.' },
+          ),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        const { name, scopes } = request.body;
+        const expiresAt = parseExpiry(request.body.expiresAt ?? null, now());
+        const { apiKey, token } = await createApiKey(db, actorOf(request), {
+          environmentId: environmentOf(request).id,
+          name,
+          scopes,
+          expiresAt,
+        });
+        return reply.code(201).send({ ...apiKey, scopes: [...apiKey.scopes], key: token });
+      },
+    });
+
+    app.get('/environments/:environmentId/api-keys', {
+      config: { access: { environment: 'operator' } },
+      schema: {
+        operationId: 'listApiKeys',
+        summary: 'List API keys',
+        description: 'Newest first, without secrets.',
+        tags,
+        params: environmentParams,
+        querystring: pageQuery,
+        response: {
+          200: pageOf(apiKeySchema, 'A page of API keys.'),
+          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope', 'not_found'),
+        },
+      },
+      handler: async request => {
+        const page = await readPage(
+          request.query,
+          {
+            position: (apiKey: ApiKey) => [apiKey.createdAt, apiKey.id],
+            parts: [isInstantPart, isIdPart],
+          },
+          ({ after, limit }) => {
+            const [createdAt, id] = after ?? [];
+            const before =
+              createdAt === undefined || id === undefined ? null : { createdAt: new Date(createdAt), id };
+            return listApiKeys(db, environmentOf(request).id, { before, limit });
+          },
+        );
+        return {
+          ...page,
+          items: page.items.map(apiKey => ({ ...apiKey, scopes: [...apiKey.scopes] })),
+        };
+      },
+    });
+
+    app.delete('/environments/:environmentId/api-keys/:keyId', {
+      config: { access: { environment: 'operator' } },
+      schema: {
+        operationId: 'revokeApiKey',
+        summary: 'Revoke an API key',
+        description: 'Takes effect at once in every process; download links that the key made die with it.',
+        tags,
+        params: Type.Object({
+          ...environmentParams.properties,
+          keyId: Type.String({
+            pattern: '^[A-Za-z0-9]{1,64}$',
+            description: 'The `id` of the key.',
+          }),
+        }),
+        response: {
+          204: Type.Null({ description: 'The key is unknown from now on.' }),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        await revokeApiKey(db, actorOf(request), environmentOf(request).id, request.params.keyId);
+        return reply.code(204).send(null);
+      },
+    });
+
+    done();
+  };
+}
+
+function parseExpiry(text: string | null, now: Date): Date | null {
+  if (text === null) return null;
+  const expiresAt = new Date(text);
+  if (Number.isNaN(expiresAt.getTime())) {
+    throw validationFailed([
+      { path: '/expiresAt', message: 'is not an instant such as 2026-03-02T00:00:00Z' },
+    ]);
+  }
+  // An offset may carry the last day of 9999 into a year that no format of instants can write.
+  if (expiresAt.getUTCFullYear() > 9999) {
+    throw validationFailed([{ path: '/expiresAt', message: 'must be before the year 10000' }]);
+  }
+  if (expiresAt <= now) throw validationFailed([{ path: '/expiresAt', message: 'must be in the future' }]);
+  return expiresAt;
+}

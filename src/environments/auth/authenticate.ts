@@ -1,0 +1,96 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import type { FastifyRequest } from 'fastify';
+import type { Database } from '../../db/database.ts';
+import { AppError } from '../../shared/errors.ts';
+import type { Environment } from '../environments-repository.ts';
+import type { Caller } from './access.ts';
+import { verifyApiKey } from './api-keys-repository.ts';
+import { isJwtShaped, type UserTokens } from './jwt.ts';
+import type { RateLimits } from './rate-limits.ts';
+import type { Scope } from './scopes.ts';
+
+export interface AuthenticateDependencies {
+  readonly db: Database;
+  readonly adminToken: string;
+  /** Null: there is no identity provider. */
+  readonly userTokens: UserTokens | null;
+  readonly limits: RateLimits;
+  readonly now: () => Date;
+}
+
+/** Who calls, and what that lets them do. */
+export interface Identity {
+  readonly caller: Caller;
+  /** Null: the operator, who may do everything everywhere. */
+  readonly rights: {
+    readonly scopes: readonly Scope[];
+    readonly environmentIds: readonly string[];
+  } | null;
+  /** Where looking for the caller has found it already. */
+  readonly environment: Environment | null;
+}
+
+/** @throws AppError `unauthenticated`; `rate_limited` where too much has failed from this address */
+export async function authenticate(
+  dependencies: AuthenticateDependencies,
+  request: FastifyRequest,
+): Promise<Identity> {
+  const { limits, userTokens } = dependencies;
+  const token = bearerToken(request);
+  if (token === null) {
+    await limits.countFailedLogin(request, null);
+    throw unauthenticated('Send the header Authorization: Bearer <token>.');
+  }
+  const identity =
+    userTokens !== null && isJwtShaped(token) && !isOperator(dependencies, token)
+      ? await findUser(userTokens, token, dependencies.now())
+      : await findOperatorOrKey(dependencies, request, token);
+  if (typeof identity !== 'string') return identity;
+  await limits.countFailedLogin(request, token);
+  throw unauthenticated(identity);
+}
+
+/** A signature that is right was not guessed, and finding out asks no database: no address is shut out here. */
+async function findUser(userTokens: UserTokens, token: string, now: Date): Promise<Identity | string> {
+  const user = await userTokens.verify(token, now);
+  if (typeof user === 'string') return user;
+  const { subject, expiresAt, ...rights } = user;
+  return { caller: { kind: 'user', subject, expiresAt }, rights, environment: null };
+}
+
+async function findOperatorOrKey(
+  dependencies: AuthenticateDependencies,
+  request: FastifyRequest,
+  token: string,
+): Promise<Identity | string> {
+  const { db, limits, now } = dependencies;
+  await limits.admitLogin(request, token);
+  if (isOperator(dependencies, token)) {
+    limits.rememberLogin(request, token);
+    return { caller: { kind: 'operator' }, rights: null, environment: null };
+  }
+  const apiKey = await verifyApiKey(db, token, now());
+  if (apiKey === null) return 'The token is unknown, revoked or expired.';
+  limits.rememberLogin(request, token);
+  const { id, scopes, environment } = apiKey;
+  return {
+    caller: { kind: 'api-key', keyId: id },
+    rights: { scopes, environmentIds: [environment.id] },
+    environment,
+  };
+}
+
+export function unauthenticated(detail: string): AppError {
+  return new AppError('unauthenticated', detail, { headers: { 'www-authenticate': 'Bearer' } });
+}
+
+function bearerToken(request: FastifyRequest): string | null {
+  const [, token] = /^Bearer +([\x21-\x7e]+) *$/i.exec(request.headers.authorization ?? '') ?? [];
+  return token ?? null;
+}
+
+/** In a time that does not tell how much of it was right. */
+function isOperator({ adminToken }: AuthenticateDependencies, token: string): boolean {
+  const digest = (text: string) => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(token), digest(adminToken));
+}

@@ -1,0 +1,86 @@
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify';
+import { AppError, notFound, validationFailed } from '../../shared/errors.ts';
+import type { Environment } from '../environments-repository.ts';
+import { findEnvironment, isEnvironmentId } from '../environments-repository.ts';
+import { type Feature, planAllows, requiredPlan } from '../plans.ts';
+import type { Access } from './access.ts';
+import { type AuthenticateDependencies, authenticate } from './authenticate.ts';
+import { type Scope, scopesAllow } from './scopes.ts';
+
+/**
+ * Decides before the body is read: who calls (401), whether that is too often (429), whether the environment is there
+ * and theirs (404), whether the token has the scope (403), whether the plan has the feature (403).
+ */
+export function registerAuthorization(app: FastifyInstance, dependencies: AuthenticateDependencies): void {
+  app.decorateRequest('caller', null);
+  app.decorateRequest('environment', null);
+
+  const routes: RouteOptions[] = [];
+  app.addHook('onRoute', route => {
+    routes.push(route);
+  });
+  app.addHook('onReady', done => {
+    const silent = routes.find(route => route.config?.access === undefined);
+    done(silent && new Error(`${silent.method} ${silent.url} does not say who may call it`));
+  });
+
+  app.addHook('onRequest', async request => {
+    const access = request.routeOptions.config.access;
+    if (request.is404 || access === 'public' || access === undefined) return;
+    await authorize(dependencies, request, access);
+  });
+}
+
+async function authorize(
+  dependencies: AuthenticateDependencies,
+  request: FastifyRequest,
+  access: Exclude<Access, 'public'>,
+): Promise<void> {
+  const identity = await authenticate(dependencies, request);
+  const { rights } = identity;
+  request.caller = identity.caller;
+  await dependencies.limits.countRequest(request);
+
+  const environmentId = (request.params as { environmentId?: string }).environmentId;
+  if (environmentId !== undefined) {
+    if (!isEnvironmentId(environmentId)) {
+      throw validationFailed([{ path: '/path/environmentId', message: 'is not an environment id' }]);
+    }
+    if (rights !== null && !rights.environmentIds.includes(environmentId)) throw notFound('environment');
+  }
+  if (access === 'operator') {
+    if (rights !== null) throw operatorOnly();
+    return;
+  }
+
+  const environment = identity.environment ?? (await findEnvironment(dependencies.db, environmentId ?? ''));
+  if (environment === null) throw notFound('environment');
+  request.environment = environment;
+  if (rights !== null) {
+    if (access.environment === 'operator') throw operatorOnly();
+    if (access.environment !== 'member') requireScope(rights.scopes, access.environment);
+  }
+  if (access.feature !== undefined) requirePlan(environment, access.feature);
+}
+
+/** @throws AppError `plan_upgrade_required` */
+export function requirePlan(environment: Environment, feature: Feature): void {
+  if (planAllows(environment.plan, feature)) return;
+  const members = { currentPlan: environment.plan, requiredPlan: requiredPlan(feature) };
+  const what = feature === 'manual_export' ? 'CSV downloads' : 'automatic exports';
+  throw new AppError(
+    'plan_upgrade_required',
+    `The plan ${members.currentPlan} does not include ${what}; ${members.requiredPlan} does.`,
+    { members },
+  );
+}
+
+/** @throws AppError `insufficient_scope` */
+export function requireScope(granted: readonly Scope[], needed: Scope): void {
+  if (scopesAllow(granted, needed)) return;
+  throw new AppError('insufficient_scope', `This needs a token with the scope ${needed}.`);
+}
+
+function operatorOnly(): AppError {
+  return new AppError('insufficient_scope', 'Only the operator token may do this.');
+}

@@ -1,0 +1,163 @@
+import { sql, type Transaction } from 'kysely';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
+import type { Database, DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+import { notFound } from '../shared/errors.ts';
+import type { Plan } from './plans.ts';
+
+/** One customer's data space. Instants are ISO-8601 UTC. */
+export interface Environment {
+  readonly id: string;
+  readonly name: string;
+  readonly plan: Plan;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+export const environmentIdPattern = '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$';
+
+export function isEnvironmentId(text: string): boolean {
+  return new RegExp(environmentIdPattern).test(text);
+}
+
+interface EnvironmentRow {
+  readonly id: string;
+  readonly name: string;
+  readonly plan: string;
+  readonly created_at: Date;
+  readonly updated_at: Date;
+}
+
+export interface EnvironmentInput {
+  readonly id: string;
+  readonly name: string;
+  readonly plan: Plan;
+}
+
+/** Creates the environment or updates its name and plan, and holds its row. The audit log hears of it if anything changes. */
+export async function putEnvironment(
+  trx: Transaction<Tables>,
+  actor: Actor,
+  input: EnvironmentInput,
+): Promise<{ environment: Environment; created: boolean }> {
+  while (true) {
+    const inserted = await insertEnvironment(trx, actor, input);
+    if (inserted !== null) return { environment: inserted, created: true };
+    const updated = await updateEnvironment(trx, actor, input);
+    if (updated !== null) return { environment: updated, created: false };
+    // It was deleted between the two.
+  }
+}
+
+/** Null: it is there already. */
+async function insertEnvironment(
+  trx: DatabaseOrTransaction,
+  actor: Actor,
+  input: EnvironmentInput,
+): Promise<Environment | null> {
+  const row = await trx
+    .insertInto('environments')
+    .values(input)
+    .onConflict(conflict => conflict.column('id').doNothing())
+    .returningAll()
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  const details = { plan: input.plan };
+  await recordChange(trx, actor, {
+    environmentId: input.id,
+    action: 'environment.created',
+    targetId: input.id,
+    details,
+  });
+  return toEnvironment(row);
+}
+
+/** Null: it is not there any more. */
+async function updateEnvironment(
+  trx: DatabaseOrTransaction,
+  actor: Actor,
+  input: EnvironmentInput,
+): Promise<Environment | null> {
+  const { id, ...values } = input;
+  // The lock keeps another update from coming between what is told as the plan before and the one after.
+  const before = await trx
+    .selectFrom('environments')
+    .select(['name', 'plan'])
+    .where('id', '=', id)
+    .forNoKeyUpdate()
+    .executeTakeFirst();
+  if (before === undefined) return null;
+  const row = await trx
+    .updateTable('environments')
+    .set({ ...values, updated_at: sql`now()` })
+    .where('id', '=', id)
+    .returningAll()
+    .executeTakeFirstOrThrow();
+  const changed = (['name', 'plan'] as const).filter(field => before[field] !== values[field]);
+  if (changed.length > 0) {
+    const details = { changed, plan: { before: before.plan, after: values.plan } };
+    await recordChange(trx, actor, {
+      environmentId: id,
+      action: 'environment.updated',
+      targetId: id,
+      details,
+    });
+  }
+  return toEnvironment(row);
+}
+
+export async function findEnvironment(db: DatabaseOrTransaction, id: string): Promise<Environment | null> {
+  const row = await db.selectFrom('environments').selectAll().where('id', '=', id).executeTakeFirst();
+  return row === undefined ? null : toEnvironment(row);
+}
+
+/** In order of id, those after `after`. */
+export async function listEnvironments(
+  db: DatabaseOrTransaction,
+  page: { after: string | null; limit: number },
+): Promise<Environment[]> {
+  const rows = await db
+    .selectFrom('environments')
+    .selectAll()
+    .where('id', '>', page.after ?? '')
+    .orderBy('id')
+    .limit(page.limit)
+    .execute();
+  return rows.map(toEnvironment);
+}
+
+/**
+ * Removes the environment and all that belongs to it, at once: a reader sees all of it or nothing.
+ * @throws AppError `not_found`
+ */
+export async function deleteEnvironment(db: Database, actor: Actor, id: string): Promise<void> {
+  await db.transaction().execute(async trx => {
+    // The row lock waits for loads that are about to swap their snapshot in, and turns later ones away.
+    const row = await trx
+      .selectFrom('environments')
+      .select('plan')
+      .where('id', '=', id)
+      .forUpdate()
+      .executeTakeFirst();
+    if (row === undefined) throw notFound('environment');
+    await trx.deleteFrom('snapshot_rows').where('environment_id', '=', id).execute();
+    await trx.deleteFrom('environments').where('id', '=', id).execute();
+    await recordChange(trx, actor, {
+      environmentId: id,
+      action: 'environment.deleted',
+      targetId: id,
+      details: { plan: row.plan },
+    });
+  });
+}
+
+export function toEnvironment(row: EnvironmentRow): Environment {
+  return {
+    id: row.id,
+    name: row.name,
+    // The column's check constraint allows nothing else.
+    plan: row.plan as Plan,
+    createdAt: row.created_at.toISOString(),
+    updatedAt: row.updated_at.toISOString(),
+  };
+}

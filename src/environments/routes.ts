@@ -1,0 +1,195 @@
+import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
+import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
+import { problemResponses } from '../http/problem.ts';
+import { instant, literals, nullable } from '../http/schemas.ts';
+import { listFailureWebhookUrls } from '../webhooks/failure-webhooks.ts';
+import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
+import { maxUrlLength } from '../webhooks/webhook-url.ts';
+import { actorOf, callerOf, environmentOf } from './auth/access.ts';
+import {
+  deleteEnvironment,
+  type Environment,
+  environmentIdPattern,
+  listEnvironments,
+} from './environments-repository.ts';
+import { plans } from './plans.ts';
+import { upsertEnvironment } from './upsert-environment.ts';
+
+export const environmentParams = Type.Object({
+  environmentId: Type.String({
+    pattern: environmentIdPattern,
+    description: 'The environment.',
+    examples: ['acme'],
+  }),
+});
+
+const name = Type.String({
+  minLength: 1,
+  maxLength: 200,
+  pattern: '^[^\\u0000]*$',
+  examples: ['Acme production'],
+});
+
+const environmentProperties = {
+  id: Type.String(),
+  name: Type.String(),
+  plan: literals(plans),
+  failureWebhook: nullable(
+    Type.String({
+      description:
+        'Where failures of automatic exports are pushed. A URL may be a secret: whoever is not the operator reads null.',
+    }),
+  ),
+  createdAt: instant(),
+  updatedAt: instant(),
+};
+const description = 'One customer’s data space.';
+const environmentSchema = Type.Object(environmentProperties, { description });
+const savedEnvironmentSchema = Type.Object(
+  {
+    ...environmentProperties,
+    failureWebhookSecret: Type.Optional(
+      Type.String({
+        description:
+          'Signs what is pushed. There where the webhook is new, and never shown again: `whsec_…`.',
+      }),
+    ),
+  },
+  { description },
+);
+
+const tags = ['Environments'];
+
+export function environmentRoutes(dependencies: WebhookDependencies): FastifyPluginCallbackTypebox {
+  const { db } = dependencies;
+  return (app, _options, done) => {
+    app.put('/environments/:environmentId', {
+      config: { access: 'operator' },
+      schema: {
+        operationId: 'putEnvironment',
+        summary: 'Create or update an environment',
+        description: 'For the billing backend: it keeps the name and the plan up to date.',
+        tags,
+        params: environmentParams,
+        body: Type.Object(
+          {
+            name,
+            plan: literals(plans, { examples: ['enterprise'] }),
+            failureWebhook: Type.Optional(
+              nullable(
+                Type.String({
+                  maxLength: maxUrlLength,
+                  description: 'An https URL. Absent: stays as it is; null: removed, with its secret.',
+                  examples: ['https://hooks.example.com/warehouse-export'],
+                }),
+              ),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: {
+          200: savedEnvironmentSchema,
+          201: savedEnvironmentSchema,
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        const { environment, created, failureWebhook, failureWebhookSecret } = await upsertEnvironment(
+          dependencies,
+          actorOf(request),
+          {
+            id: request.params.environmentId,
+            ...request.body,
+          },
+        );
+        const secret = failureWebhookSecret === null ? {} : { failureWebhookSecret };
+        return reply.code(created ? 201 : 200).send({ ...environment, failureWebhook, ...secret });
+      },
+    });
+
+    app.get('/environments', {
+      config: { access: 'operator' },
+      schema: {
+        operationId: 'listEnvironments',
+        summary: 'List environments',
+        description: 'In order of id.',
+        tags,
+        querystring: pageQuery,
+        response: {
+          200: pageOf(environmentSchema, 'A page of environments.'),
+          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope'),
+        },
+      },
+      handler: async request => {
+        const page = await readPage(
+          request.query,
+          { position: (environment: Environment) => [environment.id], parts: [isIdPart] },
+          ({ after, limit }) => listEnvironments(db, { after: after?.[0] ?? null, limit }),
+        );
+        const ids = page.items.map(({ id }) => id);
+        const urls = await listFailureWebhookUrls(db, ids);
+        const items = page.items.map(item => ({
+          ...item,
+          failureWebhook: urls.get(item.id) ?? null,
+        }));
+        return { ...page, items };
+      },
+    });
+
+    app.get('/environments/:environmentId', {
+      config: { access: { environment: 'member' } },
+      schema: {
+        operationId: 'getEnvironment',
+        summary: 'Read an environment',
+        description: 'Any token of an environment may read its own.',
+        tags,
+        params: environmentParams,
+        response: {
+          200: environmentSchema,
+          ...problemResponses('validation_failed', 'unauthenticated', 'not_found'),
+        },
+      },
+      handler: async request => {
+        const environment = environmentOf(request);
+        if (callerOf(request).kind !== 'operator') return { ...environment, failureWebhook: null };
+        const urls = await listFailureWebhookUrls(db, [environment.id]);
+        return { ...environment, failureWebhook: urls.get(environment.id) ?? null };
+      },
+    });
+
+    app.delete('/environments/:environmentId', {
+      config: { access: { environment: 'operator' } },
+      schema: {
+        operationId: 'deleteEnvironment',
+        summary: 'Delete an environment',
+        description: 'Removes it and all that belongs to it: snapshots, keys, export configs and runs.',
+        tags,
+        params: environmentParams,
+        response: {
+          204: Type.Null({ description: 'It is gone.' }),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+            'payload_too_large',
+            'unsupported_media_type',
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        await deleteEnvironment(db, actorOf(request), request.params.environmentId);
+        return reply.code(204).send(null);
+      },
+    });
+
+    done();
+  };
+}

@@ -1,0 +1,35 @@
+import type { Credentials } from '../destinations/destination.ts';
+import { objectKey } from '../destinations/object-key.ts';
+import { type CheckResult, checkDestination } from '../destinations/s3/check.ts';
+import type { ClientEnvironment } from '../destinations/s3/client.ts';
+import { nextSlot, snapshotDateOf } from '../export-runs/schedule.ts';
+import { AppError } from '../shared/errors.ts';
+import type { ConfigSettings } from './repository.ts';
+
+/** Asks the bucket about the very key that the next run will write. Answers within 15 s; faults are in the result. */
+export async function checkConfig(
+  clientEnvironment: ClientEnvironment,
+  environmentId: string,
+  { destination, schedule, compression }: ConfigSettings,
+  credentials: Credentials,
+  now: Date,
+): Promise<CheckResult> {
+  const snapshotDate = snapshotDateOf(nextSlot(schedule, now));
+  return await checkDestination(
+    {
+      destination,
+      credentials,
+      objectKey: objectKey(destination.key, environmentId, snapshotDate, compression),
+    },
+    clientEnvironment,
+  );
+}
+
+/** @throws AppError `storage_validation_failed` with the first fault as `storageError` and all `checks` */
+export function requireValid(result: CheckResult): void {
+  const fault = result.checks.find(check => check.error !== null)?.error;
+  if (fault === undefined || fault === null) return;
+  throw new AppError('storage_validation_failed', fault.message, {
+    members: { storageError: fault, checks: result.checks },
+  });
+}

@@ -1,0 +1,162 @@
+import { formatBucketUrl } from '../destinations/bucket-url.ts';
+import {
+  type Credentials,
+  type Destination,
+  type DestinationBody,
+  parseCredentials,
+  parseDestination,
+} from '../destinations/destination.ts';
+import type { Provider } from '../destinations/names.ts';
+import type { Compression } from '../destinations/object-key.ts';
+import type { Schedule } from '../export-runs/schedule.ts';
+import { type FieldFault, validationFailed } from '../shared/errors.ts';
+import type { ConfigSettings } from './repository.ts';
+
+/** From the body of a request to what a config will be. Pure. */
+
+interface DestinationFields {
+  readonly bucketUrl?: string;
+  readonly bucket?: string;
+  readonly region?: string;
+  readonly key?: string;
+  readonly endpoint?: string;
+}
+
+export interface NewConfigBody extends DestinationFields {
+  readonly name: string;
+  readonly enabled?: boolean;
+  readonly schedule: Schedule;
+  readonly provider: Provider;
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+  readonly compression?: Compression;
+  readonly manifest?: boolean;
+}
+
+export type ConfigPatch = Partial<NewConfigBody>;
+
+/** @throws AppError `validation_failed` that names every field at fault */
+export function readNewConfig(body: NewConfigBody): {
+  settings: ConfigSettings;
+  credentials: Credentials;
+} {
+  const name = body.name.trim();
+  const destination = parseDestination(body);
+  const credentials = parseCredentials(body);
+  const faults = [...nameFaults(name), ...faultsOf(destination), ...faultsOf(credentials)];
+  if (!destination.ok || !credentials.ok || faults.length > 0) throw validationFailed(faults);
+  return {
+    settings: {
+      name,
+      enabled: body.enabled ?? true,
+      schedule: body.schedule,
+      destination: destination.value,
+      compression: body.compression ?? 'none',
+      manifest: body.manifest ?? false,
+    },
+    credentials: credentials.value,
+  };
+}
+
+export interface PatchedConfig {
+  readonly settings: ConfigSettings;
+  readonly accessKeyId: string;
+  /** Null: the stored one stays. */
+  readonly newSecret: string | null;
+  /** Whether the bucket has to be asked before this is stored. */
+  readonly needsCheck: boolean;
+  /** Whether its first slot is the next one after now. */
+  readonly startsAnew: boolean;
+  readonly isTurnedOff: boolean;
+  /** The names of what is not as it was; a new secret counts as another one. */
+  readonly changed: readonly string[];
+}
+
+/**
+ * A stored config with the fields of the body in their places.
+ * @throws AppError `validation_failed`; also when endpoint, bucket or provider change without `secretAccessKey`
+ */
+export function readConfigPatch(
+  current: ConfigSettings & { readonly accessKeyId: string },
+  patch: ConfigPatch,
+): PatchedConfig {
+  const name = patch.name?.trim() ?? current.name;
+  const destination = parseDestination(mergeDestination(current.destination, patch));
+  const credentials = parseCredentials({
+    accessKeyId: patch.accessKeyId ?? current.accessKeyId,
+    // Only its form is looked at; the stored one had it when it was stored.
+    secretAccessKey: patch.secretAccessKey ?? 'stored',
+  });
+  const faults = [...nameFaults(name), ...faultsOf(destination), ...faultsOf(credentials)];
+  if (!destination.ok || !credentials.ok || faults.length > 0) throw validationFailed(faults);
+
+  const { accessKeyId, secretAccessKey } = credentials.value;
+  const newSecret = patch.secretAccessKey === undefined ? null : secretAccessKey;
+  const moved = (['provider', 'endpoint', 'bucket'] as const).find(
+    part => destination.value[part] !== current.destination[part],
+  );
+  if (moved !== undefined && newSecret === null) {
+    const message = `is required when the ${moved} changes`;
+    throw validationFailed([{ path: '/secretAccessKey', message }]);
+  }
+  const { enabled, schedule, ...settings } = {
+    name,
+    enabled: patch.enabled ?? current.enabled,
+    schedule: patch.schedule ?? current.schedule,
+    compression: patch.compression ?? current.compression,
+    manifest: patch.manifest ?? current.manifest,
+  };
+  const isTurnedOn = enabled && !current.enabled;
+  const changedCredentials = [
+    ...(accessKeyId === current.accessKeyId ? [] : ['accessKeyId']),
+    ...(newSecret === null ? [] : ['secretAccessKey']),
+  ];
+  const changedDestination = changedFields(current.destination, destination.value);
+  return {
+    settings: { enabled, schedule, ...settings, destination: destination.value },
+    accessKeyId,
+    newSecret,
+    needsCheck: changedDestination.length > 0 || changedCredentials.length > 0 || isTurnedOn,
+    startsAnew: isTurnedOn || schedule !== current.schedule,
+    isTurnedOff: !enabled && current.enabled,
+    changed: [
+      ...changedFields({ ...current }, { enabled, schedule, ...settings }),
+      ...changedDestination,
+      ...changedCredentials,
+    ],
+  };
+}
+
+/** The names of what is there in both and not the same. */
+function changedFields<T extends object>(before: T, after: Partial<T>): string[] {
+  return (Object.keys(after) as (keyof T & string)[]).filter(field => after[field] !== before[field]);
+}
+
+/** Of another provider nothing is carried over. */
+function mergeDestination(current: Destination, patch: ConfigPatch): DestinationBody {
+  const provider = patch.provider ?? current.provider;
+  const kept = provider === current.provider ? shownDestination(current) : {};
+  const given = Object.fromEntries(
+    (['bucketUrl', 'bucket', 'region', 'key', 'endpoint'] as const)
+      .filter(field => patch[field] !== undefined)
+      .map(field => [field, patch[field]]),
+  );
+  return { provider, ...kept, ...given };
+}
+
+/** The fields that say where, as a body would say it. */
+function shownDestination(destination: Destination): DestinationFields {
+  const { provider, bucket, region, key, endpoint } = destination;
+  if (provider === 'aws') return { bucketUrl: formatBucketUrl(destination) };
+  return { bucket, region, key, ...(endpoint === null ? {} : { endpoint }) };
+}
+
+function nameFaults(name: string): FieldFault[] {
+  return name === '' ? [{ path: '/name', message: 'must not be empty' }] : [];
+}
+
+function faultsOf(
+  parsed: { ok: true } | { ok: false; faults: readonly FieldFault[] },
+): readonly FieldFault[] {
+  return parsed.ok ? [] : parsed.faults;
+}

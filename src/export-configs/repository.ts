@@ -1,0 +1,165 @@
+import type { Selectable } from 'kysely';
+import type { DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+import type { Destination } from '../destinations/destination.ts';
+import type { Provider } from '../destinations/names.ts';
+import type { Compression } from '../destinations/object-key.ts';
+import type { Schedule } from '../export-runs/schedule.ts';
+import { notFound } from '../shared/errors.ts';
+import type { TurnedOff } from './status.ts';
+
+type ConfigRow = Selectable<Tables['export_configs']>;
+
+/** Which config. */
+export interface ConfigKey {
+  readonly environmentId: string;
+  readonly id: string;
+}
+
+/** What a customer decides about an export, beside its credentials. */
+export interface ConfigSettings {
+  readonly name: string;
+  readonly enabled: boolean;
+  readonly schedule: Schedule;
+  readonly destination: Destination;
+  readonly compression: Compression;
+  /** Whether a description of the object is written beside it. */
+  readonly manifest: boolean;
+}
+
+/** One automatic export as it is stored. */
+export interface ExportConfig extends ConfigSettings, ConfigKey {
+  readonly accessKeyId: string;
+  readonly sealedSecret: string;
+  /** It turned itself off; null once it is turned on again. */
+  readonly turnedOff: TurnedOff | null;
+  /** Its first slot is the next one after this. */
+  readonly activeSince: Date;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+}
+
+export async function insertConfig(db: DatabaseOrTransaction, config: ExportConfig): Promise<void> {
+  await db
+    .insertInto('export_configs')
+    .values({
+      environment_id: config.environmentId,
+      id: config.id,
+      created_at: config.createdAt,
+      ...toColumns(config),
+    })
+    .execute();
+}
+
+/**
+ * Writes a changed config back.
+ * @param read what the change was made to
+ * @param isProven the bucket was asked and agreed: slots that failed before say nothing of what is stored now
+ * @returns false when somebody else changed or deleted it since
+ */
+export async function replaceConfig(
+  db: DatabaseOrTransaction,
+  config: ExportConfig,
+  read: ExportConfig,
+  isProven: boolean,
+): Promise<boolean> {
+  const { sealed_secret, ...settings } = toColumns(config);
+  const columns = { ...settings, ...(isProven && { faulty_slots_in_a_row: 0 }) };
+  const result = await db
+    .updateTable('export_configs')
+    // One that stays is not written: it may have moved to another key since it was read.
+    .set(config.sealedSecret === read.sealedSecret ? columns : { ...columns, sealed_secret })
+    .where('environment_id', '=', config.environmentId)
+    .where('id', '=', config.id)
+    .where('updated_at', '=', read.updatedAt)
+    .where('deleted_at', 'is', null)
+    .executeTakeFirst();
+  return result.numUpdatedRows === 1n;
+}
+
+/** From now on no caller sees it. @throws AppError `not_found` */
+export async function hideConfig(db: DatabaseOrTransaction, config: ConfigKey, now: Date): Promise<void> {
+  const result = await db
+    .updateTable('export_configs')
+    .set({ deleted_at: now, enabled: false })
+    .where('environment_id', '=', config.environmentId)
+    .where('id', '=', config.id)
+    .where('deleted_at', 'is', null)
+    .executeTakeFirst();
+  if (result.numUpdatedRows === 0n) throw notFound('export config');
+}
+
+/** Removes hidden configs, with their runs and secrets, unless a run has still to clean up in the bucket. */
+export async function purgeConfigs(db: DatabaseOrTransaction, only?: ConfigKey): Promise<void> {
+  await db
+    .deleteFrom('export_configs as config')
+    .where('config.deleted_at', 'is not', null)
+    .where(({ and, val }) =>
+      only === undefined
+        ? val(true)
+        : and({ 'config.environment_id': only.environmentId, 'config.id': only.id }),
+    )
+    .where(({ exists, not, selectFrom }) =>
+      not(
+        exists(
+          selectFrom('export_runs as run')
+            .select('run.id')
+            .whereRef('run.environment_id', '=', 'config.environment_id')
+            .whereRef('run.config_id', '=', 'config.id')
+            .where('run.job_id', 'is not', null),
+        ),
+      ),
+    )
+    .execute();
+}
+
+function toColumns({ destination, ...config }: ExportConfig) {
+  return {
+    name: config.name,
+    enabled: config.enabled,
+    schedule: config.schedule,
+    provider: destination.provider,
+    bucket: destination.bucket,
+    region: destination.region,
+    key: destination.key,
+    endpoint: destination.endpoint,
+    access_key_id: config.accessKeyId,
+    sealed_secret: config.sealedSecret,
+    compression: config.compression,
+    manifest: config.manifest,
+    turned_off_at: config.turnedOff?.at ?? null,
+    turned_off_message: config.turnedOff?.message ?? null,
+    active_since: config.activeSince,
+    updated_at: config.updatedAt,
+  };
+}
+
+/** The row of `export_configs` as what it means. */
+export function toConfig(row: ConfigRow): ExportConfig {
+  return {
+    environmentId: row.environment_id,
+    id: row.id,
+    name: row.name,
+    enabled: row.enabled,
+    // The check constraints allow nothing else.
+    schedule: row.schedule as Schedule,
+    destination: {
+      provider: row.provider as Provider,
+      bucket: row.bucket,
+      region: row.region,
+      key: row.key,
+      endpoint: row.endpoint,
+    },
+    compression: row.compression as Compression,
+    manifest: row.manifest,
+    accessKeyId: row.access_key_id,
+    sealedSecret: row.sealed_secret,
+    turnedOff:
+      row.turned_off_at === null || row.turned_off_message === null
+        ? null
+        : { at: row.turned_off_at, message: row.turned_off_message },
+    activeSince: row.active_since,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+  };
+}

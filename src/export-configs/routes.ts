@@ -1,0 +1,170 @@
+import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
+import { actorOf, environmentOf } from '../environments/auth/access.ts';
+import type { Environment } from '../environments/environments-repository.ts';
+import { environmentParams } from '../environments/routes.ts';
+import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
+import { problemResponses } from '../http/problem.ts';
+import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
+import {
+  bodyProblems,
+  configParams,
+  configPatchBody,
+  configSchema,
+  mayDelete,
+  mayRead,
+  mayWrite,
+  newConfigBody,
+  presentConfig,
+  readProblems,
+  statusSchema,
+  tags,
+} from './schemas.ts';
+import { type ConfigDependencies, createConfig, deleteConfig, patchConfig } from './service.ts';
+
+export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCallbackTypebox {
+  const { db, now } = dependencies;
+  const present = (found: ConfigWithHistory, environment: Environment) =>
+    presentConfig(found, environment.plan, now());
+
+  return (app, _options, done) => {
+    app.post('/environments/:environmentId/export-configs', {
+      config: mayWrite,
+      schema: {
+        operationId: 'createExportConfig',
+        summary: 'Make an export config',
+        description:
+          'Asks the bucket first, as `…/validate` does: where a check fails, nothing is stored. The first run is at the next slot.',
+        tags,
+        params: environmentParams,
+        body: newConfigBody,
+        response: {
+          201: configSchema,
+          ...problemResponses(...bodyProblems, 'storage_validation_failed'),
+        },
+      },
+      handler: async (request, reply) => {
+        const environment = environmentOf(request);
+        const created = await createConfig(dependencies, actorOf(request), environment.id, request.body);
+        return reply.code(201).send(present(created, environment));
+      },
+    });
+
+    app.get('/environments/:environmentId/export-configs', {
+      config: mayRead,
+      schema: {
+        operationId: 'listExportConfigs',
+        summary: 'List export configs',
+        description: 'Newest first, each with its status.',
+        tags,
+        params: environmentParams,
+        querystring: pageQuery,
+        response: {
+          200: pageOf(configSchema, 'A page of export configs.'),
+          ...problemResponses(...readProblems),
+        },
+      },
+      handler: async request => {
+        const environment = environmentOf(request);
+        const page = await readPage(
+          request.query,
+          {
+            position: ({ config }: ConfigWithHistory) => [config.createdAt.toISOString(), config.id],
+            parts: [isInstantPart, isIdPart],
+          },
+          ({ after, limit }) =>
+            listConfigs(db, environment.id, {
+              before: after && { createdAt: new Date(after[0] ?? ''), id: after[1] ?? '' },
+              limit,
+            }),
+        );
+        return { ...page, items: page.items.map(found => present(found, environment)) };
+      },
+    });
+
+    app.get('/environments/:environmentId/export-configs/:configId', {
+      config: mayRead,
+      schema: {
+        operationId: 'getExportConfig',
+        summary: 'Read an export config',
+        tags,
+        params: configParams,
+        response: { 200: configSchema, ...problemResponses(...readProblems) },
+      },
+      handler: async request => {
+        const environment = environmentOf(request);
+        return present(await getConfig(db, environment.id, request.params.configId), environment);
+      },
+    });
+
+    app.get('/environments/:environmentId/export-configs/:configId/status', {
+      config: mayRead,
+      schema: {
+        operationId: 'getExportConfigStatus',
+        summary: 'How an export is doing',
+        tags,
+        params: configParams,
+        response: { 200: statusSchema, ...problemResponses(...readProblems) },
+      },
+      handler: async request => {
+        const environment = environmentOf(request);
+        return present(await getConfig(db, environment.id, request.params.configId), environment).status;
+      },
+    });
+
+    app.patch('/environments/:environmentId/export-configs/:configId', {
+      config: mayWrite,
+      schema: {
+        operationId: 'updateExportConfig',
+        summary: 'Change an export config',
+        description:
+          'Asks the bucket first when destination or credentials change, and when the config is turned on. Turning it off stops a run under way, which then shows as failed with `cancelled`. Turned on again, or with another schedule, it first runs at the next slot.',
+        tags,
+        params: configParams,
+        body: configPatchBody,
+        response: {
+          200: configSchema,
+          ...problemResponses(...bodyProblems, 'conflict', 'storage_validation_failed'),
+        },
+      },
+      handler: async request => {
+        const environment = environmentOf(request);
+        const { configId } = request.params;
+        const patched = await patchConfig(
+          dependencies,
+          actorOf(request),
+          environment.id,
+          configId,
+          request.body,
+        );
+        return present(patched, environment);
+      },
+    });
+
+    app.delete('/environments/:environmentId/export-configs/:configId', {
+      config: mayDelete,
+      schema: {
+        operationId: 'deleteExportConfig',
+        summary: 'Delete an export config',
+        description:
+          'With its history. A run under way stops within seconds and leaves nothing behind in the bucket; files of finished runs stay.',
+        tags,
+        params: configParams,
+        response: {
+          204: Type.Null({ description: 'It is gone.' }),
+          ...problemResponses(...readProblems, 'payload_too_large', 'unsupported_media_type'),
+        },
+      },
+      handler: async (request, reply) => {
+        await deleteConfig(
+          dependencies,
+          actorOf(request),
+          environmentOf(request).id,
+          request.params.configId,
+        );
+        return reply.code(204).send(null);
+      },
+    });
+
+    done();
+  };
+}

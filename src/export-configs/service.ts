@@ -1,0 +1,140 @@
+import { randomUUID } from 'node:crypto';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
+import type { EncryptionKey } from '../config/config.ts';
+import type { Database } from '../db/database.ts';
+import type { ClientEnvironment } from '../destinations/s3/client.ts';
+import { openSecret, sealSecret } from '../encryption/secrets.ts';
+import { cancelRuns } from '../export-runs/update-run.ts';
+import { AppError } from '../shared/errors.ts';
+import { checkConfig, requireValid } from './check-config.ts';
+import { type ConfigWithHistory, getConfig } from './list-configs.ts';
+import { type ConfigPatch, type NewConfigBody, readConfigPatch, readNewConfig } from './read-config-body.ts';
+import { type ExportConfig, hideConfig, insertConfig, purgeConfigs, replaceConfig } from './repository.ts';
+
+/** Configs change in three ways. The bucket is asked before anything is stored, and outside every transaction. */
+
+export interface ConfigDependencies {
+  readonly db: Database;
+  readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
+  readonly clientEnvironment: ClientEnvironment;
+  readonly now: () => Date;
+}
+
+/** @throws AppError `validation_failed`, `storage_validation_failed` */
+export async function createConfig(
+  { db, encryptionKeys, clientEnvironment, now }: ConfigDependencies,
+  actor: Actor,
+  environmentId: string,
+  body: NewConfigBody,
+): Promise<ConfigWithHistory> {
+  const { settings, credentials } = readNewConfig(body);
+  requireValid(await checkConfig(clientEnvironment, environmentId, settings, credentials, now()));
+  const owner = { environmentId, configId: randomUUID() };
+  const createdAt = now();
+  const config: ExportConfig = {
+    ...settings,
+    environmentId,
+    id: owner.configId,
+    accessKeyId: credentials.accessKeyId,
+    sealedSecret: sealSecret(encryptionKeys, credentials.secretAccessKey, owner),
+    turnedOff: null,
+    activeSince: createdAt,
+    createdAt,
+    updatedAt: createdAt,
+  };
+  await db.transaction().execute(async trx => {
+    await insertConfig(trx, config);
+    const { enabled, schedule } = config;
+    await recordChange(trx, actor, {
+      environmentId,
+      action: 'export_config.created',
+      targetId: config.id,
+      details: { enabled, schedule, provider: config.destination.provider },
+    });
+  });
+  return { config, history: { running: false, last: null, lastSuccessfulAt: null } };
+}
+
+/**
+ * Turned off, a config stops its run; turned on or given another schedule, it first runs at the next slot.
+ * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` when it was changed or
+ *   deleted while the bucket was asked
+ */
+export async function patchConfig(
+  dependencies: ConfigDependencies,
+  actor: Actor,
+  environmentId: string,
+  configId: string,
+  patch: ConfigPatch,
+): Promise<ConfigWithHistory> {
+  const { db, encryptionKeys, clientEnvironment, now } = dependencies;
+  const { config } = await getConfig(db, environmentId, configId);
+  const { settings, accessKeyId, newSecret, ...patched } = readConfigPatch(config, patch);
+  if (patched.needsCheck) {
+    const secretAccessKey = newSecret ?? secretOf(dependencies, config);
+    requireValid(
+      await checkConfig(clientEnvironment, environmentId, settings, { accessKeyId, secretAccessKey }, now()),
+    );
+  }
+  const changedAt = now();
+  const changed: ExportConfig = {
+    ...config,
+    ...settings,
+    accessKeyId,
+    sealedSecret:
+      newSecret === null
+        ? config.sealedSecret
+        : sealSecret(encryptionKeys, newSecret, { environmentId, configId }),
+    turnedOff: settings.enabled ? null : config.turnedOff,
+    activeSince: patched.startsAnew ? changedAt : config.activeSince,
+    // Never the same twice: it tells two changes at once apart.
+    updatedAt: new Date(Math.max(changedAt.getTime(), config.updatedAt.getTime() + 1)),
+  };
+  await db.transaction().execute(async trx => {
+    if (!(await replaceConfig(trx, changed, config, patched.needsCheck))) {
+      throw new AppError('conflict', 'The config was changed or deleted meanwhile. Read it and try again.');
+    }
+    if (patched.isTurnedOff) await cancelRuns(trx, config, now());
+    if (patched.changed.length === 0) return;
+    await recordChange(trx, actor, {
+      environmentId,
+      action: patched.isTurnedOff ? 'export_config.turned_off' : 'export_config.updated',
+      targetId: configId,
+      details: { changed: patched.changed },
+    });
+  });
+  return await getConfig(db, environmentId, configId);
+}
+
+/**
+ * No caller sees it any more. A worker that is at a run of it stops within a second, cleans up in the bucket and
+ * removes the last of the rows; otherwise they are gone at once.
+ * @throws AppError `not_found`
+ */
+export async function deleteConfig(
+  { db, now }: ConfigDependencies,
+  actor: Actor,
+  environmentId: string,
+  configId: string,
+): Promise<void> {
+  const config = { environmentId, id: configId };
+  await db.transaction().execute(async trx => {
+    await hideConfig(trx, config, now());
+    await cancelRuns(trx, config, now());
+    await purgeConfigs(trx, config);
+    await recordChange(trx, actor, {
+      environmentId,
+      action: 'export_config.deleted',
+      targetId: configId,
+    });
+  });
+}
+
+/** @throws Error when it was sealed under a key that is not configured any more */
+export function secretOf(
+  { encryptionKeys }: Pick<ConfigDependencies, 'encryptionKeys'>,
+  config: ExportConfig,
+): string {
+  const owner = { environmentId: config.environmentId, configId: config.id };
+  return openSecret(encryptionKeys, config.sealedSecret, owner);
+}

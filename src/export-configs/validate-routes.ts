@@ -1,0 +1,61 @@
+import type { FastifyPluginCallbackTypebox } from '@fastify/type-provider-typebox';
+import { environmentOf } from '../environments/auth/access.ts';
+import { environmentParams } from '../environments/routes.ts';
+import { problemResponses } from '../http/problem.ts';
+import { checkConfig } from './check-config.ts';
+import { getConfig } from './list-configs.ts';
+import { readNewConfig } from './read-config-body.ts';
+import { bodyProblems, checkResultSchema, configParams, mayWrite, newConfigBody, tags } from './schemas.ts';
+import { type ConfigDependencies, secretOf } from './service.ts';
+
+/** Dry runs of the bucket check. */
+export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginCallbackTypebox {
+  const { db, clientEnvironment, now } = dependencies;
+  return (app, _options, done) => {
+    app.post('/environments/:environmentId/export-configs/validate', {
+      config: mayWrite,
+      schema: {
+        operationId: 'validateNewExportConfig',
+        summary: 'Try a destination',
+        description:
+          'A dry run: lists the bucket under the real folder, then starts and aborts an upload there, which leaves no object. Answers within 15 s.',
+        tags,
+        params: environmentParams,
+        body: newConfigBody,
+        response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },
+      },
+      handler: async request => {
+        const { settings, credentials } = readNewConfig(request.body);
+        const { id } = environmentOf(request);
+        return presentCheck(await checkConfig(clientEnvironment, id, settings, credentials, now()));
+      },
+    });
+
+    app.post('/environments/:environmentId/export-configs/:configId/validate', {
+      config: mayWrite,
+      schema: {
+        operationId: 'validateExportConfig',
+        summary: 'Try a stored destination',
+        description: 'The same for what is stored. Nothing changes.',
+        tags,
+        params: configParams,
+        response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },
+      },
+      handler: async request => {
+        const { id } = environmentOf(request);
+        const { config } = await getConfig(db, id, request.params.configId);
+        const credentials = {
+          accessKeyId: config.accessKeyId,
+          secretAccessKey: secretOf(dependencies, config),
+        };
+        return presentCheck(await checkConfig(clientEnvironment, id, config, credentials, now()));
+      },
+    });
+
+    done();
+  };
+}
+
+function presentCheck({ valid, checks }: Awaited<ReturnType<typeof checkConfig>>) {
+  return { valid, checks: [...checks] };
+}

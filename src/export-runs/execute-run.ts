@@ -1,0 +1,329 @@
+import type { S3Client } from '@aws-sdk/client-s3';
+import type { PgBoss } from 'pg-boss';
+import type { Logger } from 'pino';
+import type { EncryptionKey } from '../config/config.ts';
+import type { Database } from '../db/database.ts';
+import type { RunJob } from '../db/job-queue.ts';
+import { objectKey } from '../destinations/object-key.ts';
+import { abortUnfinishedUploads, abortUpload } from '../destinations/s3/abort-upload.ts';
+import { type ClientEnvironment, createS3Client, runPatience } from '../destinations/s3/client.ts';
+import { isTransient, StorageError, type StorageErrorCode } from '../destinations/s3/errors.ts';
+import { planAllows } from '../environments/plans.ts';
+import { secretOf } from '../export-configs/service.ts';
+import type { RunError } from '../export-configs/status.ts';
+import type { ExportSource } from '../exports/open-export.ts';
+import type { AttemptOutcome, Metrics } from '../observability/metrics.ts';
+import { beginJob, currentStep, during } from '../observability/tracing.ts';
+import {
+  describeFailure,
+  internalError,
+  SnapshotAbsentError,
+  snapshotMissing,
+  stopReasons,
+} from './run-errors.ts';
+import { transfer } from './transfer.ts';
+import * as updateRun from './update-run.ts';
+import { AttemptStopped, type AttemptWatch, watchAttempt } from './watch-attempt.ts';
+
+export interface RunDependencies {
+  readonly db: Database;
+  readonly jobs: PgBoss;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly now: () => Date;
+  readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
+  readonly clientEnvironment: ClientEnvironment;
+  /** Where runs read. */
+  readonly runSource: ExportSource;
+}
+
+/** A job as the queue hands it out. */
+export interface ClaimedJob {
+  readonly id: string;
+  readonly data: RunJob;
+  /** No attempt comes after this one. */
+  readonly isLast: boolean;
+  /** Aborts when the queue gave the job to another worker. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Carries out one attempt at a run. Config, plan and run are read now: the job only says which.
+ * @param stopping aborts when this process has to end; the run is then handed to another worker
+ * @throws Error, of which the queue makes another attempt later
+ */
+export async function runExport(
+  dependencies: RunDependencies,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { environmentId, configId, runId, requestId } = job.data;
+  const facts = {
+    'whx.environment.id': environmentId,
+    'whx.config.id': configId,
+    'whx.run.id': runId,
+  };
+  await during(beginJob('run', facts, job.data), async step => {
+    const log = dependencies.log.child({
+      ...step.ids,
+      ...(requestId !== undefined && { requestId }),
+    });
+    await attemptRun({ ...dependencies, log }, job, stopping);
+  });
+}
+
+async function attemptRun(
+  dependencies: RunDependencies,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { db, now } = dependencies;
+  const context = await updateRun.readJobContext(db, job.data, job.id);
+  if (context === null) return;
+  const client = openClient(dependencies, context);
+  try {
+    const fault = await cleanUp(client, dependencies, context);
+    // A storage that does not even abort takes no upload, and one that is begun would hide the one before.
+    if (fault !== null && !job.isLast) throw new Error(fault);
+    await updateRun.forgetUpload(db, context.attempt);
+    if (context.isFinished) return await updateRun.letGo(db, context.attempt);
+    const stopReason = stopReasonOf(context);
+    if (stopReason !== null) {
+      await recordFailure(dependencies, context.attempt, stopReason);
+      return await updateRun.letGo(db, context.attempt);
+    }
+    const attempt = await updateRun.beginAttempt(db, context.attempt, now());
+    if (attempt !== null) await carryOut(dependencies, client, { ...context, attempt }, job, stopping);
+  } finally {
+    client?.destroy();
+  }
+}
+
+/** For a run whose last worker died: the bucket is cleaned up and the run ends. */
+export async function failLostRun(dependencies: RunDependencies, job: RunJob, jobId: string): Promise<void> {
+  const { db, log } = dependencies;
+  const context = await updateRun.readJobContext(db, job, jobId);
+  if (context === null) return;
+  const client = openClient(dependencies, context);
+  try {
+    await cleanUp(client, dependencies, context);
+    await updateRun.forgetUpload(db, context.attempt);
+    await recordFailure(dependencies, context.attempt, context.lastError ?? internalError);
+    await updateRun.letGo(db, context.attempt);
+    log.error({ ...job, attempts: context.attempt.number }, 'run lost: every attempt ended with its worker');
+  } finally {
+    client?.destroy();
+  }
+}
+
+async function carryOut(
+  dependencies: RunDependencies,
+  client: S3Client | null,
+  context: updateRun.JobContext,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { db, jobs, log, metrics, now } = dependencies;
+  const { attempt } = context;
+  const watch = watchAttempt(db, attempt);
+  const startedAt = performance.now();
+  const report = (
+    outcome: AttemptOutcome,
+    code: string | null,
+    more: object = {},
+    sent = { bytes: 0, rowCount: 0 },
+  ) => {
+    const durationMs = Math.round(performance.now() - startedAt);
+    const { bytes, rowCount: rows } = sent;
+    metrics.attemptEnded({ outcome, code, bytes, rows, seconds: durationMs / 1000 });
+    const { environmentId, configId, runId, number } = attempt;
+    const level = outcome === 'failed' ? 'warn' : 'info';
+    currentStep().add({ 'whx.outcome': outcome, ...(code !== null && { 'whx.error.code': code }) });
+    log[level]({ environmentId, configId, runId, attempt: number, outcome, durationMs, ...more }, 'run');
+  };
+  try {
+    const result = await send(dependencies, client, context, watch, AbortSignal.any([job.signal, stopping]));
+    const recorded = await updateRun.recordSuccess(db, jobs, attempt, result, now());
+    const sent = { rowCount: result.rowCount, bytes: result.bytes };
+    if (recorded) metrics.runsEnded('successful', null);
+    report(recorded ? 'successful' : 'stopped', null, sent, sent);
+  } catch (thrown) {
+    const ending = await decide(dependencies, context, job, stopping, thrown);
+    const { outcome, error } = ending;
+    if (outcome === 'failed' || outcome === 'stopped') await sweep(client, dependencies, context);
+    report(outcome, error?.code ?? null, error === null ? {} : { code: error.code, err: causeOf(thrown) });
+    // The queue keeps what is thrown: no more than the code.
+    if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
+  } finally {
+    watch.end();
+    // Also for a run that was stopped, if by now nothing of it is left in the bucket.
+    await updateRun.letGo(db, attempt);
+  }
+  const left = await updateRun.readJobContext(db, job.data, job.id);
+  if (left?.isFinished === true && left.attempt.number === attempt.number) {
+    throw new Error('upload left behind');
+  }
+}
+
+async function send(
+  dependencies: RunDependencies,
+  client: S3Client | null,
+  context: updateRun.JobContext,
+  watch: AttemptWatch,
+  signal: AbortSignal,
+): Promise<updateRun.RunResult> {
+  const { db, runSource, now } = dependencies;
+  const { attempt, config, snapshotDate } = context;
+  // Opens the secret again where it did not open, to fail as one fails.
+  const used = client ?? makeClient(dependencies, config);
+  return await transfer(runSource, used, {
+    environmentId: attempt.environmentId,
+    snapshotDate,
+    config,
+    signal: AbortSignal.any([watch.signal, signal]),
+    onMultipartStarted: async (uploadId, asked) => {
+      if (!(await updateRun.rememberUpload(db, attempt, uploadId))) throw new AttemptStopped(null);
+      if (asked > 1) await sweep(used, dependencies, context);
+    },
+    onMultipartAborted: () => updateRun.forgetUpload(db, attempt),
+    beforeCompletion: watch.look,
+    now,
+  });
+}
+
+/** Writes down how an attempt without success ended. */
+async function decide(
+  dependencies: RunDependencies,
+  { attempt, trigger, snapshotDate }: updateRun.JobContext,
+  job: ClaimedJob,
+  stopping: AbortSignal,
+  thrown: unknown,
+): Promise<{ outcome: AttemptOutcome; error: RunError | null }> {
+  const { db, jobs } = dependencies;
+  if (thrown instanceof AttemptStopped) {
+    if (thrown.error === null) return { outcome: 'stopped', error: null };
+    await recordFailure(dependencies, attempt, thrown.error);
+    return { outcome: 'failed', error: thrown.error };
+  }
+  if (stopping.aborted) {
+    await updateRun.handBack(db, jobs, attempt);
+    return { outcome: 'handed_back', error: null };
+  }
+  if (job.signal.aborted) return { outcome: 'stopped', error: null };
+  if (thrown instanceof SnapshotAbsentError && !(await updateRun.isSnapshotLoaded(db, attempt))) {
+    if (trigger === 'schedule') {
+      await updateRun.handBack(db, jobs, attempt);
+      return { outcome: 'waiting', error: null };
+    }
+    const error = snapshotMissing(snapshotDate);
+    await recordFailure(dependencies, attempt, error);
+    return { outcome: 'failed', error };
+  }
+  const { error, retry } = describeFailure(thrown, attempt.number);
+  if (retry && !job.isLast) {
+    const recorded = await updateRun.recordRetry(db, attempt, error);
+    return { outcome: recorded ? 'retry' : 'stopped', error };
+  }
+  await recordFailure(dependencies, attempt, error);
+  return { outcome: 'failed', error };
+}
+
+async function recordFailure(
+  { db, jobs, metrics, now }: RunDependencies,
+  attempt: updateRun.Attempt,
+  error: RunError,
+): Promise<void> {
+  if (await updateRun.recordFailure(db, jobs, attempt, error, now())) metrics.runsEnded('failed', error.code);
+}
+
+function stopReasonOf(context: updateRun.JobContext): RunError | null {
+  if (!planAllows(context.plan, 'automatic_export')) return stopReasons.plan_upgrade_required;
+  const isOff = context.trigger === 'schedule' && !context.config.enabled;
+  return isOff || context.isDeleted ? stopReasons.cancelled : null;
+}
+
+/**
+ * What attempts before left in the bucket.
+ * @returns the code of the fault when an upload is still there and may be aborted later
+ */
+async function cleanUp(
+  client: S3Client | null,
+  dependencies: RunDependencies,
+  context: updateRun.JobContext,
+): Promise<StorageErrorCode | null> {
+  const { attempt, config, uploadId } = context;
+  if (attempt.number === 0 || client === null) return null;
+  try {
+    if (uploadId !== null) await abortUpload(client, config.destination, keyOf(context), uploadId);
+  } catch (error) {
+    warnOfUpload(dependencies, attempt, error);
+    const code = error instanceof StorageError ? error.fault.code : 'unknown';
+    // What nobody knows may be the provider's word for an upload that is gone: no reason to hold the run back.
+    return isTransient(code) && code !== 'unknown' ? code : null;
+  }
+  await sweep(client, dependencies, context);
+  return null;
+}
+
+/**
+ * Uploads of the run's key that no run knows of, where keys may list them: a request to begin one whose answer was lost
+ * may have begun it. Another config may write the same key, so those that are under way stay; an attempt that came after this
+ * one has swept by itself, and may be about to tell of its own.
+ */
+async function sweep(
+  client: S3Client | null,
+  dependencies: RunDependencies,
+  context: updateRun.JobContext,
+): Promise<void> {
+  if (client === null) return;
+  const { db } = dependencies;
+  const { attempt, config } = context;
+  try {
+    const now = await updateRun.readJobContext(db, attempt, attempt.jobId);
+    if (now !== null && now.attempt.number !== attempt.number) return;
+    const underWay = await updateRun.readUploadsUnderWay(db, attempt.environmentId);
+    await abortUnfinishedUploads(client, config.destination, keyOf(context), underWay);
+  } catch (error) {
+    warnOfUpload(dependencies, attempt, error);
+  }
+}
+
+function warnOfUpload({ log }: RunDependencies, { runId }: updateRun.Attempt, error: unknown): void {
+  log.warn({ runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
+}
+
+function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string {
+  return objectKey(config.destination.key, attempt.environmentId, snapshotDate, config.compression);
+}
+
+/** Null when the secret does not open, which is told when it is needed. */
+function openClient(dependencies: RunDependencies, { config }: updateRun.JobContext): S3Client | null {
+  try {
+    return makeClient(dependencies, config);
+  } catch {
+    return null;
+  }
+}
+
+function makeClient(
+  { encryptionKeys, clientEnvironment }: Pick<RunDependencies, 'encryptionKeys' | 'clientEnvironment'>,
+  config: updateRun.JobContext['config'],
+): S3Client {
+  const secretAccessKey = secretOf({ encryptionKeys }, config);
+  const credentials = { accessKeyId: config.accessKeyId, secretAccessKey };
+  return createS3Client(config.destination, credentials, clientEnvironment, runPatience);
+}
+
+/** For the log. Errors of the S3 client hold the whole request, so only what is known to be harmless is taken. */
+function causeOf(error: unknown): Record<string, unknown> {
+  if (!(error instanceof Error)) return { type: typeof error };
+  const { name, message, stack, cause } = error;
+  const { code, Code } = error as { code?: unknown; Code?: unknown };
+  return {
+    type: name,
+    message,
+    stack,
+    code: Code ?? code,
+    ...(cause instanceof Error && { cause: causeOf(cause) }),
+  };
+}

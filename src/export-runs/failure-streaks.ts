@@ -1,0 +1,182 @@
+import { sql, type Transaction } from 'kysely';
+import type { PgBoss } from 'pg-boss';
+import { type Change, recordChanges, systemActor } from '../audit/audit-log.ts';
+import type { DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+import { configurationFaults } from '../destinations/s3/errors.ts';
+import { type EventData, insertEvents, type NewEvent } from '../webhooks/insert-events.ts';
+import { stopReasons } from './run-errors.ts';
+
+/**
+ * What follows from the end of a run, in the transaction that records it: how many failed in a row, what is pushed to
+ * the failure webhook, and whether the config turns itself off. Configs are locked before their runs, as whoever
+ * changes or deletes a config does.
+ */
+
+/** So many slots in a row that failed because of the configuration turn a config off. */
+export const faultySlotsToTurnOff = 10;
+
+export interface EndedRun {
+  readonly environmentId: string;
+  readonly runId: string;
+}
+
+/** Before the run's row is written. */
+export async function lockConfig(
+  trx: DatabaseOrTransaction,
+  { environmentId, configId }: { environmentId: string; configId: string },
+): Promise<void> {
+  await trx
+    .selectFrom('export_configs')
+    .select('id')
+    .where('environment_id', '=', environmentId)
+    .where('id', '=', configId)
+    .forNoKeyUpdate()
+    .execute();
+}
+
+interface FailedRun {
+  readonly environmentId: string;
+  readonly configId: string;
+  readonly configName: string;
+  readonly runId: string;
+  readonly slot: Date | null;
+  readonly snapshotDate: string;
+  readonly code: string;
+  readonly message: string;
+  readonly enabled: boolean;
+  /** Before this run. */
+  readonly failures: number;
+  readonly faultySlots: number;
+}
+
+/**
+ * For runs that this transaction has marked as failed, one of a config at most. Those that somebody stopped are nobody's
+ * fault and leave everything as it was.
+ */
+export async function noteFailures(
+  trx: Transaction<Tables>,
+  boss: PgBoss,
+  runs: readonly EndedRun[],
+  now: Date,
+): Promise<void> {
+  if (runs.length === 0) return;
+  const { rows } = await sql<FailedRun>`
+    select config.environment_id as "environmentId", config.id as "configId", config.name as "configName",
+      run.id as "runId", run.slot, run.snapshot_date as "snapshotDate", run.error_code as code, run.error_message as message,
+      config.enabled, config.failures_in_a_row as failures, config.faulty_slots_in_a_row as "faultySlots"
+    from unnest(${runs.map(run => run.environmentId)}::text[], ${runs.map(run => run.runId)}::text[]) as given (environment_id, id)
+    join export_runs as run on run.environment_id = given.environment_id and run.id = given.id
+    join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
+    where config.deleted_at is null and run.error_code <> all (${Object.keys(stopReasons)}::text[])`.execute(
+    trx,
+  );
+  if (rows.length === 0) return;
+  const noted = rows.map(run => ({ run, ...streakAfter(run) }));
+  const events = noted.flatMap(({ run, turnsOff }) => failureEvents(run, turnsOff));
+  const inserted = await insertEvents(trx, boss, events, now);
+  // Also one that was told of its end alone is owed the news that it works again.
+  const pushed = new Set(inserted.map(event => JSON.stringify([event.environmentId, event.configId])));
+  const streaks = noted.map(({ run, faultySlots, turnsOff }) => ({
+    environment_id: run.environmentId,
+    id: run.configId,
+    faulty_slots: faultySlots,
+    turned_off_message: turnsOff ? turnedOffMessage(faultySlots, run.message) : null,
+    is_pushed: pushed.has(JSON.stringify([run.environmentId, run.configId])),
+  }));
+  // A row that is written twice in one transaction has its foreign key checked, which would wait for whoever deletes
+  // the environment while that waits for this row.
+  await sql`
+    update export_configs as config
+    set failures_in_a_row = config.failures_in_a_row + 1,
+      faulty_slots_in_a_row = streak.faulty_slots,
+      has_pushed_failure = config.has_pushed_failure or streak.is_pushed,
+      enabled = config.enabled and streak.turned_off_message is null,
+      turned_off_at = case when streak.turned_off_message is null then config.turned_off_at else ${now} end,
+      turned_off_message = coalesce(streak.turned_off_message, config.turned_off_message),
+      -- Whoever is changing what they read before has to read again.
+      updated_at = case
+        when streak.turned_off_message is null then config.updated_at
+        else greatest(${now}, config.updated_at + interval '1 millisecond')
+      end
+    from json_to_recordset(${JSON.stringify(streaks)}::json)
+      as streak (environment_id text, id text, faulty_slots integer, turned_off_message text, is_pushed boolean)
+    where config.environment_id = streak.environment_id and config.id = streak.id`.execute(trx);
+  const turnedOff = noted.filter(({ turnsOff }) => turnsOff).map(({ run }) => toChange(run));
+  await recordChanges(trx, systemActor('run-export'), turnedOff);
+}
+
+/** A run by hand is no slot: failing, it neither counts nor begins the count anew. */
+function streakAfter(run: FailedRun): { faultySlots: number; turnsOff: boolean } {
+  if (run.slot === null) return { faultySlots: run.faultySlots, turnsOff: false };
+  const isFaulty = configurationFaults.some(code => code === run.code);
+  const faultySlots = isFaulty ? run.faultySlots + 1 : 0;
+  return { faultySlots, turnsOff: run.enabled && faultySlots >= faultySlotsToTurnOff };
+}
+
+function turnedOffMessage(faultySlots: number, lastError: string): string {
+  return `${faultySlots} slots in a row failed because of the configuration. The last error: ${lastError}`;
+}
+
+function toChange({ environmentId, configId, code }: FailedRun): Change {
+  const details = { reason: 'too_many_failures', lastError: code };
+  return { environmentId, action: 'export_config.turned_off', targetId: configId, details };
+}
+
+function failureEvents(run: FailedRun, turnsOff: boolean): NewEvent[] {
+  const { code, message } = run;
+  const data: EventData = { ...toEventData(run, run.failures + 1), error: { code, message } };
+  const failed: NewEvent = { type: 'export.failed', data };
+  return turnsOff ? [failed, { type: 'export.turned_off', data }] : [failed];
+}
+
+interface NotedSuccess {
+  readonly environmentId: string;
+  readonly configId: string;
+  readonly configName: string;
+  readonly runId: string;
+  readonly slot: Date | null;
+  readonly snapshotDate: string;
+  readonly hadPushedFailure: boolean;
+}
+
+/** For a run that this transaction has marked as successful, a manual one as well: it proves the configuration right. */
+export async function noteSuccess(
+  trx: Transaction<Tables>,
+  boss: PgBoss,
+  { environmentId, runId }: EndedRun,
+  now: Date,
+): Promise<void> {
+  const { rows } = await sql<NotedSuccess>`
+    update export_configs as config
+    set failures_in_a_row = 0, faulty_slots_in_a_row = 0, has_pushed_failure = false
+    from export_runs as run
+    join export_configs as before on before.environment_id = run.environment_id and before.id = run.config_id
+    where run.environment_id = ${environmentId} and run.id = ${runId}
+      and config.environment_id = run.environment_id and config.id = run.config_id
+      and config.failures_in_a_row > 0 and config.deleted_at is null
+    returning config.environment_id as "environmentId", config.id as "configId", config.name as "configName",
+      run.id as "runId", run.slot, run.snapshot_date as "snapshotDate", before.has_pushed_failure as "hadPushedFailure"`.execute(
+    trx,
+  );
+  const recovered = rows
+    .filter(row => row.hadPushedFailure)
+    .map((row): NewEvent => {
+      return { type: 'export.recovered', data: toEventData(row, 0) };
+    });
+  await insertEvents(trx, boss, recovered, now);
+}
+
+/** Named one by one, in the order in which the receiver reads them. */
+function toEventData(row: Omit<NotedSuccess, 'hadPushedFailure'>, consecutiveFailures: number): EventData {
+  return {
+    environmentId: row.environmentId,
+    configId: row.configId,
+    configName: row.configName,
+    runId: row.runId,
+    slot: row.slot?.toISOString() ?? null,
+    snapshotDate: row.snapshotDate,
+    error: null,
+    consecutiveFailures,
+  };
+}

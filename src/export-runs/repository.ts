@@ -1,0 +1,168 @@
+import { randomUUID } from 'node:crypto';
+import type { Selectable, Transaction } from 'kysely';
+import { DatabaseError } from 'pg';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
+import type { DatabaseOrTransaction } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
+import type { RunError } from '../export-configs/status.ts';
+import { AppError, notFound } from '../shared/errors.ts';
+
+type RunRow = Selectable<Tables['export_runs']>;
+
+/** One execution of a config. Instants are ISO-8601 UTC. */
+export interface Run {
+  readonly id: string;
+  readonly configId: string;
+  readonly trigger: 'schedule' | 'manual';
+  readonly slot: string | null;
+  readonly snapshotDate: string;
+  readonly state: 'queued' | 'running' | 'successful' | 'failed';
+  readonly attempts: number;
+  readonly createdAt: string;
+  /** Of the first attempt. */
+  readonly startedAt: string | null;
+  readonly finishedAt: string | null;
+  readonly rowCount: number | null;
+  readonly bytes: number | null;
+  readonly sha256: string | null;
+  readonly objectKey: string | null;
+  /** While the run is queued again: what the last attempt met. */
+  readonly error: RunError | null;
+}
+
+/** @param configId any config of the environment when null. @throws AppError `not_found` */
+export async function getRun(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+  configId: string | null,
+  id: string,
+): Promise<Run> {
+  const row = await selectRuns(db, environmentId)
+    .where('run.id', '=', id)
+    .where(({ eb, val }) => (configId === null ? val(true) : eb('run.config_id', '=', configId)))
+    .executeTakeFirst();
+  if (row === undefined) throw notFound('run');
+  return toRun(row);
+}
+
+/** Newest first, those before `before`. */
+export async function listRuns(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+  configId: string,
+  page: { before: { createdAt: Date; id: string } | null; limit: number },
+): Promise<Run[]> {
+  const { before } = page;
+  const rows = await selectRuns(db, environmentId)
+    .where('run.config_id', '=', configId)
+    .where(({ eb, refTuple, tuple, val }) =>
+      before === null
+        ? val(true)
+        : eb(refTuple('run.created_at', 'run.id'), '<', tuple(before.createdAt, before.id)),
+    )
+    .orderBy('run.created_at', 'desc')
+    .orderBy('run.id', 'desc')
+    .limit(page.limit)
+    .execute();
+  return rows.map(toRun);
+}
+
+/**
+ * Queues a run that somebody asked for.
+ * @param snapshotDate null: the newest snapshot
+ * @throws AppError `not_found` when there is no such config or snapshot, `conflict` when a run of the config has not finished
+ */
+export async function insertManualRun(
+  trx: Transaction<Tables>,
+  actor: Actor,
+  wanted: { environmentId: string; configId: string; snapshotDate: string | null; now: Date },
+): Promise<Run> {
+  // The lock keeps whoever deletes the config from missing this run.
+  const config = await trx
+    .selectFrom('export_configs')
+    .select('id')
+    .where('environment_id', '=', wanted.environmentId)
+    .where('id', '=', wanted.configId)
+    .where('deleted_at', 'is', null)
+    .forShare()
+    .executeTakeFirst();
+  if (config === undefined) throw notFound('export config');
+  const snapshot = await trx
+    .selectFrom('snapshots')
+    .select('snapshot_date')
+    .where('environment_id', '=', wanted.environmentId)
+    .where(({ eb, val }) =>
+      wanted.snapshotDate === null ? val(true) : eb('snapshot_date', '=', wanted.snapshotDate),
+    )
+    .orderBy('snapshot_date', 'desc')
+    .limit(1)
+    // Retention leaves a snapshot that a run has to read; this keeps it from missing the run.
+    .forKeyShare()
+    .executeTakeFirst();
+  if (snapshot === undefined) throw notFound('snapshot');
+  const row = await trx
+    .insertInto('export_runs')
+    .values({
+      environment_id: wanted.environmentId,
+      config_id: wanted.configId,
+      id: randomUUID(),
+      trigger: 'manual',
+      slot: null,
+      snapshot_date: snapshot.snapshot_date,
+      state: 'queued',
+      created_at: wanted.now,
+    })
+    .returningAll()
+    .executeTakeFirstOrThrow()
+    .catch((error: unknown) => {
+      if (error instanceof DatabaseError && error.constraint === 'export_runs_unfinished') {
+        throw new AppError('conflict', 'A run of this config is under way or waiting already.');
+      }
+      throw error;
+    });
+  await recordChange(trx, actor, {
+    environmentId: wanted.environmentId,
+    action: 'export_run.started',
+    targetId: row.id,
+    details: { configId: wanted.configId, snapshotDate: row.snapshot_date },
+  });
+  return toRun(row);
+}
+
+/** A run whose config was deleted is gone for callers, though its row may stay for a moment. */
+function selectRuns(db: DatabaseOrTransaction, environmentId: string) {
+  return db
+    .selectFrom('export_runs as run')
+    .innerJoin('export_configs as config', join =>
+      join
+        .onRef('config.environment_id', '=', 'run.environment_id')
+        .onRef('config.id', '=', 'run.config_id')
+        .on('config.deleted_at', 'is', null),
+    )
+    .selectAll('run')
+    .where('run.environment_id', '=', environmentId);
+}
+
+function toRun(row: RunRow): Run {
+  return {
+    id: row.id,
+    configId: row.config_id,
+    // The check constraints allow nothing else.
+    trigger: row.trigger as Run['trigger'],
+    slot: row.slot?.toISOString() ?? null,
+    snapshotDate: row.snapshot_date,
+    state: row.state as Run['state'],
+    attempts: row.attempts,
+    createdAt: row.created_at.toISOString(),
+    startedAt: row.started_at?.toISOString() ?? null,
+    finishedAt: row.finished_at?.toISOString() ?? null,
+    rowCount: row.row_count,
+    bytes: row.bytes,
+    sha256: row.sha256,
+    objectKey: row.object_key,
+    error:
+      row.error_code === null || row.error_message === null
+        ? null
+        : { code: row.error_code, message: row.error_message },
+  };
+}

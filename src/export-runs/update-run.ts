@@ -1,0 +1,306 @@
+import { type NotNull, sql } from 'kysely';
+import type { PgBoss } from 'pg-boss';
+import type { Database, DatabaseOrTransaction } from '../db/database.ts';
+import type { RunJob } from '../db/job-queue.ts';
+import type { Plan } from '../environments/plans.ts';
+import { type ConfigKey, type ExportConfig, purgeConfigs, toConfig } from '../export-configs/repository.ts';
+import type { RunError } from '../export-configs/status.ts';
+import { enqueueRuns } from './enqueue-runs.ts';
+import { lockConfig, noteFailures, noteSuccess } from './failure-streaks.ts';
+import { stopReasons } from './run-errors.ts';
+
+/**
+ * What workers write into run rows. Every statement names the job and the attempt, so that a worker that was taken
+ * for dead and lives cannot write over the one that came after it.
+ */
+
+/** A claim on a run. */
+export interface Attempt {
+  readonly environmentId: string;
+  readonly configId: string;
+  readonly runId: string;
+  readonly jobId: string;
+  /** From 1; 0 before the first. */
+  readonly number: number;
+}
+
+/** Run, config and plan as they are when the job runs. */
+export interface JobContext {
+  readonly attempt: Attempt;
+  readonly isFinished: boolean;
+  /** The config is gone for callers. */
+  readonly isDeleted: boolean;
+  readonly trigger: 'schedule' | 'manual';
+  readonly snapshotDate: string;
+  /** The multipart upload that it is known to have begun and not to have aborted. */
+  readonly uploadId: string | null;
+  readonly lastError: RunError | null;
+  readonly config: ExportConfig;
+  readonly plan: Plan;
+}
+
+/** What a successful run leaves behind. */
+export interface RunResult {
+  readonly rowCount: number;
+  readonly bytes: number;
+  readonly sha256: string;
+  readonly objectKey: string;
+}
+
+/** Null: the run is gone, or not this job's any more. */
+export async function readJobContext(
+  db: DatabaseOrTransaction,
+  job: RunJob,
+  jobId: string,
+): Promise<JobContext | null> {
+  const row = await db
+    .selectFrom('export_runs as run')
+    .innerJoin('export_configs as config', join =>
+      join.onRef('config.environment_id', '=', 'run.environment_id').onRef('config.id', '=', 'run.config_id'),
+    )
+    .innerJoin('environments as environment', 'environment.id', 'run.environment_id')
+    .selectAll('config')
+    .select([
+      'environment.plan',
+      'run.attempts',
+      'run.state',
+      'run.trigger',
+      'run.snapshot_date',
+      'run.upload_id',
+      'run.error_code',
+      'run.error_message',
+    ])
+    .where('run.environment_id', '=', job.environmentId)
+    .where('run.id', '=', job.runId)
+    .where('run.job_id', '=', jobId)
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  return {
+    attempt: { ...job, jobId, number: row.attempts },
+    isFinished: row.state === 'successful' || row.state === 'failed',
+    isDeleted: row.deleted_at !== null,
+    trigger: row.trigger as JobContext['trigger'],
+    snapshotDate: row.snapshot_date,
+    uploadId: row.upload_id,
+    lastError:
+      row.error_code === null || row.error_message === null
+        ? null
+        : { code: row.error_code, message: row.error_message },
+    config: toConfig(row),
+    plan: row.plan as Plan,
+  };
+}
+
+/** @returns the next attempt; null when the run was stopped or taken over in between */
+export async function beginAttempt(
+  db: DatabaseOrTransaction,
+  before: Attempt,
+  now: Date,
+): Promise<Attempt | null> {
+  const result = await ofAttempt(db, before)
+    .set({
+      state: 'running',
+      attempts: before.number + 1,
+      started_at: sql`coalesce(started_at, ${now})`,
+      error_code: null,
+      error_message: null,
+      upload_id: null,
+    })
+    .where('state', 'in', ['queued', 'running'])
+    .executeTakeFirst();
+  return result.numUpdatedRows === 1n ? { ...before, number: before.number + 1 } : null;
+}
+
+/** @returns false when the attempt is not the run's current one any more */
+export async function rememberUpload(
+  db: DatabaseOrTransaction,
+  attempt: Attempt,
+  uploadId: string,
+): Promise<boolean> {
+  const result = await ofAttempt(db, attempt)
+    .set({ upload_id: uploadId })
+    .where('state', '=', 'running')
+    .executeTakeFirst();
+  return result.numUpdatedRows === 1n;
+}
+
+/** Ids of the multipart uploads that runs of the environment are sending now. */
+export async function readUploadsUnderWay(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+): Promise<string[]> {
+  const rows = await db
+    .selectFrom('export_runs')
+    .select('upload_id')
+    .where('environment_id', '=', environmentId)
+    .where('state', '=', 'running')
+    .where('upload_id', 'is not', null)
+    .$narrowType<{ upload_id: NotNull }>()
+    .execute();
+  return rows.map(row => row.upload_id);
+}
+
+/** What the attempt had begun in the bucket was aborted. */
+export async function forgetUpload(db: DatabaseOrTransaction, attempt: Attempt): Promise<void> {
+  await ofAttempt(db, attempt).set({ upload_id: null }).execute();
+}
+
+/** Whether the registry has the run's snapshot; exports may read from a replica that is behind. */
+export async function isSnapshotLoaded(
+  db: DatabaseOrTransaction,
+  { environmentId, runId }: Attempt,
+): Promise<boolean> {
+  const row = await db
+    .selectFrom('export_runs as run')
+    .innerJoin('snapshots as snapshot', join =>
+      join
+        .onRef('snapshot.environment_id', '=', 'run.environment_id')
+        .onRef('snapshot.snapshot_date', '=', 'run.snapshot_date'),
+    )
+    .select('snapshot.version')
+    .where('run.environment_id', '=', environmentId)
+    .where('run.id', '=', runId)
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Whether the attempt may go on, or who stopped it. One look by primary key. */
+export async function lookAtAttempt(
+  db: DatabaseOrTransaction,
+  attempt: Attempt,
+): Promise<{ isCurrent: boolean; plan: Plan | null }> {
+  const row = await db
+    .selectFrom('export_runs as run')
+    .innerJoin('environments as environment', 'environment.id', 'run.environment_id')
+    .select(['run.state', 'run.attempts', 'run.job_id', 'environment.plan'])
+    .where('run.environment_id', '=', attempt.environmentId)
+    .where('run.id', '=', attempt.runId)
+    .executeTakeFirst();
+  if (row === undefined) return { isCurrent: false, plan: null };
+  return {
+    isCurrent: row.state === 'running' && row.attempts === attempt.number && row.job_id === attempt.jobId,
+    plan: row.plan as Plan,
+  };
+}
+
+/**
+ * With what follows from it: the config's streak of failures ends, and a recovery is pushed.
+ * @returns false when the run was stopped or taken over meanwhile; nothing is written then
+ */
+export async function recordSuccess(
+  db: Database,
+  boss: PgBoss,
+  attempt: Attempt,
+  result: RunResult,
+  now: Date,
+): Promise<boolean> {
+  return await db.transaction().execute(async trx => {
+    await lockConfig(trx, attempt);
+    const updated = await ofAttempt(trx, attempt)
+      .set({
+        state: 'successful',
+        finished_at: now,
+        row_count: result.rowCount,
+        bytes: result.bytes,
+        sha256: result.sha256,
+        object_key: result.objectKey,
+        job_id: null,
+        upload_id: null,
+      })
+      .where('state', '=', 'running')
+      .executeTakeFirst();
+    if (updated.numUpdatedRows === 0n) return false;
+    await noteSuccess(trx, boss, attempt, now);
+    return true;
+  });
+}
+
+/**
+ * The run is over; its job stays while there is an upload to abort. With what follows from it: a failure is pushed, the
+ * config may turn itself off. The same return as above.
+ */
+export async function recordFailure(
+  db: Database,
+  boss: PgBoss,
+  attempt: Attempt,
+  error: RunError,
+  now: Date,
+): Promise<boolean> {
+  return await db.transaction().execute(async trx => {
+    await lockConfig(trx, attempt);
+    const updated = await ofAttempt(trx, attempt)
+      .set({
+        state: 'failed',
+        finished_at: now,
+        error_code: error.code,
+        error_message: error.message,
+        job_id: sql`case when upload_id is not null then job_id end`,
+      })
+      .where('state', 'in', ['queued', 'running'])
+      .executeTakeFirst();
+    if (updated.numUpdatedRows === 0n) return false;
+    await noteFailures(trx, boss, [attempt], now);
+    return true;
+  });
+}
+
+/** The attempt is over, the job will come again: until then the run is queued, and shows what was met. */
+export async function recordRetry(
+  db: DatabaseOrTransaction,
+  attempt: Attempt,
+  error: RunError,
+): Promise<boolean> {
+  const updated = await ofAttempt(db, attempt)
+    .set({ state: 'queued', error_code: error.code, error_message: error.message })
+    .where('state', '=', 'running')
+    .executeTakeFirst();
+  return updated.numUpdatedRows === 1n;
+}
+
+/** Back to waiting, with a new job at once if the snapshot is there: this process is about to stop, or it is not there. */
+export async function handBack(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
+  await db.transaction().execute(async trx => {
+    const updated = await ofAttempt(trx, attempt)
+      .set({ state: 'queued', job_id: null })
+      .where('state', 'in', ['queued', 'running'])
+      .executeTakeFirst();
+    if (updated.numUpdatedRows === 1n) await enqueueRuns(trx, boss, attempt);
+  });
+}
+
+/** A run that is over and has nothing left in the bucket needs its job no more. Of a deleted config the rows go, too. */
+export async function letGo(db: DatabaseOrTransaction, attempt: Attempt): Promise<void> {
+  await ofAttempt(db, attempt)
+    .set({ job_id: null })
+    .where('state', 'in', ['successful', 'failed'])
+    .where('upload_id', 'is', null)
+    .execute();
+  await purgeConfigs(db, { environmentId: attempt.environmentId, id: attempt.configId });
+}
+
+/** For a config that is turned off or deleted. A worker that is at the run sees it within a second and cleans up. */
+export async function cancelRuns(db: DatabaseOrTransaction, config: ConfigKey, now: Date): Promise<void> {
+  await db
+    .updateTable('export_runs')
+    .set({
+      state: 'failed',
+      finished_at: now,
+      error_code: stopReasons.cancelled.code,
+      error_message: stopReasons.cancelled.message,
+      // No worker is at a run that is only queued, but an attempt before may have left an upload, even one without known id.
+      job_id: sql`case when state = 'running' or attempts > 0 then job_id end`,
+    })
+    .where('environment_id', '=', config.environmentId)
+    .where('config_id', '=', config.id)
+    .where('state', 'in', ['queued', 'running'])
+    .execute();
+}
+
+function ofAttempt(db: DatabaseOrTransaction, attempt: Attempt) {
+  return db
+    .updateTable('export_runs')
+    .where('environment_id', '=', attempt.environmentId)
+    .where('id', '=', attempt.runId)
+    .where('job_id', '=', attempt.jobId)
+    .where('attempts', '=', attempt.number);
+}

@@ -1,0 +1,304 @@
+import type { Pool } from 'pg';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Slots } from '../shared/concurrency-limit.ts';
+import { readSeldom } from '../shared/ttl-cache.ts';
+import {
+  attemptOutcomes,
+  downloadOutcomes,
+  loadOutcomes,
+  type Metrics,
+  partSources,
+  type QueueState,
+} from './metrics.ts';
+
+/** What is looked at whenever Prometheus asks. */
+export interface MetricSources {
+  readonly pools: Readonly<Record<string, Pool>>;
+  readonly downloadSlots: Slots;
+  readonly loadSlots: Slots;
+  readonly renderTurns: { readonly waiting: number };
+  /** Bytes that kept parts take; null: not known yet, or nothing is kept. */
+  readonly partStoreBytes: () => number | null;
+  /** What codes a run may end with: a closed set, so that no customer's storage makes series of its own. */
+  readonly runErrorCodes: readonly string[];
+  /** Asks the database. */
+  readonly queueState: () => Promise<QueueState>;
+}
+
+/** Counts in the form that Prometheus reads. The only place that knows its client. */
+export interface PrometheusMetrics extends Metrics {
+  readonly contentType: string;
+  /** Everything as text. Answers also while the database is away. */
+  render(): Promise<string>;
+}
+
+/** The database is asked this often at most, however many scrape. */
+const queueStateKeepMs = 15_000;
+/** Less than the ten seconds that Prometheus itself waits. */
+const queueStatePatienceMs = 2_000;
+
+const requestBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
+const transferBuckets = [0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200];
+
+export function createPrometheusMetrics(sources: MetricSources): PrometheusMetrics {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  watchNow(registry, sources);
+  const readQueue = readSeldom(sources.queueState, {
+    keepMs: queueStateKeepMs,
+    patienceMs: queueStatePatienceMs,
+  });
+  const lookAtQueue = watchQueue(registry, readQueue);
+  return {
+    ...countEvents(registry, sources.runErrorCodes),
+    contentType: registry.contentType,
+    async render() {
+      await lookAtQueue();
+      return await registry.metrics();
+    },
+  };
+}
+
+/** What happened since the process began. Every series of a closed set is there from the start, at 0. */
+function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metrics {
+  const registers = [registry];
+  const counter = (name: string, help: string, label?: string, values: readonly string[] = []) => {
+    const labelNames = label === undefined ? [] : [label];
+    const made = new Counter({ name, help, labelNames, registers });
+    for (const value of values) made.inc({ [label ?? '']: value }, 0);
+    return made;
+  };
+  const seconds = (name: string, help: string, outcomes: readonly string[]) => {
+    const made = new Histogram({
+      name,
+      help,
+      labelNames: ['outcome'],
+      buckets: transferBuckets,
+      registers,
+    });
+    for (const outcome of outcomes) made.zero({ outcome });
+    return made;
+  };
+
+  const requests = new Histogram({
+    name: 'whx_http_request_duration_seconds',
+    help: 'From the first byte of a request to the last of its answer.',
+    labelNames: ['method', 'route', 'status'],
+    buckets: requestBuckets,
+    registers,
+  });
+
+  const downloads = counter(
+    'whx_downloads_total',
+    'Downloads by how they ended.',
+    'outcome',
+    downloadOutcomes,
+  );
+  const downloadBytes = counter(
+    'whx_download_bytes_total',
+    'Bytes that downloads sent, as they went over the connection.',
+  );
+  const downloadRows = counter('whx_download_rows_total', 'Rows of downloads that were sent whole.');
+  const downloadSeconds = seconds(
+    'whx_download_duration_seconds',
+    'From the request of a download to its end, at the pace of its reader.',
+    downloadOutcomes,
+  );
+
+  const loads = counter('whx_loads_total', 'Loads of snapshots by how they ended.', 'outcome', loadOutcomes);
+  const loadBytes = counter('whx_load_bytes_total', 'Bytes of CSV that loads read, unpacked.');
+  const loadRows = counter('whx_load_rows_total', 'Rows of snapshots that were loaded.');
+  const loadSeconds = seconds(
+    'whx_load_duration_seconds',
+    'From the request of a load to its end.',
+    loadOutcomes,
+  );
+
+  const attempts = counter(
+    'whx_run_attempts_total',
+    'Attempts at runs of automatic exports by how they ended.',
+    'outcome',
+    attemptOutcomes,
+  );
+  const faults = counter(
+    'whx_run_faults_total',
+    'Faults that attempts at runs met, also when another attempt follows.',
+    'code',
+    runErrorCodes,
+  );
+  const attemptSeconds = seconds(
+    'whx_run_attempt_duration_seconds',
+    'How long attempts at runs took.',
+    attemptOutcomes,
+  );
+  const runBytes = counter('whx_run_bytes_total', 'Bytes of the objects that runs wrote.');
+  const runRows = counter('whx_run_rows_total', 'Rows of the objects that runs wrote.');
+  const runs = new Counter({
+    name: 'whx_runs_total',
+    help: 'Runs that ended here, by state, and code of the error when failed.',
+    labelNames: ['state', 'code'],
+    registers,
+  });
+  runs.inc({ state: 'successful', code: 'none' }, 0);
+  for (const code of runErrorCodes) runs.inc({ state: 'failed', code }, 0);
+  const known = new Set(runErrorCodes);
+  const closed = (code: string) => (known.has(code) ? code : 'unknown');
+
+  const parts = counter(
+    'whx_part_store_parts_total',
+    'Parts of files by where they came from: kept on disk, read along with another request, or rendered by the database.',
+    'source',
+    partSources,
+  );
+  const evictions = counter('whx_part_store_evictions_total', 'Kept parts that made room for others.');
+  const losses = counter(
+    'whx_part_store_losses_total',
+    'Kept parts that were found damaged and rendered anew.',
+  );
+
+  return {
+    requestEnded: ({ method, route, status, seconds }) =>
+      requests.observe({ method, route, status }, seconds),
+    downloadEnded({ outcome, bytes, rows, seconds }) {
+      downloads.inc({ outcome });
+      downloadBytes.inc(bytes);
+      downloadRows.inc(rows);
+      downloadSeconds.observe({ outcome }, seconds);
+    },
+    loadEnded({ outcome, bytes, rows, seconds }) {
+      loads.inc({ outcome });
+      loadBytes.inc(bytes);
+      loadRows.inc(rows);
+      loadSeconds.observe({ outcome }, seconds);
+    },
+    attemptEnded({ outcome, code, bytes, rows, seconds }) {
+      attempts.inc({ outcome });
+      if (code !== null) faults.inc({ code: closed(code) });
+      runBytes.inc(bytes);
+      runRows.inc(rows);
+      attemptSeconds.observe({ outcome }, seconds);
+    },
+    runsEnded(state, code, count = 1) {
+      runs.inc({ state, code: code === null ? 'none' : closed(code) }, count);
+    },
+    partStoreDid(event) {
+      if (event === 'evicted') evictions.inc();
+      else if (event === 'lost') losses.inc();
+      else parts.inc({ source: event });
+    },
+  };
+}
+
+/** What this process holds now. */
+function watchNow(
+  registry: Registry,
+  { pools, downloadSlots, loadSlots, renderTurns, partStoreBytes }: MetricSources,
+): void {
+  const registers = [registry];
+  new Gauge({
+    name: 'whx_database_connections',
+    help: 'Connections of each pool by what they do, and callers that wait for one.',
+    labelNames: ['pool', 'state'],
+    registers,
+    collect() {
+      for (const [name, pool] of Object.entries(pools)) {
+        this.set({ pool: name, state: 'busy' }, pool.totalCount - pool.idleCount);
+        this.set({ pool: name, state: 'idle' }, pool.idleCount);
+        this.set({ pool: name, state: 'waiting' }, pool.waitingCount);
+      }
+    },
+  });
+  const limits = new Gauge({
+    name: 'whx_database_connections_limit',
+    help: 'The most connections that each pool may hold.',
+    labelNames: ['pool'],
+    registers,
+  });
+  for (const [name, pool] of Object.entries(pools)) limits.set({ pool: name }, pool.options.max);
+
+  const gauge = (name: string, help: string, read: () => number | null) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        const value = read();
+        if (value === null) this.remove();
+        else this.set(value);
+      },
+    });
+  gauge('whx_downloads_in_progress', 'Downloads under way now.', () => downloadSlots.taken);
+  gauge('whx_loads_in_progress', 'Snapshot loads under way now.', () => loadSlots.taken);
+  gauge(
+    'whx_renders_waiting',
+    'Downloads that wait for their turn to have a large part rendered.',
+    () => renderTurns.waiting,
+  );
+  gauge(
+    'whx_part_store_bytes',
+    'What kept parts take on disk, as of the last look and what was written since.',
+    partStoreBytes,
+  );
+}
+
+/**
+ * What waits in the database, the same from every process. While the database is away these series are not there.
+ * @returns how to bring them up to date
+ */
+function watchQueue(registry: Registry, read: () => Promise<QueueState | null>): () => Promise<void> {
+  const registers = [registry];
+  const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
+  const gaugeBy = (label: string, name: string, help: string) =>
+    new Gauge({ name, help, labelNames: [label], registers });
+  const up = gauge(
+    'whx_database_up',
+    'Whether the database answered when this process last asked it what waits.',
+  );
+  const jobs = gaugeBy(
+    'state',
+    'whx_queue_jobs',
+    'Jobs of automatic exports: ready to be taken, delayed until their next attempt, or active.',
+  );
+  const jobAge = gauge(
+    'whx_queue_oldest_ready_seconds',
+    'How long the oldest job that is ready has waited for a worker; 0 without any.',
+  );
+  const runs = gaugeBy(
+    'state',
+    'whx_runs_unfinished',
+    'Runs that are queued, also for their snapshot, or running.',
+  );
+  const late = gaugeBy(
+    'waiting_for',
+    'whx_slots_late',
+    'Enabled configs whose newest slot has no finished run, by what that waits for: the snapshot, or the run.',
+  );
+  const lateAge = gaugeBy(
+    'waiting_for',
+    'whx_slots_late_oldest_seconds',
+    'How long ago the oldest of these slots was; 0 without any.',
+  );
+
+  return async () => {
+    const state = await read();
+    up.set(state === null ? 0 : 1);
+    if (state === null) {
+      for (const metric of [jobs, runs, late, lateAge]) metric.reset();
+      jobAge.remove();
+      return;
+    }
+    jobs.set({ state: 'ready' }, state.readyJobs);
+    jobs.set({ state: 'delayed' }, state.delayedJobs);
+    jobs.set({ state: 'active' }, state.activeJobs);
+    jobAge.set(state.oldestReadyJobSeconds);
+    runs.set({ state: 'queued' }, state.queuedRuns);
+    runs.set({ state: 'running' }, state.runningRuns);
+    for (const [waiting_for, found] of [
+      ['snapshot', state.lateForSnapshot],
+      ['run', state.lateForRun],
+    ] as const) {
+      late.set({ waiting_for }, found.slots);
+      lateAge.set({ waiting_for }, found.oldestSeconds);
+    }
+  };
+}

@@ -1,0 +1,67 @@
+import type { IncomingMessage } from 'node:http';
+import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Bindings, ChildLoggerOptions } from 'fastify/types/logger.js';
+import { beginRequest, type Step } from './tracing.ts';
+
+/** Of requests that are traced. */
+const steps = new WeakMap<IncomingMessage, Step>();
+
+/** Probes and scrapes come every few seconds and would bury the rest. */
+const untraced = /^\/(?:health\/|metrics)/;
+
+/** Where a request first comes by, so that every one of its log lines has the trace's id. */
+export function tracedLogger(
+  logger: FastifyBaseLogger,
+  bindings: Bindings,
+  options: ChildLoggerOptions,
+  request: IncomingMessage,
+): FastifyBaseLogger {
+  if (untraced.test(request.url ?? '')) return logger.child(bindings, options);
+  const step = beginRequest(request.method ?? 'HTTP', request.headers);
+  steps.set(request, step);
+  return logger.child({ ...bindings, ...step.ids }, options);
+}
+
+/** What is done for a request is part of its step. */
+export function traceRequests(app: FastifyInstance): void {
+  const within = (request: FastifyRequest, done: () => void) => {
+    const step = steps.get(request.raw);
+    if (step === undefined) done();
+    else step.within(done);
+  };
+  app.addHook('onRequest', (request, reply, done) => {
+    endWithAnswer(request, reply);
+    within(request, done);
+  });
+  // The end of a body is told outside of all steps.
+  app.addHook('preValidation', (request, _reply, done) => within(request, done));
+}
+
+/** Also for a URL that no hook gets to see. */
+export function endWithAnswer(request: FastifyRequest, reply: FastifyReply): void {
+  const step = steps.get(request.raw);
+  if (step === undefined) return;
+  // The route as it is written, never the path: what stands in a download link opens a file.
+  const route = request.is404 ? undefined : request.routeOptions.url;
+  const method = request.method;
+  step.rename(route === undefined ? method : `${method} ${route}`);
+  step.add({
+    'http.request.method': method,
+    'whx.request.id': request.id,
+    ...(route !== undefined && { 'http.route': route }),
+  });
+  reply.raw.once('close', () => {
+    const { statusCode, writableFinished, headersSent } = reply.raw;
+    if (headersSent) step.add({ 'http.response.status_code': statusCode });
+    if (!writableFinished) step.end(new CutOff());
+    else step.end(statusCode >= 500 ? new ServerError(String(statusCode)) : undefined);
+  });
+}
+
+class CutOff extends Error {
+  override readonly name = 'cut_off';
+}
+
+class ServerError extends Error {
+  override readonly name = 'server_error';
+}

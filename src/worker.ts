@@ -1,0 +1,173 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { JobWithMetadata } from 'pg-boss';
+import {
+  lostRunQueue,
+  type RunJob,
+  retentionQueue,
+  runQueue,
+  tickQueue,
+  type WebhookJob,
+  webhookQueue,
+} from './db/job-queue.ts';
+import { enqueueDue } from './export-runs/enqueue-due.ts';
+import { failLostRun, type RunDependencies, runExport } from './export-runs/execute-run.ts';
+import { stopReasons } from './export-runs/run-errors.ts';
+import { type RetentionSettings, tidyUp } from './retention/tidy-up.ts';
+import { deliverEvent } from './webhooks/deliver-event.ts';
+
+/** What the worker needs besides what runs do. */
+interface WorkerDependencies extends RunDependencies {
+  readonly retention: RetentionSettings;
+}
+
+export interface Worker {
+  /** No new runs; those under way may finish for a while and are then handed to other workers. */
+  stop(): Promise<void>;
+}
+
+/** Runs at once in this process; each holds a database connection and up to 64 MiB of parts. */
+export const runsAtOnce = 4;
+/**
+ * So that one customer's hundred configs leave room for the others, in every process. pg-boss can count over all
+ * processes instead (`groupConcurrency`), but fetches at the same moment then let too many through.
+ */
+const runsAtOncePerEnvironment = 2;
+
+/** Webhooks at once in this process, and of one environment, so that a slow receiver holds up its own alone. */
+const deliveriesAtOnce = 8;
+const deliveriesAtOncePerEnvironment = 1;
+
+/** Together less than the 30 s that a process has to stop. */
+const finishMs = 20_000;
+const stopMs = 27_000;
+/** After the runs of midnight. Cron, UTC. */
+const tidyingTime = '30 3 * * *';
+/** Between tries while the database is away at start. */
+const restartMs = 2_000;
+
+/** Starts to look for what is due and to carry it out. Returns at once; while the database is away it keeps trying. */
+export function startWorker(dependencies: WorkerDependencies): Worker {
+  const { jobs, log } = dependencies;
+  const ending = new AbortController();
+  const handingBack = new AbortController();
+  const started = startUntil(dependencies, ending.signal, handingBack.signal);
+
+  return {
+    async stop() {
+      ending.abort();
+      await started;
+      const timer = setTimeout(() => handingBack.abort(new Error('This process is stopping.')), finishMs);
+      await jobs.stop({ graceful: true, timeout: stopMs });
+      clearTimeout(timer);
+      log.info('worker stopped');
+    },
+  };
+}
+
+async function startUntil(
+  dependencies: WorkerDependencies,
+  ending: AbortSignal,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { log } = dependencies;
+  for (let tries = 1; !ending.aborted; tries += 1) {
+    try {
+      await startWith(dependencies, ending, stopping);
+      log.info({ runsAtOnce }, 'worker started');
+      return;
+    } catch (error) {
+      if (tries === 1) log.warn({ err: error }, 'the worker cannot start yet and will keep trying');
+      await delay(restartMs, undefined, { signal: ending }).catch(() => {});
+    }
+  }
+}
+
+async function startWith(
+  dependencies: WorkerDependencies,
+  ending: AbortSignal,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { jobs } = dependencies;
+  await jobs.start();
+  await jobs.work(tickQueue, { pollingIntervalSeconds: 1 }, () => tick(dependencies));
+  await jobs.work(
+    lostRunQueue,
+    { includeMetadata: true, pollingIntervalSeconds: 5 },
+    async ([job]: JobWithMetadata<RunJob>[]) => {
+      if (job !== undefined) await failLostRun(dependencies, job.data, job.sourceId ?? job.id);
+    },
+  );
+  await jobs.work(
+    runQueue,
+    {
+      includeMetadata: true,
+      localConcurrency: runsAtOnce,
+      localGroupConcurrency: runsAtOncePerEnvironment,
+      pollingIntervalSeconds: 1,
+      // With a backlog the next job is taken without a pause.
+      burstWhenReadyExceeds: runsAtOnce,
+      heartbeatRefreshSeconds: 5,
+    },
+    async ([job]: JobWithMetadata<RunJob>[]) => {
+      if (job === undefined) return;
+      const { id, data, signal } = job;
+      const isLast = job.retryCount >= job.retryLimit;
+      await runExport(dependencies, { id, data, signal, isLast }, stopping);
+    },
+  );
+  await jobs.work(
+    webhookQueue,
+    {
+      includeMetadata: true,
+      localConcurrency: deliveriesAtOnce,
+      localGroupConcurrency: deliveriesAtOncePerEnvironment,
+      pollingIntervalSeconds: 2,
+      burstWhenReadyExceeds: deliveriesAtOnce,
+    },
+    async ([job]: JobWithMetadata<WebhookJob>[]) => {
+      if (job !== undefined) await deliverEvent(dependencies, job.data, job.retryCount >= job.retryLimit);
+    },
+  );
+  await jobs.work(
+    retentionQueue,
+    { includeMetadata: true, pollingIntervalSeconds: 10, heartbeatRefreshSeconds: 15 },
+    async ([job]: JobWithMetadata<object>[]) => {
+      if (job !== undefined) await tidy(dependencies, AbortSignal.any([job.signal, ending]));
+    },
+  );
+  await jobs.schedule(retentionQueue, tidyingTime, null, { missed: 'once' });
+  // A minute that passed while nothing was running is made up for once: the tick looks at the clock itself.
+  await jobs.schedule(tickQueue, '* * * * *', null, { missed: 'once' });
+  await tick(dependencies);
+}
+
+/** A failed tick is made up for by the next one. */
+async function tick({ db, jobs, log, metrics, now }: RunDependencies): Promise<void> {
+  const startedAt = performance.now();
+  try {
+    const moved = await enqueueDue(db, jobs, now());
+    const durationMs = Math.round(performance.now() - startedAt);
+    metrics.runsEnded('failed', 'snapshot_missing', moved.failed);
+    metrics.runsEnded('failed', stopReasons.plan_upgrade_required.code, moved.switchedOff);
+    const level = Object.values(moved).some(count => count > 0) ? 'info' : 'debug';
+    log[level]({ ...moved, durationMs }, 'tick');
+  } catch (error) {
+    log.error({ err: error }, 'tick failed');
+  }
+}
+
+async function tidy({ db, log, now, retention }: WorkerDependencies, signal: AbortSignal): Promise<void> {
+  const startedAt = performance.now();
+  try {
+    const { partitions, ...counts } = await tidyUp(db, retention, now(), signal);
+    const durationMs = Math.round(performance.now() - startedAt);
+    log.info({ ...counts, partitions: partitions.dropped, durationMs }, 'tidied up');
+    if (partitions.unregistered.length > 0) {
+      const days = partitions.unregistered;
+      log.warn({ days }, 'old days hold rows of no registered snapshot; they are left as they are');
+    }
+  } catch (error) {
+    log.error({ err: error }, 'tidying up failed; the next night tries again');
+    throw error;
+  }
+}

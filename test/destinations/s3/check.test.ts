@@ -1,0 +1,205 @@
+import fs from 'node:fs';
+import { CreateBucketCommand } from '@aws-sdk/client-s3';
+import t from 'tap';
+import type { Credentials, Destination } from '../../../src/destinations/destination.ts';
+import { objectKey } from '../../../src/destinations/object-key.ts';
+import { type CheckResult, checkDestination } from '../../../src/destinations/s3/check.ts';
+import { uploadObject } from '../../../src/destinations/s3/upload.ts';
+import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
+import {
+  contentsOf,
+  createUser,
+  freshPrefix,
+  loopback,
+  needsS3,
+  type PolicyStatement,
+  radosgwAdmin,
+  s3Client,
+  s3Destination,
+  s3Server,
+  setPolicy,
+} from '../../helpers/s3.ts';
+import { storageErrorCodes } from './storage-error-codes.ts';
+import { bytes, digestOf, mebibyte } from './test-source.ts';
+
+const wrongSecret = 'this-is-not-the-secret';
+
+async function check(destination: Destination, credentials: Credentials): Promise<CheckResult> {
+  const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
+  return await checkDestination({ destination, credentials, objectKey: key }, { allowlist: loopback });
+}
+
+/** `['ok', 'write_denied']`: how the list and the write went. */
+function outcome({ checks }: CheckResult): string[] {
+  return checks.map(({ error }) => error?.code ?? 'ok');
+}
+
+t.test('the four users', needsS3, async t => {
+  const expected = {
+    full: ['ok', 'ok'],
+    putOnly: ['list_denied', 'ok'],
+    readOnly: ['ok', 'write_denied'],
+    nothing: ['list_denied', 'write_denied'],
+  } as const;
+  for (const user of ['full', 'putOnly', 'readOnly', 'nothing'] as const) {
+    const destination = s3Destination();
+    const result = await check(destination, s3Server().users[user]);
+    t.strictSame(outcome(result), expected[user], user);
+    t.equal(result.valid, user === 'full');
+    t.strictSame(
+      result.checks.map(({ name, ok }) => [name, ok]),
+      [
+        ['list', expected[user][0] === 'ok'],
+        ['write', expected[user][1] === 'ok'],
+      ],
+    );
+    t.strictSame(await contentsOf(destination), { objects: [], unfinished: [] }, 'nothing stays');
+  }
+});
+
+t.test('keys and buckets that are wrong', needsS3, async t => {
+  const { full } = s3Server().users;
+  const destination = s3Destination();
+  const twice = (code: string) => [code, code];
+  t.strictSame(
+    outcome(await check(destination, { ...full, secretAccessKey: wrongSecret })),
+    twice('secret_key_mismatch'),
+  );
+  t.strictSame(
+    outcome(await check(destination, { ...full, accessKeyId: 'AKIAUNKNOWN' })),
+    twice('access_key_not_recognised'),
+  );
+  const missing = await check({ ...destination, bucket: 'no-such-bucket' }, full);
+  t.strictSame(outcome(missing), twice('bucket_not_found'));
+  t.match(missing.checks[0]?.error?.message, /`no-such-bucket`/);
+  t.strictSame(outcome(await check({ ...destination, region: 'auto' }, full)), ['ok', 'ok'], 'region auto');
+  t.strictSame(
+    outcome(await check({ ...destination, key: 'ä ö/100%/+&?#' }, full)),
+    ['ok', 'ok'],
+    'odd folder',
+  );
+  t.strictSame(outcome(await check({ ...destination, key: '' }, full)), ['ok', 'ok'], 'no folder');
+});
+
+/** The policy of docs/destinations.md as printed, for another bucket. */
+function guidePolicy(bucket: string): PolicyStatement[] {
+  const guide = fs.readFileSync(new URL('../../../docs/destinations.md', import.meta.url), 'utf8');
+  const [, policy] = /<!-- test: least-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
+  if (policy === undefined) throw new Error('the guide has no policy');
+  return JSON.parse(policy.replaceAll('acme-exports', bucket)).Statement;
+}
+
+t.test('exactly the rights of the guide are enough, and each of them is needed', needsS3, async t => {
+  const owner = s3Client('full');
+  const bucket = freshPrefix();
+  await owner.send(new CreateBucketCommand({ Bucket: bucket }));
+  owner.destroy();
+  const { uid, ...credentials } = await createUser();
+  const destination = s3Destination({ bucket, key: 'company-adoption' });
+  const policy = guidePolicy(bucket);
+  const without = (action: string) =>
+    policy
+      .map(statement => ({
+        ...statement,
+        Action: statement.Action.filter(name => name !== action),
+      }))
+      .filter(statement => statement.Action.length > 0);
+
+  await setPolicy(bucket, uid, policy);
+  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'as printed');
+  t.strictSame(
+    outcome(await check({ ...destination, key: 'elsewhere' }, credentials)),
+    ['list_denied', 'write_denied'],
+    'and only under the folder',
+  );
+  const user = s3Client(credentials, destination);
+  const { signal } = new AbortController();
+  const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
+  const upload = (body: AsyncIterable<Uint8Array>) =>
+    uploadObject(user, {
+      destination,
+      key,
+      body,
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: 20 * mebibyte,
+      signal,
+      onMultipartStarted: async () => {},
+    });
+  const breaking = bytes(20 * mebibyte, offset => {
+    if (offset > 12 * mebibyte) throw new Error('the source breaks');
+  });
+  await t.rejects(upload(breaking), { message: 'the source breaks' });
+  t.strictSame(
+    await contentsOf(destination),
+    { objects: [], unfinished: [] },
+    'what was begun can be aborted',
+  );
+  t.strictSame(await upload(bytes(20 * mebibyte)), await digestOf(20 * mebibyte), 'a file can be written');
+  t.strictSame(await upload(bytes(20 * mebibyte)), await digestOf(20 * mebibyte), 'and written again');
+  user.destroy();
+
+  await setPolicy(bucket, uid, without('s3:ListBucket'));
+  t.strictSame(outcome(await check(destination, credentials)), ['list_denied', 'ok'], 'without ListBucket');
+  await setPolicy(bucket, uid, without('s3:PutObject'));
+  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'write_denied'], 'without PutObject');
+  t.strictSame((await contentsOf(destination)).unfinished, [], 'nothing stays');
+  await setPolicy(bucket, uid, without('s3:AbortMultipartUpload'));
+  const refused = await check(destination, credentials);
+  t.strictSame(outcome(refused), ['ok', 'write_denied'], 'without AbortMultipartUpload');
+  t.match(refused.checks[1]?.error?.hint, /AbortMultipartUpload/);
+});
+
+t.test('the guide tells of every storage error', async t => {
+  const guide = fs.readFileSync(new URL('../../../docs/destinations.md', import.meta.url), 'utf8');
+  for (const [code, transient] of Object.entries(storageErrorCodes)) {
+    t.match(guide, new RegExp(`^\\| \`${code}\` .* \\| ${transient ? 'yes' : 'no'} \\|$`, 'm'), code);
+  }
+});
+
+t.test('a suspended user', needsS3, async t => {
+  const { uid, ...credentials } = await createUser();
+  await radosgwAdmin('user', 'suspend', `--uid=${uid}`);
+  const result = await check(s3Destination(), credentials);
+  t.strictSame(outcome(result), ['list_denied', 'write_denied']);
+  t.match(result.checks[0]?.error?.message, /suspended/);
+});
+
+t.test('TLS', needsS3, async t => {
+  const { httpsEndpoint, endpoint, caFile, users } = s3Server();
+  const twice = (code: string) => [code, code];
+  const destination = s3Destination({ endpoint: httpsEndpoint });
+  t.strictSame(outcome(await check(destination, users.full)), twice('tls_error'), 'an unknown certificate');
+  const trusted = await checkDestination(
+    {
+      destination,
+      credentials: users.full,
+      objectKey: objectKey(destination.key, 'prod', '2026-03-02', 'gzip'),
+    },
+    { allowlist: loopback, extraCa: fs.readFileSync(caFile, 'utf8') },
+  );
+  t.strictSame(outcome(trusted), ['ok', 'ok'], 'trusted when the operator says so');
+  t.strictSame(await contentsOf(destination), { objects: [], unfinished: [] });
+  const plain = s3Destination({ endpoint: endpoint.replace('http:', 'https:') });
+  t.strictSame(
+    outcome(await check(plain, users.full)),
+    twice('tls_error'),
+    'https at a port that speaks http',
+  );
+});
+
+t.test('an address that is not allowed is never dialled', needsS3, async t => {
+  const { full } = s3Server().users;
+  const destination = s3Destination();
+  const request = { destination, credentials: full, objectKey: 'k' };
+  const refused = await checkDestination(request, { allowlist: parseEndpointAllowlist([]) });
+  t.strictSame(outcome(refused), ['endpoint_not_allowed', 'endpoint_not_allowed']);
+  const absent = await checkDestination(
+    { ...request, destination: { ...destination, endpoint: 'https://absent.example' } },
+    {
+      allowlist: parseEndpointAllowlist([]),
+      resolve: (_name, _options, callback) => callback(Object.assign(new Error(), { code: 'ENOTFOUND' }), []),
+    },
+  );
+  t.strictSame(absent, refused, 'in the words for a name that does not resolve');
+});

@@ -1,0 +1,408 @@
+import { ListObjectsV2Command } from '@aws-sdk/client-s3';
+import t from 'tap';
+import type { Destination } from '../../../src/destinations/destination.ts';
+import { checkPatience, createS3Client } from '../../../src/destinations/s3/client.ts';
+import { NotS3Error } from '../../../src/destinations/s3/error-codes.ts';
+import {
+  describeStorageError,
+  isTransient,
+  type StorageErrorCode,
+  type StorageStep,
+} from '../../../src/destinations/s3/errors.ts';
+import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
+import { EndpointNotAllowedError } from '../../../src/outbound/endpoint-guard.ts';
+import { errorDocument, fakeEndpoint } from './fake-endpoint.ts';
+import { storageErrorCodes } from './storage-error-codes.ts';
+
+const aws: Destination = {
+  provider: 'aws',
+  bucket: 'acme',
+  region: 'us-east-1',
+  key: 'exports',
+  endpoint: null,
+};
+const gcp: Destination = { ...aws, provider: 'gcp' };
+const r2: Destination = {
+  ...aws,
+  provider: 'custom',
+  endpoint: 'https://abc.r2.cloudflarestorage.com',
+};
+
+interface Row {
+  readonly provider: string;
+  readonly status: number;
+  readonly body: string;
+  readonly headers?: Record<string, string>;
+  readonly step?: StorageStep;
+  readonly code: StorageErrorCode;
+  readonly message?: RegExp;
+  readonly hint?: RegExp;
+}
+
+/** Answers as the providers give them, sent over a real connection and read by the real client. */
+const answers: Row[] = [
+  {
+    provider: 'AWS',
+    status: 403,
+    body: errorDocument('InvalidAccessKeyId'),
+    code: 'access_key_not_recognised',
+  },
+  {
+    provider: 'RGW',
+    status: 403,
+    body: '<?xml version="1.0"?><Error><Code>InvalidAccessKeyId</Code><RequestId>tx1</RequestId></Error>',
+    code: 'access_key_not_recognised',
+  },
+  {
+    provider: 'R2',
+    status: 401,
+    body: errorDocument('Unauthorized'),
+    code: 'access_key_not_recognised',
+  },
+  {
+    provider: 'GCS',
+    status: 403,
+    body: errorDocument('InvalidSecurity'),
+    code: 'access_key_not_recognised',
+  },
+  {
+    provider: 'AWS',
+    status: 400,
+    body: errorDocument('ExpiredToken'),
+    code: 'access_key_not_recognised',
+  },
+  {
+    provider: 'AWS',
+    status: 403,
+    body: errorDocument('SignatureDoesNotMatch'),
+    code: 'secret_key_mismatch',
+  },
+  {
+    provider: 'Swift',
+    status: 403,
+    body: errorDocument('SignatureDoesNotMatch'),
+    code: 'secret_key_mismatch',
+  },
+  {
+    provider: 'AWS',
+    status: 404,
+    body: errorDocument('NoSuchBucket'),
+    code: 'bucket_not_found',
+    message: /`acme`/,
+  },
+  {
+    provider: 'AWS',
+    status: 301,
+    body: errorDocument('PermanentRedirect', '<Endpoint>acme.s3.eu-west-1.amazonaws.com</Endpoint>'),
+    code: 'wrong_region',
+    message: /`acme` is in `eu-west-1`; change the region/,
+  },
+  {
+    provider: 'AWS, old endpoint',
+    status: 301,
+    body: errorDocument('PermanentRedirect', '<Endpoint>acme.s3-eu-central-1.amazonaws.com</Endpoint>'),
+    code: 'wrong_region',
+    message: /`eu-central-1`/,
+  },
+  {
+    provider: 'AWS, header',
+    status: 301,
+    body: errorDocument('PermanentRedirect'),
+    headers: { 'x-amz-bucket-region': 'eu-west-3' },
+    code: 'wrong_region',
+    message: /`eu-west-3`/,
+  },
+  {
+    provider: 'AWS, header alone',
+    status: 301,
+    body: '',
+    headers: { 'x-amz-bucket-region': 'eu-west-3' },
+    code: 'wrong_region',
+    message: /`eu-west-3`/,
+  },
+  {
+    provider: 'AWS',
+    status: 400,
+    body: errorDocument('AuthorizationHeaderMalformed', '<Region>ap-south-1</Region>'),
+    code: 'wrong_region',
+    message: /`ap-south-1`/,
+  },
+  {
+    provider: 'MinIO',
+    status: 400,
+    body: errorDocument('AuthorizationHeaderMalformed'),
+    code: 'wrong_region',
+    message: /not in `us-east-1`/,
+  },
+  {
+    provider: 'hostile',
+    status: 400,
+    body: errorDocument('AuthorizationHeaderMalformed', '<Region>visit evil.example</Region>'),
+    code: 'wrong_region',
+    message: /not in `us-east-1`/,
+  },
+  {
+    provider: 'RGW',
+    status: 301,
+    body: errorDocument('PermanentRedirect', '<Endpoint>10.0.0.7</Endpoint>'),
+    code: 'wrong_region',
+    message: /not in `us-east-1`/,
+  },
+  {
+    provider: 'AWS',
+    status: 400,
+    body: errorDocument('IllegalLocationConstraintException'),
+    code: 'wrong_region',
+  },
+  {
+    provider: 'Swift',
+    status: 400,
+    body: errorDocument('IllegalLocationConstraint'),
+    code: 'wrong_region',
+  },
+  { provider: 'R2', status: 400, body: errorDocument('InvalidRegionName'), code: 'wrong_region' },
+  {
+    provider: 'all',
+    status: 403,
+    body: errorDocument('AccessDenied'),
+    step: 'list',
+    code: 'list_denied',
+    hint: /ListBucket/,
+  },
+  {
+    provider: 'all',
+    status: 403,
+    body: errorDocument('AccessDenied'),
+    step: 'write',
+    code: 'write_denied',
+    hint: /PutObject/,
+  },
+  {
+    provider: 'all',
+    status: 403,
+    body: errorDocument('AccessDenied'),
+    step: 'upload',
+    code: 'write_denied',
+    hint: /PutObject/,
+  },
+  {
+    provider: 'all',
+    status: 403,
+    body: errorDocument('AccessDenied'),
+    step: 'abort',
+    code: 'write_denied',
+    hint: /AbortMultipartUpload/,
+  },
+  {
+    provider: 'RGW',
+    status: 403,
+    body: errorDocument('UserSuspended'),
+    step: 'write',
+    code: 'write_denied',
+    message: /suspended/,
+  },
+  {
+    provider: 'AWS',
+    status: 403,
+    body: errorDocument('AllAccessDisabled'),
+    step: 'list',
+    code: 'list_denied',
+    message: /suspended/,
+  },
+  { provider: 'AWS', status: 403, body: errorDocument('RequestTimeTooSkewed'), code: 'clock_skew' },
+  { provider: 'AWS', status: 400, body: errorDocument('RequestTimeout'), code: 'timeout' },
+  {
+    provider: 'AWS',
+    status: 503,
+    body: errorDocument('SlowDown'),
+    code: 'storage_unavailable',
+    message: /SlowDown/,
+  },
+  {
+    provider: 'MinIO',
+    status: 503,
+    body: errorDocument('SlowDownWrite'),
+    code: 'storage_unavailable',
+  },
+  {
+    provider: 'MinIO',
+    status: 507,
+    body: errorDocument('XMinioStorageFull'),
+    code: 'storage_unavailable',
+    message: /XMinioStorageFull/,
+  },
+  {
+    provider: 'AWS',
+    status: 500,
+    body: errorDocument('InternalError'),
+    code: 'storage_unavailable',
+  },
+  {
+    provider: 'R2',
+    status: 429,
+    body: errorDocument('TooManyRequests'),
+    code: 'storage_unavailable',
+  },
+  {
+    provider: 'AWS',
+    status: 307,
+    body: errorDocument('TemporaryRedirect'),
+    code: 'storage_unavailable',
+  },
+  {
+    provider: 'any, new code',
+    status: 502,
+    body: errorDocument('SomethingNew'),
+    code: 'storage_unavailable',
+    message: /SomethingNew/,
+  },
+  {
+    provider: 'a proxy',
+    status: 502,
+    body: '<html><body>Bad gateway</body></html>',
+    code: 'storage_unavailable',
+    message: /HTTP 502/,
+  },
+  { provider: 'a proxy', status: 503, body: '', code: 'storage_unavailable', message: /HTTP 503/ },
+  {
+    provider: 'a proxy',
+    status: 500,
+    body: 'boom',
+    code: 'storage_unavailable',
+    message: /HTTP 500/,
+  },
+  { provider: 'a web server', status: 200, body: '<!doctype html><p>hello<br>', code: 'not_s3' },
+  { provider: 'a web server', status: 200, body: '{"hello": 1}', code: 'not_s3' },
+  {
+    provider: 'a web server',
+    status: 302,
+    body: '',
+    headers: { location: 'http://127.0.0.1:1/login' },
+    code: 'not_s3',
+  },
+  { provider: 'a web server', status: 403, body: '<!doctype html><p>no<br>', code: 'not_s3' },
+  { provider: 'a web server', status: 404, body: '<html>not found</html>', code: 'not_s3' },
+  { provider: 'a web server', status: 401, body: '', code: 'not_s3' },
+  {
+    provider: 'a web server',
+    status: 501,
+    body: '<html>Unsupported method</html>',
+    code: 'not_s3',
+  },
+  { provider: 'half an S3', status: 501, body: errorDocument('NotImplemented'), code: 'not_s3' },
+  { provider: 'half an S3', status: 405, body: errorDocument('MethodNotAllowed'), code: 'not_s3' },
+  {
+    provider: 'AWS',
+    status: 400,
+    body: errorDocument('InvalidRequest'),
+    code: 'unknown',
+    message: /InvalidRequest/,
+  },
+  {
+    provider: 'AWS',
+    status: 404,
+    body: errorDocument('NoSuchUpload'),
+    step: 'upload',
+    code: 'unknown',
+    message: /NoSuchUpload/,
+  },
+  {
+    provider: 'AWS',
+    status: 400,
+    body: errorDocument('KMS.DisabledException'),
+    code: 'unknown',
+    message: /KMS\.DisabledException/,
+  },
+  {
+    provider: 'hostile',
+    status: 400,
+    body: errorDocument('constructor'),
+    code: 'unknown',
+    message: /constructor/,
+  },
+  {
+    provider: 'hostile',
+    status: 400,
+    body: errorDocument('visit http://evil.example'),
+    code: 'unknown',
+    message: /HTTP 400/,
+  },
+];
+
+t.test('answers of providers', async t => {
+  let row: Row | undefined;
+  const endpoint = await fakeEndpoint((_, response) => {
+    response.writeHead(row?.status ?? 0, { 'content-type': 'application/xml', ...row?.headers });
+    response.end(row?.body);
+  });
+  const { destination } = endpoint;
+  const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
+  const allowlist = parseEndpointAllowlist(['127.0.0.1']);
+  const client = createS3Client(destination, credentials, { allowlist }, checkPatience);
+  t.teardown(async () => {
+    client.destroy();
+    await endpoint.close();
+  });
+  for (row of answers) {
+    const title = `${row.provider}: ${row.status} ${row.code}`;
+    const thrown = await client.send(new ListObjectsV2Command({ Bucket: 'acme' })).then(
+      () => new NotS3Error(),
+      (error: unknown) => error,
+    );
+    const fault = describeStorageError(thrown, { step: row.step ?? 'list', destination });
+    t.equal(fault.code, row.code, title);
+    t.match(fault.message, row.message ?? /./, title);
+    t.match(fault.hint, row.hint ?? /./, title);
+    t.notMatch(JSON.stringify(fault), /internal-host|evil|not-a-real|10\.0\.0\.7|node_modules/, title);
+  }
+  t.equal(endpoint.requests.length, answers.length, 'no redirect was followed and nothing was repeated');
+});
+
+t.test('connections that fail, by the code that Node gives', async t => {
+  const rows: Record<string, StorageErrorCode> = {
+    ENOTFOUND: 'endpoint_unreachable',
+    EAI_AGAIN: 'endpoint_unreachable',
+    ECONNREFUSED: 'endpoint_unreachable',
+    ECONNRESET: 'endpoint_unreachable',
+    EPIPE: 'endpoint_unreachable',
+    EHOSTUNREACH: 'endpoint_unreachable',
+    ENETUNREACH: 'endpoint_unreachable',
+    ETIMEDOUT: 'timeout',
+    EPROTO: 'tls_error',
+    CERT_HAS_EXPIRED: 'tls_error',
+    CERT_NOT_YET_VALID: 'tls_error',
+    DEPTH_ZERO_SELF_SIGNED_CERT: 'tls_error',
+    SELF_SIGNED_CERT_IN_CHAIN: 'tls_error',
+    UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'tls_error',
+    UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'tls_error',
+    ERR_TLS_CERT_ALTNAME_INVALID: 'tls_error',
+    ERR_SSL_WRONG_VERSION_NUMBER: 'tls_error',
+    HPE_INVALID_CONSTANT: 'not_s3',
+    HPE_HEADER_OVERFLOW: 'not_s3',
+    E_SOMETHING_ELSE: 'unknown',
+  };
+  for (const [code, expected] of Object.entries(rows)) {
+    const error = Object.assign(new Error('connect to internal-host-7 failed'), { code });
+    for (const destination of [aws, gcp, r2]) {
+      const fault = describeStorageError(error, { step: 'upload', destination });
+      t.equal(fault.code, expected, `${code} at ${destination.provider}`);
+      t.notMatch(JSON.stringify(fault), /internal-host/);
+    }
+  }
+});
+
+t.test('time limits, refusals, and things that are no errors at all', async t => {
+  const describe = (error: unknown) => describeStorageError(error, { step: 'list', destination: r2 }).code;
+  t.equal(describe(new DOMException('late', 'TimeoutError')), 'timeout');
+  t.equal(describe(Object.assign(new Error('late'), { name: 'TimeoutError' })), 'timeout');
+  t.equal(describe(Object.assign(new Error('Request aborted'), { name: 'AbortError' })), 'timeout');
+  t.equal(describe(new EndpointNotAllowedError()), 'endpoint_not_allowed');
+  for (const thrown of [null, undefined, 'text', 7, {}, new Error('x'), { Code: 7 }]) {
+    t.equal(describe(thrown), 'unknown');
+  }
+});
+
+t.test('which faults are tried again', async t => {
+  for (const [code, transient] of Object.entries(storageErrorCodes))
+    t.equal(isTransient(code as StorageErrorCode), transient, code);
+});

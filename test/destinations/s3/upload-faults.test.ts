@@ -1,0 +1,294 @@
+import { once } from 'node:events';
+import net, { type AddressInfo } from 'node:net';
+import t, { type Test } from 'tap';
+import type { Destination } from '../../../src/destinations/destination.ts';
+import { type ClientPatience, createS3Client, runPatience } from '../../../src/destinations/s3/client.ts';
+import { isTransient, StorageError } from '../../../src/destinations/s3/errors.ts';
+import { type UploadRequest, uploadObject } from '../../../src/destinations/s3/upload.ts';
+import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
+import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../../helpers/s3.ts';
+import { type Answer, createDocument, errorDocument, fakeEndpoint } from './fake-endpoint.ts';
+import { bytes, digestOf, mebibyte } from './test-source.ts';
+
+const part = 8 * mebibyte;
+const completeDocument =
+  '<?xml version="1.0"?><CompleteMultipartUploadResult><ETag>"e"</ETag></CompleteMultipartUploadResult>';
+
+interface Steps {
+  readonly create: Answer;
+  readonly part: Answer;
+  readonly complete: Answer;
+  readonly abort: Answer;
+}
+
+/** An S3 that takes uploads and forgets them; each step can be replaced. */
+function forgetful(steps: Partial<Steps> = {}): Answer {
+  const all: Steps = {
+    create: (_, response) => response.end(createDocument('u1')),
+    part: (request, response) => request.once('end', () => response.setHeader('etag', '"e"').end()),
+    complete: (_, response) => response.end(completeDocument),
+    abort: (_, response) => response.writeHead(204).end(),
+    ...steps,
+  };
+  return (request, response) => {
+    const url = request.url ?? '';
+    const step =
+      request.method === 'PUT'
+        ? 'part'
+        : request.method === 'DELETE'
+          ? 'abort'
+          : url.includes('uploads=')
+            ? 'create'
+            : 'complete';
+    all[step](request, response);
+  };
+}
+
+const refuse =
+  (status: number, code: string): Answer =>
+  (_, response) =>
+    response.writeHead(status).end(errorDocument(code));
+
+async function upload(
+  t: Test,
+  destination: Destination,
+  overrides: Partial<UploadRequest> = {},
+  patience: Partial<ClientPatience> = {},
+): Promise<unknown> {
+  const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
+  const allowlist = parseEndpointAllowlist(['127.0.0.1']);
+  const client = createS3Client(destination, credentials, { allowlist }, { ...runPatience, ...patience });
+  t.teardown(() => client.destroy());
+  return await uploadObject(client, requestFor(destination, overrides)).catch((error: unknown) => error);
+}
+
+function requestFor(destination: Destination, overrides: Partial<UploadRequest> = {}): UploadRequest {
+  return {
+    destination,
+    key: `${destination.key}/file.csv`,
+    body: bytes(20 * mebibyte),
+    contentType: 'text/csv',
+    metadata: {},
+    expectedSizeBytes: 20 * mebibyte,
+    signal: new AbortController().signal,
+    onMultipartStarted: async () => {},
+    ...overrides,
+  };
+}
+
+function codeOf(thrown: unknown): string {
+  return thrown instanceof StorageError ? thrown.fault.code : `not a StorageError: ${thrown}`;
+}
+
+/** How many requests had the method. */
+const count = (requests: string[], method: string) => requests.filter(line => line.startsWith(method)).length;
+
+t.test('faults of each step', async t => {
+  const html: Answer = (_, response) => response.end('<html><body>Welcome</body></html>');
+  const table: [string, Partial<Steps>, string, number][] = [
+    ['create denied', { create: refuse(403, 'AccessDenied') }, 'write_denied', 0],
+    ['create answered by a web page', { create: html }, 'not_s3', 0],
+    ['part denied', { part: refuse(403, 'AccessDenied') }, 'write_denied', 1],
+    ['part answered by a web page', { part: html }, 'not_s3', 1],
+    ['parts unavailable', { part: refuse(503, 'SlowDown') }, 'storage_unavailable', 1],
+    ['complete refused', { complete: refuse(400, 'InvalidPart') }, 'unknown', 1],
+    ['complete unavailable', { complete: refuse(500, 'InternalError') }, 'storage_unavailable', 1],
+    ['complete answered by a web page', { complete: html }, 'not_s3', 1],
+    [
+      '200 with an error inside',
+      { complete: (_, response) => response.end(errorDocument('InternalError')) },
+      'storage_unavailable',
+      1,
+    ],
+    [
+      'the abort fails too',
+      { part: refuse(403, 'AccessDenied'), abort: refuse(500, 'InternalError') },
+      'write_denied',
+      3,
+    ],
+  ];
+  for (const [title, steps, code, aborts] of table) {
+    const endpoint = await fakeEndpoint(forgetful(steps));
+    t.equal(codeOf(await upload(t, endpoint.destination)), code, title);
+    t.equal(count(endpoint.requests, 'DELETE'), aborts, `${title}: what was begun is aborted`);
+    await endpoint.close();
+  }
+});
+
+t.test('503 SlowDown twice, then fine', async t => {
+  let refusals = 2;
+  const slow: Answer = (request, response) => {
+    refusals -= 1;
+    (refusals >= 0 ? refuse(503, 'SlowDown') : (forgetful() as Answer))(request, response);
+  };
+  const endpoint = await fakeEndpoint(forgetful({ part: slow }));
+  t.strictSame(await upload(t, endpoint.destination), await digestOf(20 * mebibyte));
+  t.equal(count(endpoint.requests, 'PUT'), 5, 'three parts and two refusals');
+  await endpoint.close();
+});
+
+t.test('a refused part ends it at once, though the source gives nothing more', async t => {
+  const endpoint = await fakeEndpoint(forgetful({ part: refuse(403, 'AccessDenied') }));
+  const body = bytes(40 * mebibyte, offset => (offset > 20 * mebibyte ? new Promise(() => {}) : undefined));
+  t.equal(codeOf(await upload(t, endpoint.destination, { body })), 'write_denied');
+  t.equal(count(endpoint.requests, 'DELETE'), 1);
+  await endpoint.close();
+});
+
+t.test('few parts of one size at a time, and no more in memory than those', async t => {
+  let inFlight = 0;
+  let mostInFlight = 0;
+  let taken = 0;
+  let mostWaiting = 0;
+  const sizes = new Set<string | undefined>();
+  const endpoint = await fakeEndpoint(
+    forgetful({
+      part: (request, response) => {
+        inFlight += 1;
+        sizes.add(request.headers['content-length']);
+        mostInFlight = Math.max(mostInFlight, inFlight);
+        request.once('end', () => {
+          inFlight -= 1;
+          taken += 1;
+          response.setHeader('etag', '"e"').end();
+        });
+      },
+    }),
+  );
+  const body = bytes(120 * mebibyte, offset => {
+    mostWaiting = Math.max(mostWaiting, offset - taken * part);
+  });
+  t.strictSame(await upload(t, endpoint.destination, { body }), await digestOf(120 * mebibyte));
+  t.equal(taken, 15);
+  t.strictSame([...sizes], [`${part}`]);
+  t.ok(mostInFlight > 1 && mostInFlight <= 4, `${mostInFlight} parts at a time`);
+  t.ok(mostWaiting <= 6 * part, `${mostWaiting / mebibyte} MiB made and not yet taken`);
+  await endpoint.close();
+});
+
+t.test('aborted while its last request is under way, it tells what came of it', async t => {
+  for (const [step, size] of [
+    ['complete', 20 * mebibyte],
+    ['part', 1_000],
+  ] as const) {
+    const controller = new AbortController();
+    const last: Answer = (request, response) => {
+      controller.abort(new Error('too late'));
+      forgetful()(request, response);
+    };
+    const endpoint = await fakeEndpoint(forgetful({ [step]: last }));
+    const uploaded = await upload(t, endpoint.destination, {
+      body: bytes(size),
+      signal: controller.signal,
+    });
+    t.strictSame(uploaded, await digestOf(size));
+    t.equal(count(endpoint.requests, 'DELETE'), 0);
+    await endpoint.close();
+  }
+});
+
+t.test('a server that stops answering is given up', async t => {
+  const silent: Answer = () => {};
+  const patience = { maxAttempts: 2, requestTimeoutMs: 300, idleTimeoutMs: 300 };
+  for (const [step, code] of [
+    ['create', 'timeout'],
+    ['part', 'timeout'],
+    ['complete', 'timeout'],
+  ] as const) {
+    const endpoint = await fakeEndpoint(forgetful({ [step]: silent }));
+    t.equal(codeOf(await upload(t, endpoint.destination, {}, patience)), code, step);
+    t.equal(count(endpoint.requests, 'DELETE'), step === 'create' ? 0 : 1);
+    await endpoint.close();
+  }
+});
+
+/** Between the client and the real server: passes bytes on until `act` does something else with them. */
+async function proxy(act: (sent: number, client: net.Socket, server: net.Socket) => boolean) {
+  const { port } = new URL(s3Server().endpoint);
+  const sockets = new Set<net.Socket>();
+  const listener = net.createServer(client => {
+    const server = net.connect(Number(port), '127.0.0.1');
+    let sent = 0;
+    for (const socket of [client, server]) {
+      sockets.add(socket);
+      socket.on('error', () => {});
+      socket.once('close', () => sockets.delete(socket));
+    }
+    client.on('data', chunk => {
+      sent += chunk.length;
+      if (act(sent, client, server)) server.write(chunk);
+    });
+    server.pipe(client);
+    client.once('close', () => server.destroy());
+  });
+  listener.listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  return {
+    endpoint: `http://127.0.0.1:${(listener.address() as AddressInfo).port}`,
+    close: async () => {
+      for (const socket of sockets) socket.destroy();
+      listener.close();
+      await once(listener, 'close');
+    },
+  };
+}
+
+t.test('a connection that resets, is cut or stalls: a whole object or none', needsS3, async t => {
+  const faults: Record<string, (client: net.Socket, server: net.Socket) => boolean> = {
+    reset: client => {
+      client.resetAndDestroy();
+      return false;
+    },
+    cut: (_client, server) => {
+      server.end();
+      return false;
+    },
+    stall: () => false,
+  };
+  const expected = await digestOf(20 * mebibyte);
+  let failures = 0;
+  for (const [name, fault] of Object.entries(faults)) {
+    for (let round = 0; round < 4; round += 1) {
+      const breakAt = Math.floor(Math.random() * 12 * mebibyte);
+      let left = 1 + Math.floor(Math.random() * 6);
+      const broken = new WeakSet<net.Socket>();
+      const between = await proxy((sent, client, server) => {
+        if (broken.has(client)) return fault(client, server);
+        if (sent <= breakAt || left === 0) return true;
+        left -= 1;
+        broken.add(client);
+        return fault(client, server);
+      });
+      const destination = s3Destination();
+      const client = createS3Client(
+        { ...destination, endpoint: between.endpoint },
+        s3Server().users.full,
+        { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
+        { ...runPatience, idleTimeoutMs: 500 },
+      );
+      const started: string[] = [];
+      const request = requestFor(destination, {
+        onMultipartStarted: async id => void started.push(id),
+      });
+      const outcome = await uploadObject(client, request).catch((error: unknown) => error);
+      client.destroy();
+      await between.close();
+      const { objects } = await contentsOf(destination);
+      const title = `${name} after ${breakAt} bytes`;
+      if (outcome instanceof Error) {
+        failures += 1;
+        t.ok(
+          outcome instanceof StorageError && isTransient(outcome.fault.code),
+          `${title}: ${outcome.message}`,
+        );
+      } else {
+        t.strictSame(outcome, expected, title);
+        t.strictSame(objects, [request.key]);
+      }
+      for (const key of objects) {
+        t.equal((await readObject(destination.bucket, key)).body.length, expected.bytes, `${title}: whole`);
+      }
+    }
+  }
+  t.comment(`${failures} of 12 failed; the others got through by repeating`);
+});

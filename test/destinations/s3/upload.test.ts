@@ -1,0 +1,323 @@
+import { createHash } from 'node:crypto';
+import { Readable } from 'node:stream';
+import { CreateBucketCommand, CreateMultipartUploadCommand } from '@aws-sdk/client-s3';
+import t from 'tap';
+import type { Destination } from '../../../src/destinations/destination.ts';
+import { abortUnfinishedUploads, abortUpload } from '../../../src/destinations/s3/abort-upload.ts';
+import { StorageError } from '../../../src/destinations/s3/errors.ts';
+import { putManifest } from '../../../src/destinations/s3/manifest.ts';
+import { partSizeBytes, type UploadRequest, uploadObject } from '../../../src/destinations/s3/upload.ts';
+import {
+  contentsOf,
+  createUser,
+  needsS3,
+  radosgwAdmin,
+  readObject,
+  s3Client,
+  s3Destination,
+  setPolicy,
+} from '../../helpers/s3.ts';
+import { startGateway } from '../../helpers/s3-gateway.ts';
+import { bytes, digestOf, mebibyte } from './test-source.ts';
+
+const empty = { objects: [], unfinished: [] };
+
+function requestFor(destination: Destination, overrides: Partial<UploadRequest> = {}): UploadRequest {
+  return {
+    destination,
+    key: `${destination.key}/file.csv`,
+    body: bytes(20 * mebibyte),
+    contentType: 'text/csv',
+    metadata: { 'row-count': '7', 'snapshot-date': '2026-03-02', 'environment-id': 'prod' },
+    expectedSizeBytes: 20 * mebibyte,
+    signal: new AbortController().signal,
+    onMultipartStarted: async () => {},
+    ...overrides,
+  };
+}
+
+t.test('part sizes', async t => {
+  const table: [number, number][] = [
+    [0, 8],
+    [1, 8],
+    [39_000 * mebibyte, 8],
+    [40_000 * mebibyte, 8],
+    [40_000 * mebibyte + 1, 9],
+    [2_000_000 * mebibyte, 400],
+  ];
+  for (const [expected, size] of table)
+    t.equal(partSizeBytes(expected), size * mebibyte, `${expected} bytes`);
+});
+
+t.test('what arrives is what was sent, whole, of every size around a part', needsS3, async t => {
+  const client = s3Client('full');
+  t.teardown(() => client.destroy());
+  const part = 8 * mebibyte;
+  for (const size of [0, 1, 65_536, part - 1, part, part + 1, 2 * part, 5 * part + 12_345]) {
+    const destination = s3Destination();
+    const started: string[] = [];
+    const request = requestFor(destination, {
+      body: bytes(size),
+      onMultipartStarted: async uploadId => {
+        t.strictSame((await contentsOf(destination)).objects, []);
+        started.push(uploadId);
+      },
+    });
+    const uploaded = await uploadObject(client, request);
+    t.strictSame(uploaded, await digestOf(size), `${size} bytes`);
+    const stored = await readObject(destination.bucket, request.key);
+    t.equal(stored.body.length, size);
+    t.equal(createHash('sha256').update(stored.body).digest('hex'), uploaded.sha256);
+    t.equal(stored.contentType, 'text/csv');
+    t.strictSame(stored.metadata, request.metadata);
+    t.equal(started.length, size > part ? 1 : 0, 'the id is told once, and only when there is one');
+    t.strictSame(await contentsOf(destination), { objects: [request.key], unfinished: [] });
+  }
+});
+
+t.test('a source that fails leaves nothing, wherever it fails', needsS3, async t => {
+  const client = s3Client('full');
+  t.teardown(() => client.destroy());
+  for (const [size, failAt] of [
+    [20 * mebibyte, 0],
+    [20 * mebibyte, mebibyte],
+    [20 * mebibyte, 9 * mebibyte],
+    [20 * mebibyte, 17 * mebibyte],
+    [20 * mebibyte, 20 * mebibyte],
+    [1_000, 0],
+    [1_000, 1_000],
+  ] as const) {
+    const destination = s3Destination();
+    const fault = new Error('the database is gone');
+    const body = bytes(size, offset => {
+      if (offset >= failAt) throw fault;
+    });
+    const failed = uploadObject(client, requestFor(destination, { body }));
+    t.equal(await failed.catch((error: unknown) => error), fault, `${size} bytes, failing at ${failAt}`);
+    t.strictSame(await contentsOf(destination), empty);
+  }
+});
+
+t.test('a source that is cut off without an error leaves nothing', needsS3, async t => {
+  const client = s3Client('full');
+  t.teardown(() => client.destroy());
+  const cutInside = (size: number, cutAt: number) => () => {
+    const body = Readable.from(bytes(size, offset => offset >= cutAt && body.destroy()));
+    return body;
+  };
+  const buffered = (cut: (body: Readable) => void) => () => {
+    const body = new Readable({ read() {} });
+    for (let chunk = 0; chunk < 300; chunk += 1) body.push(Buffer.alloc(65_536));
+    body.push(null);
+    cut(body);
+    return body;
+  };
+  const cuts: [string, () => Readable][] = [
+    ['at the first byte of few', cutInside(1_000, 0)],
+    ['in the second part', cutInside(20 * mebibyte, 12 * mebibyte)],
+    ['with its end in the buffer', buffered(body => body.once('data', () => body.destroy()))],
+    ['before it was read', buffered(body => body.destroy())],
+  ];
+  for (const [title, source] of cuts) {
+    const destination = s3Destination();
+    const failed = uploadObject(client, requestFor(destination, { body: source() }));
+    await t.rejects(failed, /premature close|cut off/i, title);
+    t.strictSame(await contentsOf(destination), empty, title);
+  }
+});
+
+t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
+  const client = s3Client('full');
+  t.teardown(() => client.destroy());
+  const stops: [string, (stop: () => void) => Partial<UploadRequest>][] = [
+    [
+      'before the start',
+      stop => {
+        stop();
+        return {};
+      },
+    ],
+    ['at the first byte', stop => ({ body: bytes(20 * mebibyte, stop) })],
+    [
+      'in the second part',
+      stop => ({ body: bytes(20 * mebibyte, offset => offset > 12 * mebibyte && stop()) }),
+    ],
+    [
+      'at the end of the source',
+      stop => ({ body: bytes(20 * mebibyte, offset => offset === 20 * mebibyte && stop()) }),
+    ],
+    ['at the end of a small source', stop => ({ body: bytes(1_000, offset => offset === 1_000 && stop()) })],
+    ['when the upload has started', stop => ({ onMultipartStarted: async () => stop() })],
+    [
+      'while the source gives nothing more',
+      stop => ({
+        body: bytes(20 * mebibyte, async offset => {
+          if (offset < 17 * mebibyte) return;
+          stop();
+          await new Promise(() => {});
+        }),
+      }),
+    ],
+    [
+      'while a stream gives nothing more',
+      stop => {
+        const body = new Readable({ read() {} });
+        body.push(Buffer.alloc(9 * mebibyte));
+        return { body, onMultipartStarted: async () => stop() };
+      },
+    ],
+  ];
+  for (const [title, arrange] of stops) {
+    const destination = s3Destination();
+    const reason = new Error('the config was deleted');
+    const controller = new AbortController();
+    const overrides = arrange(() => controller.abort(reason));
+    const request = requestFor(destination, { ...overrides, signal: controller.signal });
+    const thrown = await uploadObject(client, request).catch((error: unknown) => error);
+    t.equal(thrown, reason, title);
+    t.strictSame(await contentsOf(destination), empty, title);
+    if (request.body instanceof Readable) t.equal(request.body.destroyed, true, 'the source is closed');
+  }
+});
+
+t.test('an upload whose id cannot be remembered is aborted', needsS3, async t => {
+  const client = s3Client('full');
+  t.teardown(() => client.destroy());
+  const destination = s3Destination();
+  const fault = new Error('the run row cannot be written');
+  const onMultipartStarted = async () => {
+    throw fault;
+  };
+  const thrown = await uploadObject(client, requestFor(destination, { onMultipartStarted })).catch(
+    error => error,
+  );
+  t.equal(thrown, fault);
+  t.strictSame(await contentsOf(destination), empty);
+});
+
+t.test('rights that end between two parts', needsS3, async t => {
+  const revocations: [string, (uid: string, accessKeyId: string) => Promise<unknown>, string][] = [
+    ['user suspended', uid => radosgwAdmin('user', 'suspend', `--uid=${uid}`), 'write_denied'],
+    [
+      'key revoked',
+      (uid, id) => radosgwAdmin('key', 'rm', `--uid=${uid}`, '--key-type=s3', `--access-key=${id}`),
+      'access_key_not_recognised',
+    ],
+  ];
+  for (const [title, revoke, code] of revocations) {
+    const { uid, ...credentials } = await createUser();
+    const owner = s3Client('full');
+    const user = s3Client(credentials);
+    const destination = s3Destination({ bucket: `bucket-${uid}` });
+    await owner.send(new CreateBucketCommand({ Bucket: destination.bucket }));
+    await setPolicy(destination.bucket, uid, [
+      {
+        Effect: 'Allow',
+        Action: ['s3:PutObject', 's3:AbortMultipartUpload'],
+        Resource: `arn:aws:s3:::${destination.bucket}/${destination.key}/*`,
+      },
+    ]);
+    const started = Promise.withResolvers<string>();
+    let revoked = false;
+    const request = requestFor(destination, {
+      body: bytes(40 * mebibyte, async offset => {
+        if (offset < 17 * mebibyte || revoked) return;
+        revoked = true;
+        await started.promise;
+        await revoke(uid, credentials.accessKeyId);
+      }),
+      onMultipartStarted: async id => started.resolve(id),
+    });
+    const thrown = await uploadObject(user, request).catch((error: unknown) => error);
+    t.type(thrown, StorageError, title);
+    t.equal((thrown as StorageError).fault.code, code, title);
+    t.strictSame((await contentsOf(destination)).objects, [], 'no object');
+    // Nobody could abort with those rights; whoever has some again can, by the id that was told.
+    const uploadId = await started.promise;
+    await abortUpload(owner, destination, request.key, uploadId);
+    t.strictSame(await contentsOf(destination), empty);
+    await t.resolves(abortUpload(owner, destination, request.key, uploadId), 'twice does no harm');
+    owner.destroy();
+    user.destroy();
+  }
+});
+
+t.test('a server that is killed in the middle', needsS3, async t => {
+  const gateway = await startGateway();
+  t.teardown(gateway.kill);
+  const destination = s3Destination();
+  const client = s3Client('full', { ...destination, endpoint: gateway.endpoint });
+  const other = s3Client('full');
+  t.teardown(() => {
+    client.destroy();
+    other.destroy();
+  });
+  const started = Promise.withResolvers<string>();
+  const request = requestFor(destination, {
+    body: bytes(60 * mebibyte, async offset => {
+      if (offset < 20 * mebibyte) return;
+      await started.promise;
+      await gateway.kill();
+    }),
+    onMultipartStarted: async id => started.resolve(id),
+  });
+  const thrown = await uploadObject(client, request).catch((error: unknown) => error);
+  t.equal((thrown as StorageError).fault.code, 'endpoint_unreachable');
+  t.strictSame(await contentsOf(destination), { objects: [], unfinished: [request.key] });
+  await abortUpload(other, destination, request.key, await started.promise);
+  t.strictSame(await contentsOf(destination), empty);
+  t.strictSame(
+    await uploadObject(other, requestFor(destination)),
+    await digestOf(20 * mebibyte),
+    'and the next attempt succeeds',
+  );
+});
+
+t.test('unfinished uploads of one key can be swept where listing is allowed', needsS3, async t => {
+  const destination = s3Destination();
+  const client = s3Client('full');
+  const readOnly = s3Client('readOnly');
+  t.teardown(() => {
+    client.destroy();
+    readOnly.destroy();
+  });
+  const key = `${destination.key}/file.csv`;
+  const ids: string[] = [];
+  for (const Key of [key, key, `${key}.gz`]) {
+    const begun = await client.send(new CreateMultipartUploadCommand({ Bucket: destination.bucket, Key }));
+    ids.push(begun.UploadId ?? '');
+  }
+  t.equal(await abortUnfinishedUploads(readOnly, destination, key), null, 'not allowed');
+  t.equal(await abortUnfinishedUploads(client, destination, key, ids.slice(1)), 1, 'but for one');
+  t.strictSame((await contentsOf(destination)).unfinished, [key, `${key}.gz`]);
+  t.equal(await abortUnfinishedUploads(client, destination, key), 1);
+  t.strictSame((await contentsOf(destination)).unfinished, [`${key}.gz`]);
+  t.equal(await abortUnfinishedUploads(client, destination, `${key}.gz`), 1);
+});
+
+t.test('manifest', needsS3, async t => {
+  const destination = s3Destination();
+  const client = s3Client('full');
+  t.teardown(() => client.destroy());
+  const manifest = {
+    objectKey: `${destination.key}/company-adoption_prod_2026-03-02.csv`,
+    bytes: 7,
+    rowCount: 1,
+    sha256: 'ab',
+    snapshotDate: '2026-03-02',
+    columns: ['Company ID'],
+    completedAt: '2026-03-03T00:00:09.000Z',
+  };
+  const { signal } = new AbortController();
+  await putManifest(client, destination, 'prod', manifest, signal);
+  const key = `${destination.key}/_manifest/company-adoption_prod_2026-03-02.json`;
+  const stored = await readObject(destination.bucket, key);
+  t.strictSame(JSON.parse(stored.body.toString()), manifest);
+  t.equal(stored.contentType, 'application/json');
+  const denied = s3Client('nothing');
+  t.teardown(() => denied.destroy());
+  const thrown = await putManifest(denied, destination, 'prod', manifest, signal).catch(
+    (error: unknown) => error,
+  );
+  t.equal((thrown as StorageError).fault.code, 'write_denied');
+});

@@ -1,0 +1,160 @@
+import t from 'tap';
+import { startApp, startTestApp } from '../../helpers/app.ts';
+import { registerSecret } from '../../helpers/secrets.ts';
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
+const keysPath = '/v1/environments/acme/api-keys';
+
+t.test('a key is shown once, and the database has only its hash', async t => {
+  const made = await app.call(keysPath, {
+    method: 'POST',
+    json: {
+      name: 'loader 😀',
+      scopes: ['exports:read', 'snapshots:write'],
+      expiresAt: '2026-04-01T00:00:00+02:00',
+    },
+  });
+  t.equal(made.status, 201);
+  const { key, id, createdAt, ...rest } = made.json;
+  registerSecret(key);
+  t.strictSame(rest, {
+    name: 'loader 😀',
+    scopes: ['exports:read', 'snapshots:write'],
+    expiresAt: '2026-03-31T22:00:00.000Z',
+  });
+  t.match(key, new RegExp(`^whx_${id}_[0-9a-f]{64}$`));
+  const secret = key.split('_')[2];
+
+  const listed = await app.call(keysPath);
+  t.strictSame(listed.json.items, [{ id, createdAt, ...rest }]);
+  t.notOk(listed.text.includes(secret));
+  const { rows } = await app.database.pool.query('select api_keys::text as line, secret_hash from api_keys');
+  t.notOk(rows[0].line.includes(secret));
+  t.notOk(rows[0].line.includes(Buffer.from(secret).toString('hex')));
+  t.equal(rows[0].secret_hash.length, 32);
+  t.notOk(JSON.stringify(app.log).includes(secret));
+});
+
+t.test('expiry, to the millisecond', async t => {
+  const key = await app.makeKey('acme', ['exports:read'], '2026-03-02T11:00:00.000Z');
+  const ask = async () => (await app.call('/v1/environments/acme', { token: key.token })).status;
+  app.setNow('2026-03-02T10:59:59.999Z');
+  t.equal(await ask(), 200);
+  app.setNow('2026-03-02T11:00:00.000Z');
+  t.equal(await ask(), 401);
+  app.setNow('2026-03-02T10:00:00.000Z');
+});
+
+t.test('revocation is at once, in every process', async t => {
+  const other = await startApp(t, { databaseUrl: app.database.url });
+  const key = await app.makeKey('acme', ['exports:read']);
+  const ask = async (where: typeof other) =>
+    (await where.call('/v1/environments/acme', { token: key.token })).status;
+  t.equal(await ask(app), 200);
+  t.equal(await ask(other), 200);
+  t.equal((await app.call(`${keysPath}/${key.id}`, { method: 'DELETE' })).status, 204);
+  t.equal(await ask(other), 401);
+  t.equal(await ask(app), 401);
+  t.equal((await app.call(`${keysPath}/${key.id}`, { method: 'DELETE' })).status, 404);
+});
+
+t.test('so are expiry and the end of the environment, also where the key was good a moment ago', async t => {
+  const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
+  const others = [
+    await startApp(t, { databaseUrl: app.database.url, env }),
+    await startApp(t, { databaseUrl: app.database.url, env }),
+  ];
+  await app.putEnvironment('brief', 'pro');
+  const lasting = await app.makeKey('brief', ['exports:read']);
+  const expiring = await app.makeKey('brief', ['exports:read'], '2026-03-02T11:00:00.000Z');
+  const statuses = (key: { token: string }) =>
+    Promise.all(
+      others.map(async other => (await other.call('/v1/environments/brief', { token: key.token })).status),
+    );
+  t.strictSame(await statuses(lasting), [200, 200]);
+  t.strictSame(await statuses(expiring), [200, 200]);
+  others[0]?.setNow('2026-03-02T11:00:00.000Z');
+  t.strictSame(await statuses(expiring), [401, 200], 'each by its own clock');
+  others[1]?.setNow('2026-03-02T11:00:00.000Z');
+  t.strictSame(await statuses(expiring), [401, 401]);
+  await app.database.pool.query('update api_keys set expires_at = $1 where id = $2', [
+    '2026-03-02T11:00:00Z',
+    lasting.id,
+  ]);
+  t.strictSame(await statuses(lasting), [401, 401], 'nothing of a key is kept in memory');
+  await app.database.pool.query('update api_keys set expires_at = null where id = $1', [lasting.id]);
+  t.strictSame(await statuses(lasting), [200, 200]);
+  await app.call('/v1/environments/brief', { method: 'DELETE' });
+  t.strictSame(await statuses(lasting), [401, 401]);
+});
+
+t.test('a key of another environment cannot be revoked from here', async t => {
+  await app.putEnvironment('other', 'pro');
+  const key = await app.makeKey('other', ['exports:read']);
+  t.equal((await app.call(`${keysPath}/${key.id}`, { method: 'DELETE' })).status, 404);
+  t.equal((await app.call('/v1/environments/other', { token: key.token })).status, 200);
+  t.equal((await app.call('/v1/environments/other', { method: 'DELETE' })).status, 204);
+  t.equal((await app.call('/v1/environments/other', { token: key.token })).status, 401);
+});
+
+const good = { name: 'k', scopes: ['exports:read'] };
+const bad: readonly [json: unknown, path: string][] = [
+  [{}, '/name'],
+  [[], ''],
+  [null, ''],
+  ['text', ''],
+  [{ ...good, name: '' }, '/name'],
+  [{ ...good, name: 'x'.repeat(201) }, '/name'],
+  [{ ...good, name: 1 }, '/name'],
+  [{ ...good, name: 'a\u0000b' }, '/name'],
+  [{ ...good, scopes: [] }, '/scopes'],
+  [{ ...good, scopes: ['exports:read', 'exports:read'] }, '/scopes'],
+  [{ ...good, scopes: ['admin'] }, '/scopes/0'],
+  [{ ...good, scopes: 'exports:read' }, '/scopes'],
+  [{ ...good, expiresAt: '2026-03-02T10:00:00.000Z' }, '/expiresAt'],
+  [{ ...good, expiresAt: '2020-01-01T00:00:00Z' }, '/expiresAt'],
+  [{ ...good, expiresAt: 'tomorrow' }, '/expiresAt'],
+  [{ ...good, expiresAt: '2027-02-30T00:00:00Z' }, '/expiresAt'],
+  [{ ...good, expiresAt: '2027-01-01' }, '/expiresAt'],
+  [{ ...good, expiresAt: '9999-12-31T23:59:59-15:00' }, '/expiresAt'],
+  [{ ...good, expiresAt: 1_800_000_000 }, '/expiresAt'],
+  [{ ...good, plan: 'enterprise' }, '/plan'],
+  [{ ...good, id: 'x', key: 'y' }, '/id'],
+];
+
+t.test('bodies that do not fit', async t => {
+  for (const [json, path] of bad) {
+    const answer = await app.call(keysPath, { method: 'POST', json });
+    const what = JSON.stringify(json).slice(0, 80);
+    t.equal(answer.status, 400, what);
+    t.equal(answer.json.code, 'validation_failed', what);
+    t.ok(
+      answer.json.errors?.some((error: { path: string }) => error.path === path),
+      `${what}: ${answer.text}`,
+    );
+  }
+});
+
+t.test('lists go page by page, newest first, also where the instant is the same', async t => {
+  await app.putEnvironment('many', 'pro');
+  const ids: string[] = [];
+  for (let count = 0; count < 7; count += 1) ids.push((await app.makeKey('many', ['exports:read'])).id);
+  await app.database.pool.query(`update api_keys set created_at = now() where environment_id = 'many'`);
+  const seen: string[] = [];
+  let cursor: string | null = null;
+  do {
+    const query: string = cursor === null ? '' : `&cursor=${cursor}`;
+    const { json } = await app.call(`/v1/environments/many/api-keys?limit=3${query}`);
+    seen.push(...json.items.map((item: { id: string }) => item.id));
+    cursor = json.nextCursor;
+  } while (cursor !== null);
+  t.strictSame(seen, ids.toSorted().reverse());
+  for (const query of ['limit=0', 'limit=101', 'limit=x', 'cursor=x', 'limit=-1', 'limit=']) {
+    t.equal((await app.call(`/v1/environments/many/api-keys?${query}`)).status, 400, query);
+  }
+  for (const instant of ['+275760-09-13T00:00:00.000Z', '-000001-01-01T00:00:00.000Z', '2026']) {
+    const forged = Buffer.from(JSON.stringify([instant, 'abc'])).toString('base64url');
+    t.equal((await app.call(`/v1/environments/many/api-keys?cursor=${forged}`)).status, 400, instant);
+  }
+});

@@ -1,0 +1,351 @@
+import { KeyObject, sign } from 'node:crypto';
+import fc from 'fast-check';
+import { exportJWK, exportSPKI, SignJWT } from 'jose';
+import t from 'tap';
+import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { startTestApp, testNow } from '../../helpers/app.ts';
+import { ask } from '../../helpers/http-client.ts';
+import { inSeconds, makeIssuerKey, startIssuer } from '../../helpers/issuer.ts';
+import { registerSecret } from '../../helpers/secrets.ts';
+
+const issuer = await startIssuer(t);
+const key = await makeIssuerKey('ec');
+const rsa = await makeIssuerKey('rsa', 'RS256');
+const ed = await makeIssuerKey('ed', 'EdDSA');
+await issuer.publish(key, rsa, ed);
+const app = await startTestApp(t, { env: issuer.env });
+await app.putEnvironment('acme', 'pro');
+await app.putEnvironment('globex', 'pro');
+await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+
+const exportsOf = (environment: string) => `/v1/environments/${environment}/exports`;
+const after = (seconds: number) => new Date(Date.parse(testNow) + seconds * 1_000).toISOString();
+
+t.afterEach(() => app.setNow(testNow));
+
+type Assertions = Pick<typeof t, 'equal' | 'match'>;
+
+async function expectRefused(t: Assertions, token: string, what: string, detail?: RegExp): Promise<void> {
+  const answer = await app.call(exportsOf('acme'), { token });
+  t.equal(answer.status, 401, what);
+  t.equal(answer.json.code, 'unauthenticated', what);
+  t.equal(answer.headers['www-authenticate'], 'Bearer', what);
+  if (detail !== undefined) t.match(answer.json.detail, detail, what);
+}
+
+t.test('a good token, of each algorithm', async t => {
+  for (const one of [key, rsa, ed]) {
+    const answer = await app.call(exportsOf('acme'), { token: await issuer.token(one) });
+    t.equal(answer.status, 200, one.alg);
+    t.equal(answer.json.items.length, 4);
+  }
+  t.equal(issuer.asked, 1, 'the keys are kept');
+});
+
+t.test('what it may do is what its claims say', async t => {
+  const status = async (path: string, claims: Record<string, unknown>, method = 'GET') =>
+    (await app.call(path, { method, token: await issuer.token(key, claims) })).status;
+  const acme = exportsOf('acme');
+  t.equal(await status(acme, { scope: ['exports:write', 'admin'] }), 200, 'a list, and write implies read');
+  t.equal(await status(acme, { environments: 'acme' }), 200, 'one environment as a text');
+  t.equal(await status(acme, { environments: ['globex', 'acme'] }), 200, 'several environments');
+  t.equal(await status(exportsOf('globex'), { environments: ['globex', 'acme'] }), 200);
+  for (const scope of [
+    '',
+    'openid',
+    'exports:rea',
+    'EXPORTS:READ',
+    'exports:read,openid',
+    'snapshots:write',
+    [],
+  ]) {
+    t.equal(await status(acme, { scope }), 403, `scope ${JSON.stringify(scope)}`);
+  }
+  t.equal(await status(acme, { scope: undefined }), 403, 'no claim, no scope');
+  t.equal(await status('/v1/environments/acme', { scope: undefined }), 200, 'which reading it does not need');
+});
+
+t.test('another environment is as one that does not exist', async t => {
+  const token = await issuer.token(key, { environments: ['acme', 'no-such-environment'] });
+  const [other, absent] = [
+    await app.call(exportsOf('globex'), { token }),
+    await app.call(exportsOf('no-such-environment'), { token }),
+  ];
+  t.equal(other.status, 404);
+  t.strictSame({ ...absent.json, requestId: '' }, { ...other.json, requestId: '' });
+  for (const environments of [[], '', 'acme globex', 'acme,globex', '*', ['ACME'], ['acme ']]) {
+    const answer = await app.call(exportsOf('acme'), {
+      token: await issuer.token(key, { environments }),
+    });
+    t.equal(answer.status, 404, JSON.stringify(environments));
+  }
+});
+
+t.test('never the operator, whatever the claims say', async t => {
+  const claims = {
+    scope: 'operator admin exports:write snapshots:write',
+    environments: ['acme', '*'],
+    admin: true,
+  };
+  const token = await issuer.token(key, claims);
+  for (const [method, path] of [
+    ['GET', '/v1/environments'],
+    ['PUT', '/v1/environments/acme'],
+    ['DELETE', '/v1/environments/acme'],
+    ['GET', '/v1/environments/acme/api-keys'],
+    ['POST', '/v1/environments/acme/api-keys'],
+  ] as const) {
+    const answer = await app.call(path, { method, token });
+    t.equal(answer.status, 403, `${method} ${path}`);
+    t.equal(answer.json.code, 'insufficient_scope');
+  }
+});
+
+t.test('time: expired, without end, not yet', async t => {
+  const token = await issuer.token(key, { exp: inSeconds(60), nbf: inSeconds(0) });
+  app.setNow(after(59));
+  t.equal((await app.call(exportsOf('acme'), { token })).status, 200);
+  app.setNow(after(60));
+  await expectRefused(t, token, 'expired', /has expired/);
+  app.setNow(after(-1));
+  await expectRefused(t, token, 'not before', /claim nbf/);
+  app.setNow(testNow);
+  await expectRefused(t, await issuer.token(key, { exp: undefined }), 'no end', /claim exp/);
+  for (const exp of ['2030-01-01', null, [inSeconds(60)], {}]) {
+    await expectRefused(t, await issuer.token(key, { exp: exp }), `exp ${JSON.stringify(exp)}`);
+  }
+});
+
+t.test('issuer and audience', async t => {
+  for (const iss of [
+    undefined,
+    '',
+    'https://login.example.com',
+    'https://login.example.com/x',
+    1,
+    null,
+    [],
+  ]) {
+    await expectRefused(t, await issuer.token(key, { iss: iss }), `iss ${iss}`, /claim iss/);
+  }
+  for (const aud of [undefined, '', 'warehouse', ['other'], [], 1, null]) {
+    await expectRefused(t, await issuer.token(key, { aud: aud }), `aud ${aud}`, /claim aud/);
+  }
+  const several = await issuer.token(key, { aud: ['other', 'warehouse-export'] });
+  t.equal((await app.call(exportsOf('acme'), { token: several })).status, 200);
+});
+
+t.test('claims that are missing or of another shape', async t => {
+  for (const sub of [undefined, '', 1, null, {}, 'x'.repeat(257), 'a\u0000b', 'a\nb', '\ud800']) {
+    await expectRefused(t, await issuer.token(key, { sub: sub }), `sub ${JSON.stringify(sub)}`, /claim sub/);
+  }
+  for (const environments of [
+    undefined,
+    null,
+    1,
+    true,
+    {},
+    { 0: 'acme', length: 1 },
+    ['acme', 1],
+    [['acme']],
+  ]) {
+    const token = await issuer.token(key, { environments });
+    await expectRefused(t, token, `environments ${JSON.stringify(environments)}`, /claim environments/);
+  }
+  for (const scope of [null, 1, { 'exports:read': true }, ['exports:read', null], [['exports:read']]]) {
+    await expectRefused(
+      t,
+      await issuer.token(key, { scope }),
+      `scope ${JSON.stringify(scope)}`,
+      /claim scope/,
+    );
+  }
+});
+
+t.test('algorithms: none, and the public key taken for a secret', async t => {
+  const good = await issuer.token(rsa);
+  const [, payload = '', signature = ''] = good.split('.');
+  const header = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const claims = JSON.parse(Buffer.from(payload, 'base64url').toString());
+  const publicForms = [
+    await exportSPKI(rsa.publicKey),
+    JSON.stringify(await exportJWK(rsa.publicKey)),
+    (await exportJWK(rsa.publicKey)).n ?? '',
+  ];
+  for (const form of publicForms) {
+    for (const alg of ['HS256', 'HS512']) {
+      const forged = new SignJWT(claims)
+        .setProtectedHeader({ alg, kid: 'rsa' })
+        .sign(new TextEncoder().encode(form.padEnd(64, '\0')));
+      await expectRefused(t, await forged, `${alg} with the public key`);
+    }
+  }
+  for (const alg of ['none', 'None', 'NONE', '', 'RS512', 'PS256', 'ES256', 'HS256', null, 1, ['RS256']]) {
+    for (const end of ['', signature]) {
+      await expectRefused(t, `${header({ alg, kid: 'rsa' })}.${payload}.${end}`, `alg ${alg}`);
+    }
+  }
+  await expectRefused(t, `${header({ kid: 'rsa' })}.${payload}.${signature}`, 'no alg');
+  await expectRefused(t, await issuer.token(key, {}, { kid: 'rsa' }), 'the kid of a key of another kind');
+  const critical = new SignJWT(claims)
+    .setProtectedHeader({ alg: 'RS256', kid: 'rsa', crit: ['x'], x: 1 })
+    .sign(rsa.privateKey, { crit: { x: true } });
+  await expectRefused(t, await critical, 'an extension that is critical and not known');
+});
+
+t.test('a key that comes with the token is not looked at', async t => {
+  const own = await makeIssuerKey('ec');
+  const jwk = await exportJWK(own.publicKey);
+  for (const header of [
+    {},
+    { jwk },
+    { jku: 'http://127.0.0.1:1/keys' },
+    { x5u: 'http://127.0.0.1:1/' },
+    { kid: undefined, jwk },
+  ]) {
+    await expectRefused(t, await issuer.token(own, {}, header), Object.keys(header).join());
+  }
+});
+
+t.test('changed in any one character, it is none', async t => {
+  const token = await issuer.token(ed);
+  for (let at = 0; at < token.length - 1; at += 1) {
+    const other = token[at] === 'A' ? 'B' : 'A';
+    const { status } = await app.call(exportsOf('acme'), {
+      token: token.slice(0, at) + other + token.slice(at + 1),
+    });
+    if (status !== 401) t.fail(`${status} with another character at ${at}`);
+  }
+});
+
+t.test('what only looks like a token, and tokens of great size', async t => {
+  for (const token of [
+    'a.b.c',
+    '..',
+    'e30.e30.',
+    'e30.e30.e30',
+    'eyJhbGciOiJFUzI1NiJ9.bnVsbA.AAAA',
+    'a.b.c.d.e',
+  ]) {
+    await expectRefused(t, token, token);
+  }
+  const long = await issuer.token(key, { more: 'x'.repeat(9_000) });
+  t.equal((await app.call(exportsOf('acme'), { token: long })).status, 200, 'as long as headers may be');
+  const wide = await issuer.token(key, {
+    environments: Array.from({ length: 1_500 }, (_, index) => `e${index}`),
+  });
+  t.equal((await app.call(exportsOf('acme'), { token: wide })).status, 404);
+  await expectRefused(t, `${long.slice(0, -5)}AAAAA`, 'long and forged');
+  await expectRefused(t, `${'e30.'.repeat(3_000)}e30`, 'very many parts');
+  const tooLong = await app.call(exportsOf('acme'), { token: 'x'.repeat(20_000) });
+  t.equal(tooLong.status, 431);
+});
+
+t.test('whatever the claims and the header are, it is an answer', async t => {
+  const mostly = (good: unknown) =>
+    fc.oneof(
+      { arbitrary: fc.constant(good), weight: 12 },
+      { arbitrary: fc.jsonValue(), weight: 1 },
+      { arbitrary: fc.constant(undefined), weight: 1 },
+    );
+  const claims = fc.record({
+    iss: mostly('https://login.example.com/'),
+    aud: mostly('warehouse-export'),
+    sub: mostly('user-1'),
+    exp: fc.oneof(mostly(inSeconds(60)), fc.double({ noNaN: true, min: inSeconds(1) })),
+    nbf: mostly(inSeconds(0)),
+    iat: mostly(inSeconds(-60)),
+    environments: fc.oneof(mostly(['acme']), mostly('acme'), fc.constant(['globex'])),
+    scope: fc.oneof(mostly('exports:read'), mostly(['exports:read']), fc.constant('openid')),
+  });
+  const header = fc.dictionary(
+    fc.constantFrom('kid', 'alg', 'typ', 'cty', 'jwk', 'b64', 'crit', 'x5c'),
+    fc.jsonValue(),
+  );
+  const statuses = new Set<number>();
+  const base64url = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  await fc.assert(
+    fc.asyncProperty(claims, header, fc.boolean(), async (payload, changes, isSigned) => {
+      // Signed by hand, as a library would not sign all of them.
+      const input = `${base64url({ alg: 'ES256', kid: 'ec', ...(isSigned ? {} : changes) })}.${base64url(payload)}`;
+      const signature = sign('sha256', Buffer.from(input), {
+        key: KeyObject.from(key.privateKey),
+        dsaEncoding: 'ieee-p1363',
+      });
+      const { status } = await app.call(exportsOf('acme'), {
+        token: `${input}.${signature.toString('base64url')}`,
+      });
+      statuses.add(status);
+      return [200, 401, 403, 404, 431].includes(status);
+    }),
+    { numRuns: 500 },
+  );
+  for (const status of [200, 401, 403, 404]) t.ok(statuses.has(status), `some get ${status}`);
+});
+
+t.test('the claims may have other names', async t => {
+  const env = {
+    ...issuer.env,
+    JWT_ENVIRONMENTS_CLAIM: 'https://example.com/tenants',
+    JWT_SCOPES_CLAIM: 'permissions',
+  };
+  const other = await startTestApp(t, { env });
+  await other.putEnvironment('acme', 'pro');
+  const ask = async (claims: Record<string, unknown>) =>
+    (await other.call(exportsOf('acme'), { token: await issuer.token(key, claims) })).status;
+  t.equal(await ask({ 'https://example.com/tenants': 'acme', permissions: ['exports:read'] }), 200);
+  t.equal(await ask({}), 401);
+  t.equal(await ask({ 'https://example.com/tenants': ['acme'] }), 403);
+  const odd = await startTestApp(t, {
+    env: { ...env, JWT_ENVIRONMENTS_CLAIM: 'toString', JWT_SCOPES_CLAIM: '__proto__' },
+  });
+  t.equal((await odd.call('/v1/environments/acme', { token: await issuer.token(key) })).status, 401);
+});
+
+t.test('without an identity provider no token of one counts', async t => {
+  const other = await startTestApp(t);
+  await other.putEnvironment('acme', 'pro');
+  t.equal((await other.call('/v1/environments/acme', { token: await issuer.token(key) })).status, 401);
+});
+
+t.test('a download link does not outlive the token that made it', async t => {
+  const make = async (token: string) => {
+    const json = { aggregation: 'today', expiresInSeconds: 3600 };
+    const answer = await app.call('/v1/environments/acme/download-links', {
+      method: 'POST',
+      token,
+      json,
+    });
+    t.equal(answer.status, 201);
+    registerSecret(answer.json.url.split('/').at(-1));
+    return answer.json as { url: string; expiresAt: string };
+  };
+  const link = await make(await issuer.token(key, { exp: inSeconds(100) + 0.5 }));
+  t.equal(link.expiresAt, after(100));
+  app.setNow(after(99));
+  t.equal((await ask(link.url)).status, 200);
+  app.setNow(after(100));
+  t.equal((await ask(link.url)).status, 401);
+  app.setNow(testNow);
+  for (const exp of [inSeconds(86_400), 1e300]) {
+    t.equal((await make(await issuer.token(key, { exp }))).expiresAt, after(3600));
+  }
+  const lasting = await make(await issuer.token(key));
+  await app.putEnvironment('acme', 'free');
+  t.equal((await ask(lasting.url)).json.code, 'plan_upgrade_required');
+  await app.putEnvironment('acme', 'pro');
+  t.equal((await ask(lasting.url)).status, 200);
+  await app.putEnvironment('brief', 'pro');
+  const { url } = await (async () => {
+    const token = await issuer.token(key, { environments: 'brief' });
+    const answer = await app.call('/v1/environments/brief/download-links', {
+      method: 'POST',
+      token,
+      json: { aggregation: 'today' },
+    });
+    return answer.json;
+  })();
+  t.equal((await ask(url)).status, 200);
+  await app.call('/v1/environments/brief', { method: 'DELETE' });
+  t.equal((await ask(url)).status, 401, 'nor its environment');
+});

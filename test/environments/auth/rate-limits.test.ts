@@ -1,0 +1,222 @@
+import net from 'node:net';
+import t from 'tap';
+import { createWindowStore } from '../../../src/environments/auth/window-store.ts';
+import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { startApp, type TestApp, testNow } from '../../helpers/app.ts';
+import { type Answer, ask } from '../../helpers/http-client.ts';
+import { makeIssuerKey, startIssuer } from '../../helpers/issuer.ts';
+import { createTestDatabase } from '../../helpers/postgres.ts';
+import { registerSecret, testAdminToken } from '../../helpers/secrets.ts';
+
+const unknownKey = `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`;
+const path = '/v1/environments/acme';
+const database = await createTestDatabase(t);
+const issuer = await startIssuer(t);
+const issuerKey = await makeIssuerKey('ec');
+await issuer.publish(issuerKey);
+
+type Env = Readonly<Record<string, string>>;
+
+/** The service on the database of this file. */
+function start(t: Parameters<typeof startApp>[0], env: Env): Promise<TestApp> {
+  return startApp(t, { databaseUrl: database.url, env });
+}
+
+async function startLimited(t: Parameters<typeof startApp>[0], env: Env): Promise<TestApp> {
+  const app = await start(t, env);
+  await app.putEnvironment('acme', 'pro');
+  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  return app;
+}
+
+function later(app: TestApp, seconds: number): void {
+  app.setNow(new Date(Date.parse(testNow) + seconds * 1_000).toISOString());
+}
+
+type Assertions = Pick<typeof t, 'equal'>;
+
+function isLimited(t: Assertions, answer: Answer, seconds: number): void {
+  t.equal(answer.status, 429);
+  t.equal(answer.json.code, 'rate_limited');
+  t.equal(answer.headers['retry-after'], String(seconds));
+  t.equal(answer.headers['content-type'], 'application/problem+json; charset=utf-8');
+}
+
+/** How often the pool of the API has handed out a connection. */
+function countQueries(app: TestApp): () => number {
+  let count = 0;
+  app.dependencies.pools.api.on('acquire', () => {
+    count += 1;
+  });
+  return () => count;
+}
+
+t.test(
+  'a key or a user may ask so often a minute, each for itself; the operator as often as it likes',
+  async t => {
+    const app = await startLimited(t, { ...issuer.env, RATE_LIMIT_PER_CALLER: '5' });
+    const [one, other] = [
+      await app.makeKey('acme', ['exports:read']),
+      await app.makeKey('acme', ['exports:read']),
+    ];
+    const read = (token: string) => app.call(path, { token });
+    for (let count = 0; count < 5; count += 1) t.equal((await read(one.token)).status, 200);
+    later(app, 12.5);
+    isLimited(t, await read(one.token), 48);
+    t.equal((await read(other.token)).status, 200, 'another key');
+
+    const user = (claims = {}) => issuer.token(issuerKey, { ...claims, jti: Math.random().toString() });
+    for (let count = 0; count < 5; count += 1) t.equal((await read(await user())).status, 200);
+    isLimited(t, await read(await user()), 60);
+    t.equal((await read(await user({ sub: 'user-2' }))).status, 200, 'another user');
+    t.equal((await read(await user({ sub: one.id }))).status, 200, 'a user with a name like a key');
+    for (let count = 0; count < 20; count += 1) t.equal((await app.call(path)).status, 200);
+
+    isLimited(t, await app.call('/v1/environments/absent', { token: one.token }), 48);
+    later(app, 60);
+    t.equal((await read(one.token)).status, 200, 'a minute after the first');
+  },
+);
+
+t.test('what failed too often from an address is refused before the database is asked', async t => {
+  const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '5' });
+  const known = await app.makeKey('acme', ['exports:read']);
+  const quiet = await app.makeKey('acme', ['exports:read']);
+  t.equal((await app.call(path, { token: known.token })).status, 200);
+  const guess = (token: string | null = unknownKey) => app.call(path, { token });
+  for (const token of [unknownKey, null, 'x', '', 'a.b.c'])
+    t.equal((await guess(token)).status, 401, String(token));
+
+  const queries = countQueries(app);
+  for (const token of [
+    unknownKey,
+    `${unknownKey.slice(0, -1)}1`,
+    null,
+    'x',
+    'a.b.c',
+    testAdminToken.slice(0, -1),
+  ]) {
+    isLimited(t, await guess(token), 60);
+  }
+  isLimited(t, await app.call(path, { token: quiet.token }), 60);
+  t.equal(queries(), 0);
+
+  t.equal((await app.call(path, { token: known.token })).status, 200, 'a key that was good from here before');
+  t.equal((await app.call(path)).status, 200, 'the operator, too');
+  await app.call(`${path}/api-keys/${known.id}`, { method: 'DELETE' });
+  isLimited(t, await app.call(path, { token: known.token }), 60);
+  const before = queries();
+  isLimited(t, await app.call(path, { token: known.token }), 60);
+  t.equal(queries(), before, 'once it has failed it is a guess like any other');
+
+  later(app, 59);
+  isLimited(t, await guess(), 1);
+  later(app, 60);
+  t.equal((await guess()).status, 401);
+  t.equal((await app.call(path, { token: quiet.token })).status, 200);
+});
+
+t.test('a token that is good elsewhere is a guess like any other here', async t => {
+  const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '3', TRUST_PROXY: '1' });
+  const key = await app.makeKey('acme', ['exports:read']);
+  const from = async (address: string, token: string) =>
+    (await app.call(path, { token, headers: { 'x-forwarded-for': address } })).status;
+  for (const token of [key.token, testAdminToken]) t.equal(await from('198.51.100.1', token), 200);
+  for (const address of ['198.51.100.1', '203.0.113.1']) {
+    for (let count = 0; count < 3; count += 1) t.equal(await from(address, unknownKey), 401);
+  }
+  for (const token of [key.token, testAdminToken]) {
+    t.equal(await from('203.0.113.1', token), 429);
+    t.equal(await from('198.51.100.1', token), 200);
+  }
+});
+
+t.test('even the right guess of the operator token is refused then', async t => {
+  const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '5' });
+  for (let count = 0; count < 5; count += 1) await app.call('/v1/environments', { token: `guess-${count}` });
+  isLimited(t, await app.call('/v1/environments'), 60);
+  later(app, 60);
+  t.equal((await app.call('/v1/environments')).status, 200);
+});
+
+t.test('bad links count; a good link and a good user get through', async t => {
+  const app = await startLimited(t, { ...issuer.env, RATE_LIMIT_FAILED_LOGINS: '5' });
+  const json = { aggregation: 'today' };
+  const made = await app.call(`${path}/download-links`, { method: 'POST', json });
+  const url: string = made.json.url;
+  registerSecret(url.split('/').at(-1) ?? '');
+  for (let count = 0; count < 5; count += 1) t.equal((await ask(`${url}x`)).status, 401);
+  const queries = countQueries(app);
+  isLimited(t, await ask(`${url}x`), 60);
+  isLimited(t, await app.call(path, { token: unknownKey }), 60);
+  t.equal(queries(), 0);
+  t.equal((await ask(url)).status, 200);
+  t.equal((await app.call(path, { token: await issuer.token(issuerKey) })).status, 200);
+  const forged = await issuer.token(await makeIssuerKey('ec'));
+  isLimited(t, await app.call(path, { token: forged }), 60);
+});
+
+t.test('routes that need no token are not limited', async t => {
+  const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '1', RATE_LIMIT_PER_CALLER: '1' });
+  for (let count = 0; count < 2; count += 1) await app.call(path, { token: unknownKey });
+  for (const open of [
+    '/health/live',
+    '/health/ready',
+    '/metrics',
+    '/openapi.yaml',
+    '/docs/',
+    '/docs/static/index.css',
+  ]) {
+    for (let count = 0; count < 3; count += 1) {
+      t.equal((await app.call(open, { token: unknownKey })).status, 200, open);
+    }
+  }
+});
+
+t.test('0 is no limit', async t => {
+  const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '0', RATE_LIMIT_PER_CALLER: '0' });
+  const { token } = await app.makeKey('acme', ['exports:read']);
+  for (let count = 0; count < 50; count += 1) {
+    t.equal((await app.call(path, { token: unknownKey })).status, 401);
+    t.equal((await app.call(path, { token })).status, 200);
+  }
+});
+
+t.test('a caller who hangs up at once is no error', async t => {
+  const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '1' });
+  for (let count = 0; count < 20; count += 1) {
+    const socket = net.connect(app.port, '127.0.0.1');
+    await new Promise<void>(resolve => {
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${unknownKey}\r\n\r\n`, () => {
+        socket.resetAndDestroy();
+        resolve();
+      });
+    });
+  }
+  t.equal((await app.call('/health/live')).status, 200);
+  t.strictSame(
+    app.log.filter(({ level }) => Number(level) >= 50),
+    [],
+  );
+});
+
+t.test('the counters: windows, forgetting, and a clock that is put back', async t => {
+  let nowMs = 1_000_000;
+  const Store = createWindowStore(() => new Date(nowMs), 3);
+  const store = new Store({}).child({} as never);
+  const count = (key: string) => {
+    let counted = { current: -1, ttl: -1 };
+    store.incr(key, (_error, result) => (counted = result ?? counted), 60_000, 0);
+    return counted;
+  };
+  t.strictSame(count('a'), { current: 1, ttl: 60_000 });
+  nowMs += 59_999;
+  t.strictSame(count('a'), { current: 2, ttl: 1 });
+  nowMs += 1;
+  t.strictSame(count('a'), { current: 1, ttl: 60_000 });
+  nowMs -= 86_400_000;
+  t.strictSame(count('a'), { current: 1, ttl: 60_000 }, 'a day earlier');
+  for (const key of ['b', 'c', 'a', 'd']) count(key);
+  t.equal(count('a').current, 3, 'b is the one not counted for longest');
+  t.equal(count('b').current, 1);
+});

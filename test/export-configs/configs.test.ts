@@ -1,0 +1,290 @@
+import t from 'tap';
+import { openSecret } from '../../src/encryption/secrets.ts';
+import { configBody, credentialsOf, makeConfig, startExportApp } from '../helpers/export-configs.ts';
+import { contentsOf, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
+
+/** Configs over HTTP, against the real S3 server. */
+
+const now = '2026-03-03T10:00:00.000Z';
+const path = '/v1/environments/acme/export-configs';
+
+t.test('made, read, listed and deleted', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const body = configBody('full', { name: '  Nightly to S3 ', key: ' /a/b/ ' });
+  const made = await app.call(path, { method: 'POST', json: body });
+  t.equal(made.status, 201, made.text);
+  const { id, ...rest } = made.json;
+  t.strictSame(rest, {
+    name: 'Nightly to S3',
+    enabled: true,
+    schedule: 'daily',
+    provider: 'custom',
+    bucketUrl: null,
+    bucket: s3Server().bucket,
+    region: s3Server().region,
+    key: 'a/b',
+    endpoint: s3Server().endpoint,
+    accessKeyId: s3Server().users.full.accessKeyId,
+    compression: 'none',
+    manifest: false,
+    createdAt: now,
+    updatedAt: now,
+    status: {
+      status: 'never ran before',
+      running: false,
+      lastRunAt: null,
+      lastSuccessfulRunAt: null,
+      nextRunAt: '2026-03-04T00:00:00.000Z',
+      error: null,
+      turnedOff: null,
+    },
+  });
+  t.strictSame((await app.call(`${path}/${id}`)).json, made.json);
+  t.strictSame((await app.call(`${path}/${id}/status`)).json, made.json.status);
+  t.strictSame((await app.call(path)).json, { items: [made.json], nextCursor: null });
+  t.strictSame(await contentsOf(s3Destination({ key: 'a/b' })), { objects: [], unfinished: [] });
+
+  const { rows } = await app.database.pool.query('select * from export_configs');
+  const [row] = rows;
+  const secret = s3Server().users.full.secretAccessKey;
+  t.notOk(JSON.stringify(row).includes(secret), 'the row does not hold the secret');
+  const owner = { environmentId: 'acme', configId: id };
+  t.ok(openSecret(app.config.encryptionKeys, row.sealed_secret, owner) === secret, 'it opens for its owner');
+  t.throws(() => openSecret(app.config.encryptionKeys, row.sealed_secret, { ...owner, configId: 'other' }));
+
+  t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 204);
+  t.equal((await app.call(`${path}/${id}`)).status, 404);
+  t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 404);
+  t.strictSame((await app.call(path)).json.items, []);
+  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+});
+
+t.test('bodies at fault are refused, field by field, and nothing is stored', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const aws = { bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com/exports', provider: 'aws' };
+  const { endpoint: _e, bucket: _b, region: _r, key: _k, ...common } = configBody();
+  const table: [string, object, string[]][] = [
+    ['an unknown property', { ...configBody(), colour: 'red' }, ['/colour']],
+    ['no secret', { ...configBody(), secretAccessKey: undefined }, ['/secretAccessKey']],
+    ['an empty name', configBody('full', { name: '  ' }), ['/name']],
+    ['a schedule that is none', configBody('full', { schedule: 'hourly' }), ['/schedule']],
+    ['bucketUrl of another provider', configBody('full', { bucketUrl: aws.bucketUrl }), ['/bucketUrl']],
+    [
+      'endpoint of another provider',
+      { ...common, ...aws, endpoint: 'https://s3.example.com' },
+      ['/endpoint'],
+    ],
+    ['bucket beside bucketUrl', { ...common, ...aws, bucket: 'acme' }, ['/bucket']],
+    ['an endpoint with a path', configBody('full', { endpoint: 'https://s3.example.com/x' }), ['/endpoint']],
+    [
+      'no bucket and a blank secret',
+      configBody('full', { bucket: undefined, secretAccessKey: ' ' }),
+      ['/bucket', '/secretAccessKey'],
+    ],
+    [
+      'path style',
+      { ...common, ...aws, bucketUrl: 'https://s3.eu-west-1.amazonaws.com/acme' },
+      ['/bucketUrl'],
+    ],
+  ];
+  for (const [what, body, paths] of table) {
+    for (const end of ['', '/validate']) {
+      const answer = await app.call(`${path}${end}`, { method: 'POST', json: body });
+      t.equal(answer.status, 400, `${what}${end}`);
+      t.equal(answer.json.code, 'validation_failed');
+      t.strictSame(
+        answer.json.errors.map((fault: { path: string }) => fault.path),
+        paths,
+        what,
+      );
+    }
+  }
+  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+});
+
+t.test('a bucket that says no: 422 on save, 200 on a dry run, nothing stored', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const wrongSecret = { secretAccessKey: s3Server().users.nothing.secretAccessKey };
+  const table: [object, string, (string | null)[]][] = [
+    [configBody('full', wrongSecret), 'secret_key_mismatch', ['secret_key_mismatch', 'secret_key_mismatch']],
+    [
+      configBody('full', { bucket: 'no-such-bucket' }),
+      'bucket_not_found',
+      ['bucket_not_found', 'bucket_not_found'],
+    ],
+    [configBody('putOnly'), 'list_denied', ['list_denied', null]],
+    [configBody('readOnly'), 'write_denied', [null, 'write_denied']],
+    [
+      configBody('full', { endpoint: 'https://10.0.0.1' }),
+      'endpoint_not_allowed',
+      ['endpoint_not_allowed', 'endpoint_not_allowed'],
+    ],
+  ];
+  for (const [body, code, codes] of table) {
+    const saved = await app.call(path, { method: 'POST', json: body });
+    t.equal(saved.status, 422, code);
+    t.equal(saved.json.code, 'storage_validation_failed');
+    t.equal(saved.json.storageError.code, code);
+    t.ok(saved.json.storageError.message && saved.json.storageError.hint);
+    const tried = await app.call(`${path}/validate`, { method: 'POST', json: body });
+    t.equal(tried.status, 200);
+    t.equal(tried.json.valid, false);
+    t.strictSame(
+      tried.json.checks.map((check: { name: string }) => check.name),
+      ['list', 'write'],
+    );
+    t.strictSame(
+      tried.json.checks.map((check: { error: { code: string } | null }) => check.error?.code ?? null),
+      codes,
+    );
+    t.strictSame(saved.json.checks, tried.json.checks);
+  }
+  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+  const good = await app.call(`${path}/validate`, { method: 'POST', json: configBody() });
+  const passed = (name: string) => ({ name, ok: true, error: null });
+  t.strictSame(good.json, { valid: true, checks: [passed('list'), passed('write')] });
+});
+
+t.test('PATCH', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const { id, ...made } = await makeConfig(app, 'acme');
+  const patch = (json: object) => app.call(`${path}/${id}`, { method: 'PATCH', json });
+  const { users } = s3Server();
+  const storedSecret = async () => {
+    const { rows } = await app.database.pool.query('select sealed_secret from export_configs where id = $1', [
+      id,
+    ]);
+    return openSecret(app.config.encryptionKeys, rows[0].sealed_secret, {
+      environmentId: 'acme',
+      configId: id,
+    });
+  };
+
+  await t.test('leaves what is absent', async t => {
+    app.setNow('2026-03-03T11:00:00.000Z');
+    const answer = await patch({ name: 'Renamed', compression: 'gzip', manifest: true });
+    t.equal(answer.status, 200, answer.text);
+    t.strictSame(answer.json, {
+      ...made,
+      id,
+      name: 'Renamed',
+      compression: 'gzip',
+      manifest: true,
+      updatedAt: '2026-03-03T11:00:00.000Z',
+    });
+    t.ok((await storedSecret()) === users.full.secretAccessKey);
+  });
+
+  await t.test('asks the bucket when destination or credentials change', async t => {
+    const moved = await patch({ key: 'elsewhere', region: 'eu-west-9' });
+    t.equal(moved.status, 200, 'the same bucket needs no secret');
+    const wrong = await patch({ accessKeyId: users.readOnly.accessKeyId });
+    t.equal(wrong.status, 422);
+    t.equal(wrong.json.storageError.code, 'secret_key_mismatch');
+    const denied = await patch(credentialsOf('readOnly'));
+    t.equal(denied.json.storageError.code, 'write_denied');
+    t.equal((await app.call(`${path}/${id}`)).json.accessKeyId, users.full.accessKeyId, 'nothing was stored');
+    t.equal((await app.call(`${path}/${id}/validate`, { method: 'POST' })).json.valid, true);
+  });
+
+  await t.test('wants the secret again for another bucket, endpoint or provider', async t => {
+    const other = s3Server().endpoint.replace('127.0.0.1', 'localhost');
+    for (const change of [
+      { bucket: 'another' },
+      { endpoint: other },
+      { provider: 'aws', bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com' },
+      { provider: 'gcp', bucket: 'acme-exports', region: 'europe-west1' },
+    ]) {
+      const answer = await patch(change);
+      t.equal(answer.status, 400, JSON.stringify(change));
+      t.strictSame(
+        answer.json.errors.map((fault: { path: string }) => fault.path),
+        ['/secretAccessKey'],
+      );
+    }
+    t.equal(
+      (await patch({ provider: 'gcp', ...credentialsOf('full') })).json.errors[0].path,
+      '/bucket',
+      'nothing is carried over',
+    );
+    t.equal(
+      (await patch({ bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com' })).json.errors[0].path,
+      '/bucketUrl',
+    );
+    t.equal((await patch({ colour: 'red' })).json.errors[0].path, '/colour');
+    t.equal(
+      (await patch({ bucket: 'another', ...credentialsOf('full') })).json.storageError.code,
+      'bucket_not_found',
+    );
+  });
+
+  await t.test('turned off and on again', async t => {
+    const off = await patch({ enabled: false });
+    t.equal(off.json.status.nextRunAt, null);
+    t.equal((await patch({ enabled: true })).status, 200);
+    const { rows } = await app.database.pool.query('select active_since from export_configs');
+    t.equal(rows[0].active_since.toISOString(), '2026-03-03T11:00:00.000Z');
+    // Once the key is revoked there is no turning on.
+    await patch({ enabled: false });
+    await app.database.pool.query("update export_configs set access_key_id = 'gone'");
+    const refused = await patch({ enabled: true });
+    t.equal(refused.status, 422);
+    t.equal(refused.json.storageError.code, 'access_key_not_recognised');
+  });
+});
+
+t.test('the plan: below enterprise one may read and delete', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const { id } = await makeConfig(app, 'acme');
+  await app.putEnvironment('acme', 'pro');
+  const refused: [string, string, object?][] = [
+    ['POST', path, configBody()],
+    ['POST', `${path}/validate`, configBody()],
+    ['PATCH', `${path}/${id}`, { name: 'x' }],
+    ['POST', `${path}/${id}/validate`],
+    ['POST', `${path}/${id}/runs`],
+  ];
+  for (const [method, url, json] of refused) {
+    const answer = await app.call(url, { method, ...(json && { json }) });
+    t.equal(answer.status, 403, `${method} ${url}`);
+    t.match(answer.json, {
+      code: 'plan_upgrade_required',
+      currentPlan: 'pro',
+      requiredPlan: 'enterprise',
+    });
+  }
+  t.equal((await app.call(`${path}/${id}`)).json.status.nextRunAt, null);
+  t.strictSame((await app.call(`${path}/${id}/runs`)).json, { items: [], nextCursor: null });
+  t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 204);
+});
+
+t.test('another environment does not see it; pages follow one another', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  await app.putEnvironment('other');
+  const ids: string[] = [];
+  for (let index = 0; index < 3; index += 1) {
+    app.setNow(`2026-03-03T10:00:0${index}.000Z`);
+    ids.unshift((await makeConfig(app, 'acme')).id);
+  }
+  const { status } = await app.call(`/v1/environments/other/export-configs/${ids[0]}`);
+  t.equal(status, 404);
+  const first = (await app.call(`${path}?limit=2`)).json;
+  t.strictSame(
+    first.items.map((item: { id: string }) => item.id),
+    ids.slice(0, 2),
+  );
+  const second = (await app.call(`${path}?limit=2&cursor=${first.nextCursor}`)).json;
+  t.strictSame(
+    second.items.map((item: { id: string }) => item.id),
+    ids.slice(2),
+  );
+  t.equal(second.nextCursor, null);
+  await app.call('/v1/environments/acme', { method: 'DELETE' });
+  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+});

@@ -1,0 +1,78 @@
+import t from 'tap';
+import { describeStatus, type RunHistory } from '../../src/export-configs/status.ts';
+
+const now = new Date('2026-03-04T15:00:00.000Z');
+const earlier = new Date('2026-03-03T00:00:09.000Z');
+const later = new Date('2026-03-04T00:00:09.000Z');
+const error = { code: 'bucket_not_found', message: 'There is no bucket.' };
+const never: RunHistory = { running: false, last: null, lastSuccessfulAt: null };
+const good: RunHistory = {
+  running: false,
+  last: { state: 'successful', finishedAt: later, error: null },
+  lastSuccessfulAt: later,
+};
+const bad: RunHistory = {
+  running: false,
+  last: { state: 'failed', finishedAt: later, error },
+  lastSuccessfulAt: earlier,
+};
+const daily = { enabled: true, schedule: 'daily', turnedOff: null } as const;
+
+t.test('before the first run', async t => {
+  t.strictSame(describeStatus(daily, never, 'enterprise', now), {
+    status: 'never ran before',
+    running: false,
+    lastRunAt: null,
+    lastSuccessfulRunAt: null,
+    nextRunAt: '2026-03-05T00:00:00.000Z',
+    error: null,
+    turnedOff: null,
+  });
+  const running = describeStatus(daily, { ...never, running: true }, 'enterprise', now);
+  t.match(running, { status: 'never ran before', running: true, lastRunAt: null });
+});
+
+t.test('after a failure and after a success', async t => {
+  t.strictSame(describeStatus(daily, bad, 'enterprise', now), {
+    status: 'failed',
+    running: false,
+    lastRunAt: later.toISOString(),
+    lastSuccessfulRunAt: earlier.toISOString(),
+    nextRunAt: '2026-03-05T00:00:00.000Z',
+    error,
+    turnedOff: null,
+  });
+  t.strictSame(describeStatus(daily, good, 'enterprise', now), {
+    status: 'successful',
+    running: false,
+    lastRunAt: later.toISOString(),
+    lastSuccessfulRunAt: later.toISOString(),
+    nextRunAt: '2026-03-05T00:00:00.000Z',
+    error: null,
+    turnedOff: null,
+  });
+});
+
+t.test('after it turned itself off', async t => {
+  const turnedOff = { message: 'No more.', at: later };
+  const status = describeStatus({ ...daily, enabled: false, turnedOff }, bad, 'enterprise', now);
+  t.match(status, { status: 'failed', nextRunAt: null, error });
+  t.strictSame(status.turnedOff, {
+    code: 'too_many_failures',
+    message: 'No more.',
+    at: '2026-03-04T00:00:09.000Z',
+  });
+});
+
+t.test('when it runs next', async t => {
+  const next = (
+    config: Parameters<typeof describeStatus>[0],
+    plan: Parameters<typeof describeStatus>[2],
+    at = now,
+  ) => describeStatus(config, good, plan, at).nextRunAt;
+  t.equal(next({ ...daily, schedule: 'weekly' }, 'enterprise'), '2026-03-09T00:00:00.000Z');
+  t.equal(next(daily, 'enterprise', new Date('2026-03-05T00:00:00.000Z')), '2026-03-06T00:00:00.000Z');
+  t.equal(next({ ...daily, enabled: false }, 'enterprise'), null, 'off');
+  t.equal(next(daily, 'pro'), null);
+  t.equal(next(daily, 'free'), null);
+});

@@ -1,0 +1,398 @@
+import t from 'tap';
+import { systemActor } from '../../src/audit/audit-log.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { wakeRuns } from '../../src/export-runs/enqueue-runs.ts';
+import { insertManualRun } from '../../src/export-runs/repository.ts';
+import { startTestApp } from '../helpers/app.ts';
+
+t.setTimeout(300_000);
+
+/** What the clock makes due, on a real database. Nothing is carried out here. 2026-03-02 is a Monday. */
+
+interface Setup {
+  readonly configs?: readonly {
+    id: string;
+    schedule?: string;
+    since?: string;
+    environment?: string;
+    enabled?: boolean;
+  }[];
+  readonly snapshots?: readonly string[];
+}
+
+async function start(
+  t: Parameters<typeof startTestApp>[0],
+  { configs = [{ id: 'a' }], snapshots = [] }: Setup = {},
+) {
+  const app = await startTestApp(t);
+  const { pool } = app.database;
+  await app.putEnvironment('acme');
+  for (const {
+    id,
+    schedule = 'daily',
+    since = '2026-01-01T12:00:00Z',
+    environment = 'acme',
+    enabled = true,
+  } of configs) {
+    await pool.query(
+      `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
+         access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
+       values ($1, $2, $2, $3, $4, 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', 'sealed', 'none', false, $5, $5, $5)`,
+      [environment, id, enabled, schedule, since],
+    );
+  }
+  const loaded = (date: string) =>
+    pool.query(`insert into snapshots (environment_id, snapshot_date, row_count) values ('acme', $1, 0)`, [
+      date,
+    ]);
+  for (const date of snapshots) await loaded(date);
+  const tick = (now: string) => enqueueDue(app.dependencies.db, app.dependencies.jobs, new Date(now));
+  const runs = async () => {
+    const { rows } = await pool.query(
+      `select config_id, to_char(slot at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as slot, snapshot_date::text, state, error_code,
+         job_id is not null and exists (select from pgboss.job where job.id = export_runs.job_id and job.name = 'run-export') as has_job
+       from export_runs order by config_id, slot`,
+    );
+    return rows.map(row =>
+      [
+        row.config_id,
+        row.slot.replace(' 00:00', ''),
+        row.snapshot_date,
+        row.state,
+        row.error_code,
+        row.has_job && 'job',
+      ]
+        .filter(Boolean)
+        .join(' '),
+    );
+  };
+  /** As a worker would leave them. */
+  const finishAll = () =>
+    pool.query(
+      `update export_runs set state = 'successful', finished_at = now(), job_id = null where state = 'queued'`,
+    );
+  return { app, pool, tick, runs, loaded, finishAll };
+}
+
+t.test('midnight: not a moment before, once, and the snapshot of the day that ended', async t => {
+  const { tick, runs } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-03T12:00:00Z' }],
+    snapshots: ['2026-03-03', '2026-03-04'],
+  });
+  await tick('2026-03-03T23:59:59.999Z');
+  t.strictSame(await runs(), []);
+  t.strictSame(await tick('2026-03-04T00:00:00.000Z'), {
+    added: 1,
+    sent: 1,
+    failed: 0,
+    switchedOff: 0,
+  });
+  t.strictSame(await runs(), ['a 2026-03-04 2026-03-03 queued job']);
+  t.strictSame(await tick('2026-03-04T00:01:00.000Z'), {
+    added: 0,
+    sent: 0,
+    failed: 0,
+    switchedOff: 0,
+  });
+  t.equal((await runs()).length, 1);
+});
+
+t.test('Monday: weekly configs, with the snapshot of Sunday', async t => {
+  const { tick, runs } = await start(t, {
+    configs: [{ id: 'w', schedule: 'weekly', since: '2026-02-25T12:00:00Z' }],
+    snapshots: ['2026-03-01'],
+  });
+  await tick('2026-03-01T23:59:00Z');
+  t.strictSame(await runs(), []);
+  await tick('2026-03-02T00:00:30Z');
+  t.strictSame(await runs(), ['w 2026-03-02 2026-03-01 queued job']);
+  await tick('2026-03-03T00:00:30Z');
+  t.equal((await runs()).length, 1);
+});
+
+t.test('year end', async t => {
+  const { tick, runs } = await start(t, {
+    configs: [
+      { id: 'd', since: '2025-12-31T12:00:00Z' },
+      { id: 'w', schedule: 'weekly', since: '2025-12-31T12:00:00Z' },
+    ],
+    snapshots: ['2025-12-31', '2026-01-04'],
+  });
+  await tick('2026-01-01T00:00:00Z');
+  t.strictSame(await runs(), ['d 2026-01-01 2025-12-31 queued job']);
+  await tick('2026-01-05T00:00:00Z');
+  t.match(await runs(), ['d 2026-01-01 2025-12-31 queued job', 'w 2026-01-05 2026-01-04 queued job']);
+});
+
+t.test('several processes tick at once: one run and one job a slot', async t => {
+  const configs = Array.from({ length: 40 }, (_, index) => ({ id: `c${index}` }));
+  const { app, tick, runs, pool } = await start(t, { configs, snapshots: ['2026-03-03'] });
+  const other = await startTestApp(t, { databaseUrl: app.database.url });
+  const now = new Date('2026-03-04T00:00:05Z');
+  const ticks = await Promise.all([
+    tick(now.toISOString()),
+    enqueueDue(other.dependencies.db, other.dependencies.jobs, now),
+    tick(now.toISOString()),
+    enqueueDue(other.dependencies.db, other.dependencies.jobs, now),
+    wakeRuns(other.dependencies.db, other.dependencies.jobs, 'acme', '2026-03-03'),
+  ]);
+  t.equal(
+    ticks.reduce((sum, moved) => sum + (moved?.added ?? 0), 0),
+    40,
+  );
+  await tick(now.toISOString());
+  t.strictSame(
+    new Set((await runs()).map(run => run.replace(/^c\d+ /, ''))),
+    new Set(['2026-03-04 2026-03-03 queued job']),
+  );
+  t.equal((await runs()).length, 40);
+  const { rows } = await pool.query(`select count(*)::int as jobs from pgboss.job where name = 'run-export'`);
+  t.equal(rows[0].jobs, 40);
+});
+
+t.test('an outage of three days: the newest missed slot alone', async t => {
+  const { tick, runs, finishAll } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01', '2026-03-02', '2026-03-03', '2026-03-04'],
+  });
+  await tick('2026-03-02T00:00:30Z');
+  await finishAll();
+  await tick('2026-03-05T09:17:00Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 successful', 'a 2026-03-05 2026-03-04 queued job']);
+});
+
+t.test('a late snapshot: waits, is woken by the load, fails at the next slot', async t => {
+  const { app, tick, runs, loaded, finishAll } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+  });
+  await tick('2026-03-02T00:00:30Z');
+  await tick('2026-03-02T13:00:00Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued']);
+  // By the API, which wakes the run itself.
+  app.setNow('2026-03-02T14:00:00Z');
+  const header =
+    'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs\n';
+  t.equal((await app.load('acme', '2026-03-01', header)).status, 201);
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
+  await finishAll();
+
+  // By SQL: the next tick sees it.
+  await tick('2026-03-03T00:00:30Z');
+  await loaded('2026-03-02');
+  await tick('2026-03-03T00:01:30Z');
+  t.strictSame((await runs())[1], 'a 2026-03-03 2026-03-02 queued job');
+  await finishAll();
+
+  await tick('2026-03-04T00:00:30Z');
+  await tick('2026-03-04T23:59:30Z');
+  t.strictSame((await runs())[2], 'a 2026-03-04 2026-03-03 queued');
+  await loaded('2026-03-04');
+  await tick('2026-03-05T00:00:10Z');
+  t.strictSame((await runs()).slice(2), [
+    'a 2026-03-04 2026-03-03 failed snapshot_missing',
+    'a 2026-03-05 2026-03-04 queued job',
+  ]);
+});
+
+t.test('a run that is still at work holds the next slot back, and only the newest follows', async t => {
+  const { tick, runs, finishAll } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01', '2026-03-02', '2026-03-03'],
+  });
+  await tick('2026-03-02T00:00:30Z');
+  await tick('2026-03-03T00:00:30Z');
+  await tick('2026-03-04T00:00:30Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
+  await finishAll();
+  await tick('2026-03-04T00:01:30Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 successful', 'a 2026-03-04 2026-03-03 queued job']);
+});
+
+t.test('made, turned off or turned on around the slot', async t => {
+  const { tick, runs } = await start(t, {
+    configs: [
+      { id: 'just-before', since: '2026-03-03T23:59:59.999Z' },
+      { id: 'at-the-slot', since: '2026-03-04T00:00:00.000Z' },
+      { id: 'just-after', since: '2026-03-04T00:00:00.001Z' },
+      { id: 'off', enabled: false },
+    ],
+    snapshots: ['2026-03-03', '2026-03-04'],
+  });
+  await tick('2026-03-04T00:00:20Z');
+  t.strictSame(await runs(), ['just-before 2026-03-04 2026-03-03 queued job']);
+  await tick('2026-03-05T00:00:20Z');
+  t.strictSame(
+    (await runs()).filter(run => !run.startsWith('just-before')),
+    ['at-the-slot 2026-03-05 2026-03-04 queued job', 'just-after 2026-03-05 2026-03-04 queued job'],
+  );
+});
+
+t.test('a plan that was lowered: no new runs, and those that waited end', async t => {
+  const { app, tick, runs } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-02'],
+  });
+  await tick('2026-03-02T00:00:30Z');
+  await app.putEnvironment('acme', 'pro');
+  await tick('2026-03-03T00:00:30Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 failed plan_upgrade_required']);
+  await app.putEnvironment('acme', 'enterprise');
+  await tick('2026-03-03T08:00:00Z');
+  t.strictSame((await runs())[1], 'a 2026-03-03 2026-03-02 queued job');
+});
+
+t.test('a clock that goes back runs no slot again', async t => {
+  const { tick, runs, finishAll } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01', '2026-03-02', '2026-03-03'],
+  });
+  await tick('2026-03-04T00:00:30Z');
+  await finishAll();
+  await tick('2026-03-03T00:00:30Z');
+  await tick('2026-03-04T00:00:30Z');
+  t.strictSame(await runs(), ['a 2026-03-04 2026-03-03 successful']);
+});
+
+t.test('a queue that somebody emptied: unfinished runs get new jobs', async t => {
+  const { tick, runs, pool } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01'],
+  });
+  await tick('2026-03-02T00:00:30Z');
+  const jobId = async () => (await pool.query('select job_id from export_runs')).rows[0].job_id;
+  const first = await jobId();
+  await tick('2026-03-02T00:01:30Z');
+  t.equal(await jobId(), first);
+  await pool.query(`delete from pgboss.job where name = 'run-export'`);
+  await tick('2026-03-02T00:02:30Z');
+  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
+  t.not(await jobId(), first);
+});
+
+t.test('a run by hand whose snapshot is gone does not hold back the slots', async t => {
+  const { tick, pool } = await start(t, {
+    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+    snapshots: ['2026-03-01'],
+  });
+  await pool.query(
+    `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at)
+     values ('acme', 'a', 'by-hand', 'manual', '2026-02-20', 'queued', now())`,
+  );
+  t.strictSame(await tick('2026-03-02T00:00:30Z'), {
+    added: 1,
+    sent: 1,
+    failed: 1,
+    switchedOff: 0,
+  });
+  t.match((await pool.query(`select * from export_runs where id = 'by-hand'`)).rows[0], {
+    state: 'failed',
+    error_code: 'snapshot_missing',
+    error_message: 'There is no snapshot of 2026-02-20 any more.',
+  });
+});
+
+t.test('a config that is being removed neither holds up a tick nor fails it', async t => {
+  const { pool, tick, runs } = await start(t, {
+    configs: [{ id: 'a' }, { id: 'b' }],
+    snapshots: ['2026-03-03'],
+  });
+  const remover = await pool.connect();
+  t.teardown(() => remover.release(true));
+  await remover.query('begin');
+  await remover.query(`delete from export_configs where id = 'a'`);
+  t.match(await tick('2026-03-04T00:00:00Z'), { added: 1, sent: 1 });
+  t.strictSame(await runs(), ['b 2026-03-04 2026-03-03 queued job']);
+  await remover.query('rollback');
+  t.match(await tick('2026-03-04T00:01:00Z'), { added: 1 }, 'its slot was not lost');
+});
+
+t.test('a run by hand of a config that was deleted meanwhile is not found', async t => {
+  const { app } = await start(t, { configs: [], snapshots: ['2026-03-01'] });
+  const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };
+  await t.rejects(
+    app.dependencies.db.transaction().execute(trx => insertManualRun(trx, systemActor('test'), wanted)),
+    { code: 'not_found' },
+  );
+});
+
+/** 10,000 daily ones, of 2,000 environments. */
+async function insertManyConfigs(pool: Awaited<ReturnType<typeof start>>['pool']): Promise<void> {
+  await pool.query(
+    `insert into environments (id, name, plan) select 'e' || n, 'e', 'enterprise' from generate_series(1, 2000) as n`,
+  );
+  await pool.query(
+    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
+       access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
+     select 'e' || n, 'c' || k, 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', 'sealed', 'none', false, now, now, now
+     from generate_series(1, 2000) as n, generate_series(1, 5) as k, (select timestamptz '2026-03-03T12:00:00Z') as at (now)`,
+  );
+}
+
+/** The planner expects no run any more, however long the table grows. */
+async function forgetRuns(pool: Awaited<ReturnType<typeof start>>['pool']): Promise<void> {
+  await pool.query(
+    `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
+     values ('e1', 'c1', 'r', 'schedule', '2026-03-03', '2026-03-02', 'queued', '2026-03-03')`,
+  );
+  await pool.query('delete from export_runs');
+  await pool.query('analyze export_runs');
+}
+
+t.test('10,000 due configs are enqueued by one tick in seconds', async t => {
+  const { pool, tick } = await start(t, { configs: [], snapshots: [] });
+  await insertManyConfigs(pool);
+  await pool.query(
+    `insert into snapshots (environment_id, snapshot_date, row_count) select 'e' || n, '2026-03-03', 0 from generate_series(1, 2000) as n`,
+  );
+  await forgetRuns(pool);
+  const startedAt = performance.now();
+  const moved = await tick('2026-03-04T00:00:01Z');
+  const seconds = (performance.now() - startedAt) / 1000;
+  t.strictSame(moved, { added: 10_000, sent: 10_000, failed: 0, switchedOff: 0 });
+  t.ok(seconds < 10, `${seconds.toFixed(1)} s`);
+  t.comment(`10,000 due configs: ${seconds.toFixed(2)} s`);
+  const again = performance.now();
+  t.strictSame(await tick('2026-03-04T00:01:01Z'), {
+    added: 0,
+    sent: 0,
+    failed: 0,
+    switchedOff: 0,
+  });
+  t.comment(`the tick after: ${((performance.now() - again) / 1000).toFixed(2)} s`);
+  const { rows } = await pool.query(
+    `select data, group_id from pgboss.job where name = 'run-export' limit 1`,
+  );
+  t.strictSame(
+    Object.keys(rows[0].data).sort(),
+    ['configId', 'environmentId', 'runId'],
+    'no job says more than whose run it is',
+  );
+  t.equal(rows[0].group_id, rows[0].data.environmentId);
+});
+
+t.test(
+  '10,000 runs that wait, and fail at the next slot: seconds, whatever is known of the tables',
+  async t => {
+    const { pool, tick } = await start(t, { configs: [], snapshots: [] });
+    await insertManyConfigs(pool);
+    await forgetRuns(pool);
+    await pool.query(
+      `insert into failure_webhooks (environment_id, url, sealed_secret)
+     select 'e' || n, 'https://hooks.example.com/', 'sealed' from generate_series(1, 2000) as n`,
+    );
+    const expectTick = async (now: string, moved: Awaited<ReturnType<typeof tick>>) => {
+      const startedAt = performance.now();
+      t.strictSame(await tick(now), moved, now);
+      const seconds = (performance.now() - startedAt) / 1000;
+      t.ok(seconds < 10, `${now}: ${seconds.toFixed(1)} s`);
+      t.comment(`${now}: ${seconds.toFixed(2)} s`);
+    };
+    const none = { added: 0, sent: 0, failed: 0, switchedOff: 0 };
+    await expectTick('2026-03-04T00:00:01Z', { ...none, added: 10_000 });
+    await expectTick('2026-03-04T00:01:01Z', none);
+    await pool.query('analyze');
+    await expectTick('2026-03-04T00:02:01Z', none);
+    await expectTick('2026-03-05T00:00:01Z', { ...none, added: 10_000, failed: 10_000 });
+    await expectTick('2026-03-05T00:01:01Z', none);
+  },
+);

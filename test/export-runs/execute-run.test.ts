@@ -1,0 +1,242 @@
+import { createHash } from 'node:crypto';
+import { gunzipSync } from 'node:zlib';
+import t from 'tap';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+  until,
+} from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
+import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
+
+/** Runs from the slot to the bucket, with the real database and the real S3 server. */
+
+const path = '/v1/environments/acme/export-configs';
+const rows = [
+  adoptionRow({
+    companyId: 'c1',
+    companyName: 'Acme, "Inc."\nline',
+    segmentNames: ['All', 'Paying, EU'],
+    segmentIds: ['s1', 's2'],
+  }),
+  adoptionRow({
+    companyId: 'c2',
+    companyName: null,
+    satisfaction: 4,
+    feedbackCount: 7,
+    starsState: 3,
+  }),
+  adoptionRow({ companyId: 'c2', featureId: 'f2', companyName: '' }),
+];
+const expected = exportHeader + exportPart(rows, '2026-03-02');
+
+/** Monday's slot has passed; the next is Wednesday's. */
+async function start(t: Parameters<typeof startExportApp>[0]) {
+  const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
+  await app.putEnvironment('acme');
+  const loaded = await app.load('acme', '2026-03-02', loadBody(rows));
+  if (loaded.status !== 201) throw new Error(loaded.text);
+  const ofConfig = async (id: string) => (await app.call(`${path}/${id}`)).json;
+  return { app, ofConfig, runs: runReader(app, 'acme') };
+}
+
+t.test('a slot comes: file, manifest, run and status', needsS3, async t => {
+  const { app, ofConfig } = await start(t);
+  const { id, key } = await makeConfig(app, 'acme', configBody('full', { manifest: true }));
+  app.setNow('2026-03-03T00:00:00.000Z');
+  startExportWorker(t, app);
+  const config = await until(
+    () => ofConfig(id),
+    found => found.status.status !== 'never ran before',
+  );
+  t.strictSame(config.status, {
+    status: 'successful',
+    running: false,
+    lastRunAt: '2026-03-03T00:00:00.000Z',
+    lastSuccessfulRunAt: '2026-03-03T00:00:00.000Z',
+    nextRunAt: '2026-03-04T00:00:00.000Z',
+    error: null,
+    turnedOff: null,
+  });
+
+  const objectKey = `${key}/company-adoption_acme_2026-03-02.csv`;
+  const manifestKey = `${key}/_manifest/company-adoption_acme_2026-03-02.json`;
+  t.strictSame(await contentsOf(s3Destination({ key })), {
+    objects: [manifestKey, objectKey],
+    unfinished: [],
+  });
+  const object = await readObject(s3Server().bucket, objectKey);
+  t.equal(object.body.toString(), expected);
+  t.equal(
+    (await app.download('acme', '30-days-daily')).text,
+    expected,
+    'the same as that part of the download',
+  );
+  t.equal(object.contentType, 'text/csv');
+  t.strictSame(object.metadata, {
+    'row-count': '3',
+    'snapshot-date': '2026-03-02',
+    'environment-id': 'acme',
+  });
+
+  const { items } = (await app.call(`${path}/${id}/runs`)).json;
+  const [run] = items;
+  const sha256 = createHash('sha256').update(expected).digest('hex');
+  t.strictSame(run, {
+    id: run.id,
+    configId: id,
+    trigger: 'schedule',
+    slot: '2026-03-03T00:00:00.000Z',
+    snapshotDate: '2026-03-02',
+    state: 'successful',
+    attempts: 1,
+    createdAt: '2026-03-03T00:00:00.000Z',
+    startedAt: '2026-03-03T00:00:00.000Z',
+    finishedAt: '2026-03-03T00:00:00.000Z',
+    rowCount: 3,
+    bytes: Buffer.byteLength(expected),
+    sha256,
+    objectKey,
+    error: null,
+  });
+  t.strictSame((await app.call(`${path}/${id}/runs/${run.id}`)).json, run);
+  t.strictSame((await app.call(`/v1/environments/acme/runs/${run.id}`)).json, run);
+  const manifest = JSON.parse((await readObject(s3Server().bucket, manifestKey)).body.toString());
+  t.strictSame(manifest, {
+    objectKey,
+    bytes: run.bytes,
+    rowCount: 3,
+    sha256,
+    snapshotDate: '2026-03-02',
+    columns: exportHeader.trim().split(','),
+    completedAt: '2026-03-03T00:00:00.000Z',
+  });
+});
+
+t.test('runs by hand, gzip: the same bytes every time', needsS3, async t => {
+  const { app, runs } = await start(t);
+  const { id, key } = await makeConfig(
+    app,
+    'acme',
+    configBody('full', { compression: 'gzip', enabled: false }),
+  );
+  startExportWorker(t, app);
+  const objectKey = `${key}/company-adoption_acme_2026-03-02.csv.gz`;
+  const bodies: Buffer[] = [];
+  for (const json of [undefined, { snapshotDate: '2026-03-02' }]) {
+    const started = await app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
+    t.equal(started.status, 202, started.text);
+    t.match(started.json, {
+      configId: id,
+      trigger: 'manual',
+      slot: null,
+      snapshotDate: '2026-03-02',
+      state: 'queued',
+      attempts: 0,
+    });
+    const run = await runs.finished(started.json.id);
+    t.match(run, { state: 'successful', rowCount: 3, objectKey, error: null });
+    const { body, contentType } = await readObject(s3Server().bucket, objectKey);
+    t.equal(contentType, 'application/gzip');
+    t.equal(gunzipSync(body).toString(), expected);
+    t.equal(run.bytes, body.length);
+    t.equal(run.sha256, createHash('sha256').update(body).digest('hex'));
+    bodies.push(body);
+  }
+  t.ok(bodies[0]?.equals(bodies[1] ?? Buffer.alloc(0)));
+  const page = (await app.call(`${path}/${id}/runs?limit=1`)).json;
+  t.equal(page.items.length, 1);
+  t.equal((await app.call(`${path}/${id}/runs?limit=1&cursor=${page.nextCursor}`)).json.nextCursor, null);
+});
+
+t.test('runs by hand that may not be', needsS3, async t => {
+  const { app } = await start(t);
+  const { id } = await makeConfig(app, 'acme');
+  const post = (json?: object) => app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
+  t.equal((await post({ snapshotDate: '2026-03-01' })).status, 404);
+  t.equal((await post({ snapshotDate: '2026-02-30' })).status, 400);
+  t.equal((await post({ colour: 'red' })).json.errors[0].path, '/colour');
+  t.equal((await post()).status, 202);
+  const second = await post();
+  t.equal(second.status, 409);
+  t.equal(second.json.code, 'conflict');
+  t.equal((await app.call(`${path}/unknown/runs`, { method: 'POST' })).status, 404);
+  t.equal((await app.call(`${path}/${id}/runs/unknown`)).status, 404);
+});
+
+t.test('a configuration fault fails at once, and the next success clears it', needsS3, async t => {
+  const { app, ofConfig, runs } = await start(t);
+  const { id } = await makeConfig(app, 'acme');
+  startExportWorker(t, app);
+  const run = async () => {
+    const started = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    return await runs.finished(started.json.id);
+  };
+  t.match(await run(), { state: 'successful' });
+  app.setNow('2026-03-02T11:00:00.000Z');
+  await app.database.pool.query(`update export_configs set bucket = 'no-such-bucket'`);
+  const failed = await run();
+  t.match(failed, {
+    state: 'failed',
+    attempts: 1,
+    rowCount: null,
+    objectKey: null,
+    error: { code: 'bucket_not_found' },
+  });
+  t.match((await ofConfig(id)).status, {
+    status: 'failed',
+    lastRunAt: '2026-03-02T11:00:00.000Z',
+    lastSuccessfulRunAt: '2026-03-02T10:00:00.000Z',
+    error: failed.error,
+  });
+  app.setNow('2026-03-02T12:00:00.000Z');
+  await app.database.pool.query('update export_configs set bucket = $1', [s3Server().bucket]);
+  await run();
+  t.match((await ofConfig(id)).status, {
+    status: 'successful',
+    lastRunAt: '2026-03-02T12:00:00.000Z',
+    error: null,
+  });
+});
+
+t.test(
+  'fewer rows than the registry says: no object, and nothing of the inside is told',
+  needsS3,
+  async t => {
+    const { app, runs } = await start(t);
+    const { id, key } = await makeConfig(app, 'acme');
+    const { pool } = app.database;
+    await pool.query('update snapshots set row_count = row_count + 1, version = default');
+    startExportWorker(t, app);
+    const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    for (let attempt = 1; attempt < 3; attempt += 1) {
+      await until(
+        () => runs.read(json.id),
+        run => run.attempts === attempt && run.state === 'queued',
+      );
+      await hastenRetries(pool);
+    }
+    const run = await runs.finished(json.id);
+    t.match(run, { state: 'failed', attempts: 3, error: { code: 'internal_error' } });
+    t.notMatch(run.error.message, /row|registry|snapshot|table/i);
+    t.strictSame(await contentsOf(s3Destination({ key })), { objects: [], unfinished: [] });
+  },
+);
+
+t.test('the plan is looked at again when the job runs', needsS3, async t => {
+  const { app, runs } = await start(t);
+  const { id, key } = await makeConfig(app, 'acme');
+  const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+  await app.putEnvironment('acme', 'pro');
+  startExportWorker(t, app);
+  t.match(await runs.finished(json.id), {
+    state: 'failed',
+    attempts: 0,
+    error: { code: 'plan_upgrade_required' },
+  });
+  t.strictSame(await contentsOf(s3Destination({ key })), { objects: [], unfinished: [] });
+});

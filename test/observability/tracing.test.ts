@@ -1,0 +1,226 @@
+import { randomBytes } from 'node:crypto';
+import t, { type Test } from 'tap';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { configBody, until } from '../helpers/export-configs.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { type Ask, ask } from '../helpers/http-client.ts';
+import { createTestDatabase } from '../helpers/postgres.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { needsS3 } from '../helpers/s3.ts';
+import { registerSecret, testAdminToken, usedSecrets } from '../helpers/secrets.ts';
+import { startApiProcess, startServiceProcess } from '../helpers/service-process.ts';
+import { startTraceReceiver } from '../helpers/trace-receiver.ts';
+
+/** Traces of the service as it is started, sent to a receiver on loopback. */
+
+const today = new Date().toISOString().slice(0, 10);
+const download = 'GET /v1/environments/:environmentId/exports/:aggregation.csv';
+
+t.setTimeout(300_000);
+
+/** A caller's own trace. */
+function callerTrace() {
+  const traceId = randomBytes(16).toString('hex');
+  const spanId = randomBytes(8).toString('hex');
+  return { traceId, spanId, headers: { traceparent: `00-${traceId}-${spanId}-01` } };
+}
+
+async function start(t: Test, env: Readonly<Record<string, string>> = {}) {
+  const database = await createTestDatabase(t);
+  const receiver = await startTraceReceiver();
+  t.teardown(receiver.close);
+  const service = await startApiProcess(database.url, {
+    PART_STORE_DIR: t.testdir(),
+    DRAIN_SECONDS: '0',
+    ...receiver.env,
+    ...env,
+  });
+  t.teardown(() => service.end('SIGTERM'));
+  const call = (path: string, { headers, ...rest }: Ask = {}) =>
+    ask(service.origin + path, {
+      ...rest,
+      headers: {
+        authorization: `Bearer ${testAdminToken}`,
+        'content-type': 'application/json',
+        ...headers,
+      },
+    });
+  const plan = JSON.stringify({ name: 'Acme', plan: 'enterprise' });
+  await call('/v1/environments/acme', { method: 'PUT', body: plan });
+  const load = (headers: Ask['headers'] = {}) =>
+    call(`/v1/environments/acme/snapshots/${today}`, {
+      method: 'PUT',
+      headers: { ...headers, 'content-type': 'text/csv' },
+      body: loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
+    });
+  const received = (traceId: string, name: string) =>
+    eventually(() => receiver.spans.some(span => span.traceId === traceId && span.name === name), name);
+  const spanOf = (traceId: string, name: string) =>
+    receiver.spans.find(span => span.traceId === traceId && span.name === name);
+  return { database, receiver, service, call, load, received, spanOf };
+}
+
+t.test('a load and downloads, as parts of their callers’ traces', async t => {
+  const { receiver, service, call, load, received, spanOf } = await start(t);
+  const loading = callerTrace();
+  await load(loading.headers);
+  const put = 'PUT /v1/environments/:environmentId/snapshots/:date';
+  await received(loading.traceId, put);
+  t.strictSame(receiver.tree(loading.traceId).slice(0, 4), [
+    put,
+    '  wait for a connection',
+    '  load',
+    '    wait for a connection',
+  ]);
+  t.match(spanOf(loading.traceId, 'load')?.attributes, {
+    'whx.environment.id': 'acme',
+    'whx.rows': 2,
+  });
+
+  for (const rendered of [true, false]) {
+    const caller = callerTrace();
+    const answer = await call('/v1/environments/acme/exports/today.csv', {
+      headers: { ...caller.headers, 'x-request-id': `download-${rendered}` },
+    });
+    t.equal(answer.headers['x-total-rows'], '2');
+    await received(caller.traceId, download);
+    t.strictSame(receiver.tree(caller.traceId), [
+      download,
+      '  wait for a connection',
+      '  wait for a connection',
+      '  read the registry',
+      '  part',
+    ]);
+    const root = spanOf(caller.traceId, download);
+    t.equal(root?.parentSpanId, caller.spanId, 'the caller’s trace goes on');
+    t.match(root?.attributes, {
+      'http.response.status_code': 200,
+      'whx.request.id': `download-${rendered}`,
+    });
+    t.match(spanOf(caller.traceId, 'part')?.attributes, {
+      'whx.part.date': today,
+      'whx.part.rows': 2,
+      'whx.part.rendered': rendered,
+    });
+    const lines = service.logged().filter(line => line['requestId'] === `download-${rendered}`);
+    t.ok(lines.length >= 2, 'the request’s lines in the log');
+    t.ok(
+      lines.every(line => line['traceId'] === caller.traceId),
+      'each with the trace',
+    );
+  }
+});
+
+t.test('answers that are errors', async t => {
+  const { call, received, spanOf } = await start(t);
+  for (const [path, name, status] of [
+    ['/v1/environments/nobody', 'GET /v1/environments/:environmentId', 404],
+    ['/v1/nothing', 'GET', 404],
+    ['/v1/environments/%ff', 'GET', 400],
+  ] as const) {
+    const caller = callerTrace();
+    t.equal((await call(path, { headers: caller.headers })).status, status);
+    await received(caller.traceId, name);
+    const span = spanOf(caller.traceId, name);
+    t.equal(span?.attributes['http.response.status_code'], status, path);
+    t.equal(span?.isError, false, 'no fault of the service');
+  }
+});
+
+t.test('a run by hand, in another process', needsS3, async t => {
+  const { database, receiver, call, received, spanOf } = await start(t);
+  const worker = startServiceProcess(database.url, {
+    ...receiver.env,
+    PROCESS_ROLE: 'worker',
+    PART_STORE_MB: '0',
+  });
+  t.teardown(() => worker.end('SIGTERM'));
+  // Several parts of 8 MiB.
+  await fillSnapshot(database.pool, 'acme', today, 120_000);
+  const configs = '/v1/environments/acme/export-configs';
+  const made = await call(configs, { method: 'POST', body: JSON.stringify(configBody()) });
+  const caller = callerTrace();
+  const headers = { ...caller.headers, 'x-request-id': 'by-hand' };
+  const run = (await call(`${configs}/${made.json.id}/runs`, { method: 'POST', headers, body: '{}' })).json;
+  await until(
+    async () => (await call(`/v1/environments/acme/runs/${run.id}`)).json,
+    found => found.state === 'successful',
+  );
+  await received(caller.traceId, 'run');
+  const tree = receiver.tree(caller.traceId);
+  t.equal(tree[0], 'POST /v1/environments/:environmentId/export-configs/:configId/runs');
+  const ofRun = tree.slice(tree.indexOf('  run'));
+  t.strictSame(
+    [...new Set(ofRun)].toSorted(),
+    [
+      '  run',
+      '    wait for a connection',
+      '    read the registry',
+      '    part',
+      '    upload',
+      '      CreateMultipartUpload',
+      '      UploadPart',
+      '      CompleteMultipartUpload',
+      // The upload's id is written down.
+      '      wait for a connection',
+    ].toSorted(),
+  );
+  t.ok(ofRun.filter(line => line === '      UploadPart').length > 1);
+  t.match(spanOf(caller.traceId, 'run')?.attributes, {
+    'whx.run.id': run.id,
+    'whx.config.id': made.json.id,
+    'whx.outcome': 'successful',
+  });
+  const line = worker.logged().find(found => found['msg'] === 'run');
+  t.match(line, { runId: run.id, requestId: 'by-hand', traceId: caller.traceId });
+});
+
+t.test('no secret, no link and no path is in them', needsS3, async t => {
+  const { receiver, call, load, received } = await start(t);
+  await load();
+  const key = await call('/v1/environments/acme/api-keys', {
+    method: 'POST',
+    body: JSON.stringify({ name: 'test', scopes: ['exports:read'] }),
+  });
+  const authorization = { authorization: `Bearer ${registerSecret(key.json.key)}` };
+  const links = '/v1/environments/acme/download-links';
+  const made = await call(links, {
+    method: 'POST',
+    headers: authorization,
+    body: '{"aggregation":"today"}',
+  });
+  const token = registerSecret(new URL(made.json.url).pathname.replace('/v1/downloads/', ''));
+  await call('/v1/environments/acme/export-configs', {
+    method: 'POST',
+    body: JSON.stringify(configBody('nothing')),
+  });
+  const caller = callerTrace();
+  t.equal((await call(`/v1/downloads/${token}?more=${token}`, { headers: caller.headers })).status, 200);
+  await received(caller.traceId, 'GET /v1/downloads/:token');
+  const sent = receiver.bodies.join('\n');
+  for (const secret of usedSecrets()) t.notOk(sent.includes(secret), 'a secret of the tests');
+  t.notMatch(sent, /downloads\/(?!:token)/);
+});
+
+t.test('SIGTERM sends what is recorded', async t => {
+  const { receiver, service, call, spanOf } = await start(t, { OTEL_BSP_SCHEDULE_DELAY: '600000' });
+  const caller = callerTrace();
+  await call('/v1/environments/acme', { headers: caller.headers });
+  t.equal(receiver.spans.length, 0);
+  t.equal(await service.end('SIGTERM'), 0);
+  t.ok(spanOf(caller.traceId, 'GET /v1/environments/:environmentId'));
+});
+
+t.test('without leave nothing is sent; a receiver that is away harms nobody', async t => {
+  for (const env of [{ OTEL_SDK_DISABLED: 'true' }, { OTEL_TRACES_EXPORTER: 'none' }]) {
+    const { receiver, service, call } = await start(t, env);
+    t.equal((await call('/v1/environments/acme', callerTrace())).status, 200);
+    t.equal(await service.end('SIGTERM'), 0);
+    t.equal(receiver.bodies.length, 0, JSON.stringify(env));
+  }
+  for (const endpoint of ['http://127.0.0.1:1', 'not a url']) {
+    const { service, call } = await start(t, { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint });
+    t.equal((await call('/v1/environments/acme')).status, 200, endpoint);
+    t.equal(await service.end('SIGTERM'), 0, endpoint);
+  }
+});

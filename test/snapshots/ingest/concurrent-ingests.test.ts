@@ -1,0 +1,145 @@
+import t from 'tap';
+import {
+  type AdoptionRow,
+  adoptionRow,
+  exportHeader,
+  exportPart,
+  loadBody,
+  loadColumns,
+  loadLine,
+} from '../../helpers/adoption-rows.ts';
+import { startTestApp } from '../../helpers/app.ts';
+import { open } from '../../helpers/http-client.ts';
+import { connectRaw, eventually } from '../../helpers/raw-http.ts';
+import { testAdminToken } from '../../helpers/secrets.ts';
+import { slowExport, slowLoad } from '../../helpers/slow-transfers.ts';
+import { writeWideSnapshot } from '../../helpers/wide-snapshot.ts';
+
+const app = await startTestApp(t);
+const { pool } = app.database;
+for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
+const header = `${loadColumns.join(',')}\n`;
+const date = '2026-03-02';
+
+const noLoads = () =>
+  eventually(async () => {
+    const { rows } = await pool.query(
+      `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export load' and state <> 'idle'`,
+    );
+    return rows.length === 0 && app.dependencies.loadSlots.taken === 0;
+  }, 'no load left');
+
+t.test('a second load of the same snapshot gets 409, another does not', async t => {
+  const slow = await slowLoad(app, 'one', date);
+  const refused = await app.load('one', date, loadBody([adoptionRow()]));
+  t.equal(refused.status, 409);
+  t.equal(refused.json.code, 'conflict');
+  const deletion = await app.call(`/v1/environments/one/snapshots/${date}`, { method: 'DELETE' });
+  t.equal(deletion.status, 409);
+  t.equal((await app.load('one', '2026-03-01', loadBody([adoptionRow()]))).status, 201);
+  t.equal((await app.load('two', date, loadBody([adoptionRow()]))).status, 201);
+  t.equal(await slow.end(), 201);
+  t.equal((await app.load('one', date, loadBody([adoptionRow()]))).status, 200);
+});
+
+t.test('no more loads at once than there are slots', async t => {
+  const slow = [await slowLoad(app, 'one', '2026-02-01'), await slowLoad(app, 'one', '2026-02-02')];
+  t.equal(app.dependencies.loadSlots.taken, 2);
+  const refused = await app.load('one', '2026-02-03', loadBody([adoptionRow()]));
+  t.equal(refused.status, 429);
+  t.equal(refused.json.code, 'rate_limited');
+  t.match(String(refused.headers['retry-after']), /^\d+$/);
+  t.strictSame(await Promise.all(slow.map(load => load.end())), [201, 201]);
+  await noLoads();
+});
+
+t.test('a caller who hangs up changes nothing, and leaves nothing behind', async t => {
+  await app.load('one', date, loadBody([adoptionRow({ companyName: 'Kept' })]));
+  for (const version of ['chunked', 'with a length']) {
+    const connection = await connectRaw(app.port);
+    const row = loadLine(adoptionRow({ companyName: 'Lost' }));
+    const framing = version === 'chunked' ? 'Transfer-Encoding: chunked' : 'Content-Length: 1000000';
+    connection.socket.write(
+      `PUT /v1/environments/one/snapshots/${date} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
+        `Authorization: Bearer ${testAdminToken}\r\n${framing}\r\n\r\n`,
+    );
+    const text = header + row;
+    connection.socket.write(version === 'chunked' ? `${text.length.toString(16)}\r\n${text}\r\n` : text);
+    await eventually(() => app.dependencies.loadSlots.taken === 1);
+    connection.socket.destroy();
+    await noLoads();
+    t.match((await app.download('one', 'today')).text, /Kept/, version);
+  }
+  t.equal((await app.load('one', date, loadBody([adoptionRow()]))).status, 200, 'and can be loaded again');
+});
+
+t.test('two loaders of one new day at once both succeed', async t => {
+  for (let day = 1; day <= 12; day += 1) {
+    const fresh = `2025-05-${String(day).padStart(2, '0')}`;
+    const answers = await Promise.all(
+      ['one', 'two'].map(id => app.load(id, fresh, loadBody([adoptionRow()]))),
+    );
+    t.strictSame(
+      answers.map(({ status }) => status),
+      [201, 201],
+      fresh,
+    );
+  }
+  const { rows } = await pool.query(
+    `select count(*)::int as count from pg_inherits where inhparent = 'snapshot_rows'::regclass`,
+  );
+  t.ok(rows[0].count >= 12);
+});
+
+t.test('a new day waits for no export and holds none up', async t => {
+  const reading = await slowExport(app, 'two');
+  const client = await pool.connect();
+  await client.query(`set lock_timeout = '300ms'`);
+  await client.query(`select ensure_snapshot_partition('2025-06-01')`);
+  await client.query('set lock_timeout = default');
+  client.release();
+  t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 201);
+  // The other way round: a partition made and not yet committed, and an export that begins and ends meanwhile.
+  const maker = await pool.connect();
+  await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
+  const meanwhile = await app.download('one', '6-months-weekly');
+  t.equal(meanwhile.status, 200);
+  t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 200);
+  await maker.query('commit');
+  maker.release();
+
+  t.ok(await reading.end());
+});
+
+t.test(
+  'a snapshot replaced during a download shows whole as it was; the next one whole as it is',
+  async t => {
+    const old = { environmentId: 'two', rows: 600, nameBytes: 50_000 };
+    await writeWideSnapshot(pool, { ...old, date: '2026-02-20', letter: 'o' });
+    await writeWideSnapshot(pool, { ...old, date: '2026-02-21', letter: 'o' });
+    for (const id of ['2026-02-27', '2026-02-28', '2026-03-02']) {
+      await app.call(`/v1/environments/two/snapshots/${id}`, { method: 'DELETE' });
+    }
+    const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
+      headers: { authorization: `Bearer ${testAdminToken}` },
+    });
+    reader.pause();
+    const fresh: AdoptionRow[] = [adoptionRow({ companyName: 'new' })];
+    // One day that is being read, and one that is not yet.
+    for (const day of ['2026-02-20', '2026-02-21'])
+      t.equal((await app.load('two', day, loadBody(fresh))).status, 200);
+    t.equal((await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status, 204);
+
+    let text = '';
+    for await (const chunk of reader) text += chunk;
+    t.ok(reader.complete);
+    const lines = text.trimEnd().split('\n').slice(1);
+    t.equal(lines.length, 1_200);
+    t.equal(reader.headers['x-total-rows'], '1200');
+    t.ok(lines.every(line => line.includes(',ooo')));
+    t.equal(lines.filter(line => line.includes(',2026-02-21,')).length, 600);
+
+    const next = await app.download('two', '30-days-daily');
+    t.equal(next.text, exportHeader + exportPart(fresh, '2026-02-20'));
+  },
+);

@@ -1,0 +1,81 @@
+import t from 'tap';
+import { AppError } from '../../../src/shared/errors.ts';
+import { columns } from '../../../src/snapshots/columns.ts';
+import { matchHeader } from '../../../src/snapshots/ingest/match-header.ts';
+import { exportHeader, loadColumns } from '../../helpers/adoption-rows.ts';
+
+const names = (header: readonly string[]) => matchHeader(header).map(field => field?.header ?? null);
+
+function faultsOf(header: readonly string[]): { errors: unknown[]; errorCount: number } {
+  try {
+    matchHeader(header);
+  } catch (error) {
+    if (error instanceof AppError && error.code === 'snapshot_invalid') return error.members as never;
+  }
+  throw new Error('the header was taken');
+}
+
+t.test('the needed columns, in any order', async t => {
+  t.strictSame(names(loadColumns), loadColumns);
+  t.strictSame(names([...loadColumns].reverse()), [...loadColumns].reverse());
+});
+
+t.test('the header of an exported file: labels and Date are ignored', async t => {
+  const header = exportHeader.trimEnd().split(',');
+  t.strictSame(
+    columns.map(column => column.header),
+    header,
+  );
+  const ignored = ['Date', 'STARS State Label', 'Frequency Label', 'Satisfaction Label'];
+  t.strictSame(
+    names(header),
+    header.map(name => (ignored.includes(name) ? null : name)),
+  );
+});
+
+for (const column of loadColumns) {
+  t.test(`without ${column}`, async t => {
+    t.strictSame(faultsOf(loadColumns.filter(name => name !== column)), {
+      errors: [{ row: 0, column, message: 'is missing from the header' }],
+      errorCount: 1,
+    });
+  });
+}
+
+for (const column of [...loadColumns, 'Date', 'Frequency Label']) {
+  t.test(`${column} twice`, async t => {
+    const header = [...loadColumns, 'Date', 'Frequency Label', column];
+    t.strictSame(faultsOf(header), {
+      errors: [{ row: 0, column, message: 'stands twice in the header' }],
+      errorCount: 1,
+    });
+  });
+}
+
+for (const unknown of [
+  'company id',
+  'Company ID ',
+  ' Company ID',
+  '',
+  'Company\u00a0ID',
+  '__proto__',
+  'constructor',
+]) {
+  t.test(`unknown: ${JSON.stringify(unknown)}`, async t => {
+    t.strictSame(faultsOf([...loadColumns, unknown]), {
+      errors: [{ row: 0, column: unknown, message: 'is not a column of the data model' }],
+      errorCount: 1,
+    });
+  });
+}
+
+t.test('of many faults the first 20 are named and all are counted', async t => {
+  const { errors, errorCount } = faultsOf(Array.from({ length: 30 }, (_, index) => `x${index}`));
+  t.equal(errors.length, 20);
+  t.equal(errorCount, 30 + loadColumns.length);
+});
+
+t.test('a very long name is cut in the answer', async t => {
+  const { errors } = faultsOf([...loadColumns, 'x'.repeat(100_000)]);
+  t.ok(JSON.stringify(errors).length < 400);
+});

@@ -1,0 +1,28 @@
+import { Readable } from 'node:stream';
+import { gzipSync } from 'node:zlib';
+import t from 'tap';
+import { AppError } from '../../../src/shared/errors.ts';
+import { readCsvBody } from '../../../src/snapshots/ingest/read-body.ts';
+
+async function lengthOf(body: AsyncIterable<Buffer>): Promise<number> {
+  let length = 0;
+  for await (const chunk of body) length += chunk.length;
+  return length;
+}
+
+t.test('a body that unpacks beyond the limit is cut off there, packed or not', async t => {
+  const bomb = Buffer.alloc(8 * 1024 * 1024, 'a');
+  for (const [encoding, bytes] of [
+    ['gzip', gzipSync(bomb)],
+    ['identity', bomb],
+  ] as const) {
+    const limit = 1024 * 1024;
+    const body = readCsvBody(Readable.from([bytes], { objectMode: false }), encoding, limit);
+    await t.rejects(
+      lengthOf(body),
+      new AppError('payload_too_large', `A snapshot may have at most ${limit} bytes, unpacked.`),
+    );
+    const whole = readCsvBody(Readable.from([bytes], { objectMode: false }), encoding, bomb.length);
+    t.equal(await lengthOf(whole), bomb.length, encoding);
+  }
+});

@@ -1,0 +1,321 @@
+import t from 'tap';
+import {
+  adoptionRow,
+  csvField,
+  type LoadColumn,
+  loadColumns,
+  loadLine,
+} from '../../helpers/adoption-rows.ts';
+import { startTestApp } from '../../helpers/app.ts';
+import { parseCsv } from '../../helpers/csv-reader.ts';
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
+const date = '2026-03-02';
+const header = `${loadColumns.join(',')}\n`;
+
+/** One row in which one field is replaced by raw CSV. */
+const lineWith = (column: LoadColumn, raw: string, id = 'c1') =>
+  loadLine(adoptionRow({ companyId: id }), { [column]: raw });
+
+/** What an accepted body shows in one column, null and '' apart; or the faults of a refused one. */
+async function put(body: string, column: LoadColumn) {
+  const answer = await app.load('acme', date, body);
+  if (answer.status === 422) return { errors: answer.json.errors, errorCount: answer.json.errorCount };
+  if (answer.status !== 200 && answer.status !== 201) throw new Error(answer.text);
+  const [names = [], ...rows] = parseCsv((await app.download('acme', 'today')).text);
+  return rows.map(row => row[names.indexOf(column)]);
+}
+
+const instantFault = 'is not an ISO-8601 instant with Z or an offset, such as 2026-01-02T03:04:05.678Z';
+const noDay = 'is not a day of the calendar';
+const outside = 'is outside the years 0001 to 9999';
+const emptyFault = 'is an empty string; for null leave the field empty, without quotes';
+
+const goodInstants: readonly [text: string, shown: string][] = [
+  ['2026-01-02T03:04:05.678Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T03:04:05Z', '2026-01-02T03:04:05.000Z'],
+  ['2026-01-02T03:04Z', '2026-01-02T03:04:00.000Z'],
+  ['2026-01-02', '2026-01-02T00:00:00.000Z'],
+  ['2026-01-02T03:04:05+02:00', '2026-01-02T01:04:05.000Z'],
+  ['2026-01-02T03:04:05+0200', '2026-01-02T01:04:05.000Z'],
+  ['2026-01-02T03:04:05+02', '2026-01-02T01:04:05.000Z'],
+  ['2026-01-02T03:04-05:30', '2026-01-02T08:34:00.000Z'],
+  ['2026-01-02T03:04:05.678+05:45', '2026-01-01T21:19:05.678Z'],
+  ['2026-01-02T03:04:05.678-0000', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T00:00:00+14:00', '2026-01-01T10:00:00.000Z'],
+  ['2026-01-02T00:00:00-12:00', '2026-01-02T12:00:00.000Z'],
+  ['2026-01-02T03:04:05.6Z', '2026-01-02T03:04:05.600Z'],
+  ['2026-01-02T03:04:05.67Z', '2026-01-02T03:04:05.670Z'],
+  ['2026-01-02T03:04:05.6789Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T03:04:05.67899Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T03:04:05.678999Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T03:04:05.6789999Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T03:04:05.67899999Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T03:04:05.678999999Z', '2026-01-02T03:04:05.678Z'],
+  ['2026-01-02T23:59:59.9999999Z', '2026-01-02T23:59:59.999Z'],
+  ['2026-01-02T23:59:59.9999+01', '2026-01-02T22:59:59.999Z'],
+  ['2026-12-31T23:59:59.999999999Z', '2026-12-31T23:59:59.999Z'],
+  ['2024-02-29', '2024-02-29T00:00:00.000Z'],
+  ['2000-02-29T12:00Z', '2000-02-29T12:00:00.000Z'],
+  ['0001-01-01T00:00:00.000Z', '0001-01-01T00:00:00.000Z'],
+  ['0001-01-01', '0001-01-01T00:00:00.000Z'],
+  ['1969-12-31T23:59:59.9999Z', '1969-12-31T23:59:59.999Z'],
+  ['1800-01-01T00:00:00.0019Z', '1800-01-01T00:00:00.001Z'],
+  ['9999-12-31T23:59:59.999Z', '9999-12-31T23:59:59.999Z'],
+  ['9999-12-31T23:59:59.9999999Z', '9999-12-31T23:59:59.999Z'],
+];
+
+for (const [text, shown] of goodInstants) {
+  t.test(`${text} is ${shown}`, async t => {
+    for (const column of ['First Seen', 'First Used'] as const) {
+      t.strictSame(await put(header + lineWith(column, text), column), [shown]);
+      t.strictSame(await put(header + lineWith(column, `"${text}"`), column), [shown], 'in quotes');
+    }
+  });
+}
+
+const badInstants: readonly (readonly [text: string, message: string])[] = [
+  ['2026-02-30', noDay],
+  ['2026-02-29T00:00:00Z', noDay],
+  ['2026-02-29T00:00:00.000Z', noDay],
+  ['2026-04-31T00:00:00.000Z', noDay],
+  ['2100-02-29', noDay],
+  ['0000-01-01', noDay],
+  ['0000-01-01T00:00:00.000Z', noDay],
+  ['0001-01-01T00:00:00+00:01', outside],
+  ['0001-01-01T00:00:00.000+15:59', outside],
+  ['9999-12-31T23:59:59.999-00:01', outside],
+  ['9999-12-31T23:59-15', outside],
+  ...[
+    '2026-13-01',
+    '2026-00-01',
+    '2026-01-00',
+    '2026-01-32',
+    '2026-01-32T00:00:00.000Z',
+    '2026-13-01T00:00:00.000Z',
+    '2026-01-02T24:00:00Z',
+    '2026-01-02T24:00:00.000Z',
+    '2026-01-02T23:60:00.000Z',
+    '2026-01-02T23:59:60Z',
+    '2026-01-02T23:59:60.000Z',
+    '2026-01-02T03Z',
+    '2026-01-02T03:04:05',
+    '2026-01-02T03:04:05.678',
+    '2026-01-02T03:04:05.Z',
+    '2026-01-02T03:04:05,678Z',
+    '2026-01-02T03:04:05.678z',
+    '2026-01-02t03:04:05.678Z',
+    '2026-01-02 03:04:05.678Z',
+    '2026-01-02T03:04:05.678 Z',
+    ' 2026-01-02T03:04:05.678Z',
+    '2026-01-02T03:04:05.678Z ',
+    '2026-01-02T03:04:05.678Z\n',
+    '2026-01-02\n',
+    '\n2026-01-02',
+    '2026-01-02T03:04:05+2',
+    '2026-01-02T03:04:05+02:0',
+    '2026-01-02T03:04:05+02:60',
+    '2026-01-02T03:04:05+16:00',
+    '2026-01-02T03:04:05+24:00',
+    '2026-01-02T03:04:05+99',
+    '2026-01-02T03:04:05+02:00:00',
+    '2026-01-02T03:04:05Z+02:00',
+    '2026-01-02T03:04:05−02:00',
+    '2026-01-02T03:04:05.678UTC',
+    '2026-01-02T03:04:05 Europe/Berlin',
+    '2026-01-02+02:00',
+    '2026-01-02Z',
+    '2026-1-2',
+    '26-01-02',
+    '02026-01-02',
+    '+2026-01-02',
+    '-2026-01-02',
+    '10000-01-01T00:00:00Z',
+    '2026-01-02 BC',
+    '2026/01/02',
+    '20260102',
+    '20260102T030405Z',
+    '2026-002',
+    '2026-W01-5',
+    '02.01.2026',
+    'now',
+    'today',
+    'tomorrow',
+    'epoch',
+    'infinity',
+    '-infinity',
+    'allballs',
+    'null',
+    '1767322800',
+    '1767322800000',
+    'x',
+    '=026-01-02T03:04:05.678Z',
+    '2026-01-02T03:04:05.6Z8Z',
+    '2026-01-02T03:04:05.67\\Z',
+    '2026-01-02T03:04:05.678\u00a0',
+    '٢٠٢٦-٠١-٠٢T03:04:05.678Z',
+    '２０２６-01-02',
+    "2026-01-02'; drop table snapshots; --",
+    '\\N',
+    'x'.repeat(100_000),
+  ].map(text => [text, instantFault] as const),
+];
+
+t.test('instants that are none', async t => {
+  for (const [text, message] of badInstants) {
+    for (const column of ['Last Seen', 'Last Used'] as const) {
+      const found = await put(header + lineWith(column, csvField(text)), column);
+      t.strictSame(found, { errors: [{ row: 1, column, message }], errorCount: 1 }, JSON.stringify(text));
+    }
+  }
+});
+
+const notFrom = (min: number, max: number) => `is not a whole number from ${min} to ${max}`;
+const missing = 'is missing';
+const long = 'is longer than 1024 bytes';
+const noList = 'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
+
+/** Raw CSV fields. */
+const badFields: readonly [column: LoadColumn, raw: readonly string[], message: string][] = [
+  ['Company ID', ['', '""'], missing],
+  ['Feature ID', ['', '""'], missing],
+  ['Company ID', ['x'.repeat(1025), 'é'.repeat(513), `"${'""'.repeat(1025)}"`], long],
+  ['Feature ID', ['x'.repeat(1025), `${'😀'.repeat(256)}x`], long],
+  ['Feature Name', [''], missing],
+  ['First Seen', [''], missing],
+  ['Last Seen', [''], missing],
+  ['First Seen', ['""'], instantFault],
+  ['First Used', ['""'], emptyFault],
+  ['Last Used', ['""'], emptyFault],
+  ['STARS State', [''], missing],
+  [
+    'STARS State',
+    ['""', '0', '5', '-1', '1.0', '01', '+1', '1e0', ' 1', '1 ', 'never', '１', '99999'],
+    notFrom(1, 4),
+  ],
+  ['Frequency', [''], missing],
+  ['Frequency', ['""', '4', '-0', '-1', '00', '0.5', 'daily', '0x1', 'true'], notFrom(0, 3)],
+  ['Satisfaction', ['""'], emptyFault],
+  ['Satisfaction', ['0', '6', '-1', '4.5', '05', 'NaN', 'null', 'NULL'], notFrom(1, 5)],
+  ['Feedback Count', [''], missing],
+  [
+    'Feedback Count',
+    [
+      '""',
+      '-1',
+      '1.5',
+      '01',
+      '+1',
+      '1e3',
+      '1_000',
+      '1000000000000000000',
+      '9223372036854775808',
+      'many',
+      ' 1',
+    ],
+    'is not a whole number of 0 or more',
+  ],
+  ['Segment Names', ['"a""b"', '"""a"', '"""a""b"', '"a\nb"', '"a\r"', '"a, ""b"""', '""""'], noList],
+  ['Segment IDs', ['"a""b"', '"""a"', '"x\n"'], noList],
+];
+
+for (const [column, raws, message] of badFields) {
+  t.test(`${column} ${message}`, async t => {
+    for (const raw of raws) {
+      const faults = await put(header + lineWith(column, raw), column);
+      t.ok('errors' in faults, raw.slice(0, 40));
+      // A list at fault may have a second fault in common with its partner.
+      const [first] = 'errors' in faults ? faults.errors : [];
+      t.strictSame(first, { row: 1, column, message }, raw.slice(0, 40));
+    }
+  });
+}
+
+const lists: readonly [names: string, ids: string, fault: readonly [LoadColumn, string] | null][] = [
+  ['', '', null],
+  ['""', '""', null],
+  ['', '""', null],
+  ['a', 's1', null],
+  ['"a,b"', '"s1,s2"', null],
+  ['"""a,b"""', 's1', null],
+  ['"""a,b"",c"', '"s1,s2"', null],
+  ['"""a""""b"",c"', '"s1,s2"', null],
+  ['"""a\r\nb"""', 's1', null],
+  ['","', '"s1,s2"', null],
+  ['""', 's1', null],
+  ['""""""', 's1', null],
+  ['a', '"""s1"""', null],
+  ['a', '', ['Segment IDs', 'has 0 items where Segment Names has 1']],
+  ['a', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
+  ['"a,b"', 's1', ['Segment IDs', 'has 1 items where Segment Names has 2']],
+  ['"""a,b"""', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
+  ['a', '"""s1,s2"""', ['Segment IDs', 'has an ID with a comma']],
+  ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
+];
+
+t.test('segment lists, as they are and against each other', async t => {
+  for (const [names, ids, fault] of lists) {
+    const body = header + loadLine(adoptionRow(), { 'Segment Names': names, 'Segment IDs': ids });
+    const found = await put(body, 'Segment Names');
+    const what = `${names} / ${ids}`;
+    if (fault === null) {
+      t.strictSame(found, [parseCsv(`${names}\n`)[0]?.[0] ?? ''], what);
+    } else {
+      const [column, message] = fault;
+      t.strictSame(found, { errors: [{ row: 1, column, message }], errorCount: 1 }, what);
+    }
+  }
+});
+
+t.test('the same company and feature twice, wherever they stand', async t => {
+  const line = (companyId: string, featureId: string) => loadLine(adoptionRow({ companyId, featureId }));
+  const body =
+    header +
+    line('a', 'f') +
+    line('b', 'f') +
+    line('a', 'g') +
+    line('a', 'f') +
+    line('A', 'f') +
+    line('a', 'f');
+  t.strictSame(await put(body, 'Company ID'), {
+    errors: [4, 6].map(row => ({
+      row,
+      column: 'Company ID',
+      message: 'stands with the same Feature ID in row 1 already',
+    })),
+    errorCount: 2,
+  });
+  // Not the same in bytes.
+  const distinct = header + line('\u00e9', 'f') + line('e\u0301', 'f') + line('a ', 'f') + line('a', 'f');
+  t.equal((await app.load('acme', date, distinct)).status, 200);
+});
+
+t.test('of many faults the first 20 in the body’s order are named and all are counted', async t => {
+  const lines = Array.from({ length: 500 }, (_, index) =>
+    index % 2 === 0
+      ? lineWith('Frequency', '9', `c${index}`)
+      : loadLine(adoptionRow({ companyId: `c${index}` }), { 'First Seen': 'x', Satisfaction: '9' }),
+  );
+  const answer = await app.load('acme', date, header + lines.join(''));
+  t.equal(answer.status, 422);
+  t.equal(answer.json.code, 'snapshot_invalid');
+  t.equal(answer.json.errorCount, 750);
+  const expected = Array.from({ length: 14 }, (_, index) =>
+    index % 2 === 0
+      ? [{ row: index + 1, column: 'Frequency', message: notFrom(0, 3) }]
+      : [
+          { row: index + 1, column: 'First Seen', message: instantFault },
+          { row: index + 1, column: 'Satisfaction', message: notFrom(1, 5) },
+        ],
+  );
+  t.strictSame(answer.json.errors, expected.flat().slice(0, 20));
+});
+
+t.test('rows are records, not lines', async t => {
+  const body = header + lineWith('Company Name', '"a\nb\r\nc"', 'c1') + lineWith('Frequency', '7', 'c2');
+  t.strictSame(await put(body, 'Frequency'), {
+    errors: [{ row: 2, column: 'Frequency', message: notFrom(0, 3) }],
+    errorCount: 1,
+  });
+});

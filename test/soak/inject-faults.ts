@@ -1,0 +1,128 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { StopMode } from '../../dev/postgres-server.ts';
+import { startGateway } from '../helpers/s3-gateway.ts';
+import type { Random } from './random.ts';
+import { insist, type World } from './world.ts';
+
+/** Things that happen to deployments. Each resolves once all is up again. */
+export type Fault = (world: World, random: Random) => Promise<void>;
+
+export const killApi: Fault = (world, random) => killProcess(world, random, 'api');
+export const killWorker: Fault = (world, random) => killProcess(world, random, 'worker');
+
+async function killProcess(world: World, random: Random, name: 'api' | 'worker'): Promise<void> {
+  // Uploads are short; every other time somebody's is waited for.
+  if (name === 'worker' && random.chance(0.5)) await untilUploading(world, random.integer(300));
+  world.counts.kills += 1;
+  await world.processes.get(name)?.end('SIGKILL');
+  await delay(random.integer(1_500));
+  await insist(() => world.start(name));
+}
+
+async function untilUploading(world: World, thenMs: number): Promise<void> {
+  const deadline = Date.now() + 15_000;
+  const ask = `select from export_runs where state = 'running' and upload_id is not null`;
+  while (Date.now() < deadline) {
+    const { rowCount } = await world.admin.query(ask).catch(() => ({ rowCount: 0 }));
+    if (rowCount) return await delay(thenMs);
+    await delay(20);
+  }
+}
+
+/** Told to stop and replaced, as by a new version. */
+export const deploy: Fault = async (world, random) => {
+  const name = random.pick(['api', 'worker'] as const);
+  world.counts.deploys += 1;
+  const code = await world.processes.get(name)?.end('SIGTERM');
+  if (code !== 0) world.faults.push(`${name} ended with ${code} when it was told to stop`);
+  await insist(() => world.start(name));
+};
+
+export const crashDatabase: Fault = async (world, random) => {
+  await stopDatabase(world, random, random.pick(['immediate', 'kill'] as const));
+};
+
+export const restartDatabase: Fault = (world, random) => stopDatabase(world, random, 'fast');
+
+async function stopDatabase(world: World, random: Random, mode: StopMode): Promise<void> {
+  await asOutage(world, async () => {
+    await world.server.stop(mode);
+    await delay(random.integer(2_000));
+    // After SIGKILL the last of its children takes a moment to see that it is alone.
+    await insist(() => world.server.start(), 60_000);
+  });
+}
+
+async function asOutage(world: World, work: () => Promise<unknown>): Promise<void> {
+  world.counts['database faults'] += 1;
+  const outage = { from: Date.now(), to: Infinity };
+  world.outages.push(outage);
+  await work();
+  outage.to = Date.now();
+}
+
+/** One of its children dies, as by the kernel when memory is short: Postgres ends all others and recovers by itself. */
+export const killBackend: Fault = async (world, random) => {
+  const { rows } = await world.admin
+    .query<{ pid: number }>(
+      `select pid from pg_stat_activity where application_name like 'warehouse-export%' order by pid`,
+    )
+    .catch(() => ({ rows: [] }));
+  if (rows.length === 0) return;
+  await asOutage(world, async () => {
+    process.kill(random.pick(rows).pid, 'SIGKILL');
+    await insist(() => world.admin.query('select'));
+  });
+};
+
+/** Another server takes over: connections break, for a while nobody answers, and then one that takes no writes yet. */
+export const failOver: Fault = async (world, random) => {
+  const setReadOnly = async (value: 'on' | 'off') => {
+    await insist(async () => {
+      await world.admin.query(`alter system set default_transaction_read_only = ${value}`);
+      await world.admin.query('select pg_reload_conf()');
+    });
+  };
+  await asOutage(world, async () => {
+    world.databaseProxy.cut();
+    await setReadOnly('on');
+    await delay(random.integer(1_500));
+    world.databaseProxy.open();
+    await delay(500 + random.integer(3_000));
+    await setReadOnly('off');
+  });
+};
+
+export const cutConnections: Fault = world =>
+  asOutage(world, async () => {
+    world.databaseProxy.cut();
+    world.databaseProxy.open();
+  });
+
+export const killStorage: Fault = async (world, random) => {
+  world.counts['storage faults'] += 1;
+  const { port, kill } = world.gateway.current;
+  await kill();
+  await delay(random.integer(3_000));
+  world.gateway.current = await startGateway(port);
+};
+
+type Weighted = readonly (readonly [weight: number, fault: Fault])[];
+
+/** Of the service's own processes. */
+export const processFaults: Weighted = [
+  [4, killWorker],
+  [3, killApi],
+  [3, deploy],
+];
+
+/** Of what they stand on. */
+export const surroundingFaults: Weighted = [
+  [1, killStorage],
+  [1, crashDatabase],
+  [1, failOver],
+  [1, killBackend],
+  [1, cutConnections],
+  [1, restartDatabase],
+  [2, killStorage],
+];

@@ -1,0 +1,197 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Test } from 'tap';
+import { compareRegistry } from './compare-registry.ts';
+import {
+  type ConfigModel,
+  changeSomeConfig,
+  create as createConfig,
+  createConfigModel,
+} from './config-model.ts';
+import { downloadSomeFile } from './downloads.ts';
+import type { Fault } from './inject-faults.ts';
+import { dayBefore, deleteSomeDay, load, loadSomeDay, loadSurely, newContent } from './loads.ts';
+import { createRandom, type Random } from './random.ts';
+import { checkObject, readRuns, runSomeConfig, untilRunsAreOver } from './runs.ts';
+import { verifyEnd } from './verify-end.ts';
+import { watchLeaks } from './watch-leaks.ts';
+import { apiNames, insist, startWorld, type World, workerNames } from './world.ts';
+
+export interface MixedLoad {
+  readonly seed: number;
+  /** So long, or until so many things have happened. */
+  readonly lasts: { readonly durationMs: number } | { readonly times: number };
+  /** What happens meanwhile, by weight: one thing after another in each list, the lists at the same time. */
+  readonly faults: readonly (readonly (readonly [weight: number, fault: Fault])[])[];
+  /** How long it is quiet between two things of a list at most. */
+  readonly quietMs: number;
+}
+
+const environments = [
+  { id: 'acme', isLarge: false, configs: 4 },
+  { id: 'beta', isLarge: false, configs: 3 },
+  { id: 'gamma', isLarge: false, configs: 2 },
+  // Objects of several parts.
+  { id: 'large', isLarge: true, configs: 4 },
+];
+const callers = 5;
+
+/**
+ * Loads, downloads, config changes, runs and faults, all at once, for so long; then everything is compared with what the
+ * callers were told. @returns what must not have happened
+ */
+export async function runMixedLoad(
+  t: Test,
+  wanted: MixedLoad,
+): Promise<{ world: World; faults: readonly string[] }> {
+  const { seed, lasts } = wanted;
+  t.comment(`seed ${seed}`);
+  const world = await startWorld(t);
+  const configs = createConfigModel();
+  for (const name of [...apiNames, ...workerNames]) await world.start(name);
+  await prepare(world, configs, createRandom(seed, 0));
+  const leaks = watchLeaks(world);
+
+  const ending = new AbortController();
+  const over = 'durationMs' in lasts ? AbortSignal.timeout(lasts.durationMs) : ending.signal;
+  const startedAt = Date.now();
+  let happened = 0;
+  const during = async (
+    work: (random: Random) => Promise<void>,
+    pauseMs: (random: Random) => number,
+    stream: number,
+  ) => {
+    const random = createRandom(seed, stream);
+    while (!over.aborted) {
+      await work(random);
+      await delay(pauseMs(random), undefined, { signal: over }).catch(() => {});
+    }
+  };
+  const injectFaults = (list: MixedLoad['faults'][number]) => {
+    let ofList = 0;
+    return async (random: Random) => {
+      // Each once, then by weight.
+      const fault = list[ofList]?.[1] ?? random.pickWeighted(list);
+      ofList += 1;
+      await fault(world, random);
+      happened += 1;
+      if ('times' in lasts && happened >= lasts.times) ending.abort();
+    };
+  };
+  await Promise.all([
+    ...Array.from({ length: callers }, (_, index) =>
+      during(
+        random => callOnce(world, configs, random),
+        random => 10 + random.integer(80),
+        10 + index,
+      ),
+    ),
+    during(
+      random => runSomeConfig(world, configs, random, 'elder api'),
+      random => 500 + random.integer(2_000),
+      1,
+    ),
+    during(
+      random => turnDay(world, configs, random),
+      () => 500,
+      2,
+    ),
+    during(
+      // The database may be away, or go away meanwhile.
+      random => compareRegistry(world, random.integer(1_000)).catch(() => {}),
+      random => random.integer(1_000),
+      3,
+    ),
+    ...wanted.faults.map((list, index) =>
+      during(injectFaults(list), random => random.integer(wanted.quietMs), 50 + index),
+    ),
+  ]);
+  await insist(() => compareRegistry(world, 0));
+  await verifyEnd(world, configs);
+  await leaks.verify(Date.now() - startedAt);
+  return { world, faults: world.faults };
+}
+
+async function prepare(world: World, configs: ConfigModel, random: Random): Promise<void> {
+  for (const { id, isLarge, configs: count } of environments) {
+    const made = await world.call('elder api', `/v1/environments/${id}`, {
+      method: 'PUT',
+      json: { name: id, plan: 'enterprise' },
+    });
+    if (made.status !== 201) throw new Error(made.text);
+    for (let days = isLarge ? 1 : 40; days > 0; days -= 1) {
+      const date = dayBefore(world.today(), days);
+      if (isLarge || random.chance(0.8)) {
+        await load(world, 'elder api', {
+          environmentId: id,
+          date,
+          content: newContent(random, isLarge),
+        });
+      }
+    }
+    for (let config = 0; config < count; config += 1) {
+      await createConfig(world, configs, random, { api: 'elder api', environmentId: id });
+    }
+  }
+}
+
+async function callOnce(world: World, configs: ConfigModel, random: Random): Promise<void> {
+  const api = random.pick(apiNames);
+  const { id: environmentId, isLarge, configs: most } = random.pick(environments);
+  const kind = random.pickWeighted([
+    [isLarge ? 1 : 4, 'load'],
+    [8, 'download'],
+    [1, 'delete'],
+    [2, 'config'],
+    [3, 'read'],
+  ] as const);
+  switch (kind) {
+    case 'load':
+      return await loadSomeDay(world, random, { api, environmentId, isLarge });
+    case 'download':
+      return await downloadSomeFile(world, random, { api, environmentId });
+    case 'delete':
+      return await deleteSomeDay(world, random, { api, environmentId });
+    case 'config':
+      return await changeSomeConfig(world, configs, random, { api, environmentId, most });
+    case 'read': {
+      const path = random.pick(['', '/exports', '/snapshots', '/export-configs', '/api-keys']);
+      const answer = await world.call(api, `/v1/environments/${environmentId}${path}`).catch(() => null);
+      if (answer !== null && answer.status !== 200 && answer.status !== 503) {
+        world.faults.push(`${path} was answered ${answer.status}`);
+      }
+    }
+  }
+}
+
+/** A day ends: every environment has its snapshot, the clock leaps over midnight, and all that is due is run. */
+async function turnDay(world: World, configs: ConfigModel, random: Random): Promise<void> {
+  const ending = world.today();
+  const late = random.pick(environments).id;
+  const loadDay = ({ id, isLarge }: (typeof environments)[number]) =>
+    loadSurely(world, random, { environmentId: id, date: ending, isLarge });
+  for (const environment of environments) if (environment.id !== late) await loadDay(environment);
+  configs.isClosed = true;
+  await insist(async () => {
+    if (configs.changing > 0) throw new Error('a config is being changed');
+  });
+  const from = Date.now();
+  world.turnClock();
+  const slot = `${world.today()}T00:00:00.000Z`;
+  const isMonday = new Date(slot).getUTCDay() === 1;
+  const due = configs.known.filter(
+    ({ isDeleted, enabled, schedule }) => !isDeleted && enabled && (schedule === 'daily' || isMonday),
+  );
+  for (const config of due) config.slots.add(slot);
+  configs.currentSlot = slot;
+  configs.isClosed = false;
+  for (const environment of environments) if (environment.id === late) await loadDay(environment);
+
+  world.model.mayBeTidied(dayBefore(world.today(), 31));
+  await world.tidy();
+  await untilRunsAreOver(world, due, slot);
+  const runs = (await readRuns(world)).filter(run => run.slot?.toISOString() === slot);
+  for (const run of runs.filter(({ state }) => state === 'successful')) {
+    world.counts['scheduled runs'] += 1;
+    await checkObject(world, run, { from, to: Date.now() });
+  }
+}

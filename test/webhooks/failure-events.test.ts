@@ -1,0 +1,303 @@
+import t from 'tap';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { faultySlotsToTurnOff } from '../../src/export-runs/failure-streaks.ts';
+import * as updateRun from '../../src/export-runs/update-run.ts';
+import { busy, denied, result, startWithRuns as start } from '../helpers/ended-runs.ts';
+
+t.setTimeout(300_000);
+
+/** What the end of a run leads to, on a real database and with a clock of the test's own. Nothing is sent here. */
+
+t.test('a failure: the event, and a job that says only which', async t => {
+  const { begin, fail, events, webhookJobs, pool } = await start(t);
+  t.equal(await fail(await begin('2026-03-02T00:00:00Z'), '2026-03-02T00:01:02.003Z'), true);
+  const [event, ...others] = await events();
+  t.strictSame(others, []);
+  t.strictSame(event.data, {
+    environmentId: 'acme',
+    configId: 'a',
+    configName: 'Nightly',
+    runId: 'run-1',
+    slot: '2026-03-02T00:00:00.000Z',
+    snapshotDate: '2026-03-01',
+    error: denied,
+    consecutiveFailures: 1,
+  });
+  const { rows } = await pool.query('select id from webhook_events');
+  t.strictSame(await webhookJobs(), [
+    { data: { environmentId: 'acme', eventId: rows[0].id }, group_id: 'acme' },
+  ]);
+});
+
+t.test('one a config and UTC day, whatever the clock does', async t => {
+  const { begin, fail, short, webhookJobs } = await start(t);
+  const instants = [
+    '2026-03-02T00:00:00.000Z',
+    '2026-03-02T12:00:00.000Z',
+    '2026-03-02T23:59:59.999Z',
+    '2026-03-03T00:00:00.000Z',
+    // A day ahead and back again.
+    '2026-03-04T01:00:00.000Z',
+    '2026-03-03T01:00:00.000Z',
+    '2026-03-04T02:00:00.000Z',
+  ];
+  for (const instant of instants) await fail(await begin(null), instant, busy);
+  await fail(await begin(null, 'b'), '2026-03-02T12:00:00Z');
+  t.strictSame(await short(), ['a failed 02', 'b failed 02', 'a failed 03', 'a failed 04']);
+  t.equal((await webhookJobs()).length, 4);
+});
+
+t.test('several workers record at once: each failure once, one push', async t => {
+  const { begin, fail, short, config, webhookJobs, pool, db, jobs } = await start(t);
+  const attempt = await begin('2026-03-02T00:00:00Z');
+  const recorded = await Promise.all(Array.from({ length: 8 }, () => fail(attempt, '2026-03-02T00:01:00Z')));
+  t.equal(recorded.filter(Boolean).length, 1);
+  t.match(await config(), { failures_in_a_row: 1, faulty_slots_in_a_row: 1 });
+
+  // Two runs of one config that end at the same moment on the next day: not so in life, where one waits for the other.
+  await pool.query('drop index export_runs_unfinished');
+  for (let day = 3; day < 20; day += 1) {
+    const now = new Date(Date.UTC(2026, 2, day, 1));
+    const attempts = [];
+    for (let index = 0; index < 4; index += 1) attempts.push(await begin(null));
+    await Promise.all(
+      attempts.map((racing, index) =>
+        index === 3
+          ? updateRun.recordSuccess(db, jobs, racing, result, now)
+          : updateRun.recordFailure(db, jobs, racing, busy, now),
+      ),
+    );
+  }
+  const failed = (await short()).filter(event => event.includes('failed'));
+  t.strictSame(failed, [...new Set(failed)], 'none twice');
+  t.equal(failed.length, 18);
+  t.equal((await webhookJobs()).length, (await short()).length, 'a job for each event');
+});
+
+t.test('recovered once, and only after a failure that was pushed', async t => {
+  const { succeedDay, failDay, short, events, config, save, begin, fail, succeed } = await start(t);
+  await succeedDay(1);
+  t.strictSame(await short(), []);
+  await failDay(2);
+  await failDay(3);
+  await succeedDay(4);
+  await succeedDay(5);
+  t.strictSame(await short(), ['a failed 02', 'a failed 03', 'a recovered 04']);
+  t.match((await events())[2].data, { runId: 'run-4', error: null, consecutiveFailures: 0 });
+  t.match((await events())[1].data, { consecutiveFailures: 2 });
+
+  // The second failure of a day is not pushed, so neither is its end.
+  await fail(await begin(null), '2026-03-06T01:00:00Z');
+  await succeed(await begin(null), '2026-03-06T02:00:00Z');
+  await fail(await begin(null), '2026-03-06T03:00:00Z');
+  await succeed(await begin(null), '2026-03-06T04:00:00Z');
+  t.strictSame((await short()).slice(3), ['a failed 06', 'a recovered 06']);
+
+  // Nor is that of a failure of which nobody was told.
+  await save(null);
+  await failDay(7);
+  await save('https://hooks.example.com/');
+  await succeedDay(8);
+  t.equal((await short()).length, 5);
+  t.match(await config(), { failures_in_a_row: 0, has_pushed_failure: false });
+});
+
+t.test('stopped runs are nobody’s fault', async t => {
+  const { failDay, short, config, begin, app, pool } = await start(t);
+  for (let day = 1; day < faultySlotsToTurnOff; day += 1) await failDay(day);
+  const before = await config();
+  await failDay(10, { code: 'plan_upgrade_required', message: 'no' });
+  await failDay(11, { code: 'cancelled', message: 'no' });
+  await begin('2026-03-12T00:00:00Z');
+  await app.call('/v1/environments/acme/export-configs/a', {
+    method: 'PATCH',
+    json: { enabled: false },
+  });
+  t.equal((await pool.query(`select from export_runs where state = 'failed'`)).rowCount, 12);
+  t.strictSame({ ...(await config()), enabled: true, updated_at: before.updated_at }, before);
+  t.equal((await short()).length, 9);
+});
+
+t.test('without a webhook nothing is pushed, and it still turns itself off', async t => {
+  const { failDay, short, config, webhookJobs } = await start(t, { url: null });
+  for (let day = 1; day <= faultySlotsToTurnOff; day += 1) await failDay(day);
+  t.strictSame(await short(), []);
+  t.strictSame(await webhookJobs(), []);
+  t.match(await config(), { enabled: false, turned_off_at: new Date('2026-03-10T01:00:00.000Z') });
+});
+
+t.test('ten slots in a row turn it off; anything else in between begins anew', async t => {
+  t.equal(faultySlotsToTurnOff, 10);
+  const { failDay, succeedDay, short, config, begin, fail, succeed, app, pool } = await start(t);
+  const faulty = async () => (await config()).faulty_slots_in_a_row;
+  for (let day = 1; day <= 9; day += 1) await failDay(day);
+  t.equal(await faulty(), 9);
+  await failDay(10, busy);
+  t.equal(await faulty(), 0, 'a failure of another kind');
+  for (let day = 11; day <= 19; day += 1) await failDay(day);
+  // By hand.
+  await fail(await begin(null), '2026-03-19T02:00:00Z');
+  await fail(await begin(null), '2026-03-19T03:00:00Z', busy);
+  t.equal(await faulty(), 9, 'a failed manual run neither counts nor begins anew');
+  await succeed(await begin(null), '2026-03-19T04:00:00Z');
+  t.equal(await faulty(), 0, 'a successful one shows that the configuration is right');
+  for (let day = 20; day <= 28; day += 1) await failDay(day);
+  await succeedDay(29);
+  t.equal(await faulty(), 0, 'a success');
+
+  const before = await config();
+  const codes = [
+    'access_key_not_recognised',
+    'secret_key_mismatch',
+    'bucket_not_found',
+    'wrong_region',
+    'list_denied',
+    'write_denied',
+    'not_s3',
+    'endpoint_not_allowed',
+    'secret_key_mismatch',
+    'write_denied',
+  ];
+  for (const [index, code] of codes.entries()) {
+    t.equal((await config()).enabled, true);
+    await failDay(30 + index, { code, message: `It was ${code}.` });
+  }
+  const off = await config();
+  const { rows: lines } = await pool.query(
+    `select actor_kind, actor_id, action, target_id, details from audit_log where action = 'export_config.turned_off'`,
+  );
+  t.strictSame(lines, [
+    {
+      actor_kind: 'system',
+      actor_id: 'run-export',
+      action: 'export_config.turned_off',
+      target_id: 'a',
+      details: { reason: 'too_many_failures', lastError: 'write_denied' },
+    },
+  ]);
+  t.match(off, {
+    enabled: false,
+    turned_off_message: /^10 slots in a row .* It was write_denied\.$/,
+  });
+  t.ok(off.updated_at > before.updated_at, 'who read it before cannot write it back');
+  const events = await short();
+  t.strictSame(events.slice(-2), ['a failed 08', 'a turned_off 08']);
+  t.equal(events.filter(event => event.includes('turned_off')).length, 1);
+
+  const path = '/v1/environments/acme/export-configs/a';
+  const { json } = await app.call(path);
+  t.match(json, { enabled: false, status: { nextRunAt: null, status: 'failed' } });
+  t.strictSame(json.status.turnedOff, {
+    code: 'too_many_failures',
+    message: off.turned_off_message,
+    at: '2026-04-08T01:00:00.000Z',
+  });
+  t.strictSame((await app.call(`${path}/status`)).json, json.status);
+  // Other changes leave the reason in place.
+  const renamed = await app.call(path, {
+    method: 'PATCH',
+    json: { name: 'Renamed', enabled: false },
+  });
+  t.match(renamed.json, { name: 'Renamed', status: { turnedOff: json.status.turnedOff } });
+  t.equal((await config('b')).enabled, true);
+});
+
+t.test('a change that read the config before it turned itself off does not turn it on again', async t => {
+  const { failDay, config, db } = await start(t);
+  const { getConfig } = await import('../../src/export-configs/list-configs.ts');
+  const { replaceConfig } = await import('../../src/export-configs/repository.ts');
+  for (let day = 1; day <= 9; day += 1) await failDay(day);
+  const { config: read } = await getConfig(db, 'acme', 'a');
+  await failDay(10);
+  t.equal(await replaceConfig(db, { ...read, name: 'x', updatedAt: new Date() }, read, false), false);
+  t.equal((await config()).enabled, false);
+});
+
+t.test('a slot whose snapshot never came is pushed by the tick', async t => {
+  const { failDay, short, events, config, db, jobs } = await start(t);
+  for (let day = 1; day <= 9; day += 1) await failDay(day);
+  const tick = (now: string) => enqueueDue(db, jobs, new Date(now));
+  t.match(await tick('2026-03-10T00:00:05Z'), { added: 2, failed: 0 });
+  t.match(await tick('2026-03-11T00:00:05Z'), { added: 2, failed: 2 });
+  t.strictSame((await short()).slice(-2), ['a failed 11', 'b failed 11']);
+  const [missed] = (await events()).slice(-2);
+  t.match(missed.data, {
+    slot: '2026-03-10T00:00:00.000Z',
+    snapshotDate: '2026-03-09',
+    error: { code: 'snapshot_missing' },
+    consecutiveFailures: 10,
+  });
+  t.match(await config(), { enabled: true, faulty_slots_in_a_row: 0 });
+});
+
+t.test('the tick leaves a config that somebody is changing to the next tick', async t => {
+  const { short, pool, db, jobs } = await start(t);
+  await enqueueDue(db, jobs, new Date('2026-03-10T00:00:05Z'));
+  const client = await pool.connect();
+  await client.query(`begin; select from export_configs where id = 'a' for update`);
+  t.match(await enqueueDue(db, jobs, new Date('2026-03-11T00:00:05Z')), { added: 1, failed: 1 });
+  await client.query('rollback');
+  client.release();
+  t.match(await enqueueDue(db, jobs, new Date('2026-03-11T00:01:05Z')), { added: 1, failed: 1 });
+  t.strictSame(await short(), ['b failed 11', 'a failed 11']);
+});
+
+t.test('nothing of it is left when the recording breaks off', async t => {
+  const { begin, fail, short, config, pool, webhookJobs } = await start(t);
+  const attempt = await begin('2026-03-02T00:00:00Z');
+  await pool.query(`alter table webhook_events add constraint broken check (type <> 'export.failed')`);
+  await t.rejects(fail(attempt, '2026-03-02T00:01:00Z'));
+  t.equal((await pool.query(`select from export_runs where state = 'running'`)).rowCount, 1);
+  t.match(await config(), { failures_in_a_row: 0, has_pushed_failure: false });
+  await pool.query('alter table webhook_events drop constraint broken');
+  t.equal(await fail(attempt, '2026-03-02T00:02:00Z'), true);
+  t.strictSame(await short(), ['a failed 02']);
+  t.equal((await webhookJobs()).length, 1);
+});
+
+t.test('old events go', async t => {
+  const { failDay, short, db, jobs } = await start(t);
+  await failDay(1);
+  await failDay(3);
+  await enqueueDue(db, jobs, new Date('2026-03-09T02:00:00Z'));
+  t.strictSame(await short(), ['a failed 03']);
+});
+
+t.test('runs that end while their config is changed or deleted: all take turns', async t => {
+  const { app, begin, fail, succeed, pool, db, jobs, config } = await start(t);
+  const path = '/v1/environments/acme/export-configs/a';
+  const statuses = new Set<number>();
+  const call = async (method: string, json?: object) => {
+    const answer = await app.call(path, { method, ...(json === undefined ? {} : { json }) });
+    statuses.add(answer.status);
+  };
+  for (let round = 0; round < 25; round += 1) {
+    await pool.query('update export_configs set enabled = true');
+    const attempt = await begin(null);
+    const now = new Date(Date.UTC(2026, 2, 2, 1, round)).toISOString();
+    await Promise.all([
+      round % 2 === 0 ? fail(attempt, now) : succeed(attempt, now),
+      call('PATCH', { enabled: false }),
+      call('PATCH', { name: `round ${round}` }),
+      enqueueDue(db, jobs, new Date(now)),
+    ]);
+    await pool.query(
+      `update export_runs set state = 'failed', finished_at = now(), job_id = null where finished_at is null`,
+    );
+  }
+  t.ok(
+    [...statuses].every(status => status === 200 || status === 409),
+    [...statuses].join(),
+  );
+  t.ok((await config()).failures_in_a_row <= 1, 'every success in between began anew');
+  const last = await begin(null);
+  await Promise.all([fail(last, '2026-03-05T01:00:00Z'), call('DELETE')]);
+  t.ok(statuses.has(204));
+  const other = await begin(null, 'b');
+  const [, gone] = await Promise.all([
+    fail(other, '2026-03-05T01:00:00Z'),
+    app.call('/v1/environments/acme', { method: 'DELETE' }),
+  ]);
+  t.equal(gone.status, 204);
+  t.equal((await pool.query('select from webhook_events')).rowCount, 0);
+});
