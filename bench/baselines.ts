@@ -39,5 +39,7 @@ export async function cursorAndFastCsv(bench: Bench): Promise<number> {
 }
 
 export function baselineName(bench: Bench): string {
-  return bench.hasPsql ? 'psql \\copy to a pipe' : 'COPY by pg-copy-streams to a pipe (no psql here)';
+  return bench.hasPsql
+    ? 'psql \\copy to a pipe'
+    : 'COPY by pg-copy-streams to a pipe (no psql here)';
 }

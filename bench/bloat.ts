@@ -32,7 +32,10 @@ export async function measureBloat(bench: Bench): Promise<Section> {
     const sizes = new Map<Contender, string[]>();
     const measure = async () => {
       for (const contender of contenders) {
-        sizes.set(contender, [...(sizes.get(contender) ?? []), await sizeOf(pool, contender.table)]);
+        sizes.set(contender, [
+          ...(sizes.get(contender) ?? []),
+          await sizeOf(pool, contender.table),
+        ]);
       }
     };
     await measure();
@@ -50,7 +53,12 @@ export async function measureBloat(bench: Bench): Promise<Section> {
     const each = Math.round(bench.rows / environments).toLocaleString('en');
     return {
       title: 'Tables that are written over and over',
-      columns: ['MiB, table + indexes', 'fresh', ...counts.map(count => `after ${count}`), 'vacuums'],
+      columns: [
+        'MiB, table + indexes',
+        'fresh',
+        ...counts.map(count => `after ${count}`),
+        'vacuums',
+      ],
       rows: rows.toSorted((a, b) => ((a[0] ?? '') < (b[0] ?? '') ? -1 : 1)),
       goals: [],
       notes: [
@@ -69,11 +77,14 @@ export async function measureBloat(bench: Bench): Promise<Section> {
 }
 
 async function setNaptime(pool: Pool, value: string): Promise<void> {
-  await pool.query(`alter system set autovacuum_naptime = ${value === 'default' ? value : `'${value}'`}`);
+  await pool.query(
+    `alter system set autovacuum_naptime = ${value === 'default' ? value : `'${value}'`}`,
+  );
   await pool.query('select pg_reload_conf()');
 }
 
-const nameOf = (what: string, isBare: boolean) => `${what}, ${isBare ? 'without settings' : 'as it is'}`;
+const nameOf = (what: string, isBare: boolean) =>
+  `${what}, ${isBare ? 'without settings' : 'as it is'}`;
 
 async function makeDay({ pool, rows }: Bench, isBare: boolean): Promise<Contender> {
   const day = isBare ? '2001-01-02' : '2001-01-01';
@@ -136,7 +147,9 @@ async function makeRuns(pool: Pool, isBare: boolean): Promise<Contender> {
       `upload_id = 'an-upload'`,
       `state = 'successful', finished_at = now(), row_count = 1, bytes = 1, sha256 = repeat('0', 64), object_key = 'k', job_id = null, upload_id = null`,
     ]) {
-      await pool.query(`update ${table} set ${change} where slot = date '2001-01-01' + $1::int`, [night]);
+      await pool.query(`update ${table} set ${change} where slot = date '2001-01-01' + $1::int`, [
+        night,
+      ]);
     }
   };
   for (let count = 0; count < 100; count += 1) await insert();

@@ -51,8 +51,14 @@ export async function measureCosts(bench: Bench): Promise<Section> {
     };
     const one = await measure([[bench.environmentId, large]]);
     const many = await measure(configs);
-    const perRow = one.map(seconds => ((seconds / bench.rows) * 1e6).toFixed(2)) as [string, string];
-    const perRun = many.map(seconds => ((seconds / smallRuns) * 1e3).toFixed(1)) as [string, string];
+    const perRow = one.map(seconds => ((seconds / bench.rows) * 1e6).toFixed(2)) as [
+      string,
+      string,
+    ];
+    const perRun = many.map(seconds => ((seconds / smallRuns) * 1e3).toFixed(1)) as [
+      string,
+      string,
+    ];
     return {
       title,
       columns: ['core time', 'worker', 'database'],

@@ -77,9 +77,10 @@ async function measureTicks(bench: Bench): Promise<string[][]> {
   try {
     for (const count of bench.configCounts) {
       const environmentId = `tick-${randomUUID()}`;
-      await bench.pool.query(`insert into environments (id, name, plan) values ($1, $1, 'enterprise')`, [
-        environmentId,
-      ]);
+      await bench.pool.query(
+        `insert into environments (id, name, plan) values ($1, $1, 'enterprise')`,
+        [environmentId],
+      );
       await bench.pool.query(
         'insert into snapshots (environment_id, snapshot_date, row_count) values ($1, $2, 0)',
         [environmentId, bench.date],
@@ -91,9 +92,10 @@ async function measureTicks(bench: Bench): Promise<string[][]> {
       for (let round = 0; round < bench.rounds; round += 1) {
         seconds.push(await timed(() => enqueueDue(db, boss, new Date())));
         await bench.pool.query('delete from pgboss.job');
-        const { rowCount } = await bench.pool.query('delete from export_runs where environment_id = $1', [
-          environmentId,
-        ]);
+        const { rowCount } = await bench.pool.query(
+          'delete from export_runs where environment_id = $1',
+          [environmentId],
+        );
         if (rowCount !== count) throw new Error(`${rowCount} runs of ${count} configs`);
       }
       await bench.pool.query('delete from environments where id = $1', [environmentId]);

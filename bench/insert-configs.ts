@@ -1,7 +1,11 @@
 import type { Pool } from 'pg';
 
 /** Configs as they are stored, whose secrets open for nobody; named `bench-0`, `bench-1` and so on. */
-export async function insertConfigs(pool: Pool, environmentId: string, count: number): Promise<void> {
+export async function insertConfigs(
+  pool: Pool,
+  environmentId: string,
+  count: number,
+): Promise<void> {
   await pool.query(
     `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)

@@ -44,7 +44,9 @@ export async function measureLatency(bench: Bench): Promise<Section> {
       for (const { measure, rounds } of loads) rounds.push(await measure());
     }
   } finally {
-    await bench.pool.query('delete from export_configs where environment_id = $1', [bench.environmentId]);
+    await bench.pool.query('delete from export_configs where environment_id = $1', [
+      bench.environmentId,
+    ]);
     await keeping.stop();
     await rendering.stop();
   }
@@ -80,9 +82,10 @@ export async function measureLatency(bench: Bench): Promise<Section> {
 
 /** @returns milliseconds of each answer: of a config's status, of `/health/ready` */
 async function ask(bench: Bench, service: Service): Promise<number[][]> {
-  const urls = [`/v1/environments/${bench.environmentId}/export-configs/bench-0/status`, '/health/ready'].map(
-    where => service.origin + where,
-  );
+  const urls = [
+    `/v1/environments/${bench.environmentId}/export-configs/bench-0/status`,
+    '/health/ready',
+  ].map(where => service.origin + where);
   const args = [String(secondsOf(bench)), String(perSecond), ...urls];
   return await script<number[][]>('ask-often.ts', args, { TOKEN: service.token });
 }
@@ -92,7 +95,11 @@ function secondsOf({ rows }: Bench): number {
 }
 
 /** Four readers who begin again as soon as they have their file, all in one process that has started before. */
-async function whileDownloading<T>(service: Service, file: string, work: () => Promise<T>): Promise<T> {
+async function whileDownloading<T>(
+  service: Service,
+  file: string,
+  work: () => Promise<T>,
+): Promise<T> {
   const stop = new AbortController();
   const env = { TOKEN: service.token };
   const readers = script('read-again.ts', [service.origin + file, '4'], env, stop.signal).catch(

@@ -67,7 +67,9 @@ export async function measureLoads(bench: Bench): Promise<Section> {
         formatNumber(rate(median)),
         (rate(median) / rate(limit?.median)).toFixed(2),
       ]),
-      goals: [{ text: 'load ≥ 0.6 × psql \\copy from', kind: 'at least', wanted: 0.6, value: ratio }],
+      goals: [
+        { text: 'load ≥ 0.6 × psql \\copy from', kind: 'at least', wanted: 0.6, value: ratio },
+      ],
       notes: [
         'Into the partition that holds the other rows already, with its indexes; all checks included in ours.',
       ],
@@ -83,10 +85,9 @@ export async function measureLoads(bench: Bench): Promise<Section> {
 
 /** The same rows twice: ready for the table, and as a body for us. */
 async function writeFiles(bench: Bench): Promise<[string, string]> {
-  const [direct, body] = ['direct.csv', 'body.csv'].map(name => path.join(bench.directory, name)) as [
-    string,
-    string,
-  ];
+  const [direct, body] = ['direct.csv', 'body.csv'].map(name =>
+    path.join(bench.directory, name),
+  ) as [string, string];
   const instants = stored.replace(
     /\w+_(seen|used)/g,
     `to_char($& at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`,
@@ -111,5 +112,6 @@ async function put(service: Service, date: string, file: string): Promise<void> 
   await pipeline(createReadStream(file, { highWaterMark: 256 * 1024 }), request);
   const answer = await answered;
   const text = await answer.toArray();
-  if (answer.statusCode !== 201) throw new Error(`load: ${answer.statusCode} ${Buffer.concat(text)}`);
+  if (answer.statusCode !== 201)
+    throw new Error(`load: ${answer.statusCode} ${Buffer.concat(text)}`);
 }

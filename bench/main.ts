@@ -64,14 +64,16 @@ const { values } = parseArgs({
 const wanted = values.only.split(',');
 const unknown = wanted.filter(name => measurements[name] === undefined);
 if (values.help) console.log(usage);
-else if (unknown.length > 0) throw new Error(`There is no measurement ${unknown.join(', ')}; see --help`);
+else if (unknown.length > 0)
+  throw new Error(`There is no measurement ${unknown.join(', ')}; see --help`);
 else await main();
 
 async function main(): Promise<void> {
   const cleanups: (() => Promise<void> | void)[] = [];
   const loadAtStart = os.loadavg()[0] ?? 0;
   const cleanUp = async () => {
-    for (let cleanup = cleanups.pop(); cleanup !== undefined; cleanup = cleanups.pop()) await cleanup();
+    for (let cleanup = cleanups.pop(); cleanup !== undefined; cleanup = cleanups.pop())
+      await cleanup();
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.once(signal, () => cleanUp().finally(() => process.exit(1)));
@@ -112,7 +114,8 @@ async function prepare(cleanups: (() => Promise<void> | void)[]): Promise<Bench>
   });
   cleanups.push(() => pool.end());
 
-  const noS3 = wanted.includes('runs') || wanted.includes('costs') ? whyNoS3Server(false) : 'not asked for';
+  const noS3 =
+    wanted.includes('runs') || wanted.includes('costs') ? whyNoS3Server(false) : 'not asked for';
   const s3 = noS3 === null ? await startS3Server() : null;
   if (s3 !== null) cleanups.push(s3.remove);
 

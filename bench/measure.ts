@@ -31,7 +31,9 @@ export async function alternate(
       console.error(`  ${round + 1}/${rounds}  ${taken.toFixed(3).padStart(8)} s  ${name}`);
     }
   }
-  return new Map([...seconds].map(([name, list]) => [name, { name, seconds: list, median: median(list) }]));
+  return new Map(
+    [...seconds].map(([name, list]) => [name, { name, seconds: list, median: median(list) }]),
+  );
 }
 
 export function median(values: readonly number[]): number {

@@ -34,7 +34,9 @@ export async function measureMemory(bench: Bench): Promise<Section> {
     columns: ['', 'idle', '1 download', '8 downloads', '8 above idle'],
     rows,
     goals: [{ text: 'MiB above idle with 8 downloads', kind: 'at most', wanted: 64, value: worst }],
-    notes: [`One of the eight is read at ${slowBytesPerSecond / 1000} kB/s, until the others are done.`],
+    notes: [
+      `One of the eight is read at ${slowBytesPerSecond / 1000} kB/s, until the others are done.`,
+    ],
     bars: [],
   };
 }

@@ -10,7 +10,10 @@ export function hasProgram(name: string): boolean {
 }
 
 /** A pipeline of the shell, from its start to the end of its last program. @returns seconds */
-export async function shell(script: string, env: Readonly<Record<string, string>> = {}): Promise<number> {
+export async function shell(
+  script: string,
+  env: Readonly<Record<string, string>> = {},
+): Promise<number> {
   return await timed(async () => {
     const child = spawn('bash', ['-o', 'pipefail', '-c', script], {
       env: { ...process.env, ...env },

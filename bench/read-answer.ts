@@ -40,7 +40,8 @@ export async function readAnswer(
   return await new Promise((resolve, reject) => {
     socket.once('error', reject).once('close', () => {
       const isWhole =
-        head.startsWith('HTTP/1.1 200 ') && (tail.equals(lastChunk) || /content-length/i.test(head));
+        head.startsWith('HTTP/1.1 200 ') &&
+        (tail.equals(lastChunk) || /content-length/i.test(head));
       if (isWhole) resolve({ seconds: seconds(), bytes });
       else reject(new Error(`not a whole file: ${head.slice(0, 300)}`));
     });

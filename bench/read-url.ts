@@ -5,4 +5,6 @@
 import { readAnswer } from './read-answer.ts';
 
 const [url = '', encoding, pace] = process.argv.slice(2);
-console.log(JSON.stringify(await readAnswer(url, encoding, pace === undefined ? undefined : Number(pace))));
+console.log(
+  JSON.stringify(await readAnswer(url, encoding, pace === undefined ? undefined : Number(pace))),
+);

@@ -49,9 +49,13 @@ export function asText({ sections, machine }: Report): string {
     );
     const line = (cells: readonly string[]) =>
       cells
-        .map((cell, index) => (index === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[index] ?? 0)))
+        .map((cell, index) =>
+          index === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[index] ?? 0),
+        )
         .join('  ');
-    return [title, ...[columns, ...rows].map(line), ...notes, ...goals.map(describeGoal)].join('\n');
+    return [title, ...[columns, ...rows].map(line), ...notes, ...goals.map(describeGoal)].join(
+      '\n',
+    );
   });
   return `${[machine.join('\n'), ...tables].join('\n\n')}\n`;
 }
@@ -131,6 +135,7 @@ export function writeReport(report: Report, intoDocs: boolean): void {
   const text = fs.readFileSync(file, 'utf8');
   const [before, rest] = text.split(startMark);
   const after = rest?.split(endMark)[1];
-  if (before === undefined || after === undefined) throw new Error('docs/performance.md has lost its marks');
+  if (before === undefined || after === undefined)
+    throw new Error('docs/performance.md has lost its marks');
   fs.writeFileSync(file, `${before}${startMark}\n\n${asMarkdown(report)}\n${endMark}${after}`);
 }

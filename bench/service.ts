@@ -33,7 +33,11 @@ export interface ServiceOptions {
 
 const root = path.join(import.meta.dirname, '..');
 
-export async function startService({ databaseUrl, directory, env }: ServiceOptions): Promise<Service> {
+export async function startService({
+  databaseUrl,
+  directory,
+  env,
+}: ServiceOptions): Promise<Service> {
   const port = await freePort();
   const token = `bench-${randomBytes(24).toString('hex')}`;
   const partDirectory = path.join(directory, `parts-${port}`);

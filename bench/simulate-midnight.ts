@@ -60,12 +60,15 @@ console.log(
 );
 const databaseSeconds =
   rows * number('database-row-us') * 1e-6 + jobs.length * number('database-run-ms') * 1e-3;
-const workerSeconds = rows * number('worker-row-us') * 1e-6 + jobs.length * number('worker-run-ms') * 1e-3;
+const workerSeconds =
+  rows * number('worker-row-us') * 1e-6 + jobs.length * number('worker-run-ms') * 1e-3;
 console.log(
   `by the formula: ${databaseSeconds.toFixed(0)} core-seconds of the database, ${workerSeconds.toFixed(0)} of workers; ` +
     `for 01:00 at 70 % use ${Math.ceil(databaseSeconds / 3600 / 0.7)} and ${Math.ceil(workerSeconds / 3600 / 0.7)} cores\n`,
 );
-console.log('workers  database cores    50 %     99 %   last small      last   workers busy  database busy');
+console.log(
+  'workers  database cores    50 %     99 %   last small      last   workers busy  database busy',
+);
 for (const setup of [
   { workers: 1, databaseCores: 2 },
   { workers: 2, databaseCores: 2 },
@@ -127,7 +130,8 @@ function simulate(queue: readonly Job[], { workers, databaseCores }: Setup): Out
       running.push({
         job,
         worker,
-        databaseLeft: job.rows * number('database-row-us') * 1e-6 + number('database-run-ms') * 1e-3,
+        databaseLeft:
+          job.rows * number('database-row-us') * 1e-6 + number('database-run-ms') * 1e-3,
         workerLeft: job.rows * number('worker-row-us') * 1e-6 + number('worker-run-ms') * 1e-3,
         waitLeft: number('storage-run-ms') * 1e-3,
       });
@@ -136,7 +140,8 @@ function simulate(queue: readonly Job[], { workers, databaseCores }: Setup): Out
     const onDatabase = running.filter(run => run.databaseLeft > 0).length;
     const databaseShare = Math.min(1, databaseCores / Math.max(1, onDatabase));
     const onWorker = new Array<number>(workers).fill(0);
-    for (const run of running) if (run.workerLeft > 0) onWorker[run.worker] = (onWorker[run.worker] ?? 0) + 1;
+    for (const run of running)
+      if (run.workerLeft > 0) onWorker[run.worker] = (onWorker[run.worker] ?? 0) + 1;
     const workerShare = (run: Running) => 1 / Math.max(1, onWorker[run.worker] ?? 1);
     const untilNext = (run: Running) => {
       const times = [
@@ -183,7 +188,9 @@ function settle(left: number): number {
 function clock(seconds: number): string {
   const whole = Math.ceil(seconds);
   return [3600, 60, 1]
-    .map((unit, index) => String(Math.floor(whole / unit) % (index === 0 ? 100 : 60)).padStart(2, '0'))
+    .map((unit, index) =>
+      String(Math.floor(whole / unit) % (index === 0 ? 100 : 60)).padStart(2, '0'),
+    )
     .join(':');
 }
 

@@ -37,7 +37,9 @@ export function adoptionAt(
   const wait = (meanDays: number, salt: number) =>
     Math.floor(exponential(meanDays * dayMs, story.seed, company.index, feature.index, salt));
   const visitsUpTo = (first: number, period: number, end: number, salt: number) =>
-    lastVisit(first, period, end, visit => uniform(story.seed, company.index, feature.index, salt, visit));
+    lastVisit(first, period, end, visit =>
+      uniform(story.seed, company.index, feature.index, salt, visit),
+    );
 
   const firstSeen = Math.max(company.arrivedAt, feature.releasedAt) + wait(4, 60);
   if (firstSeen > instant || firstSeen > company.leftAt) return null;
@@ -89,9 +91,16 @@ export function adoptionAt(
 }
 
 /** The latest of the visits, about one every `period` ms from `first` on, that is not after `end`. */
-function lastVisit(first: number, period: number, end: number, jitter: (visit: number) => number): number {
+function lastVisit(
+  first: number,
+  period: number,
+  end: number,
+  jitter: (visit: number) => number,
+): number {
   const at = (visit: number) =>
-    visit <= 0 ? first : Math.floor(first + period * (visit + 0.8 * jitter(visit) * Math.min(1, visit)));
+    visit <= 0
+      ? first
+      : Math.floor(first + period * (visit + 0.8 * jitter(visit) * Math.min(1, visit)));
   const last = Math.floor((end - first) / period);
   return at(last) <= end ? at(last) : at(last - 1);
 }

@@ -78,7 +78,9 @@ async function explain(response: Response, request: ApiRequest): Promise<string>
     [409, 'The same snapshot is being loaded by someone else: wait for that to end.'],
   ]).get(response.status);
   const what = `${request.method} /v1${request.path}: ${response.status} ${problem.code}`;
-  return [what, problem.detail, advice].filter(part => part !== undefined && part !== '').join('. ');
+  return [what, problem.detail, advice]
+    .filter(part => part !== undefined && part !== '')
+    .join('. ');
 }
 
 function parseProblem(text: string): { code: string; detail: string } {

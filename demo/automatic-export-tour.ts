@@ -11,7 +11,12 @@ interface Places {
 }
 
 /** The export to a bucket: from a key that does not work to the file. */
-export function automaticExportTour({ url, enterpriseKey, storage, automaticExports }: Places): TourSection {
+export function automaticExportTour({
+  url,
+  enterpriseKey,
+  storage,
+  automaticExports,
+}: Places): TourSection {
   const { environmentId, healthyConfigId, brokenConfigId, fileUrl } = automaticExports;
   const curl = (path: string, body?: Record<string, unknown>) =>
     `curl -sS -w '\\n' -H 'Authorization: Bearer ${enterpriseKey}' ${url}/v1/environments/${environmentId}/export-configs${path}` +

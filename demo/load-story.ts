@@ -73,7 +73,11 @@ export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
 }
 
 /** @returns the number of rows that the service counted */
-async function putSnapshot(options: LoadOptions, date: string, signal: AbortSignal): Promise<number> {
+async function putSnapshot(
+  options: LoadOptions,
+  date: string,
+  signal: AbortSignal,
+): Promise<number> {
   const answer = await callApi(options.client, {
     method: 'PUT',
     path: `/environments/${options.environment.id}/snapshots/${date}`,

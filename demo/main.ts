@@ -7,7 +7,8 @@ import { formatTour, manualExportTour } from './tour.ts';
 
 const stop = new AbortController();
 /** npm passes on a Ctrl-C that the terminal has sent to all: the second one is not another wish. */
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop.abort());
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+  process.on(signal, () => stop.abort());
 /** npm passes a signal on to a shell, which dies of it and tells nobody; then there is another parent. */
 const parent = process.ppid;
 setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
@@ -48,7 +49,8 @@ try {
   if (!stop.signal.aborted) {
     process.exitCode = 1;
     endStep();
-    const isPlain = error instanceof DemoError || error instanceof ApiError || error instanceof ConfigError;
+    const isPlain =
+      error instanceof DemoError || error instanceof ApiError || error instanceof ConfigError;
     console.error(isPlain ? error.message : error);
   }
 } finally {

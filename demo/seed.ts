@@ -34,7 +34,8 @@ try {
 } catch (error) {
   if (stop.signal.aborted)
     console.error('\nStopped. Days that were loaded are whole; the others were not touched.');
-  else if (error instanceof UsageError) console.error(`${error.message}\nTry: npm run seed -- --help`);
+  else if (error instanceof UsageError)
+    console.error(`${error.message}\nTry: npm run seed -- --help`);
   else if (error instanceof ApiError) console.error(error.message);
   else console.error(error);
   process.exitCode = 1;
@@ -70,7 +71,10 @@ async function seed(options: SeedOptions): Promise<void> {
 }
 
 /** One line that rewrites itself; only every tenth part of it where nobody watches. */
-function showProgress({ date, snapshots, totalSnapshots, rows }: LoadProgress, elapsedMs: number): void {
+function showProgress(
+  { date, snapshots, totalSnapshots, rows }: LoadProgress,
+  elapsedMs: number,
+): void {
   const line = `${date}  ${snapshots}/${totalSnapshots} snapshots  ${rows.toLocaleString('en')} rows  ${Math.round(elapsedMs / 1000)} s`;
   if (process.stdout.isTTY) process.stdout.write(`\r${line} `);
   else if (snapshots % Math.ceil(totalSnapshots / 10) === 0) console.log(line);

@@ -164,7 +164,11 @@ async function fill(
   });
 }
 
-async function createKey(client: ApiClient, environmentId: string, signal: AbortSignal): Promise<string> {
+async function createKey(
+  client: ApiClient,
+  environmentId: string,
+  signal: AbortSignal,
+): Promise<string> {
   const answer = await callApi(client, {
     method: 'POST',
     path: `/environments/${environmentId}/api-keys`,

@@ -48,7 +48,9 @@ const settingsForTests = {
 };
 
 /** An own server on a free port of 127.0.0.1 with its data in a temporary directory. */
-export async function startPostgresServer(options: PostgresServerOptions = {}): Promise<PostgresServer> {
+export async function startPostgresServer(
+  options: PostgresServerOptions = {},
+): Promise<PostgresServer> {
   const user = serverUser();
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-postgres-'));
   if (user !== null) fs.chownSync(directory, user.uid, user.gid);
@@ -57,7 +59,11 @@ export async function startPostgresServer(options: PostgresServerOptions = {}): 
   let child: ChildProcess | null = null;
 
   const run = async (): Promise<PostgresServer> => {
-    const binDirectory = executableFor(user, options.binDirectory ?? defaultBinDirectory(), directory);
+    const binDirectory = executableFor(
+      user,
+      options.binDirectory ?? defaultBinDirectory(),
+      directory,
+    );
     const port = await freePort();
     const url = `postgres://postgres@127.0.0.1:${port}/postgres`;
     initialize(path.join(binDirectory, 'initdb'), dataDirectory, user);
@@ -66,7 +72,11 @@ export async function startPostgresServer(options: PostgresServerOptions = {}): 
       ...options.settings,
       port: String(port),
     });
-    const args = ['-D', dataDirectory, ...settings.flatMap(([name, value]) => ['-c', `${name}=${value}`])];
+    const args = [
+      '-D',
+      dataDirectory,
+      ...settings.flatMap(([name, value]) => ['-c', `${name}=${value}`]),
+    ];
 
     const start = async (): Promise<void> => {
       const log = fs.openSync(logFile, 'a');
@@ -126,7 +136,9 @@ function serverUser(): User | null {
     );
     if (uid && gid) return { uid: Number(uid), gid: Number(gid) };
   }
-  throw new Error('Postgres does not run as root, and there is neither a user postgres nor nobody.');
+  throw new Error(
+    'Postgres does not run as root, and there is neither a user postgres nor nobody.',
+  );
 }
 
 function defaultBinDirectory(): string {
@@ -154,13 +166,20 @@ function executableFor(user: User | null, binDirectory: string, directory: strin
 /** The default collation is a language's, so that a forgotten COLLATE "C" shows. */
 function initialize(initdb: string, dataDirectory: string, user: User | null): void {
   const locale = ['--encoding=UTF8', '--locale=C', '--locale-provider=icu', '--icu-locale=en-US'];
-  const args = [`--pgdata=${dataDirectory}`, '--username=postgres', '--auth=trust', '--no-sync', ...locale];
+  const args = [
+    `--pgdata=${dataDirectory}`,
+    '--username=postgres',
+    '--auth=trust',
+    '--no-sync',
+    ...locale,
+  ];
   const result = spawnSync(initdb, args, {
     ...user,
     cwd: path.dirname(dataDirectory),
     encoding: 'utf8',
   });
-  if (result.status !== 0) throw new Error(`initdb failed: ${result.error?.message ?? result.stderr}`);
+  if (result.status !== 0)
+    throw new Error(`initdb failed: ${result.error?.message ?? result.stderr}`);
 }
 
 async function untilReady(child: ChildProcess, url: string, logFile: string): Promise<void> {

@@ -45,7 +45,8 @@ export async function startS3Server(): Promise<{ server: S3Server; remove: () =>
     S3LAB_PORT: String(port),
     S3LAB_BUCKET: 'demo',
   };
-  const call = async (command: string) => await promisify(execFile)('bash', [script, command], { env });
+  const call = async (command: string) =>
+    await promisify(execFile)('bash', [script, command], { env });
   const remove = async () => {
     await call('wipe');
   };
@@ -54,13 +55,16 @@ export async function startS3Server(): Promise<{ server: S3Server; remove: () =>
     return { server: described(stdout, directory, port), remove };
   } catch (error) {
     await remove();
-    throw new Error(`The S3 server did not start: ${error instanceof Error ? error.message : error}`);
+    throw new Error(
+      `The S3 server did not start: ${error instanceof Error ? error.message : error}`,
+    );
   }
 }
 
 function described(output: string, directory: string, port: number): S3Server {
   const user = (label: string) => {
-    const [, accessKeyId, secretAccessKey] = new RegExp(`^${label} +(\\S+) (\\S+)$`, 'm').exec(output) ?? [];
+    const [, accessKeyId, secretAccessKey] =
+      new RegExp(`^${label} +(\\S+) (\\S+)$`, 'm').exec(output) ?? [];
     if (!accessKeyId || !secretAccessKey) throw new Error(`no user ${label}`);
     return { accessKeyId, secretAccessKey };
   };

@@ -56,5 +56,7 @@ for (const [name, check] of Object.entries(checks)) {
     failed.push(name);
   }
 }
-console.log(failed.length === 0 ? 'All checks passed.' : `${failed.length} failed: ${failed.join('; ')}`);
+console.log(
+  failed.length === 0 ? 'All checks passed.' : `${failed.length} failed: ${failed.join('; ')}`,
+);
 process.exitCode = failed.length === 0 ? 0 : 1;

@@ -18,7 +18,12 @@ import { exportRoutes } from './exports/routes.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
 import { registerCors, showWithoutHooks } from './http/cors.ts';
 import { registerDrain } from './http/drain.ts';
-import { answerBrokenHttp, registerErrorHandler, requireHost, sendProblem } from './http/error-handler.ts';
+import {
+  answerBrokenHttp,
+  registerErrorHandler,
+  requireHost,
+  sendProblem,
+} from './http/error-handler.ts';
 import { registerOpenapi } from './http/openapi.ts';
 import { registerFormats } from './http/schemas.ts';
 import { healthRoutes } from './observability/health-routes.ts';
@@ -61,7 +66,9 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
 
   app.removeContentTypeParser('text/plain');
   // Node would answer 417 by itself, without a problem body; what nobody here expects may as well be left out.
-  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
+  app.server.on('checkExpectation', (request, response) =>
+    app.server.emit('request', request, response),
+  );
   traceRequests(app as unknown as FastifyInstance);
   await registerCors(app as unknown as FastifyInstance, config.corsOrigins);
   app.addHook('onRequest', async (request, reply) => {
@@ -82,7 +89,10 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   // Runs that waited for the snapshot need not wait for the next tick, which makes up for a failure here.
   const onLoaded = (environmentId: string, date: string) =>
     wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {
-      dependencies.log.warn({ err: error, environmentId, date }, 'runs that waited could not be woken');
+      dependencies.log.warn(
+        { err: error, environmentId, date },
+        'runs that waited could not be woken',
+      );
     });
   await app.register(metricsRoutes(dependencies));
   await app.register(healthRoutes(dependencies));

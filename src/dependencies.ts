@@ -134,10 +134,13 @@ export function createDependencies(
         config.jwt,
         createIssuerKeys(config.jwt.jwksUrl, {
           now,
-          onError: error => log.warn({ err: error }, 'the keys of the identity provider cannot be fetched'),
+          onError: error =>
+            log.warn({ err: error }, 'the keys of the identity provider cannot be fetched'),
         }),
       ),
-    jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'the job queue will try again')),
+    jobs: createJobQueue(pools.jobs, error =>
+      log.warn({ err: error }, 'the job queue will try again'),
+    ),
     runSource: { exportPool: pools.run, partStore, renderTurns: null },
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,

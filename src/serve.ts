@@ -23,7 +23,10 @@ function orExit<T>(read: () => T): T {
 }
 
 /** Serves in this process, as its environment says, until a signal ends it. */
-export async function serve(env: NodeJS.ProcessEnv, now: () => Date = () => new Date()): Promise<void> {
+export async function serve(
+  env: NodeJS.ProcessEnv,
+  now: () => Date = () => new Date(),
+): Promise<void> {
   const config = orExit(() => readConfig(env));
   const log = createLogger(config);
   const tracing = config.tracing ? await startTracing(log) : null;

@@ -56,7 +56,10 @@ export function startWorker(dependencies: WorkerDependencies): Worker {
     async stop() {
       ending.abort();
       await started;
-      const timer = setTimeout(() => handingBack.abort(new Error('This process is stopping.')), finishMs);
+      const timer = setTimeout(
+        () => handingBack.abort(new Error('This process is stopping.')),
+        finishMs,
+      );
       await jobs.stop({ graceful: true, timeout: stopMs });
       clearTimeout(timer);
       log.info('worker stopped');
@@ -125,7 +128,8 @@ async function startWith(
       burstWhenReadyExceeds: deliveriesAtOnce,
     },
     async ([job]: JobWithMetadata<WebhookJob>[]) => {
-      if (job !== undefined) await deliverEvent(dependencies, job.data, job.retryCount >= job.retryLimit);
+      if (job !== undefined)
+        await deliverEvent(dependencies, job.data, job.retryCount >= job.retryLimit);
     },
   );
   await jobs.work(
@@ -156,7 +160,10 @@ async function tick({ db, jobs, log, metrics, now }: RunDependencies): Promise<v
   }
 }
 
-async function tidy({ db, log, now, retention }: WorkerDependencies, signal: AbortSignal): Promise<void> {
+async function tidy(
+  { db, log, now, retention }: WorkerDependencies,
+  signal: AbortSignal,
+): Promise<void> {
   const startedAt = performance.now();
   try {
     const { partitions, ...counts } = await tidyUp(db, retention, now(), signal);

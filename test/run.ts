@@ -34,7 +34,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 // npm passes a signal on to a shell, which dies of it and tells nobody; then we have another parent.
 const parent = process.ppid;
-setInterval(() => process.ppid === parent || interrupted.abort('the end of its parent'), 500).unref();
+setInterval(
+  () => process.ppid === parent || interrupted.abort('the end of its parent'),
+  500,
+).unref();
 
 try {
   process.exitCode = await main(process.argv.slice(2));
@@ -61,15 +64,24 @@ async function main(args: readonly string[]): Promise<number> {
   interrupted.signal.throwIfAborted();
   if (s3.leftOut !== null) console.log(s3.leftOut);
   const parts =
-    process.env['TEST_PARTS'] === 'on' ? { TEST_PART_STORE_DIR: path.join(outputDirectory, 'parts') } : {};
+    process.env['TEST_PARTS'] === 'on'
+      ? { TEST_PART_STORE_DIR: path.join(outputDirectory, 'parts') }
+      : {};
   const env = { TZ: 'America/New_York', ...process.env, ...parts, ...database, ...s3.env };
-  return await runTap(files, options, { ...env, TEST_LOG_DIRECTORY: path.join(outputDirectory, 'logs') }, s3);
+  return await runTap(
+    files,
+    options,
+    { ...env, TEST_LOG_DIRECTORY: path.join(outputDirectory, 'logs') },
+    s3,
+  );
 }
 
 function testFiles(asked: readonly string[]): string[] {
   const all = fs.globSync('test/**/*.test.ts', { cwd: root }).sort();
   const wanted = asked.map(name => path.relative(root, path.resolve(name)));
-  const unknown = wanted.filter(name => !all.some(file => file === name || file.startsWith(`${name}/`)));
+  const unknown = wanted.filter(
+    name => !all.some(file => file === name || file.startsWith(`${name}/`)),
+  );
   if (unknown.length > 0) throw new Error(`No tests in ${unknown.join(', ')}`);
   if (wanted.length === 0) return all.filter(file => !/^test\/(faults|soak)\//.test(file));
   return all.filter(file => wanted.some(name => file === name || file.startsWith(`${name}/`)));
@@ -114,7 +126,12 @@ async function prepareS3(files: readonly string[]): Promise<S3> {
   };
 }
 
-async function runTap(files: string[], options: string[], env: NodeJS.ProcessEnv, s3: S3): Promise<number> {
+async function runTap(
+  files: string[],
+  options: string[],
+  env: NodeJS.ProcessEnv,
+  s3: S3,
+): Promise<number> {
   const log = fs.createWriteStream(path.join(outputDirectory, 'logs/tap'));
   const report = createTapReport(text => process.stdout.write(text));
   const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');

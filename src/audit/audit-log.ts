@@ -90,7 +90,11 @@ export async function recordChanges(
   }
 }
 
-export async function recordChange(trx: DatabaseOrTransaction, actor: Actor, change: Change): Promise<void> {
+export async function recordChange(
+  trx: DatabaseOrTransaction,
+  actor: Actor,
+  change: Change,
+): Promise<void> {
   await recordChanges(trx, actor, [change]);
 }
 
@@ -105,7 +109,9 @@ export async function listAuditLog(
   const rows = await db
     .selectFrom('audit_log')
     .selectAll()
-    .where(({ eb, val }) => (environmentId === null ? val(true) : eb('environment_id', '=', environmentId)))
+    .where(({ eb, val }) =>
+      environmentId === null ? val(true) : eb('environment_id', '=', environmentId),
+    )
     .where(({ eb, val }) => (action === null ? val(true) : eb('action', '=', action)))
     .where(({ eb, refTuple, tuple, val }) =>
       before === null ? val(true) : eb(refTuple('at', 'id'), '<', tuple(before.at, before.id)),

@@ -13,7 +13,8 @@ const entrySchema = Type.Object(
       kind: literals(actorKinds),
       id: nullable(
         Type.String({
-          description: 'Of the API key or the user; the name of the job for `system`; null for the operator.',
+          description:
+            'Of the API key or the user; the name of the job for `system`; null for the operator.',
         }),
       ),
     }),

@@ -17,7 +17,9 @@ try {
     const { moved, total, unreadable } = await resealSecrets(db, config.encryptionKeys);
     console.log(`Moved ${moved} of ${total} secrets to the key "${config.encryptionKeys[0].id}".`);
     if (unreadable > 0) {
-      console.error(`${unreadable} could not be read: the key that sealed them is not in ENCRYPTION_KEYS.`);
+      console.error(
+        `${unreadable} could not be read: the key that sealed them is not in ENCRYPTION_KEYS.`,
+      );
       process.exitCode = 1;
     }
   } finally {

@@ -102,7 +102,9 @@ export function readConfig(env: Env): Config {
       // One core is left for everything else, as the database may be on this machine, too.
       otherwise: Math.min(16, Math.max(1, availableParallelism() - 1)),
     }),
-    drainMs: 1000 * wholeNumber(env, 'DRAIN_SECONDS', { least: 0, most: 20, otherwise: 5, unit: 'seconds' }),
+    drainMs:
+      1000 *
+      wholeNumber(env, 'DRAIN_SECONDS', { least: 0, most: 20, otherwise: 5, unit: 'seconds' }),
     jwt: jwt(env),
     corsOrigins: corsOrigins(env),
     rateLimitPerCaller: perMinute(env, 'RATE_LIMIT_PER_CALLER', 1200),
@@ -158,7 +160,9 @@ function encryptionKeys(env: Env): [EncryptionKey, ...EncryptionKey[]] {
 function publicUrl(env: Env): string | null {
   const value = text(env, 'PUBLIC_URL');
   if (value === null) return null;
-  return origin(value) ?? malformed('PUBLIC_URL must be an origin like https://exports.example.com');
+  return (
+    origin(value) ?? malformed('PUBLIC_URL must be an origin like https://exports.example.com')
+  );
 }
 
 /** A list of origins; `*` is none: who may read customers' data is named. */
@@ -166,7 +170,9 @@ function corsOrigins(env: Env): string[] {
   return list(env, 'CORS_ORIGINS').map(
     value =>
       origin(value) ??
-      malformed('CORS_ORIGINS must be origins like https://app.example.com, several separated by commas'),
+      malformed(
+        'CORS_ORIGINS must be origins like https://app.example.com, several separated by commas',
+      ),
   );
 }
 
@@ -175,7 +181,8 @@ function jwt(env: Env): JwtConfig | null {
   const given = names.filter(name => text(env, name) !== null);
   if (given.length === 0) return null;
   const absent = names.find(name => !given.includes(name));
-  if (absent !== undefined) throw new ConfigError(`${absent} is required with ${given.join(' and ')}`);
+  if (absent !== undefined)
+    throw new ConfigError(`${absent} is required with ${given.join(' and ')}`);
   return {
     issuer: word(env, 'JWT_ISSUER'),
     audience: word(env, 'JWT_AUDIENCE'),
@@ -192,7 +199,9 @@ function jwksUrl(env: Env): URL {
   const isLoopback = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(url?.hostname ?? '');
   const isSafe = url?.protocol === 'https:' || (url?.protocol === 'http:' && isLoopback);
   if (url === null || !isSafe || url.username !== '' || url.password !== '') {
-    throw new ConfigError('JWT_JWKS_URL must be an https URL without a user (http only for loopback)');
+    throw new ConfigError(
+      'JWT_JWKS_URL must be an https URL without a user (http only for loopback)',
+    );
   }
   return url;
 }

@@ -63,7 +63,11 @@ interface WholeNumber {
   readonly unit?: string;
 }
 
-export function wholeNumber(env: Env, name: string, { least, most, otherwise, unit }: WholeNumber): number {
+export function wholeNumber(
+  env: Env,
+  name: string,
+  { least, most, otherwise, unit }: WholeNumber,
+): number {
   const value = text(env, name);
   if (value === null) return otherwise;
   if (!/^\d{1,9}$/.test(value) || Number(value) < least || Number(value) > most) {

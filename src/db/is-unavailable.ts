@@ -32,6 +32,7 @@ export function isDatabaseUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   if (error instanceof DatabaseError) return sqlStates.test(error.code ?? '');
   if (error instanceof AggregateError) return error.errors.some(isDatabaseUnavailable);
-  if ('code' in error && typeof error.code === 'string' && networkCodes.has(error.code)) return true;
+  if ('code' in error && typeof error.code === 'string' && networkCodes.has(error.code))
+    return true;
   return messages.some(message => error.message.startsWith(message));
 }

@@ -119,7 +119,9 @@ export async function installJobQueue(databaseUrl: string): Promise<void> {
   try {
     const client = await pool.connect();
     try {
-      await client.query(`select pg_advisory_lock(hashtextextended('warehouse-export job queue', 0))`);
+      await client.query(
+        `select pg_advisory_lock(hashtextextended('warehouse-export job queue', 0))`,
+      );
       await installWith(pool);
     } finally {
       // Closing the connection gives the lock back.

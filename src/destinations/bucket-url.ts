@@ -18,7 +18,10 @@ const nearMisses: readonly (readonly [RegExp, string])[] = [
   [/[?#]/, `may not contain "?" or "#" (encode them in a folder name): write ${form}`],
   [/^https:\/\/[^/]*:\d*(?:\/|$)/i, `may not contain a port: write ${form}`],
   [/^https:\/\/s3[.-]/i, `must have the bucket in the host name, not in the path: write ${form}`],
-  [/^https:\/\/[^/]*\.s3\.dualstack\./i, `must be the plain address, without "dualstack": write ${form}`],
+  [
+    /^https:\/\/[^/]*\.s3\.dualstack\./i,
+    `must be the plain address, without "dualstack": write ${form}`,
+  ],
   [/^https:\/\/[^/]*\.s3-website[.-]/i, `is the address of a website: write ${form}`],
   [/^https:\/\/[^/]*\.s3\.amazonaws\.com(?:\/|$)/i, `must name the region: write ${form}`],
   [/^https:\/\/[^/]*\.s3-/i, `must have ".s3.<region>", with a dot: write ${form}`],
@@ -27,7 +30,9 @@ const nearMisses: readonly (readonly [RegExp, string])[] = [
 
 /** @returns the parts, or the fault as text. Trailing slashes are dropped; a percent-encoded key is decoded. */
 export function parseBucketUrl(text: string): BucketLocation | string {
-  const match = /^https:\/\/([^/?#@:]+)\.s3\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?(\/[^?#]*)?$/.exec(text);
+  const match = /^https:\/\/([^/?#@:]+)\.s3\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?(\/[^?#]*)?$/.exec(
+    text,
+  );
   const [, bucket, region, china, path] = match ?? [];
   if (bucket === undefined || region === undefined) {
     return nearMisses.find(([shape]) => shape.test(text))?.[1] ?? `must look like ${form}`;

@@ -80,7 +80,8 @@ export function parseCredentials(body: Credentials): Parsed<Credentials> {
 }
 
 function parseAws(body: DestinationBody): Parsed<Destination> {
-  const location = body.bucketUrl === undefined ? 'is required' : parseBucketUrl(body.bucketUrl.trim());
+  const location =
+    body.bucketUrl === undefined ? 'is required' : parseBucketUrl(body.bucketUrl.trim());
   return typeof location === 'string'
     ? { ok: false, faults: [{ path: '/bucketUrl', message: location }] }
     : { ok: true, value: { provider: 'aws', ...location, endpoint: null } };
@@ -98,7 +99,8 @@ function parseParts(body: DestinationBody): Parsed<Destination> {
     fault('region', region, regionFault),
     fault('key', key, keyFault),
   ].filter(found => typeof found === 'object');
-  if (faults.length > 0 || bucket === undefined || region === undefined) return { ok: false, faults };
+  if (faults.length > 0 || bucket === undefined || region === undefined)
+    return { ok: false, faults };
   const origin = endpoint === undefined ? null : new URL(endpoint).origin;
   return { ok: true, value: { provider, bucket, region, key, endpoint: origin } };
 }

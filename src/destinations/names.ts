@@ -11,7 +11,8 @@ const bucketShapes: Readonly<Record<Provider, { shape: RegExp; rule: string }>> 
   },
   // https://cloud.google.com/storage/docs/buckets#naming: 63 a part, 222 in all
   gcp: {
-    shape: /^(?!goog)(?=.{3,222}$)[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9_-])?(?:\.[a-z0-9_-]{1,63})*(?<![._-])$/,
+    shape:
+      /^(?!goog)(?=.{3,222}$)[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9_-])?(?:\.[a-z0-9_-]{1,63})*(?<![._-])$/,
     rule: '3 to 63 lower-case letters, digits, hyphens and underscores (parts may be joined by dots), with a letter or digit at both ends, not starting with "goog"',
   },
   // RADOS Gateway's relaxed names are the widest in use; the endpoint knows its own rules better.

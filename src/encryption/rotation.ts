@@ -99,7 +99,11 @@ const webhookSecrets: SecretTable = {
   },
 };
 
-async function resealAll(db: Database, keys: EncryptionKeys, table: SecretTable): Promise<Resealed> {
+async function resealAll(
+  db: Database,
+  keys: EncryptionKeys,
+  table: SecretTable,
+): Promise<Resealed> {
   let [total, moved, unreadable] = [0, 0, 0];
   for (let after: SecretOwner = { environmentId: '', configId: '' }; ; ) {
     const page = await table.selectPage(db, after);

@@ -106,8 +106,15 @@ async function updateEnvironment(
   return toEnvironment(row);
 }
 
-export async function findEnvironment(db: DatabaseOrTransaction, id: string): Promise<Environment | null> {
-  const row = await db.selectFrom('environments').selectAll().where('id', '=', id).executeTakeFirst();
+export async function findEnvironment(
+  db: DatabaseOrTransaction,
+  id: string,
+): Promise<Environment | null> {
+  const row = await db
+    .selectFrom('environments')
+    .selectAll()
+    .where('id', '=', id)
+    .executeTakeFirst();
   return row === undefined ? null : toEnvironment(row);
 }
 

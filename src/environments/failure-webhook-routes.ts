@@ -17,7 +17,9 @@ const problems = problemResponses(
 );
 
 /** The webhook itself is set with the environment. */
-export function failureWebhookRoutes(dependencies: WebhookDependencies): FastifyPluginCallbackTypebox {
+export function failureWebhookRoutes(
+  dependencies: WebhookDependencies,
+): FastifyPluginCallbackTypebox {
   const { db, encryptionKeys } = dependencies;
   return (app, _options, done) => {
     app.post('/environments/:environmentId/failure-webhook/rotate-secret', {

@@ -79,7 +79,8 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
               nullable(
                 Type.String({
                   maxLength: maxUrlLength,
-                  description: 'An https URL. Absent: stays as it is; null: removed, with its secret.',
+                  description:
+                    'An https URL. Absent: stays as it is; null: removed, with its secret.',
                   examples: ['https://hooks.example.com/warehouse-export'],
                 }),
               ),
@@ -101,14 +102,11 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         },
       },
       handler: async (request, reply) => {
-        const { environment, created, failureWebhook, failureWebhookSecret } = await upsertEnvironment(
-          dependencies,
-          actorOf(request),
-          {
+        const { environment, created, failureWebhook, failureWebhookSecret } =
+          await upsertEnvironment(dependencies, actorOf(request), {
             id: request.params.environmentId,
             ...request.body,
-          },
-        );
+          });
         const secret = failureWebhookSecret === null ? {} : { failureWebhookSecret };
         return reply.code(created ? 201 : 200).send({ ...environment, failureWebhook, ...secret });
       },
@@ -169,7 +167,8 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       schema: {
         operationId: 'deleteEnvironment',
         summary: 'Delete an environment',
-        description: 'Removes it and all that belongs to it: snapshots, keys, export configs and runs.',
+        description:
+          'Removes it and all that belongs to it: snapshots, keys, export configs and runs.',
         tags,
         params: environmentParams,
         response: {

@@ -2,10 +2,18 @@ import type { Transaction } from 'kysely';
 import type { Actor } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
 import { validationFailed } from '../shared/errors.ts';
-import { findFailureWebhook, removeFailureWebhook, setFailureWebhook } from '../webhooks/failure-webhooks.ts';
+import {
+  findFailureWebhook,
+  removeFailureWebhook,
+  setFailureWebhook,
+} from '../webhooks/failure-webhooks.ts';
 import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { parseWebhookUrl } from '../webhooks/webhook-url.ts';
-import { type Environment, type EnvironmentInput, putEnvironment } from './environments-repository.ts';
+import {
+  type Environment,
+  type EnvironmentInput,
+  putEnvironment,
+} from './environments-repository.ts';
 
 interface SavedEnvironment {
   readonly environment: Environment;
@@ -26,7 +34,8 @@ export async function upsertEnvironment(
   input: EnvironmentInput & { readonly failureWebhook?: string | null },
 ): Promise<SavedEnvironment> {
   const { failureWebhook, ...values } = input;
-  const wanted = typeof failureWebhook === 'string' ? readUrl(dependencies, failureWebhook) : failureWebhook;
+  const wanted =
+    typeof failureWebhook === 'string' ? readUrl(dependencies, failureWebhook) : failureWebhook;
   return await dependencies.db.transaction().execute(async trx => {
     const put = await putEnvironment(trx, actor, values);
     const secret = await saveWebhook(trx, actor, dependencies.encryptionKeys, values.id, wanted);
@@ -42,7 +51,8 @@ async function saveWebhook(
   environmentId: string,
   wanted: string | null | undefined,
 ): Promise<string | null> {
-  if (typeof wanted === 'string') return await setFailureWebhook(trx, actor, keys, environmentId, wanted);
+  if (typeof wanted === 'string')
+    return await setFailureWebhook(trx, actor, keys, environmentId, wanted);
   if (wanted === null) await removeFailureWebhook(trx, actor, environmentId);
   return null;
 }

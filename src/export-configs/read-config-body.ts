@@ -129,7 +129,9 @@ export function readConfigPatch(
 
 /** The names of what is there in both and not the same. */
 function changedFields<T extends object>(before: T, after: Partial<T>): string[] {
-  return (Object.keys(after) as (keyof T & string)[]).filter(field => after[field] !== before[field]);
+  return (Object.keys(after) as (keyof T & string)[]).filter(
+    field => after[field] !== before[field],
+  );
 }
 
 /** Of another provider nothing is carried over. */

@@ -78,7 +78,11 @@ export async function replaceConfig(
 }
 
 /** From now on no caller sees it. @throws AppError `not_found` */
-export async function hideConfig(db: DatabaseOrTransaction, config: ConfigKey, now: Date): Promise<void> {
+export async function hideConfig(
+  db: DatabaseOrTransaction,
+  config: ConfigKey,
+  now: Date,
+): Promise<void> {
   const result = await db
     .updateTable('export_configs')
     .set({ deleted_at: now, enabled: false })

@@ -44,7 +44,12 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       },
       handler: async (request, reply) => {
         const environment = environmentOf(request);
-        const created = await createConfig(dependencies, actorOf(request), environment.id, request.body);
+        const created = await createConfig(
+          dependencies,
+          actorOf(request),
+          environment.id,
+          request.body,
+        );
         return reply.code(201).send(present(created, environment));
       },
     });
@@ -68,7 +73,10 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         const page = await readPage(
           request.query,
           {
-            position: ({ config }: ConfigWithHistory) => [config.createdAt.toISOString(), config.id],
+            position: ({ config }: ConfigWithHistory) => [
+              config.createdAt.toISOString(),
+              config.id,
+            ],
             parts: [isInstantPart, isIdPart],
           },
           ({ after, limit }) =>
@@ -107,7 +115,8 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       },
       handler: async request => {
         const environment = environmentOf(request);
-        return present(await getConfig(db, environment.id, request.params.configId), environment).status;
+        return present(await getConfig(db, environment.id, request.params.configId), environment)
+          .status;
       },
     });
 

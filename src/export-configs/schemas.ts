@@ -64,9 +64,10 @@ const fields = {
   enabled: Type.Boolean({ description: 'Default: true.' }),
   schedule,
   provider,
-  bucketUrl: text('`aws` alone, and needed there: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`.', [
-    'https://acme.s3.eu-west-1.amazonaws.com/exports/bucket',
-  ]),
+  bucketUrl: text(
+    '`aws` alone, and needed there: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`.',
+    ['https://acme.s3.eu-west-1.amazonaws.com/exports/bucket'],
+  ),
   bucket: text('`gcp` and `custom`, needed there.', ['acme-exports']),
   region: text('`gcp` and `custom`, needed there.', ['europe-west1']),
   key: text('`gcp` and `custom`: the folder; default: the bucket’s root.', ['exports/bucket']),

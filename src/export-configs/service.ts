@@ -8,8 +8,19 @@ import { cancelRuns } from '../export-runs/update-run.ts';
 import { AppError } from '../shared/errors.ts';
 import { checkConfig, requireValid } from './check-config.ts';
 import { type ConfigWithHistory, getConfig } from './list-configs.ts';
-import { type ConfigPatch, type NewConfigBody, readConfigPatch, readNewConfig } from './read-config-body.ts';
-import { type ExportConfig, hideConfig, insertConfig, purgeConfigs, replaceConfig } from './repository.ts';
+import {
+  type ConfigPatch,
+  type NewConfigBody,
+  readConfigPatch,
+  readNewConfig,
+} from './read-config-body.ts';
+import {
+  type ExportConfig,
+  hideConfig,
+  insertConfig,
+  purgeConfigs,
+  replaceConfig,
+} from './repository.ts';
 
 /** Configs change in three ways. The bucket is asked before anything is stored, and outside every transaction. */
 
@@ -73,7 +84,13 @@ export async function patchConfig(
   if (patched.needsCheck) {
     const secretAccessKey = newSecret ?? secretOf(dependencies, config);
     requireValid(
-      await checkConfig(clientEnvironment, environmentId, settings, { accessKeyId, secretAccessKey }, now()),
+      await checkConfig(
+        clientEnvironment,
+        environmentId,
+        settings,
+        { accessKeyId, secretAccessKey },
+        now(),
+      ),
     );
   }
   const changedAt = now();
@@ -92,7 +109,10 @@ export async function patchConfig(
   };
   await db.transaction().execute(async trx => {
     if (!(await replaceConfig(trx, changed, config, patched.needsCheck))) {
-      throw new AppError('conflict', 'The config was changed or deleted meanwhile. Read it and try again.');
+      throw new AppError(
+        'conflict',
+        'The config was changed or deleted meanwhile. Read it and try again.',
+      );
     }
     if (patched.isTurnedOff) await cancelRuns(trx, config, now());
     if (patched.changed.length === 0) return;

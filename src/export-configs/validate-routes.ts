@@ -5,7 +5,14 @@ import { problemResponses } from '../http/problem.ts';
 import { checkConfig } from './check-config.ts';
 import { getConfig } from './list-configs.ts';
 import { readNewConfig } from './read-config-body.ts';
-import { bodyProblems, checkResultSchema, configParams, mayWrite, newConfigBody, tags } from './schemas.ts';
+import {
+  bodyProblems,
+  checkResultSchema,
+  configParams,
+  mayWrite,
+  newConfigBody,
+  tags,
+} from './schemas.ts';
 import { type ConfigDependencies, secretOf } from './service.ts';
 
 /** Dry runs of the bucket check. */

@@ -83,7 +83,11 @@ async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
  * hand never waits: its snapshot was there and is gone. Configs are locked before their runs, as everywhere; one that
  * somebody is changing now is left to the next tick.
  */
-async function failWithoutSnapshot(trx: Transaction<Tables>, boss: PgBoss, now: Date): Promise<number> {
+async function failWithoutSnapshot(
+  trx: Transaction<Tables>,
+  boss: PgBoss,
+  now: Date,
+): Promise<number> {
   const { rows } = await sql<EndedRun>`
     update export_runs as run
     set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',

@@ -93,14 +93,19 @@ async function attemptRun(
       return await updateRun.letGo(db, context.attempt);
     }
     const attempt = await updateRun.beginAttempt(db, context.attempt, now());
-    if (attempt !== null) await carryOut(dependencies, client, { ...context, attempt }, job, stopping);
+    if (attempt !== null)
+      await carryOut(dependencies, client, { ...context, attempt }, job, stopping);
   } finally {
     client?.destroy();
   }
 }
 
 /** For a run whose last worker died: the bucket is cleaned up and the run ends. */
-export async function failLostRun(dependencies: RunDependencies, job: RunJob, jobId: string): Promise<void> {
+export async function failLostRun(
+  dependencies: RunDependencies,
+  job: RunJob,
+  jobId: string,
+): Promise<void> {
   const { db, log } = dependencies;
   const context = await updateRun.readJobContext(db, job, jobId);
   if (context === null) return;
@@ -110,7 +115,10 @@ export async function failLostRun(dependencies: RunDependencies, job: RunJob, jo
     await updateRun.forgetUpload(db, context.attempt);
     await recordFailure(dependencies, context.attempt, context.lastError ?? internalError);
     await updateRun.letGo(db, context.attempt);
-    log.error({ ...job, attempts: context.attempt.number }, 'run lost: every attempt ended with its worker');
+    log.error(
+      { ...job, attempts: context.attempt.number },
+      'run lost: every attempt ended with its worker',
+    );
   } finally {
     client?.destroy();
   }
@@ -139,10 +147,19 @@ async function carryOut(
     const { environmentId, configId, runId, number } = attempt;
     const level = outcome === 'failed' ? 'warn' : 'info';
     currentStep().add({ 'whx.outcome': outcome, ...(code !== null && { 'whx.error.code': code }) });
-    log[level]({ environmentId, configId, runId, attempt: number, outcome, durationMs, ...more }, 'run');
+    log[level](
+      { environmentId, configId, runId, attempt: number, outcome, durationMs, ...more },
+      'run',
+    );
   };
   try {
-    const result = await send(dependencies, client, context, watch, AbortSignal.any([job.signal, stopping]));
+    const result = await send(
+      dependencies,
+      client,
+      context,
+      watch,
+      AbortSignal.any([job.signal, stopping]),
+    );
     const recorded = await updateRun.recordSuccess(db, jobs, attempt, result, now());
     const sent = { rowCount: result.rowCount, bytes: result.bytes };
     if (recorded) metrics.runsEnded('successful', null);
@@ -151,7 +168,11 @@ async function carryOut(
     const ending = await decide(dependencies, context, job, stopping, thrown);
     const { outcome, error } = ending;
     if (outcome === 'failed' || outcome === 'stopped') await sweep(client, dependencies, context);
-    report(outcome, error?.code ?? null, error === null ? {} : { code: error.code, err: causeOf(thrown) });
+    report(
+      outcome,
+      error?.code ?? null,
+      error === null ? {} : { code: error.code, err: causeOf(thrown) },
+    );
     // The queue keeps what is thrown: no more than the code.
     if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
   } finally {
@@ -233,7 +254,8 @@ async function recordFailure(
   attempt: updateRun.Attempt,
   error: RunError,
 ): Promise<void> {
-  if (await updateRun.recordFailure(db, jobs, attempt, error, now())) metrics.runsEnded('failed', error.code);
+  if (await updateRun.recordFailure(db, jobs, attempt, error, now()))
+    metrics.runsEnded('failed', error.code);
 }
 
 function stopReasonOf(context: updateRun.JobContext): RunError | null {
@@ -288,7 +310,11 @@ async function sweep(
   }
 }
 
-function warnOfUpload({ log }: RunDependencies, { runId }: updateRun.Attempt, error: unknown): void {
+function warnOfUpload(
+  { log }: RunDependencies,
+  { runId }: updateRun.Attempt,
+  error: unknown,
+): void {
   log.warn({ runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
 }
 
@@ -297,7 +323,10 @@ function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string 
 }
 
 /** Null when the secret does not open, which is told when it is needed. */
-function openClient(dependencies: RunDependencies, { config }: updateRun.JobContext): S3Client | null {
+function openClient(
+  dependencies: RunDependencies,
+  { config }: updateRun.JobContext,
+): S3Client | null {
   try {
     return makeClient(dependencies, config);
   } catch {
@@ -306,7 +335,10 @@ function openClient(dependencies: RunDependencies, { config }: updateRun.JobCont
 }
 
 function makeClient(
-  { encryptionKeys, clientEnvironment }: Pick<RunDependencies, 'encryptionKeys' | 'clientEnvironment'>,
+  {
+    encryptionKeys,
+    clientEnvironment,
+  }: Pick<RunDependencies, 'encryptionKeys' | 'clientEnvironment'>,
   config: updateRun.JobContext['config'],
 ): S3Client {
   const secretAccessKey = secretOf({ encryptionKeys }, config);

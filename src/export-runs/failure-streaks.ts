@@ -76,7 +76,9 @@ export async function noteFailures(
   const events = noted.flatMap(({ run, turnsOff }) => failureEvents(run, turnsOff));
   const inserted = await insertEvents(trx, boss, events, now);
   // Also one that was told of its end alone is owed the news that it works again.
-  const pushed = new Set(inserted.map(event => JSON.stringify([event.environmentId, event.configId])));
+  const pushed = new Set(
+    inserted.map(event => JSON.stringify([event.environmentId, event.configId])),
+  );
   const streaks = noted.map(({ run, faultySlots, turnsOff }) => ({
     environment_id: run.environmentId,
     id: run.configId,
@@ -168,7 +170,10 @@ export async function noteSuccess(
 }
 
 /** Named one by one, in the order in which the receiver reads them. */
-function toEventData(row: Omit<NotedSuccess, 'hadPushedFailure'>, consecutiveFailures: number): EventData {
+function toEventData(
+  row: Omit<NotedSuccess, 'hadPushedFailure'>,
+  consecutiveFailures: number,
+): EventData {
   return {
     environmentId: row.environmentId,
     configId: row.configId,

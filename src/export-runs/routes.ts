@@ -119,7 +119,8 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         params: runParams,
         response: { 200: runSchema, ...problemResponses(...readProblems) },
       },
-      handler: async request => await getRun(db, environmentOf(request).id, null, request.params.runId),
+      handler: async request =>
+        await getRun(db, environmentOf(request).id, null, request.params.runId),
     });
 
     done();

@@ -51,7 +51,10 @@ const attemptsAtInternalErrors = 3;
  * What a customer is told of anything that an attempt met, and whether another attempt makes sense.
  * @param attempt its number, from 1
  */
-export function describeFailure(error: unknown, attempt: number): { error: RunError; retry: boolean } {
+export function describeFailure(
+  error: unknown,
+  attempt: number,
+): { error: RunError; retry: boolean } {
   if (error instanceof StorageError) {
     const { code, message } = error.fault;
     return { error: { code, message }, retry: isTransient(code) };

@@ -24,5 +24,7 @@ export function snapshotDateOf(slot: Date): string {
 
 function startOf(schedule: Schedule, instant: Date): DateTime {
   // Luxon's weeks begin on Monday, as ISO 8601 has them.
-  return DateTime.fromJSDate(instant, { zone: 'utc' }).startOf(schedule === 'daily' ? 'day' : 'week');
+  return DateTime.fromJSDate(instant, { zone: 'utc' }).startOf(
+    schedule === 'daily' ? 'day' : 'week',
+  );
 }

@@ -42,7 +42,8 @@ export async function transfer(
   const options = { compression, signal, keepParts: false };
   const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
   try {
-    if (opened.plan.parts.length === 0) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
+    if (opened.plan.parts.length === 0)
+      throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
     const { rowCount } = opened.plan;
     const key = objectKey(destination.key, environmentId, snapshotDate, compression);
     const object = await uploadObject(client, {
@@ -76,7 +77,10 @@ export async function transfer(
 }
 
 /** Copies, because uploads hold what they are given until a part is full. */
-async function* thenAsk(bytes: AsyncIterable<Buffer>, ask: () => Promise<void>): AsyncGenerator<Buffer> {
+async function* thenAsk(
+  bytes: AsyncIterable<Buffer>,
+  ask: () => Promise<void>,
+): AsyncGenerator<Buffer> {
   for await (const piece of bytes) yield Buffer.from(piece);
   await ask();
 }

@@ -3,7 +3,12 @@ import type { PgBoss } from 'pg-boss';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { RunJob } from '../db/job-queue.ts';
 import type { Plan } from '../environments/plans.ts';
-import { type ConfigKey, type ExportConfig, purgeConfigs, toConfig } from '../export-configs/repository.ts';
+import {
+  type ConfigKey,
+  type ExportConfig,
+  purgeConfigs,
+  toConfig,
+} from '../export-configs/repository.ts';
 import type { RunError } from '../export-configs/status.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { lockConfig, noteFailures, noteSuccess } from './failure-streaks.ts';
@@ -56,7 +61,9 @@ export async function readJobContext(
   const row = await db
     .selectFrom('export_runs as run')
     .innerJoin('export_configs as config', join =>
-      join.onRef('config.environment_id', '=', 'run.environment_id').onRef('config.id', '=', 'run.config_id'),
+      join
+        .onRef('config.environment_id', '=', 'run.environment_id')
+        .onRef('config.id', '=', 'run.config_id'),
     )
     .innerJoin('environments as environment', 'environment.id', 'run.environment_id')
     .selectAll('config')
@@ -178,7 +185,8 @@ export async function lookAtAttempt(
     .executeTakeFirst();
   if (row === undefined) return { isCurrent: false, plan: null };
   return {
-    isCurrent: row.state === 'running' && row.attempts === attempt.number && row.job_id === attempt.jobId,
+    isCurrent:
+      row.state === 'running' && row.attempts === attempt.number && row.job_id === attempt.jobId,
     plan: row.plan as Plan,
   };
 }
@@ -279,7 +287,11 @@ export async function letGo(db: DatabaseOrTransaction, attempt: Attempt): Promis
 }
 
 /** For a config that is turned off or deleted. A worker that is at the run sees it within a second and cleans up. */
-export async function cancelRuns(db: DatabaseOrTransaction, config: ConfigKey, now: Date): Promise<void> {
+export async function cancelRuns(
+  db: DatabaseOrTransaction,
+  config: ConfigKey,
+  now: Date,
+): Promise<void> {
   await db
     .updateTable('export_runs')
     .set({

@@ -2,7 +2,12 @@ import { DateTime } from 'luxon';
 
 /** The four manual exports: which dates a file has, and from which days each may take its snapshot. Pure. */
 
-export const aggregations = ['today', '30-days-daily', '3-months-weekly', '6-months-weekly'] as const;
+export const aggregations = [
+  'today',
+  '30-days-daily',
+  '3-months-weekly',
+  '6-months-weekly',
+] as const;
 export type Aggregation = (typeof aggregations)[number];
 
 export const aggregationTitles: Readonly<Record<Aggregation, string>> = {

@@ -74,7 +74,8 @@ export function copyOut(client: PoolClient, text: string): Copy {
 /** Reads in place of pg until the copy ends, well or not; what comes then is pg's again. */
 function takeOver(stream: Duplex, onBytes: (bytes: Buffer) => void): void {
   const [pgReads] = stream.listeners('data') as ((chunk: Buffer) => void)[];
-  if (pgReads === undefined || stream.listenerCount('data') > 1) throw new Error('pg reads in another way.');
+  if (pgReads === undefined || stream.listenerCount('data') > 1)
+    throw new Error('pg reads in another way.');
   const unwrap = createUnwrap();
   const onData = (chunk: Buffer) => {
     const { bytes, rest } = unwrap(chunk);
@@ -125,7 +126,8 @@ function createUnwrap(): (chunk: Buffer) => { bytes: Buffer; rest: Buffer | null
       } else at += headBytes;
       isRow = source[code] === copyData;
       if (!isRow && !passedOver.has(source[code] ?? 0)) {
-        const rest = source === chunk ? chunk.subarray(start) : Buffer.concat([head, chunk.subarray(at)]);
+        const rest =
+          source === chunk ? chunk.subarray(start) : Buffer.concat([head, chunk.subarray(at)]);
         return { bytes: chunk.subarray(0, filled), rest };
       }
       left = source.readUInt32BE(code + 1) - 4;

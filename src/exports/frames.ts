@@ -48,7 +48,8 @@ export function framesOf(chunks: AsyncIterable<Buffer>, form: Form): AsyncGenera
 }
 
 async function* plainFrames(chunks: AsyncIterable<Buffer>): AsyncGenerator<Frame> {
-  for await (const bytes of recut(chunks, plainFrameBytes)) yield { bytes, plainBytes: bytes.length, crc: 0 };
+  for await (const bytes of recut(chunks, plainFrameBytes))
+    yield { bytes, plainBytes: bytes.length, crc: 0 };
 }
 
 async function* deflatedFrames(chunks: AsyncIterable<Buffer>): AsyncGenerator<Frame> {
@@ -58,8 +59,12 @@ async function* deflatedFrames(chunks: AsyncIterable<Buffer>): AsyncGenerator<Fr
 }
 
 /** The plain bytes of frames of a form. Lent like theirs. */
-export async function* plainBytesOf(frames: AsyncIterable<Frame>, form: Form): AsyncGenerator<Buffer> {
-  for await (const frame of frames) yield form === 'plain' ? frame.bytes : await inflateFrame(frame);
+export async function* plainBytesOf(
+  frames: AsyncIterable<Frame>,
+  form: Form,
+): AsyncGenerator<Buffer> {
+  for await (const frame of frames)
+    yield form === 'plain' ? frame.bytes : await inflateFrame(frame);
 }
 
 async function inflateFrame({ bytes, plainBytes }: Frame): Promise<Buffer> {

@@ -67,7 +67,8 @@ export async function* keepFrames(
 
 async function writeAll(handle: FileHandle, pieces: Buffer[], bytes: number): Promise<void> {
   const { bytesWritten } = await handle.writev(pieces);
-  if (bytesWritten !== bytes) throw new Error(`Only ${bytesWritten} of ${bytes} bytes could be written.`);
+  if (bytesWritten !== bytes)
+    throw new Error(`Only ${bytesWritten} of ${bytes} bytes could be written.`);
 }
 
 /** The directory may have been removed since the start. */

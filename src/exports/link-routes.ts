@@ -65,7 +65,11 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         },
       },
       handler: async (request, reply) => {
-        const { aggregation, compression = 'none', expiresInSeconds = defaultExpirySeconds } = request.body;
+        const {
+          aggregation,
+          compression = 'none',
+          expiresInSeconds = defaultExpirySeconds,
+        } = request.body;
         const caller = callerOf(request);
         const keyId = caller.kind === 'api-key' ? caller.keyId : null;
         const issuedAt = now();
@@ -109,12 +113,18 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const environment = grant === null ? null : await grantedEnvironment(db, grant, now());
         if (grant === null || environment === null) {
           await limits.countFailedLogin(request, null);
-          throw unauthenticated('The link is malformed, or it has expired, or its API key is gone.');
+          throw unauthenticated(
+            'The link is malformed, or it has expired, or its API key is gone.',
+          );
         }
         requirePlan(environment, 'manual_export');
         const { aggregation } = grant;
         const packing =
-          grant.compression === 'gzip' ? 'gzip-file' : acceptsGzip(request) ? 'content-encoding' : 'none';
+          grant.compression === 'gzip'
+            ? 'gzip-file'
+            : acceptsGzip(request)
+              ? 'content-encoding'
+              : 'none';
         const environmentId = environment.id;
         const download = exportDownload(dependencies, {
           environmentId,
@@ -144,7 +154,11 @@ function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): D
 }
 
 /** The environment, if who made the link may still read it. @throws AppError `insufficient_scope` */
-async function grantedEnvironment(db: Database, grant: LinkGrant, now: Date): Promise<Environment | null> {
+async function grantedEnvironment(
+  db: Database,
+  grant: LinkGrant,
+  now: Date,
+): Promise<Environment | null> {
   if (grant.keyId === null) return await findEnvironment(db, grant.environmentId);
   const apiKey = await findApiKey(db, grant.keyId, now);
   if (apiKey === null || apiKey.environment.id !== grant.environmentId) return null;

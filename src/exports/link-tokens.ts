@@ -31,7 +31,9 @@ export function createLinkTokens(
 ): LinkTokens {
   const salt = createHash('sha256').update(adminToken).digest();
   const secrets = new Map(
-    keys.map(({ id, key }) => [id, new Uint8Array(hkdfSync('sha256', key, salt, audience, 32))] as const),
+    keys.map(
+      ({ id, key }) => [id, new Uint8Array(hkdfSync('sha256', key, salt, audience, 32))] as const,
+    ),
   );
   const [first] = keys;
   return {

@@ -129,7 +129,10 @@ export async function openExport(
           'whx.part.rendered': false,
         });
         const wanted = { form, keep: keepParts, held, render: () => render(part, step) };
-        yield* duringStream(step, partStore?.frames(part, wanted) ?? framesOf(wanted.render(), form));
+        yield* duringStream(
+          step,
+          partStore?.frames(part, wanted) ?? framesOf(wanted.render(), form),
+        );
       }
       await endSession();
     } finally {

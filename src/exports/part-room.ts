@@ -26,7 +26,11 @@ const leftoverAgeMs = 15 * 60_000;
  * Looks at the directory whenever a twentieth of the room was written since, and then leaves a tenth free: another
  * process or two may use the same directory, each with its own twentieth.
  */
-export function createPartRoom(directory: string, maxBytes: number, onEvicted = () => {}): PartRoom {
+export function createPartRoom(
+  directory: string,
+  maxBytes: number,
+  onEvicted = () => {},
+): PartRoom {
   let sinceLook = Number.POSITIVE_INFINITY;
   let leftByLook = 0;
   /** May be on disk already, or not yet. */

@@ -55,7 +55,12 @@ export interface PartStoreOptions {
 }
 
 /** Makes the directory, which nobody else on the machine may look into. @throws ConfigError when it cannot */
-export function createPartStore({ directory, maxBytes, onError, onEvent }: PartStoreOptions): PartStore {
+export function createPartStore({
+  directory,
+  maxBytes,
+  onError,
+  onEvent,
+}: PartStoreOptions): PartStore {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     chmodSync(directory, 0o700);
@@ -101,7 +106,8 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
     const grown = part.follow();
     await grown(0);
     const handle = await openForReading(part.path);
-    if (handle === null) throw new PartLostError('The part has just become whole, or was given up.');
+    if (handle === null)
+      throw new PartLostError('The part has just become whole, or was given up.');
     try {
       yield* readFrames(handle, name, grown);
     } finally {
@@ -110,7 +116,11 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
   }
 
   /** Enters the part as growing at once. */
-  function keep(name: string, frames: AsyncIterable<Frame>, isConverted: boolean): AsyncGenerator<Frame> {
+  function keep(
+    name: string,
+    frames: AsyncIterable<Frame>,
+    isConverted: boolean,
+  ): AsyncGenerator<Frame> {
     const file = fileOf(`${name}.${randomUUID()}${unfinishedExtension}`);
     const part = createGrowingPart(file, isConverted);
     growing.set(name, part);
@@ -121,7 +131,11 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
   }
 
   /** Where the frames come from when they are not there in the form that is wanted. */
-  function make(part: ExportPart, wanted: WantedFrames, isInOtherForm: boolean): AsyncGenerator<Frame> {
+  function make(
+    part: ExportPart,
+    wanted: WantedFrames,
+    isInOtherForm: boolean,
+  ): AsyncGenerator<Frame> {
     if (!isInOtherForm) return framesOf(wanted.render(), wanted.form);
     const form = otherForm(wanted.form);
     const inOtherForm = frames(part, { ...wanted, form, keep: false }, false);
@@ -132,7 +146,11 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
    * @param mayConvert false for the source of a conversion. It neither converts nor follows a part that is converted: two
    *   requests that make each form out of the other would wait for each other for ever
    */
-  async function* frames(part: ExportPart, wanted: WantedFrames, mayConvert: boolean): AsyncGenerator<Frame> {
+  async function* frames(
+    part: ExportPart,
+    wanted: WantedFrames,
+    mayConvert: boolean,
+  ): AsyncGenerator<Frame> {
     const name = nameOf(part, wanted.form);
     const otherName = nameOf(part, otherForm(wanted.form));
     let sentBytes = 0;
@@ -142,12 +160,16 @@ export function createPartStore({ directory, maxBytes, onError, onEvent }: PartS
       const other = growing.get(name);
       const held = wanted.held?.take(fileOf(name)) ?? null;
       const isFollowing =
-        held === null && other !== undefined && other !== heldUp && (mayConvert || !other.isConverted);
+        held === null &&
+        other !== undefined &&
+        other !== heldUp &&
+        (mayConvert || !other.isConverted);
       let source: AsyncIterable<Frame>;
       let from: PartStoreEvent | null = 'read_along';
       if (isFollowing) source = readAlong(other, name);
       else {
-        const kept = held ?? (mayBeKept && other === undefined ? await openForReading(fileOf(name)) : null);
+        const kept =
+          held ?? (mayBeKept && other === undefined ? await openForReading(fileOf(name)) : null);
         // What is itself being made out of this form is no source for it.
         const isInOtherForm =
           kept === null &&

@@ -23,7 +23,10 @@ const lookMs = 250;
 /** Of the time, spent with the reader rather than with the database. */
 const shareOfSlowReaders = 0.75;
 
-export function createRenderTurns({ atOnce, longestWaitMs = 20_000 }: RenderTurnOptions): RenderTurns {
+export function createRenderTurns({
+  atOnce,
+  longestWaitMs = 20_000,
+}: RenderTurnOptions): RenderTurns {
   let taken = 0;
   /** In the order in which they came. */
   const waiting = new Set<() => void>();

@@ -73,7 +73,8 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
       schema: {
         operationId: 'listExports',
         summary: 'List the four exports',
-        description: 'What each would hold now: its dates, the snapshot shown under each, and its rows.',
+        description:
+          'What each would hold now: its dates, the snapshot shown under each, and its rows.',
         tags,
         params: environmentParams,
         response: {
@@ -147,7 +148,11 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
         },
         handler: async (request, reply) => {
           const environmentId = environmentOf(request).id;
-          const packing = gzipFile ? 'gzip-file' : acceptsGzip(request) ? 'content-encoding' : 'none';
+          const packing = gzipFile
+            ? 'gzip-file'
+            : acceptsGzip(request)
+              ? 'content-encoding'
+              : 'none';
           const { aggregation } = request.params;
           const download = exportDownload(dependencies, {
             environmentId,

@@ -13,7 +13,10 @@ const exposedHeaders = [
 ].join(', ');
 
 /** Lets pages of these origins read answers, errors too. To be registered first, so that its headers are on every answer. */
-export async function registerCors(app: FastifyInstance, origins: readonly string[]): Promise<void> {
+export async function registerCors(
+  app: FastifyInstance,
+  origins: readonly string[],
+): Promise<void> {
   if (origins.length === 0) return;
   const allowed = new Set(origins);
   // The route that the plugin brings for preflights; it has to say who may call it like any other.
@@ -24,7 +27,8 @@ export async function registerCors(app: FastifyInstance, origins: readonly strin
   });
   await app.register(cors, {
     // A function, because with a list the plugin shows headers to origins that are not on it, too.
-    origin: (origin, decide) => decide(null, origin !== undefined && allowed.has(origin) ? origin : false),
+    origin: (origin, decide) =>
+      decide(null, origin !== undefined && allowed.has(origin) ? origin : false),
     methods: ['GET', 'HEAD', 'PUT', 'POST', 'PATCH', 'DELETE'],
     allowedHeaders: ['Authorization', 'Content-Type', 'Content-Encoding', 'X-Request-Id'],
     exposedHeaders,

@@ -1,7 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type {
+  FastifyBaseLogger,
+  FastifyError,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+} from 'fastify';
 import { isOrphaned } from '../db/is-orphaned.ts';
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
 import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts';
@@ -18,7 +24,11 @@ export function registerErrorHandler(app: FastifyInstance): void {
   );
 }
 
-export function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+export function sendProblem(
+  thrown: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): FastifyReply {
   const error = toAppError(thrown);
   // Nobody hears the answer then, and it is no fault of ours.
   if (request.raw.socket.destroyed) request.log.info({ err: thrown }, 'the caller hung up');
@@ -75,7 +85,10 @@ export function toAppError(thrown: unknown): AppError {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new AppError('payload_too_large', 'The body is larger than this path takes.');
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
-      return new AppError('unsupported_media_type', 'The Content-Type is not one that this path takes.');
+      return new AppError(
+        'unsupported_media_type',
+        'The Content-Type is not one that this path takes.',
+      );
   }
   if (error.statusCode === 415)
     return new AppError('unsupported_media_type', 'The media type is not supported.');
@@ -97,7 +110,8 @@ interface SchemaFault {
 
 /** From the validator's words to JSON pointers and a sentence about each field. */
 function toFaults(faults: readonly SchemaFault[], context: string | undefined): FieldFault[] {
-  const prefix = { body: '', querystring: '/query', params: '/path' }[context ?? ''] ?? `/${context}`;
+  const prefix =
+    { body: '', querystring: '/query', params: '/path' }[context ?? ''] ?? `/${context}`;
   return (
     faults
       // Said of every property that is not allowed, in the same words, beside the fault that names them.
@@ -135,15 +149,22 @@ export function answerBrokenHttp(
     socket.destroy();
     return;
   }
-  const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ''] ?? 400;
+  const status =
+    { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ''] ?? 400;
   const requestId = randomUUID();
   log.info({ requestId, code: error.code, status }, 'not well-formed HTTP');
-  const problem = toProblem('validation_failed', 'The request is not well-formed HTTP.', requestId, {
-    errors: [],
-  });
+  const problem = toProblem(
+    'validation_failed',
+    'The request is not well-formed HTTP.',
+    requestId,
+    {
+      errors: [],
+    },
+  );
   const body = JSON.stringify({ ...problem, status });
   // As much of the request as there is to see: the piece at which it broke.
-  const isHead = Buffer.isBuffer(error.rawPacket) && error.rawPacket.toString('latin1', 0, 5) === 'HEAD ';
+  const isHead =
+    Buffer.isBuffer(error.rawPacket) && error.rawPacket.toString('latin1', 0, 5) === 'HEAD ';
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: ${problemMediaType}\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\nx-request-id: ${requestId}\r\nconnection: close\r\n\r\n${isHead ? '' : body}`,

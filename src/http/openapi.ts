@@ -8,7 +8,8 @@ export async function registerOpenapi(app: FastifyInstance): Promise<void> {
   app.addSchema(problemSchema);
   await app.register(swagger, {
     refResolver: {
-      buildLocalReference: (json, _baseUri, _fragment, index) => String(json['$id'] ?? `schema-${index}`),
+      buildLocalReference: (json, _baseUri, _fragment, index) =>
+        String(json['$id'] ?? `schema-${index}`),
     },
     openapi: {
       openapi: '3.1.0',

@@ -69,7 +69,8 @@ export const problemSchema = Type.Object(
           message: Type.String(),
         }),
         {
-          description: '`validation_failed`: the fields at fault. `snapshot_invalid`: the first 20 faults.',
+          description:
+            '`validation_failed`: the fields at fault. `snapshot_invalid`: the first 20 faults.',
         },
       ),
     ),

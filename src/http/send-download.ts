@@ -52,10 +52,12 @@ export async function sendDownload(
   if (reply.raw.closed || request.raw.destroyed) end();
   else reply.raw.once('close', end);
 
-  const { headers, bytes, rowCount } = await download.open(controller.signal).catch((error: unknown) => {
-    if (!controller.signal.aborted) report.failed('failed');
-    throw error;
-  });
+  const { headers, bytes, rowCount } = await download
+    .open(controller.signal)
+    .catch((error: unknown) => {
+      if (!controller.signal.aborted) report.failed('failed');
+      throw error;
+    });
   report.opened(rowCount);
   // From here on the bytes are ours to write: a buffer is used again once the socket has taken what is in it.
   reply.hijack();
@@ -123,7 +125,10 @@ function limitStall(raw: ServerResponse): void {
 }
 
 /** No hook of Fastify comes after this: what others said of `Vary` has to stay. */
-function withHeaders(before: OutgoingHttpHeaders, headers: Record<string, string>): OutgoingHttpHeaders {
+function withHeaders(
+  before: OutgoingHttpHeaders,
+  headers: Record<string, string>,
+): OutgoingHttpHeaders {
   const vary = [headers['vary'], before['vary']].filter(value => value !== undefined).join(', ');
   return { ...before, ...headers, ...(vary === '' ? {} : { vary }) };
 }

@@ -14,7 +14,10 @@ const secretMembers = [
 ];
 
 /** JSON lines on stdout. Secrets are cut out here once more, though nobody should log one. */
-export function createLogger(config: Pick<Config, 'logLevel'>, destination?: DestinationStream): Logger {
+export function createLogger(
+  config: Pick<Config, 'logLevel'>,
+  destination?: DestinationStream,
+): Logger {
   const options = {
     level: config.logLevel,
     redact: {

@@ -36,7 +36,8 @@ export function metricsRoutes({
           },
         },
       },
-      handler: async (_request, reply) => reply.type(metrics.contentType).send(await metrics.render()),
+      handler: async (_request, reply) =>
+        reply.type(metrics.contentType).send(await metrics.render()),
     });
     done();
   };

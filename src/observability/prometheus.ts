@@ -98,14 +98,22 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     'whx_download_bytes_total',
     'Bytes that downloads sent, as they went over the connection.',
   );
-  const downloadRows = counter('whx_download_rows_total', 'Rows of downloads that were sent whole.');
+  const downloadRows = counter(
+    'whx_download_rows_total',
+    'Rows of downloads that were sent whole.',
+  );
   const downloadSeconds = seconds(
     'whx_download_duration_seconds',
     'From the request of a download to its end, at the pace of its reader.',
     downloadOutcomes,
   );
 
-  const loads = counter('whx_loads_total', 'Loads of snapshots by how they ended.', 'outcome', loadOutcomes);
+  const loads = counter(
+    'whx_loads_total',
+    'Loads of snapshots by how they ended.',
+    'outcome',
+    loadOutcomes,
+  );
   const loadBytes = counter('whx_load_bytes_total', 'Bytes of CSV that loads read, unpacked.');
   const loadRows = counter('whx_load_rows_total', 'Rows of snapshots that were loaded.');
   const loadSeconds = seconds(
@@ -150,7 +158,10 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     'source',
     partSources,
   );
-  const evictions = counter('whx_part_store_evictions_total', 'Kept parts that made room for others.');
+  const evictions = counter(
+    'whx_part_store_evictions_total',
+    'Kept parts that made room for others.',
+  );
   const losses = counter(
     'whx_part_store_losses_total',
     'Kept parts that were found damaged and rendered anew.',
@@ -245,7 +256,10 @@ function watchNow(
  * What waits in the database, the same from every process. While the database is away these series are not there.
  * @returns how to bring them up to date
  */
-function watchQueue(registry: Registry, read: () => Promise<QueueState | null>): () => Promise<void> {
+function watchQueue(
+  registry: Registry,
+  read: () => Promise<QueueState | null>,
+): () => Promise<void> {
   const registers = [registry];
   const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
   const gaugeBy = (label: string, name: string, help: string) =>

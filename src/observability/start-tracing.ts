@@ -38,7 +38,9 @@ export async function startTracing(log: Logger): Promise<Tracing> {
       const limit = new Promise<void>(resolve => {
         timer = setTimeout(resolve, stopLimitMs);
       });
-      const sent = sdk.shutdown().catch((error: unknown) => log.warn({ err: error }, 'traces were lost'));
+      const sent = sdk
+        .shutdown()
+        .catch((error: unknown) => log.warn({ err: error }, 'traces were lost'));
       await Promise.race([sent, limit]);
       clearTimeout(timer);
     },

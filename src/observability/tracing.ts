@@ -62,7 +62,11 @@ export function currentStep(): Step {
 }
 
 /** Carries the work out as a part of the step that is under way here, if there is one. */
-export async function inStep<T>(name: string, facts: Facts, work: (step: Step) => Promise<T>): Promise<T> {
+export async function inStep<T>(
+  name: string,
+  facts: Facts,
+  work: (step: Step) => Promise<T>,
+): Promise<T> {
   return await during(currentStep().begin(name, facts), work);
 }
 
@@ -98,7 +102,9 @@ async function* untilRead<T>(step: Step, source: AsyncGenerator<T>): AsyncGenera
 
 function start(name: string, kind: SpanKind, attributes: Facts, parent: Context): Step {
   const span = trace.getTracer('warehouse-export').startSpan(name, { kind, attributes }, parent);
-  return trace.isSpanContextValid(span.spanContext()) ? stepOf(span, trace.setSpan(parent, span)) : nothing;
+  return trace.isSpanContextValid(span.spanContext())
+    ? stepOf(span, trace.setSpan(parent, span))
+    : nothing;
 }
 
 function stepOf(span: Span, inside: Context): Step {

@@ -42,7 +42,9 @@ export function isAllowed(allowlist: EndpointAllowlist, target: Target, address:
 export function mayBeAllowed(allowlist: EndpointAllowlist, target: Target): boolean {
   const host = bareHost(target.host);
   if (isIP(host) !== 0) return isAllowed(allowlist, target, host);
-  return target.scheme === 'https' || isHostListed(allowlist, target) || allowlist.networks.length > 0;
+  return (
+    target.scheme === 'https' || isHostListed(allowlist, target) || allowlist.networks.length > 0
+  );
 }
 
 /** Addresses that anyone may reach over the internet; nothing of loopback, private, special or tunnelled kinds. */
@@ -76,7 +78,11 @@ function parseHostEntry(entry: string): string {
   const bracketed = isIP(entry) === 6 ? `[${entry}]` : entry;
   const [, host, port] = /^(\[[^\]]+\]|[^:/?#@*\s\\[\]]+)(?::(\d{1,5}))?$/.exec(bracketed) ?? [];
   // Any scheme with rules for hosts normalises them: https here.
-  if (host === undefined || !URL.canParse(`https://${host}`) || (port !== undefined && !isPort(port))) {
+  if (
+    host === undefined ||
+    !URL.canParse(`https://${host}`) ||
+    (port !== undefined && !isPort(port))
+  ) {
     throw new ConfigError(
       `S3_ENDPOINT_ALLOWLIST must list hosts, host:port or CIDRs, separated by commas; "${entry}" is none of them`,
     );

@@ -99,17 +99,28 @@ function guardConnection(
   };
 }
 
-function guardLookup(allowlist: EndpointAllowlist, target: Target, resolve: LookupFunction): LookupFunction {
+function guardLookup(
+  allowlist: EndpointAllowlist,
+  target: Target,
+  resolve: LookupFunction,
+): LookupFunction {
   return (hostname, options, callback) => {
     resolve(hostname, { ...options, all: true }, (error, found) => {
-      const addresses = typeof found === 'string' ? [{ address: found, family: isIP(found) }] : found;
+      const addresses =
+        typeof found === 'string' ? [{ address: found, family: isIP(found) }] : found;
       if (error) {
-        callback(isNameServerTrouble(error) || isHostListed(allowlist, target) ? error : refusal(), '');
+        callback(
+          isNameServerTrouble(error) || isHostListed(allowlist, target) ? error : refusal(),
+          '',
+        );
         return;
       }
       // One bad address refuses the name: which of several is dialled is not ours to choose.
       const [first] = addresses;
-      if (first === undefined || !addresses.every(({ address }) => isAllowed(allowlist, target, address))) {
+      if (
+        first === undefined ||
+        !addresses.every(({ address }) => isAllowed(allowlist, target, address))
+      ) {
         callback(refusal(), '');
       } else if (options.all) {
         callback(null, addresses);

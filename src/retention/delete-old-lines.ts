@@ -14,7 +14,11 @@ const linesPerBatch = 5_000;
  * have to clean up.
  * @returns how many
  */
-export async function deleteOldRuns(db: Database, before: Date, signal: AbortSignal): Promise<number> {
+export async function deleteOldRuns(
+  db: Database,
+  before: Date,
+  signal: AbortSignal,
+): Promise<number> {
   let count = 0;
   for (let after = { environmentId: '', id: '' }; !signal.aborted; ) {
     const configs = await db
@@ -75,7 +79,11 @@ async function deleteRunsOf(
 }
 
 /** @returns how many */
-export async function deleteOldAuditLines(db: Database, before: Date, signal: AbortSignal): Promise<number> {
+export async function deleteOldAuditLines(
+  db: Database,
+  before: Date,
+  signal: AbortSignal,
+): Promise<number> {
   let count = 0;
   while (!signal.aborted) {
     const deleted = await deleteAuditLines(db, before);
@@ -90,7 +98,12 @@ async function deleteAuditLines(db: Database, before: Date): Promise<number> {
     const result = await trx
       .deleteFrom('audit_log')
       .where('id', 'in', eb =>
-        eb.selectFrom('audit_log').select('id').where('at', '<', before).orderBy('at').limit(linesPerBatch),
+        eb
+          .selectFrom('audit_log')
+          .select('id')
+          .where('at', '<', before)
+          .orderBy('at')
+          .limit(linesPerBatch),
       )
       .executeTakeFirst();
     const count = Number(result.numDeletedRows);

@@ -74,7 +74,12 @@ async function emptyDay(db: Database, day: string, today: string): Promise<numbe
   return await work.catch(orIfTaken(0));
 }
 
-async function removeOne(db: Database, environmentId: string, day: string, today: string): Promise<boolean> {
+async function removeOne(
+  db: Database,
+  environmentId: string,
+  day: string,
+  today: string,
+): Promise<boolean> {
   const work = db.transaction().execute(async trx => {
     await sql`set local statement_timeout = 0`.execute(trx);
     await lockTimeout.execute(trx);
@@ -225,7 +230,8 @@ async function tryLock(trx: Transaction<Tables>, name: string): Promise<boolean>
 /** Lock not available, and a partition that is not there. */
 function orIfTaken<T>(otherwise: T): (error: unknown) => T {
   return error => {
-    if (error instanceof DatabaseError && ['55P03', '42P01'].includes(error.code ?? '')) return otherwise;
+    if (error instanceof DatabaseError && ['55P03', '42P01'].includes(error.code ?? ''))
+      return otherwise;
     throw error;
   };
 }

@@ -72,7 +72,11 @@ const bytesPerRow = 4_096;
  * the disk is not given back: the next night tries again.
  * @returns how many became smaller
  */
-export async function shrinkPartitions(db: Database, today: string, signal: AbortSignal): Promise<number> {
+export async function shrinkPartitions(
+  db: Database,
+  today: string,
+  signal: AbortSignal,
+): Promise<number> {
   const { rows } = await sql<{ name: string }>`
     select relname as name
     from (select snapshot_date as day, sum(row_count) as left_rows from snapshots
@@ -120,13 +124,17 @@ async function dropPartition(connection: Kysely<Tables>, day: string): Promise<O
   const held: string[] = [];
   try {
     for (const lock of locks) {
-      if (!(await ask(connection, sql`pg_try_advisory_lock(hashtextextended(${lock}, 0))`))) return 'in use';
+      if (!(await ask(connection, sql`pg_try_advisory_lock(hashtextextended(${lock}, 0))`)))
+        return 'in use';
       held.push(lock);
     }
     return await dropLocked(connection, day);
   } catch (error) {
     // Lock not available; it takes too long; another partition is being detached; it is gone.
-    if (error instanceof DatabaseError && ['55P03', '57014', '55000', '42P01'].includes(error.code ?? ''))
+    if (
+      error instanceof DatabaseError &&
+      ['55P03', '57014', '55000', '42P01'].includes(error.code ?? '')
+    )
       return 'in use';
     throw error;
   } finally {
@@ -155,7 +163,9 @@ async function dropLocked(connection: Kysely<Tables>, day: string): Promise<Outc
   if (state === 'attached') {
     if (await isInUse(connection)) return 'in use';
     await detachPatience.execute(connection);
-    await sql`alter table snapshot_rows detach partition ${partition} concurrently`.execute(connection);
+    await sql`alter table snapshot_rows detach partition ${partition} concurrently`.execute(
+      connection,
+    );
   }
   // Nobody reaches the table any more through its parent. Who wrote into it just before has been waited for.
   if (await hasRows()) {
@@ -185,7 +195,9 @@ async function stateOf(
 ): Promise<'attached' | 'pending' | 'detached'> {
   const { rows } = await sql<{ pending: boolean }>`
     select inhdetachpending as pending from pg_inherits join pg_class on pg_class.oid = inhrelid
-    where inhparent = 'snapshot_rows'::regclass and relname = ${partitionName(day)}`.execute(connection);
+    where inhparent = 'snapshot_rows'::regclass and relname = ${partitionName(day)}`.execute(
+    connection,
+  );
   if (rows[0] === undefined) return 'detached';
   return rows[0].pending ? 'pending' : 'attached';
 }
@@ -206,7 +218,12 @@ async function isInUse(connection: Kysely<Tables>): Promise<boolean> {
   );
 }
 
-async function ask(connection: Kysely<Tables>, condition: ReturnType<typeof sql>): Promise<boolean> {
-  const { rows } = await sql<{ answer: boolean }>`select ${condition} as answer`.execute(connection);
+async function ask(
+  connection: Kysely<Tables>,
+  condition: ReturnType<typeof sql>,
+): Promise<boolean> {
+  const { rows } = await sql<{ answer: boolean }>`select ${condition} as answer`.execute(
+    connection,
+  );
   return rows[0]?.answer === true;
 }

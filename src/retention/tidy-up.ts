@@ -2,7 +2,11 @@ import type { Database } from '../db/database.ts';
 import { earlierOf } from '../db/earlier-time.ts';
 import { deleteOldAuditLines, deleteOldRuns } from './delete-old-lines.ts';
 import { listOldDays, removeUnneededOfDay } from './delete-snapshots.ts';
-import { type DroppedPartitions, dropEmptyPartitions, shrinkPartitions } from './drop-partitions.ts';
+import {
+  type DroppedPartitions,
+  dropEmptyPartitions,
+  shrinkPartitions,
+} from './drop-partitions.ts';
 
 /** What the operator decides about how long things stay. */
 export interface RetentionSettings {

@@ -45,7 +45,8 @@ export async function deleteSnapshot(
     const { rows } = await sql<{
       locked: boolean;
     }>`select pg_try_advisory_xact_lock(hashtextextended(${lockName}, 0)) as locked`.execute(trx);
-    if (rows[0]?.locked !== true) throw new AppError('conflict', `The snapshot of ${date} is being loaded.`);
+    if (rows[0]?.locked !== true)
+      throw new AppError('conflict', `The snapshot of ${date} is being loaded.`);
     const deleted = await trx
       .deleteFrom('snapshots')
       .where('environment_id', '=', environmentId)

@@ -48,13 +48,17 @@ interface SnapshotRouteDependencies {
   readonly onLoaded: (environmentId: string, date: string) => Promise<void>;
 }
 
-export function snapshotRoutes(dependencies: SnapshotRouteDependencies): FastifyPluginCallbackTypebox {
+export function snapshotRoutes(
+  dependencies: SnapshotRouteDependencies,
+): FastifyPluginCallbackTypebox {
   const { db, loadPool, loadSlots, metrics, now, onLoaded } = dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
       // The body stays a stream: the handler decides how fast it comes.
-      uploads.addContentTypeParser('text/csv', (_request, payload, parsed) => parsed(null, payload));
+      uploads.addContentTypeParser('text/csv', (_request, payload, parsed) =>
+        parsed(null, payload),
+      );
 
       uploads.put('/environments/:environmentId/snapshots/:date', {
         config: { access: { environment: 'snapshots:write' } },
@@ -95,9 +99,12 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
           let outcome: LoadOutcome = 'failed';
           try {
             const stream = (request.body ?? request.raw) as Readable;
-            const body = countBytes(readCsvBody(stream, request.headers['content-encoding']), length => {
-              bytes += length;
-            });
+            const body = countBytes(
+              readCsvBody(stream, request.headers['content-encoding']),
+              length => {
+                bytes += length;
+              },
+            );
             const onStall = () => {
               outcome = 'stalled';
               request.raw.destroy();
@@ -146,7 +153,12 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
         querystring: pageQuery,
         response: {
           200: pageOf(snapshotSchema, 'A page of snapshots.'),
-          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope', 'not_found'),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+          ),
         },
       },
       handler: async request =>
@@ -191,7 +203,9 @@ export function snapshotRoutes(dependencies: SnapshotRouteDependencies): Fastify
 
 function requireLoadableDate(wanted: string, today: string): void {
   if (wanted > today)
-    throw validationFailed([{ path: '/path/date', message: `is in the future: today is ${today} UTC` }]);
+    throw validationFailed([
+      { path: '/path/date', message: `is in the future: today is ${today} UTC` },
+    ]);
   if (wanted < earliestDate)
     throw validationFailed([{ path: '/path/date', message: `is before ${earliestDate}` }]);
 }

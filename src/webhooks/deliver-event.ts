@@ -35,6 +35,9 @@ export async function deliverEvent(
   };
   if (delivered) return log.info(line, 'failure webhook delivered');
   if (status === goneStatus) return log.warn(line, 'failure webhook is gone: the event is dropped');
-  log.warn(line, isLast ? 'failure webhook not delivered: given up' : 'failure webhook not delivered yet');
+  log.warn(
+    line,
+    isLast ? 'failure webhook not delivered: given up' : 'failure webhook not delivered yet',
+  );
   throw new Error(error?.code ?? 'unknown');
 }

@@ -94,7 +94,9 @@ export async function findFailureWebhook(
     .selectAll()
     .where('environment_id', '=', environmentId)
     .executeTakeFirst();
-  return row === undefined ? null : { environmentId, url: row.url, sealedSecret: row.sealed_secret };
+  return row === undefined
+    ? null
+    : { environmentId, url: row.url, sealedSecret: row.sealed_secret };
 }
 
 /** By environment; those without one are absent. */

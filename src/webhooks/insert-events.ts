@@ -59,7 +59,9 @@ export async function insertEvents(
     from json_to_recordset(${JSON.stringify(given)}::json) as event (environment_id text, config_id text, type text, data json)
     join failure_webhooks as webhook on webhook.environment_id = event.environment_id
     on conflict do nothing
-    returning environment_id as "environmentId", config_id as "configId", id as "eventId", type`.execute(trx);
+    returning environment_id as "environmentId", config_id as "configId", id as "eventId", type`.execute(
+    trx,
+  );
   const jobs = rows.map(({ environmentId, eventId }) => ({
     data: { environmentId, eventId },
     group: { id: environmentId },

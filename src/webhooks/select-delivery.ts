@@ -25,7 +25,13 @@ export async function selectDelivery(
         .onRef('config.id', '=', 'event.config_id')
         .on('config.deleted_at', 'is', null),
     )
-    .select(['event.type', 'event.created_at', 'event.data', 'webhook.url', 'webhook.sealed_secret'])
+    .select([
+      'event.type',
+      'event.created_at',
+      'event.data',
+      'webhook.url',
+      'webhook.sealed_secret',
+    ])
     .where('event.environment_id', '=', environmentId)
     .where('event.id', '=', eventId)
     .executeTakeFirst();

@@ -117,7 +117,8 @@ function describeError(error: unknown): SendResult['error'] {
     case 'tls_error':
       return {
         code: 'tls_error',
-        message: 'No secure connection to the receiver: its certificate or protocol is not accepted.',
+        message:
+          'No secure connection to the receiver: its certificate or protocol is not accepted.',
       };
     case 'not_s3':
       return { code: 'not_http', message: 'The receiver answered, but not with HTTP.' };

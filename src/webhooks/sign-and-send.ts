@@ -22,7 +22,10 @@ export async function signAndSend(
   try {
     secret = webhookSecretOf(encryptionKeys, webhook);
   } catch (error) {
-    log.error({ err: error, environmentId: webhook.environmentId }, 'failure webhook secret does not open');
+    log.error(
+      { err: error, environmentId: webhook.environmentId },
+      'failure webhook secret does not open',
+    );
     return secretUnreadable;
   }
   return await sendWebhook(clientEnvironment, webhook.url, secret, message, sentAt);

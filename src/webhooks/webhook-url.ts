@@ -4,7 +4,9 @@ import { type EndpointAllowlist, mayBeAllowed } from '../outbound/endpoint-allow
 
 export const maxUrlLength = 2_048;
 
-type ParsedUrl = { readonly ok: true; readonly url: string } | { readonly ok: false; readonly fault: string };
+type ParsedUrl =
+  | { readonly ok: true; readonly url: string }
+  | { readonly ok: false; readonly fault: string };
 
 /**
  * https and public, unless the operator's allow-list says otherwise. Names are asked when they are dialled, at every
@@ -21,7 +23,8 @@ export function parseWebhookUrl(text: string, allowlist: EndpointAllowlist): Par
   const hasUserInfo = url.username !== '' || url.password !== '';
   // The parser drops an empty one.
   if (hasUserInfo || /^[^/]+\/\/[^/?]*@/.test(text)) return fault('may not have user info');
-  if (url.href.length > maxUrlLength) return fault(`may not be longer than ${maxUrlLength} characters`);
+  if (url.href.length > maxUrlLength)
+    return fault(`may not be longer than ${maxUrlLength} characters`);
   const scheme = url.protocol === 'https:' ? 'https' : 'http';
   const port = url.port === '' ? { https: 443, http: 80 }[scheme] : Number(url.port);
   if (!mayBeAllowed(allowlist, { host: url.hostname, port, scheme })) {

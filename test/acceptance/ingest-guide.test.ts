@@ -108,7 +108,10 @@ async function runAsPsql(
       cwd: directory,
       encoding: 'buffer',
     });
-    await pipeline(Readable.from([stdout]), client.query(copyFrom(`copy ${table} from stdin ${options}`)));
+    await pipeline(
+      Readable.from([stdout]),
+      client.query(copyFrom(`copy ${table} from stdin ${options}`)),
+    );
   }
   return rows;
 }
@@ -132,7 +135,11 @@ t.test('PostgreSQL: the guide as printed keeps types, null and empty strings', a
 
   const fewer = await exportTo(t, names.slice(0, 3));
   await runAsPsql(client, load, fewer);
-  t.strictSame((await client.query(question)).rows, expectedRows(names.slice(0, 3)), 'a day is replaced');
+  t.strictSame(
+    (await client.query(question)).rows,
+    expectedRows(names.slice(0, 3)),
+    'a day is replaced',
+  );
 });
 
 t.test('DuckDB: the guide as printed keeps types, null and empty strings', async t => {

@@ -35,7 +35,10 @@ t.test('the contract’s example comes out byte for byte', async t => {
   const answer = await app.download('acme', 'today');
   t.equal(answer.text, example);
   t.equal(answer.headers['content-type'], 'text/csv; charset=utf-8; header=present');
-  t.equal(answer.headers['content-disposition'], 'attachment; filename="acme_today_2026-03-02.csv"');
+  t.equal(
+    answer.headers['content-disposition'],
+    'attachment; filename="acme_today_2026-03-02.csv"',
+  );
   t.equal(answer.headers['cache-control'], 'private, no-store');
   t.equal(answer.headers['x-total-rows'], '2');
   t.notOk('x-missing-dates' in answer.headers);

@@ -4,7 +4,13 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import t from 'tap';
-import { adoptionRow, exportHeader, exportLine, loadColumns, loadLine } from '../helpers/adoption-rows.ts';
+import {
+  adoptionRow,
+  exportHeader,
+  exportLine,
+  loadColumns,
+  loadLine,
+} from '../helpers/adoption-rows.ts';
 import { ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';

@@ -132,8 +132,22 @@ t.test('hostile text in every field, three times around', async t => {
   for (const [index, row] of inOrder.entries()) {
     const fields = own[index] ?? [];
     t.strictSame(
-      [fields[0], fields[1], fields[2], fields[3], parseList(fields[16] ?? ''), parseList(fields[17] ?? '')],
-      [row.companyId, row.companyName, row.featureName, row.featureId, row.segmentNames, row.segmentIds],
+      [
+        fields[0],
+        fields[1],
+        fields[2],
+        fields[3],
+        parseList(fields[16] ?? ''),
+        parseList(fields[17] ?? ''),
+      ],
+      [
+        row.companyId,
+        row.companyName,
+        row.featureName,
+        row.featureId,
+        row.segmentNames,
+        row.segmentIds,
+      ],
       `row ${index + 1}`,
     );
   }

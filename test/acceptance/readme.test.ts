@@ -17,7 +17,8 @@ t.test('what the README writes by SQL is exported, and replaces what was there',
   );
   t.same(rest, [], 'every block is tried');
   const version = async () =>
-    (await app.database.pool.query<{ version: string }>('select version from snapshots')).rows[0]?.version;
+    (await app.database.pool.query<{ version: string }>('select version from snapshots')).rows[0]
+      ?.version;
 
   await app.database.pool.query(partition);
   await app.database.pool.query(load);
@@ -31,20 +32,23 @@ t.test('what the README writes by SQL is exported, and replaces what was there',
   t.not(await version(), before, 'the registry tells that the day has changed');
 });
 
-t.test('while the README’s transaction runs, a load of that snapshot over HTTP is a conflict', async t => {
-  const sql = [...readme.matchAll(/^```sql\n(.*?)^```$/gms)].at(-1)?.[1] ?? '';
-  const lock = /select pg_advisory_xact_lock.*;/.exec(sql)?.[0] ?? '';
-  const client = await app.database.pool.connect();
-  try {
-    await client.query(`begin; ${lock}`);
-    const header = (await app.download('acme', 'today')).text;
-    t.equal((await app.load('acme', '2026-03-01', header)).status, 409);
-    await client.query('rollback');
-    t.equal((await app.load('acme', '2026-03-01', header)).status, 200);
-  } finally {
-    client.release();
-  }
-});
+t.test(
+  'while the README’s transaction runs, a load of that snapshot over HTTP is a conflict',
+  async t => {
+    const sql = [...readme.matchAll(/^```sql\n(.*?)^```$/gms)].at(-1)?.[1] ?? '';
+    const lock = /select pg_advisory_xact_lock.*;/.exec(sql)?.[0] ?? '';
+    const client = await app.database.pool.connect();
+    try {
+      await client.query(`begin; ${lock}`);
+      const header = (await app.download('acme', 'today')).text;
+      t.equal((await app.load('acme', '2026-03-01', header)).status, 409);
+      await client.query('rollback');
+      t.equal((await app.load('acme', '2026-03-01', header)).status, 200);
+    } finally {
+      client.release();
+    }
+  },
+);
 
 t.test('the README names every variable of .env.example, and no other', async t => {
   const example = fs.readFileSync(path.join(import.meta.dirname, '../../.env.example'), 'utf8');
@@ -59,7 +63,9 @@ t.test('the README names every variable of .env.example, and no other', async t 
 t.test('docs/security.md names tests that are there', async t => {
   const root = path.join(import.meta.dirname, '../..');
   const page = fs.readFileSync(path.join(root, 'docs/security.md'), 'utf8');
-  const named = [...new Set([...page.matchAll(/`(test\/[\w./-]+\.ts)`/g)].map(([, file = '']) => file))];
+  const named = [
+    ...new Set([...page.matchAll(/`(test\/[\w./-]+\.ts)`/g)].map(([, file = '']) => file)),
+  ];
   t.ok(named.length > 20);
   t.strictSame(
     named.filter(file => !fs.existsSync(path.join(root, file))),

@@ -1,7 +1,10 @@
 import t from 'tap';
 import { listAuditLog, recordChange, systemActor } from '../../src/audit/audit-log.ts';
 import { revokeApiKey } from '../../src/environments/auth/api-keys-repository.ts';
-import { deleteEnvironment, putEnvironment } from '../../src/environments/environments-repository.ts';
+import {
+  deleteEnvironment,
+  putEnvironment,
+} from '../../src/environments/environments-repository.ts';
 import { deleteSnapshot } from '../../src/snapshots/registry-repository.ts';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
@@ -14,7 +17,10 @@ const operator = { kind: 'operator', id: null };
 let seen = 0;
 /** The lines since the last look, oldest first, without what is different each time. */
 async function fresh(): Promise<Record<string, unknown>[]> {
-  const { rows } = await app.database.pool.query('select * from audit_log where id > $1 order by id', [seen]);
+  const { rows } = await app.database.pool.query(
+    'select * from audit_log where id > $1 order by id',
+    [seen],
+  );
   seen = Number(rows.at(-1)?.id ?? seen);
   return rows.map(({ id: _id, at: _at, ...line }) => line);
 }
@@ -53,26 +59,33 @@ t.test('an environment: created, changed, changed in nothing, deleted', async t 
   t.equal((await send('acme', 'PUT', { name: 'ACME', plan: 'enterprise' })).status, 200);
   t.strictSame(await fresh(), []);
   await send('acme', 'DELETE');
-  t.strictSame(await fresh(), [line({ action: 'environment.deleted', details: { plan: 'enterprise' } })]);
+  t.strictSame(await fresh(), [
+    line({ action: 'environment.deleted', details: { plan: 'enterprise' } }),
+  ]);
 });
 
-t.test('many who create and change one environment at once: each change has its line, in order', async t => {
-  const plans = ['free', 'pro', 'enterprise'] as const;
-  const answers = await Promise.all(
-    Array.from({ length: 12 }, (_, index) => send('race', 'PUT', { name: 'x', plan: plans[index % 3] })),
-  );
-  t.equal(answers.filter(({ status }) => status === 201).length, 1);
-  const lines = await fresh();
-  t.equal(lines[0]?.['action'], 'environment.created');
-  let plan = (lines[0] as { details: { plan: string } }).details.plan;
-  for (const { action, details } of lines.slice(1)) {
-    t.equal(action, 'environment.updated');
-    const told = (details as { plan: { before: string; after: string } }).plan;
-    t.equal(told.before, plan);
-    plan = told.after;
-  }
-  t.equal((await app.call('/v1/environments/race')).json.plan, plan);
-});
+t.test(
+  'many who create and change one environment at once: each change has its line, in order',
+  async t => {
+    const plans = ['free', 'pro', 'enterprise'] as const;
+    const answers = await Promise.all(
+      Array.from({ length: 12 }, (_, index) =>
+        send('race', 'PUT', { name: 'x', plan: plans[index % 3] }),
+      ),
+    );
+    t.equal(answers.filter(({ status }) => status === 201).length, 1);
+    const lines = await fresh();
+    t.equal(lines[0]?.['action'], 'environment.created');
+    let plan = (lines[0] as { details: { plan: string } }).details.plan;
+    for (const { action, details } of lines.slice(1)) {
+      t.equal(action, 'environment.updated');
+      const told = (details as { plan: { before: string; after: string } }).plan;
+      t.equal(told.before, plan);
+      plan = told.after;
+    }
+    t.equal((await app.call('/v1/environments/race')).json.plan, plan);
+  },
+);
 
 t.test('keys: made and revoked; the secret is nowhere', async t => {
   await app.putEnvironment('acme', 'pro');
@@ -171,7 +184,9 @@ t.test('the list: newest first, page by page, filtered; for the operator alone',
   for (let count = 0; count < 4; count += 1) await app.makeKey('listed', ['exports:read']);
   await app.putEnvironment('listed', 'free');
   const member = await app.makeKey('listed', ['exports:read', 'exports:write', 'snapshots:write']);
-  await app.database.pool.query(`update audit_log set at = '2026-03-02T10:00:00.123Z' where id % 3 > 0`);
+  await app.database.pool.query(
+    `update audit_log set at = '2026-03-02T10:00:00.123Z' where id % 3 > 0`,
+  );
   const pages = async (query: string) => {
     const items: Record<string, unknown>[] = [];
     for (let cursor: string | null = ''; cursor !== null; ) {
@@ -230,9 +245,13 @@ t.test('the list: newest first, page by page, filtered; for the operator alone',
     'it died with its environment',
   );
   const reader = await app.makeKey('acme', ['exports:write']);
-  t.equal((await app.call('/v1/audit-log', { token: reader.token })).json.code, 'insufficient_scope');
   t.equal(
-    (await listAuditLog(db, { environmentId: null, action: null }, { before: null, limit: 3 })).length,
+    (await app.call('/v1/audit-log', { token: reader.token })).json.code,
+    'insufficient_scope',
+  );
+  t.equal(
+    (await listAuditLog(db, { environmentId: null, action: null }, { before: null, limit: 3 }))
+      .length,
     3,
   );
 });

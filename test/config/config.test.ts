@@ -255,7 +255,10 @@ t.test(
         if (!(error instanceof ConfigError)) throw error;
         t.ok(error.message.startsWith(`${name} `), label);
         t.notMatch(error.message, '\n');
-        t.notOk(value !== undefined && value !== '' && error.message.includes(value), 'shows the value');
+        t.notOk(
+          value !== undefined && value !== '' && error.message.includes(value),
+          'shows the value',
+        );
       }
     }
   },

@@ -82,7 +82,13 @@ t.test('what is not unavailability', async t => {
     t.notOk(isDatabaseUnavailable(error), text);
   }
   client.release();
-  for (const thrown of [null, undefined, 'ECONNREFUSED', new Error('other'), { code: 'ECONNREFUSED' }]) {
+  for (const thrown of [
+    null,
+    undefined,
+    'ECONNREFUSED',
+    new Error('other'),
+    { code: 'ECONNREFUSED' },
+  ]) {
     t.notOk(isDatabaseUnavailable(thrown));
   }
 });

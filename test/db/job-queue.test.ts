@@ -25,9 +25,10 @@ t.test('installing again brings the queues back to what the code says', async t 
       ({ updated_on: _updatedOn, ...row }) => row,
     );
   const [before] = await read();
-  await pool.query('update pgboss.queue set retry_limit = 1, heartbeat_seconds = null where name = $1', [
-    runQueue,
-  ]);
+  await pool.query(
+    'update pgboss.queue set retry_limit = 1, heartbeat_seconds = null where name = $1',
+    [runQueue],
+  );
   await Promise.all([installJobQueue(url), installJobQueue(url)]);
   t.strictSame(await read(), [before]);
   t.match(before, { retry_limit: 14, heartbeat_seconds: 20, dead_letter: 'run-export-lost' });

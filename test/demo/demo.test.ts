@@ -24,7 +24,12 @@ interface RunningDemo {
 }
 
 /** In a process group of its own, as a terminal starts it. */
-async function start(t: Test, command: string, args: string[], port?: number): Promise<RunningDemo> {
+async function start(
+  t: Test,
+  command: string,
+  args: string[],
+  port?: number,
+): Promise<RunningDemo> {
   const temporary = fs.mkdtempSync(path.join(os.tmpdir(), 'whx-demo-test-'));
   // Postgres runs as another user when this is root.
   fs.chmodSync(temporary, 0o755);
@@ -59,7 +64,8 @@ async function start(t: Test, command: string, args: string[], port?: number): P
   });
   const until = async (wanted: string) => {
     while (!stdout.includes(wanted)) {
-      if (child.exitCode !== null) throw new Error(`ended with ${child.exitCode}: ${stdout}${stderr}`);
+      if (child.exitCode !== null)
+        throw new Error(`ended with ${child.exitCode}: ${stdout}${stderr}`);
       await delay(50);
     }
     return stdout;
@@ -81,7 +87,9 @@ async function processesOf(demo: RunningDemo): Promise<string[]> {
   const ps = spawn('ps', ['-axo', 'pid,pgid,args'], { stdio: ['ignore', 'pipe', 'inherit'] });
   const lines = (await text(ps.stdout)).split('\n');
   const group = String(demo.child.pid);
-  return lines.filter(line => line.trim().split(/\s+/)[1] === group || line.includes(demo.temporary));
+  return lines.filter(
+    line => line.trim().split(/\s+/)[1] === group || line.includes(demo.temporary),
+  );
 }
 
 async function assertNothingLeft(t: Test, demo: RunningDemo): Promise<void> {
@@ -98,8 +106,11 @@ async function assertNothingLeft(t: Test, demo: RunningDemo): Promise<void> {
 
 function runInBash(command: string): Promise<{ code: unknown; stdout: string; stderr: string }> {
   return new Promise(resolve =>
-    execFile('bash', ['-c', command], { cwd: os.tmpdir(), maxBuffer: 1e8 }, (error, stdout, stderr) =>
-      resolve({ code: error?.code ?? 0, stdout, stderr }),
+    execFile(
+      'bash',
+      ['-c', command],
+      { cwd: os.tmpdir(), maxBuffer: 1e8 },
+      (error, stdout, stderr) => resolve({ code: error?.code ?? 0, stdout, stderr }),
     ),
   );
 }
@@ -119,7 +130,8 @@ const expected: Readonly<Record<string, RegExp>> = {
     /^http:\/\/127\.0\.0\.1:\d+\/v1\/downloads\/\S+\nCompany ID,.*\nc000001,.*\nc000001,.*\n$/,
   'A plan that does not include it: 403 plan_upgrade_required':
     /"status":403.*"code":"plan_upgrade_required".*"requiredPlan":"pro"/,
-  'A key of another environment: 404, as if there were no such place': /"status":404.*"code":"not_found"/,
+  'A key of another environment: 404, as if there were no such place':
+    /"status":404.*"code":"not_found"/,
   'Save with a key that the bucket does not know: refused, with what to change':
     /"code":"storage_validation_failed".*"storageError":\{"code":"access_key_not_recognised","message":".+","hint":".+"/,
   'Save with the right key: the bucket was asked for the right to list and to write':
@@ -136,27 +148,34 @@ const expected: Readonly<Record<string, RegExp>> = {
   'The file of last night': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
 };
 
-t.test('npm run demo: every printed line works as it stands, and Ctrl-C leaves nothing behind', async t => {
-  const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '40']);
-  const stdout = await demo.until('Ctrl-C stops the demo');
-  const commands = new Map(
-    [...stdout.matchAll(/^# (.+)\n(.+)$/gm)].map(([, title = '', line = '']) => [title, line]),
-  );
-  t.same([...commands.keys()].sort(), Object.keys(expected).sort(), 'each line has its expectation');
-  for (const [title, line] of commands) {
-    await t.test(title, async t => {
-      const { code, stdout, stderr } = await runInBash(line);
-      t.equal(code, 0);
-      t.equal(stderr, '');
-      t.match(stdout, expected[title] ?? /never/);
-    });
-  }
+t.test(
+  'npm run demo: every printed line works as it stands, and Ctrl-C leaves nothing behind',
+  async t => {
+    const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '40']);
+    const stdout = await demo.until('Ctrl-C stops the demo');
+    const commands = new Map(
+      [...stdout.matchAll(/^# (.+)\n(.+)$/gm)].map(([, title = '', line = '']) => [title, line]),
+    );
+    t.same(
+      [...commands.keys()].sort(),
+      Object.keys(expected).sort(),
+      'each line has its expectation',
+    );
+    for (const [title, line] of commands) {
+      await t.test(title, async t => {
+        const { code, stdout, stderr } = await runInBash(line);
+        t.equal(code, 0);
+        t.equal(stderr, '');
+        t.match(stdout, expected[title] ?? /never/);
+      });
+    }
 
-  // A terminal sends Ctrl-C to the whole group: npm, its shell and the demo.
-  process.kill(-(demo.child.pid ?? 0), 'SIGINT');
-  await assertNothingLeft(t, demo);
-  t.notMatch(demo.stderr(), /error/i);
-});
+    // A terminal sends Ctrl-C to the whole group: npm, its shell and the demo.
+    process.kill(-(demo.child.pid ?? 0), 'SIGINT');
+    await assertNothingLeft(t, demo);
+    t.notMatch(demo.stderr(), /error/i);
+  },
+);
 
 t.test('SIGTERM while it is still loading leaves nothing behind', async t => {
   const demo = await start(t, process.execPath, [main]);

@@ -57,12 +57,15 @@ t.test('a story of N days has N closed days and today, oldest first', t => {
   t.end();
 });
 
-t.test('equal stories give equal bytes, whatever day was made before; another seed gives others', async t => {
-  const first = sha256(await csvOf(story, '2026-01-15'));
-  await csvOf(story, '2026-03-01');
-  t.equal(sha256(await csvOf({ ...story }, '2026-01-15')), first);
-  t.not(sha256(await csvOf({ ...story, seed: 8 }, '2026-01-15')), first);
-});
+t.test(
+  'equal stories give equal bytes, whatever day was made before; another seed gives others',
+  async t => {
+    const first = sha256(await csvOf(story, '2026-01-15'));
+    await csvOf(story, '2026-03-01');
+    t.equal(sha256(await csvOf({ ...story }, '2026-01-15')), first);
+    t.not(sha256(await csvOf({ ...story, seed: 8 }, '2026-01-15')), first);
+  },
+);
 
 t.test('each row is consistent in itself', t => {
   for (const date of dates.filter((_, day) => day % 10 === 0)) {
@@ -74,17 +77,21 @@ t.test('each row is consistent in itself', t => {
         row.lastSeen > end && 'seen after the snapshot',
         used !== (row.lastUsed !== null) && 'first used without last used',
         row.firstUsed !== null && row.firstUsed < row.firstSeen && 'used before seen',
-        row.firstUsed !== null && row.firstUsed > (row.lastUsed ?? 0) && 'first used after last used',
+        row.firstUsed !== null &&
+          row.firstUsed > (row.lastUsed ?? 0) &&
+          'first used after last used',
         (row.lastUsed ?? 0) > row.lastSeen && 'used after last seen',
         used === (row.starsState === 1) && 'never is for those who never used it',
-        (row.starsState === 1 || row.starsState === 4) !== (row.frequency === 0) && 'frequency against state',
+        (row.starsState === 1 || row.starsState === 4) !== (row.frequency === 0) &&
+          'frequency against state',
         !used && (row.satisfaction !== null || row.feedbackCount > 0) && 'an opinion without use',
         row.satisfaction !== null &&
           !(row.satisfaction >= 1 && row.satisfaction <= 5) &&
           'satisfaction range',
         !Number.isInteger(row.feedbackCount) && 'feedback is a count',
       ].filter(fault => fault !== false);
-      if (faults.length > 0) t.fail(`${date} ${row.companyId} ${row.featureId}: ${faults.join(', ')}`);
+      if (faults.length > 0)
+        t.fail(`${date} ${row.companyId} ${row.featureId}: ${faults.join(', ')}`);
     }
   }
   t.ok(rowsOn('2026-03-01').length > 1000);
@@ -101,9 +108,11 @@ t.test('from day to day nothing is taken back', t => {
       else if (row.feedbackCount < old.feedbackCount) t.fail(`${pair} lost feedback on ${date}`);
       else if (row.firstSeen !== old.firstSeen || row.lastSeen < old.lastSeen)
         t.fail(`${pair} unseen on ${date}`);
-      else if (old.firstUsed !== null && row.firstUsed !== old.firstUsed) t.fail(`${pair} unused on ${date}`);
+      else if (old.firstUsed !== null && row.firstUsed !== old.firstUsed)
+        t.fail(`${pair} unused on ${date}`);
       else if ((row.lastUsed ?? 0) < (old.lastUsed ?? 0)) t.fail(`${pair} used earlier on ${date}`);
-      else if (old.starsState > row.starsState) t.fail(`${pair} fell from ${old.starsState} on ${date}`);
+      else if (old.starsState > row.starsState)
+        t.fail(`${pair} fell from ${old.starsState} on ${date}`);
     }
     before = today;
   }

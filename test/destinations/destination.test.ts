@@ -18,15 +18,30 @@ t.test('Amazon bucket URLs that fit', async t => {
     ['https://acme.s3.eu-west-1.amazonaws.com', 'acme', 'eu-west-1', ''],
     ['https://acme.s3.eu-west-1.amazonaws.com/', 'acme', 'eu-west-1', ''],
     ['https://acme.s3.eu-west-1.amazonaws.com///', 'acme', 'eu-west-1', ''],
-    ['https://acme.s3.eu-west-1.amazonaws.com/exports/bucket', 'acme', 'eu-west-1', 'exports/bucket'],
-    ['https://acme.s3.eu-west-1.amazonaws.com/exports/bucket//', 'acme', 'eu-west-1', 'exports/bucket'],
+    [
+      'https://acme.s3.eu-west-1.amazonaws.com/exports/bucket',
+      'acme',
+      'eu-west-1',
+      'exports/bucket',
+    ],
+    [
+      'https://acme.s3.eu-west-1.amazonaws.com/exports/bucket//',
+      'acme',
+      'eu-west-1',
+      'exports/bucket',
+    ],
     [' https://acme.s3.eu-west-1.amazonaws.com/exports\n', 'acme', 'eu-west-1', 'exports'],
     ['https://data.acme.com.s3.us-east-1.amazonaws.com/a', 'data.acme.com', 'us-east-1', 'a'],
     ['https://a.s3.b.s3.us-east-1.amazonaws.com/a', 'a.s3.b', 'us-east-1', 'a'],
     ['https://acme.s3.cn-north-1.amazonaws.com.cn/a', 'acme', 'cn-north-1', 'a'],
     ['https://acme.s3.us-gov-west-1.amazonaws.com', 'acme', 'us-gov-west-1', ''],
     ['https://acme.s3.ap-southeast-2.amazonaws.com', 'acme', 'ap-southeast-2', ''],
-    ['https://acme.s3.eu-west-1.amazonaws.com/my%20folder/%C3%A4', 'acme', 'eu-west-1', 'my folder/ä'],
+    [
+      'https://acme.s3.eu-west-1.amazonaws.com/my%20folder/%C3%A4',
+      'acme',
+      'eu-west-1',
+      'my folder/ä',
+    ],
     ['https://acme.s3.eu-west-1.amazonaws.com/100%25', 'acme', 'eu-west-1', '100%'],
     ['https://acme.s3.eu-west-1.amazonaws.com/a%2Fb%2F', 'acme', 'eu-west-1', 'a/b'],
     ['https://acme.s3.eu-west-1.amazonaws.com/a+b', 'acme', 'eu-west-1', 'a+b'],
@@ -133,10 +148,19 @@ t.test('Google and custom destinations that fit', async t => {
       { ...custom, endpoint: ' https://MinIO.example.com:9000/ ' },
       { endpoint: 'https://minio.example.com:9000' },
     ],
-    [{ ...custom, endpoint: 'https://minio.example.com:443' }, { endpoint: 'https://minio.example.com' }],
+    [
+      { ...custom, endpoint: 'https://minio.example.com:443' },
+      { endpoint: 'https://minio.example.com' },
+    ],
     [{ ...custom, endpoint: 'http://10.1.2.3:9000' }, { endpoint: 'http://10.1.2.3:9000' }],
-    [{ ...custom, endpoint: 'https://[2001:DB8::1]:9000' }, { endpoint: 'https://[2001:db8::1]:9000' }],
-    [{ ...custom, endpoint: 'https://bücher.example' }, { endpoint: 'https://xn--bcher-kva.example' }],
+    [
+      { ...custom, endpoint: 'https://[2001:DB8::1]:9000' },
+      { endpoint: 'https://[2001:db8::1]:9000' },
+    ],
+    [
+      { ...custom, endpoint: 'https://bücher.example' },
+      { endpoint: 'https://xn--bcher-kva.example' },
+    ],
     [{ ...custom, endpoint: 'https://0x7f.1' }, { endpoint: 'https://127.0.0.1' }],
     [{ ...custom, endpoint: 'https://2130706433' }, { endpoint: 'https://127.0.0.1' }],
     [{ ...custom, bucket: 'Acme_Data', region: 'RegionOne', key: 'a b/ü' }, { key: 'a b/ü' }],
@@ -175,7 +199,11 @@ t.test('Google and custom destinations that do not fit', async t => {
     [{ ...gcp, key: 'a\u0085b' }, '/key', /control/],
     [{ ...gcp, key: 'ä'.repeat(Math.ceil((maxKeyBytes + 1) / 2)) }, '/key', /longer than/],
     [{ ...gcp, endpoint: 'https://storage.googleapis.com' }, '/endpoint', /does not belong/],
-    [{ ...gcp, bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com' }, '/bucketUrl', /does not belong/],
+    [
+      { ...gcp, bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com' },
+      '/bucketUrl',
+      /does not belong/,
+    ],
     [{ ...custom, endpoint: 'minio.example.com' }, '/endpoint', /https:\/\//],
     [{ ...custom, endpoint: 'ftp://minio.example.com' }, '/endpoint', /https:\/\//],
     [{ ...custom, endpoint: 'https://minio.example.com/acme' }, '/endpoint', /path or query/],
@@ -245,5 +273,9 @@ t.test('object names', async t => {
   );
   t.equal(manifestKey('', 'prod', '2026-03-02'), '_manifest/company-adoption_prod_2026-03-02.json');
   const longest = manifestKey('k'.repeat(maxKeyBytes), 'e'.repeat(64), '2026-03-02');
-  t.equal(Buffer.byteLength(longest), 1024, 'the longest folder fills the 1,024 bytes that S3 allows');
+  t.equal(
+    Buffer.byteLength(longest),
+    1024,
+    'the longest folder fills the 1,024 bytes that S3 allows',
+  );
 });

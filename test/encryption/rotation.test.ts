@@ -37,7 +37,11 @@ t.test('moves every secret to the first key, page by page, and says how many', a
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
      select e, i, 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', s, 'none', false, now(), now(), now()
      from unnest($1::text[], $2::text[], $3::text[]) as given (e, i, s)`,
-    [rows.map(row => row.environmentId), rows.map(row => row.configId), rows.map(row => row.sealed)],
+    [
+      rows.map(row => row.environmentId),
+      rows.map(row => row.configId),
+      rows.map(row => row.sealed),
+    ],
   );
   const rotate = () => promisify(execFile)(process.execPath, [program], { env: { ...env } });
   t.equal((await rotate()).stdout, 'Moved 1201 of 1201 secrets to the key "2025b".\n');
@@ -50,7 +54,10 @@ t.test('moves every secret to the first key, page by page, and says how many', a
   for (const row of stored.rows) {
     const owner = { environmentId: row.environment_id, configId: row.id };
     const opened = openSecret(after, row.sealed_secret, owner);
-    if (isSealedUnderFirstKey(after, row.sealed_secret) && opened === secretOf(Number(row.id.slice(1))))
+    if (
+      isSealedUnderFirstKey(after, row.sealed_secret) &&
+      opened === secretOf(Number(row.id.slice(1)))
+    )
       right += 1;
   }
   t.equal(right, 1_201);
@@ -67,7 +74,9 @@ t.test('moves every secret to the first key, page by page, and says how many', a
   await app.database.pool.query(
     `update export_configs set sealed_secret = 'v1.lost.' || repeat('A', 40) where id = 'c0'`,
   );
-  const failed = await rotate().catch((error: { code: number; stdout: string; stderr: string }) => error);
+  const failed = await rotate().catch(
+    (error: { code: number; stdout: string; stderr: string }) => error,
+  );
   t.match(failed, { code: 1, stdout: 'Moved 0 of 1201 secrets', stderr: '1 could not be read' });
 });
 
@@ -82,7 +91,11 @@ t.test('a config that is changed meanwhile keeps its moved secret', async t => {
   }).encryptionKeys;
   const [first, second] = keys;
   const owner = { environmentId: 'acme', configId: 'c' };
-  const sealed = sealSecret([second ?? first], registerSecret('changed-meanwhile-0123456789'), owner);
+  const sealed = sealSecret(
+    [second ?? first],
+    registerSecret('changed-meanwhile-0123456789'),
+    owner,
+  );
   await app.database.pool.query(
     `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)

@@ -64,7 +64,9 @@ t.test('spare bits of the encoding may not change either', async t => {
   // A length that leaves spare bits in the last character.
   const sealed = sealSecret([oldKey], 'tex', owner);
   const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
-  const others = [...alphabet].map(last => sealed.slice(0, -1) + last).filter(value => value !== sealed);
+  const others = [...alphabet]
+    .map(last => sealed.slice(0, -1) + last)
+    .filter(value => value !== sealed);
   for (const value of others) t.throws(() => openSecret([oldKey], value, owner));
 });
 
@@ -76,7 +78,10 @@ t.test('rotation: every key opens, the first seals', async t => {
   const moved = sealSecret(keys, openSecret(keys, sealed, owner), owner);
   t.equal(isSealedUnderFirstKey(keys, moved), true);
   t.equal(openSecret([newKey], moved, owner), 'text', 'the old key is not needed any more');
-  t.throws(() => openSecret([newKey], sealed, owner), /sealed under the key "old", which is not configured/);
+  t.throws(
+    () => openSecret([newKey], sealed, owner),
+    /sealed under the key "old", which is not configured/,
+  );
 });
 
 t.test('faults do not repeat the value', async t => {

@@ -37,7 +37,13 @@ t.test('ids and bodies that do not fit', async t => {
     t.equal(answer.status, 400, id);
     t.equal(answer.json.code, 'validation_failed', id);
   }
-  for (const body of [{}, { name: 'x' }, { plan: 'pro' }, { ...json, plan: 'Pro' }, { ...json, id: 'x' }]) {
+  for (const body of [
+    {},
+    { name: 'x' },
+    { plan: 'pro' },
+    { ...json, plan: 'Pro' },
+    { ...json, id: 'x' },
+  ]) {
     const answer = await app.call('/v1/environments/y', { method: 'PUT', json: body });
     t.equal(answer.status, 400, JSON.stringify(body));
     t.ok(answer.json.errors.length > 0);

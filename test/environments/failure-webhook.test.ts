@@ -40,7 +40,14 @@ t.test('set, kept, moved, removed; the secret is shown once', async t => {
     t.notOk('failureWebhookSecret' in json, 'it keeps its secret');
   }
   const { json: read } = await app.call('/v1/environments/acme');
-  t.strictSame(Object.keys(read), ['id', 'name', 'plan', 'failureWebhook', 'createdAt', 'updatedAt']);
+  t.strictSame(Object.keys(read), [
+    'id',
+    'name',
+    'plan',
+    'failureWebhook',
+    'createdAt',
+    'updatedAt',
+  ]);
   t.equal(read.failureWebhook, 'https://hooks.example.com/other');
   t.strictSame((await app.call('/v1/environments')).json.items, [read]);
   const key = await app.makeKey('acme', ['exports:read']);
@@ -66,7 +73,9 @@ t.test('stored sealed, and gone with its environment', async t => {
   );
   t.match(rows[0].sealed_secret, /^v1\.2026a\./);
   await app.call('/v1/environments/sealed', { method: 'DELETE' });
-  const left = await app.database.pool.query(`select from failure_webhooks where environment_id = 'sealed'`);
+  const left = await app.database.pool.query(
+    `select from failure_webhooks where environment_id = 'sealed'`,
+  );
   t.equal(left.rowCount, 0);
 });
 

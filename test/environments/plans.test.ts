@@ -34,5 +34,9 @@ const scopeTable: readonly [granted: readonly Scope[], needed: Scope, expected: 
 ];
 
 for (const [granted, needed, expected] of scopeTable) {
-  t.equal(scopesAllow(granted, needed), expected, `${granted.join(' + ') || 'nothing'} for ${needed}`);
+  t.equal(
+    scopesAllow(granted, needed),
+    expected,
+    `${granted.join(' + ') || 'nothing'} for ${needed}`,
+  );
 }

@@ -92,7 +92,12 @@ t.test('the matrix', async t => {
         if (code !== null) t.equal(answer.json.code, code, `${route} on ${plan}: ${who}`);
       };
       await expect('no token', null, 401, 'unauthenticated');
-      await expect('an unknown key', `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`, 401, 'unauthenticated');
+      await expect(
+        'an unknown key',
+        `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`,
+        401,
+        'unauthenticated',
+      );
       await expect('a key of another environment', foreign.token, 404, 'not_found');
       await expect('a user elsewhere', await user({ environments: 'stranger' }), 404, 'not_found');
       await expect('an expired user', await user({ exp: inSeconds(0) }), 401, 'unauthenticated');
@@ -101,7 +106,8 @@ t.test('the matrix', async t => {
           [`a key with ${scope}`, keys[index]?.token ?? ''],
           [`a user with ${scope}`, users[index] ?? ''],
         ] as const) {
-          const has = scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
+          const has =
+            scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
           if (!has) await expect(who, token, 403, 'insufficient_scope');
           else if (rule.gated && plan !== 'enterprise')
             await expect(who, token, 403, 'plan_upgrade_required');

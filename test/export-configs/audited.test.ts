@@ -5,89 +5,96 @@ import { needsS3, s3Server } from '../helpers/s3.ts';
 
 /** What the audit log says of configs and runs. */
 
-t.test('each change of a config and each run by hand has one line, without secrets', needsS3, async t => {
-  const app = await startExportApp(t);
-  await app.putEnvironment('acme');
-  const key = await app.makeKey('acme', ['exports:write']);
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
-  let seen = 0;
-  const fresh = async () => {
-    const { rows } = await app.database.pool.query(
-      `select id, actor_kind, actor_id, action, target_id, details from audit_log where id > $1 and action like 'export%' order by id`,
-      [seen],
+t.test(
+  'each change of a config and each run by hand has one line, without secrets',
+  needsS3,
+  async t => {
+    const app = await startExportApp(t);
+    await app.putEnvironment('acme');
+    const key = await app.makeKey('acme', ['exports:write']);
+    await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+    let seen = 0;
+    const fresh = async () => {
+      const { rows } = await app.database.pool.query(
+        `select id, actor_kind, actor_id, action, target_id, details from audit_log where id > $1 and action like 'export%' order by id`,
+        [seen],
+      );
+      seen = Number(rows.at(-1)?.id ?? seen);
+      return rows.map(({ id: _id, ...line }) => line);
+    };
+    const configs = '/v1/environments/acme/export-configs';
+    const send = (path: string, method: string, json?: unknown) =>
+      app.call(`${configs}${path}`, {
+        method,
+        token: key.token,
+        ...(json === undefined ? {} : { json }),
+      });
+    const by = { actor_kind: 'api-key', actor_id: key.id };
+
+    const wrong = {
+      ...configBody('full'),
+      secretAccessKey: credentialsOf('readOnly').secretAccessKey,
+    };
+    t.equal((await send('', 'POST', wrong)).status, 422);
+    t.strictSame(await fresh(), [], 'nothing was stored');
+
+    const { id } = (await send('', 'POST', configBody('full'))).json;
+    t.strictSame(await fresh(), [
+      {
+        ...by,
+        action: 'export_config.created',
+        target_id: id,
+        details: { enabled: true, schedule: 'daily', provider: 'custom' },
+      },
+    ]);
+    const patch = async (json: object) => {
+      t.equal((await send(`/${id}`, 'PATCH', json)).status, 200);
+      return (await fresh()).map(({ action, target_id, details }) => {
+        t.equal(target_id, id);
+        return { action, ...details };
+      });
+    };
+    t.strictSame(await patch({}), []);
+    t.strictSame(await patch({ name: 'Nightly', schedule: 'daily' }), [], 'as it was');
+    t.strictSame(
+      await patch({ name: 'Weekly', schedule: 'weekly', manifest: true, key: 'elsewhere' }),
+      [{ action: 'export_config.updated', changed: ['schedule', 'name', 'manifest', 'key'] }],
     );
-    seen = Number(rows.at(-1)?.id ?? seen);
-    return rows.map(({ id: _id, ...line }) => line);
-  };
-  const configs = '/v1/environments/acme/export-configs';
-  const send = (path: string, method: string, json?: unknown) =>
-    app.call(`${configs}${path}`, {
-      method,
-      token: key.token,
-      ...(json === undefined ? {} : { json }),
-    });
-  const by = { actor_kind: 'api-key', actor_id: key.id };
+    t.strictSame(await patch(credentialsOf('full')), [
+      { action: 'export_config.updated', changed: ['secretAccessKey'] },
+    ]);
+    t.strictSame(await patch({ enabled: false }), [
+      { action: 'export_config.turned_off', changed: ['enabled'] },
+    ]);
+    t.equal((await send(`/${id}`, 'PATCH', { schedule: 'hourly' })).status, 400);
+    t.strictSame(await fresh(), []);
 
-  const wrong = {
-    ...configBody('full'),
-    secretAccessKey: credentialsOf('readOnly').secretAccessKey,
-  };
-  t.equal((await send('', 'POST', wrong)).status, 422);
-  t.strictSame(await fresh(), [], 'nothing was stored');
+    t.equal((await send(`/${id}/runs`, 'POST', { snapshotDate: '2026-01-01' })).status, 404);
+    t.strictSame(await fresh(), []);
+    const run = (await send(`/${id}/runs`, 'POST')).json;
+    t.strictSame(await fresh(), [
+      {
+        ...by,
+        action: 'export_run.started',
+        target_id: run.id,
+        details: { configId: id, snapshotDate: '2026-03-01' },
+      },
+    ]);
+    t.equal((await send(`/${id}/runs`, 'POST')).status, 409);
+    t.strictSame(await fresh(), []);
 
-  const { id } = (await send('', 'POST', configBody('full'))).json;
-  t.strictSame(await fresh(), [
-    {
-      ...by,
-      action: 'export_config.created',
-      target_id: id,
-      details: { enabled: true, schedule: 'daily', provider: 'custom' },
-    },
-  ]);
-  const patch = async (json: object) => {
-    t.equal((await send(`/${id}`, 'PATCH', json)).status, 200);
-    return (await fresh()).map(({ action, target_id, details }) => {
-      t.equal(target_id, id);
-      return { action, ...details };
-    });
-  };
-  t.strictSame(await patch({}), []);
-  t.strictSame(await patch({ name: 'Nightly', schedule: 'daily' }), [], 'as it was');
-  t.strictSame(await patch({ name: 'Weekly', schedule: 'weekly', manifest: true, key: 'elsewhere' }), [
-    { action: 'export_config.updated', changed: ['schedule', 'name', 'manifest', 'key'] },
-  ]);
-  t.strictSame(await patch(credentialsOf('full')), [
-    { action: 'export_config.updated', changed: ['secretAccessKey'] },
-  ]);
-  t.strictSame(await patch({ enabled: false }), [
-    { action: 'export_config.turned_off', changed: ['enabled'] },
-  ]);
-  t.equal((await send(`/${id}`, 'PATCH', { schedule: 'hourly' })).status, 400);
-  t.strictSame(await fresh(), []);
+    t.equal((await send(`/${id}`, 'DELETE')).status, 204);
+    t.strictSame(await fresh(), [
+      { ...by, action: 'export_config.deleted', target_id: id, details: {} },
+    ]);
+    t.equal((await send(`/${id}`, 'DELETE')).status, 404);
+    t.strictSame(await fresh(), []);
 
-  t.equal((await send(`/${id}/runs`, 'POST', { snapshotDate: '2026-01-01' })).status, 404);
-  t.strictSame(await fresh(), []);
-  const run = (await send(`/${id}/runs`, 'POST')).json;
-  t.strictSame(await fresh(), [
-    {
-      ...by,
-      action: 'export_run.started',
-      target_id: run.id,
-      details: { configId: id, snapshotDate: '2026-03-01' },
-    },
-  ]);
-  t.equal((await send(`/${id}/runs`, 'POST')).status, 409);
-  t.strictSame(await fresh(), []);
-
-  t.equal((await send(`/${id}`, 'DELETE')).status, 204);
-  t.strictSame(await fresh(), [{ ...by, action: 'export_config.deleted', target_id: id, details: {} }]);
-  t.equal((await send(`/${id}`, 'DELETE')).status, 404);
-  t.strictSame(await fresh(), []);
-
-  const whole = JSON.stringify((await app.call('/v1/audit-log?limit=100')).json);
-  for (const user of Object.values(s3Server().users)) {
-    t.notOk(whole.includes(user.secretAccessKey));
-    t.notOk(whole.includes(user.accessKeyId));
-  }
-  t.notOk(whole.includes(key.token.split('_')[2] ?? ''));
-});
+    const whole = JSON.stringify((await app.call('/v1/audit-log?limit=100')).json);
+    for (const user of Object.values(s3Server().users)) {
+      t.notOk(whole.includes(user.secretAccessKey));
+      t.notOk(whole.includes(user.accessKeyId));
+    }
+    t.notOk(whole.includes(key.token.split('_')[2] ?? ''));
+  },
+);

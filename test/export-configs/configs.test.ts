@@ -1,6 +1,11 @@
 import t from 'tap';
 import { openSecret } from '../../src/encryption/secrets.ts';
-import { configBody, credentialsOf, makeConfig, startExportApp } from '../helpers/export-configs.ts';
+import {
+  configBody,
+  credentialsOf,
+  makeConfig,
+  startExportApp,
+} from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
 
 /** Configs over HTTP, against the real S3 server. */
@@ -50,8 +55,13 @@ t.test('made, read, listed and deleted', needsS3, async t => {
   const secret = s3Server().users.full.secretAccessKey;
   t.notOk(JSON.stringify(row).includes(secret), 'the row does not hold the secret');
   const owner = { environmentId: 'acme', configId: id };
-  t.ok(openSecret(app.config.encryptionKeys, row.sealed_secret, owner) === secret, 'it opens for its owner');
-  t.throws(() => openSecret(app.config.encryptionKeys, row.sealed_secret, { ...owner, configId: 'other' }));
+  t.ok(
+    openSecret(app.config.encryptionKeys, row.sealed_secret, owner) === secret,
+    'it opens for its owner',
+  );
+  t.throws(() =>
+    openSecret(app.config.encryptionKeys, row.sealed_secret, { ...owner, configId: 'other' }),
+  );
 
   t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 204);
   t.equal((await app.call(`${path}/${id}`)).status, 404);
@@ -70,14 +80,22 @@ t.test('bodies at fault are refused, field by field, and nothing is stored', nee
     ['no secret', { ...configBody(), secretAccessKey: undefined }, ['/secretAccessKey']],
     ['an empty name', configBody('full', { name: '  ' }), ['/name']],
     ['a schedule that is none', configBody('full', { schedule: 'hourly' }), ['/schedule']],
-    ['bucketUrl of another provider', configBody('full', { bucketUrl: aws.bucketUrl }), ['/bucketUrl']],
+    [
+      'bucketUrl of another provider',
+      configBody('full', { bucketUrl: aws.bucketUrl }),
+      ['/bucketUrl'],
+    ],
     [
       'endpoint of another provider',
       { ...common, ...aws, endpoint: 'https://s3.example.com' },
       ['/endpoint'],
     ],
     ['bucket beside bucketUrl', { ...common, ...aws, bucket: 'acme' }, ['/bucket']],
-    ['an endpoint with a path', configBody('full', { endpoint: 'https://s3.example.com/x' }), ['/endpoint']],
+    [
+      'an endpoint with a path',
+      configBody('full', { endpoint: 'https://s3.example.com/x' }),
+      ['/endpoint'],
+    ],
     [
       'no bucket and a blank secret',
       configBody('full', { bucket: undefined, secretAccessKey: ' ' }),
@@ -109,7 +127,11 @@ t.test('a bucket that says no: 422 on save, 200 on a dry run, nothing stored', n
   await app.putEnvironment('acme');
   const wrongSecret = { secretAccessKey: s3Server().users.nothing.secretAccessKey };
   const table: [object, string, (string | null)[]][] = [
-    [configBody('full', wrongSecret), 'secret_key_mismatch', ['secret_key_mismatch', 'secret_key_mismatch']],
+    [
+      configBody('full', wrongSecret),
+      'secret_key_mismatch',
+      ['secret_key_mismatch', 'secret_key_mismatch'],
+    ],
     [
       configBody('full', { bucket: 'no-such-bucket' }),
       'bucket_not_found',
@@ -137,7 +159,9 @@ t.test('a bucket that says no: 422 on save, 200 on a dry run, nothing stored', n
       ['list', 'write'],
     );
     t.strictSame(
-      tried.json.checks.map((check: { error: { code: string } | null }) => check.error?.code ?? null),
+      tried.json.checks.map(
+        (check: { error: { code: string } | null }) => check.error?.code ?? null,
+      ),
       codes,
     );
     t.strictSame(saved.json.checks, tried.json.checks);
@@ -155,9 +179,10 @@ t.test('PATCH', needsS3, async t => {
   const patch = (json: object) => app.call(`${path}/${id}`, { method: 'PATCH', json });
   const { users } = s3Server();
   const storedSecret = async () => {
-    const { rows } = await app.database.pool.query('select sealed_secret from export_configs where id = $1', [
-      id,
-    ]);
+    const { rows } = await app.database.pool.query(
+      'select sealed_secret from export_configs where id = $1',
+      [id],
+    );
     return openSecret(app.config.encryptionKeys, rows[0].sealed_secret, {
       environmentId: 'acme',
       configId: id,
@@ -187,7 +212,11 @@ t.test('PATCH', needsS3, async t => {
     t.equal(wrong.json.storageError.code, 'secret_key_mismatch');
     const denied = await patch(credentialsOf('readOnly'));
     t.equal(denied.json.storageError.code, 'write_denied');
-    t.equal((await app.call(`${path}/${id}`)).json.accessKeyId, users.full.accessKeyId, 'nothing was stored');
+    t.equal(
+      (await app.call(`${path}/${id}`)).json.accessKeyId,
+      users.full.accessKeyId,
+      'nothing was stored',
+    );
     t.equal((await app.call(`${path}/${id}/validate`, { method: 'POST' })).json.valid, true);
   });
 

@@ -71,7 +71,10 @@ t.test('when it runs next', async t => {
     at = now,
   ) => describeStatus(config, good, plan, at).nextRunAt;
   t.equal(next({ ...daily, schedule: 'weekly' }, 'enterprise'), '2026-03-09T00:00:00.000Z');
-  t.equal(next(daily, 'enterprise', new Date('2026-03-05T00:00:00.000Z')), '2026-03-06T00:00:00.000Z');
+  t.equal(
+    next(daily, 'enterprise', new Date('2026-03-05T00:00:00.000Z')),
+    '2026-03-06T00:00:00.000Z',
+  );
   t.equal(next({ ...daily, enabled: false }, 'enterprise'), null, 'off');
   t.equal(next(daily, 'pro'), null);
   t.equal(next(daily, 'free'), null);

@@ -2,7 +2,13 @@ import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { startApp } from '../helpers/app.ts';
-import { configBody, makeConfig, runReader, startExportWorker, until } from '../helpers/export-configs.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportWorker,
+  until,
+} from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
@@ -11,61 +17,72 @@ import { startS3Proxy } from '../helpers/s3-proxy.ts';
 /** More than what waits in parts and buffers, so that the rows are still being read. */
 const rowCount = 400_000;
 
-t.test('Postgres crashes in the middle of a run and comes back: one whole object', needsS3, async t => {
-  const server = await startPostgresServer();
-  t.teardown(server.remove);
-  await migrateToLatest(server.url);
-  const proxy = await startS3Proxy();
-  t.teardown(proxy.close);
-  const app = await startApp(t, {
-    databaseUrl: server.url,
-    env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
-  });
-  await app.putEnvironment('acme');
-  const query = (text: string) => app.dependencies.pools.api.query(text);
-  await fillSnapshot(app.dependencies.pools.api, 'acme', '2026-03-01', rowCount);
-  const { id, key } = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
-  startExportWorker(t, app);
-  proxy.decide(request => (/partNumber=1&/.test(request.url ?? '') ? 'stall' : 'pass'));
-  const { json } = await app.call(`/v1/environments/acme/export-configs/${id}/runs`, {
-    method: 'POST',
-  });
-  await until(async () => proxy.requests.some(request => request.includes('partNumber=1')), Boolean);
+t.test(
+  'Postgres crashes in the middle of a run and comes back: one whole object',
+  needsS3,
+  async t => {
+    const server = await startPostgresServer();
+    t.teardown(server.remove);
+    await migrateToLatest(server.url);
+    const proxy = await startS3Proxy();
+    t.teardown(proxy.close);
+    const app = await startApp(t, {
+      databaseUrl: server.url,
+      env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
+    });
+    await app.putEnvironment('acme');
+    const query = (text: string) => app.dependencies.pools.api.query(text);
+    await fillSnapshot(app.dependencies.pools.api, 'acme', '2026-03-01', rowCount);
+    const { id, key } = await makeConfig(
+      app,
+      'acme',
+      configBody('full', { endpoint: proxy.endpoint }),
+    );
+    startExportWorker(t, app);
+    proxy.decide(request => (/partNumber=1&/.test(request.url ?? '') ? 'stall' : 'pass'));
+    const { json } = await app.call(`/v1/environments/acme/export-configs/${id}/runs`, {
+      method: 'POST',
+    });
+    await until(
+      async () => proxy.requests.some(request => request.includes('partNumber=1')),
+      Boolean,
+    );
 
-  await server.stop('immediate');
-  t.equal((await app.call('/v1/environments')).status, 503);
-  proxy.decide(() => 'pass');
-  // The bucket is cleaned up though nothing can be written down.
-  await until(
-    () => contentsOf(s3Destination({ key })),
-    found => found.unfinished.length === 0,
-  );
-  await server.start();
-  const runs = runReader(app, 'acme');
-  await until(
-    () => app.call('/health/ready'),
-    answer => answer.status === 200,
-  );
-  // As after 20 s without a heartbeat, and the pause before the next attempt.
-  await until(
-    async () => {
-      await query(
-        `update pgboss.job set heartbeat_on = now() - interval '1 hour' where name = 'run-export' and state = 'active'`,
-      );
-      await hastenRetries(app.dependencies.pools.api);
-      return await runs.read(json.id);
-    },
-    run => run.attempts === 2,
-  );
-  const run = await runs.finished(json.id);
-  t.match(run, { state: 'successful', attempts: 2, rowCount, error: null });
-  t.strictSame(await contentsOf(s3Destination({ key })), {
-    objects: [run.objectKey],
-    unfinished: [],
-  });
-  const { body } = await readObject(s3Server().bucket, run.objectKey);
-  t.ok(
-    body.equals((await app.download('acme', '30-days-daily')).body),
-    'the object is that part of the download',
-  );
-});
+    await server.stop('immediate');
+    t.equal((await app.call('/v1/environments')).status, 503);
+    proxy.decide(() => 'pass');
+    // The bucket is cleaned up though nothing can be written down.
+    await until(
+      () => contentsOf(s3Destination({ key })),
+      found => found.unfinished.length === 0,
+    );
+    await server.start();
+    const runs = runReader(app, 'acme');
+    await until(
+      () => app.call('/health/ready'),
+      answer => answer.status === 200,
+    );
+    // As after 20 s without a heartbeat, and the pause before the next attempt.
+    await until(
+      async () => {
+        await query(
+          `update pgboss.job set heartbeat_on = now() - interval '1 hour' where name = 'run-export' and state = 'active'`,
+        );
+        await hastenRetries(app.dependencies.pools.api);
+        return await runs.read(json.id);
+      },
+      run => run.attempts === 2,
+    );
+    const run = await runs.finished(json.id);
+    t.match(run, { state: 'successful', attempts: 2, rowCount, error: null });
+    t.strictSame(await contentsOf(s3Destination({ key })), {
+      objects: [run.objectKey],
+      unfinished: [],
+    });
+    const { body } = await readObject(s3Server().bucket, run.objectKey);
+    t.ok(
+      body.equals((await app.download('acme', '30-days-daily')).body),
+      'the object is that part of the download',
+    );
+  },
+);

@@ -42,11 +42,13 @@ async function start(
     );
   }
   const loaded = (date: string) =>
-    pool.query(`insert into snapshots (environment_id, snapshot_date, row_count) values ('acme', $1, 0)`, [
-      date,
-    ]);
+    pool.query(
+      `insert into snapshots (environment_id, snapshot_date, row_count) values ('acme', $1, 0)`,
+      [date],
+    );
   for (const date of snapshots) await loaded(date);
-  const tick = (now: string) => enqueueDue(app.dependencies.db, app.dependencies.jobs, new Date(now));
+  const tick = (now: string) =>
+    enqueueDue(app.dependencies.db, app.dependencies.jobs, new Date(now));
   const runs = async () => {
     const { rows } = await pool.query(
       `select config_id, to_char(slot at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as slot, snapshot_date::text, state, error_code,
@@ -121,7 +123,10 @@ t.test('year end', async t => {
   await tick('2026-01-01T00:00:00Z');
   t.strictSame(await runs(), ['d 2026-01-01 2025-12-31 queued job']);
   await tick('2026-01-05T00:00:00Z');
-  t.match(await runs(), ['d 2026-01-01 2025-12-31 queued job', 'w 2026-01-05 2026-01-04 queued job']);
+  t.match(await runs(), [
+    'd 2026-01-01 2025-12-31 queued job',
+    'w 2026-01-05 2026-01-04 queued job',
+  ]);
 });
 
 t.test('several processes tick at once: one run and one job a slot', async t => {
@@ -146,7 +151,9 @@ t.test('several processes tick at once: one run and one job a slot', async t => 
     new Set(['2026-03-04 2026-03-03 queued job']),
   );
   t.equal((await runs()).length, 40);
-  const { rows } = await pool.query(`select count(*)::int as jobs from pgboss.job where name = 'run-export'`);
+  const { rows } = await pool.query(
+    `select count(*)::int as jobs from pgboss.job where name = 'run-export'`,
+  );
   t.equal(rows[0].jobs, 40);
 });
 
@@ -158,7 +165,10 @@ t.test('an outage of three days: the newest missed slot alone', async t => {
   await tick('2026-03-02T00:00:30Z');
   await finishAll();
   await tick('2026-03-05T09:17:00Z');
-  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 successful', 'a 2026-03-05 2026-03-04 queued job']);
+  t.strictSame(await runs(), [
+    'a 2026-03-02 2026-03-01 successful',
+    'a 2026-03-05 2026-03-04 queued job',
+  ]);
 });
 
 t.test('a late snapshot: waits, is woken by the load, fails at the next slot', async t => {
@@ -194,19 +204,25 @@ t.test('a late snapshot: waits, is woken by the load, fails at the next slot', a
   ]);
 });
 
-t.test('a run that is still at work holds the next slot back, and only the newest follows', async t => {
-  const { tick, runs, finishAll } = await start(t, {
-    configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
-    snapshots: ['2026-03-01', '2026-03-02', '2026-03-03'],
-  });
-  await tick('2026-03-02T00:00:30Z');
-  await tick('2026-03-03T00:00:30Z');
-  await tick('2026-03-04T00:00:30Z');
-  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
-  await finishAll();
-  await tick('2026-03-04T00:01:30Z');
-  t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 successful', 'a 2026-03-04 2026-03-03 queued job']);
-});
+t.test(
+  'a run that is still at work holds the next slot back, and only the newest follows',
+  async t => {
+    const { tick, runs, finishAll } = await start(t, {
+      configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
+      snapshots: ['2026-03-01', '2026-03-02', '2026-03-03'],
+    });
+    await tick('2026-03-02T00:00:30Z');
+    await tick('2026-03-03T00:00:30Z');
+    await tick('2026-03-04T00:00:30Z');
+    t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
+    await finishAll();
+    await tick('2026-03-04T00:01:30Z');
+    t.strictSame(await runs(), [
+      'a 2026-03-02 2026-03-01 successful',
+      'a 2026-03-04 2026-03-03 queued job',
+    ]);
+  },
+);
 
 t.test('made, turned off or turned on around the slot', async t => {
   const { tick, runs } = await start(t, {
@@ -310,7 +326,9 @@ t.test('a run by hand of a config that was deleted meanwhile is not found', asyn
   const { app } = await start(t, { configs: [], snapshots: ['2026-03-01'] });
   const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };
   await t.rejects(
-    app.dependencies.db.transaction().execute(trx => insertManualRun(trx, systemActor('test'), wanted)),
+    app.dependencies.db
+      .transaction()
+      .execute(trx => insertManualRun(trx, systemActor('test'), wanted)),
     { code: 'not_found' },
   );
 });

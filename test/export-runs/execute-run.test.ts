@@ -150,13 +150,17 @@ t.test('runs by hand, gzip: the same bytes every time', needsS3, async t => {
   t.ok(bodies[0]?.equals(bodies[1] ?? Buffer.alloc(0)));
   const page = (await app.call(`${path}/${id}/runs?limit=1`)).json;
   t.equal(page.items.length, 1);
-  t.equal((await app.call(`${path}/${id}/runs?limit=1&cursor=${page.nextCursor}`)).json.nextCursor, null);
+  t.equal(
+    (await app.call(`${path}/${id}/runs?limit=1&cursor=${page.nextCursor}`)).json.nextCursor,
+    null,
+  );
 });
 
 t.test('runs by hand that may not be', needsS3, async t => {
   const { app } = await start(t);
   const { id } = await makeConfig(app, 'acme');
-  const post = (json?: object) => app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
+  const post = (json?: object) =>
+    app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
   t.equal((await post({ snapshotDate: '2026-03-01' })).status, 404);
   t.equal((await post({ snapshotDate: '2026-02-30' })).status, 400);
   t.equal((await post({ colour: 'red' })).json.errors[0].path, '/colour');

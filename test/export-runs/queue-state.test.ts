@@ -11,7 +11,12 @@ async function start(t: Parameters<typeof startTestApp>[0], now: string) {
   for (const id of ['acme', 'other']) await app.putEnvironment(id);
   const addConfig = (
     id: string,
-    { environment = 'acme', schedule = 'daily', enabled = true, since = '2026-01-01T12:00:00Z' } = {},
+    {
+      environment = 'acme',
+      schedule = 'daily',
+      enabled = true,
+      since = '2026-01-01T12:00:00Z',
+    } = {},
   ) =>
     pool.query(
       `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
@@ -20,10 +25,10 @@ async function start(t: Parameters<typeof startTestApp>[0], now: string) {
       [environment, id, enabled, schedule, since],
     );
   const addSnapshot = (environment: string, date: string) =>
-    pool.query('insert into snapshots (environment_id, snapshot_date, row_count) values ($1, $2, 0)', [
-      environment,
-      date,
-    ]);
+    pool.query(
+      'insert into snapshots (environment_id, snapshot_date, row_count) values ($1, $2, 0)',
+      [environment, date],
+    );
   const addRun = (id: string, config: string, state: string, slot: string | null) =>
     pool.query(
       `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at, finished_at)
@@ -51,7 +56,11 @@ t.test('late slots: those of enabled configs, until a run of them has ended', as
     lateForRun: { slots: 1, oldestSeconds: 1_800 },
     lateForSnapshot: { slots: 2, oldestSeconds: 2 * 86_400 + 1_800 },
   };
-  t.match(await state(), both, 'Monday’s slot wants the snapshot of Sunday, which is not there either');
+  t.match(
+    await state(),
+    both,
+    'Monday’s slot wants the snapshot of Sunday, which is not there either',
+  );
 
   await addRun('r1', 'daily', 'successful', '2026-03-03T00:00:00Z');
   await addRun('r2', 'daily', 'running', '2026-03-04T00:00:00Z');

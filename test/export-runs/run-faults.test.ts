@@ -63,7 +63,8 @@ async function start(t: Test) {
 }
 
 const isPart = (request: http.IncomingMessage, number?: number) =>
-  request.method === 'PUT' && new RegExp(`partNumber=${number ?? '\\d+'}(&|$)`).test(request.url ?? '');
+  request.method === 'PUT' &&
+  new RegExp(`partNumber=${number ?? '\\d+'}(&|$)`).test(request.url ?? '');
 
 t.test('SlowDown twice, then fine', needsS3, async t => {
   const { proxy, runNow, runs, expectWhole } = await start(t);
@@ -75,36 +76,40 @@ t.test('SlowDown twice, then fine', needsS3, async t => {
   await expectWhole(run);
 });
 
-t.test('an outage longer than one attempt: queued in between, then one whole object', needsS3, async t => {
-  const { app, proxy, config, destination, runNow, hasten, runs, expectWhole } = await start(t);
-  const table: Fate[] = ['slow-down', 'reset'];
-  let fate: Fate = 'pass';
-  proxy.decide(request => (isPart(request, 2) ? fate : 'pass'));
-  const codes = { 'slow-down': 'storage_unavailable', reset: 'endpoint_unreachable' } as Record<
-    string,
-    string
-  >;
-  fate = table[0] ?? 'pass';
-  const id = await runNow();
-  for (const [index, bad] of table.entries()) {
-    fate = bad;
+t.test(
+  'an outage longer than one attempt: queued in between, then one whole object',
+  needsS3,
+  async t => {
+    const { app, proxy, config, destination, runNow, hasten, runs, expectWhole } = await start(t);
+    const table: Fate[] = ['slow-down', 'reset'];
+    let fate: Fate = 'pass';
+    proxy.decide(request => (isPart(request, 2) ? fate : 'pass'));
+    const codes = { 'slow-down': 'storage_unavailable', reset: 'endpoint_unreachable' } as Record<
+      string,
+      string
+    >;
+    fate = table[0] ?? 'pass';
+    const id = await runNow();
+    for (const [index, bad] of table.entries()) {
+      fate = bad;
+      await hasten();
+      const waiting = await until(
+        () => runs.read(id),
+        run => run.state === 'queued' && run.attempts === index + 1,
+      );
+      t.equal(waiting.error.code, codes[bad]);
+      t.equal(waiting.finishedAt, null);
+      t.strictSame(await contentsOf(destination), nothing, 'nothing is left between attempts');
+      const { status } = (await app.call(`${path}/${config.id}`)).json;
+      t.match(status, { status: 'never ran before', running: false, error: null });
+    }
+    fate = 'pass';
     await hasten();
-    const waiting = await until(
-      () => runs.read(id),
-      run => run.state === 'queued' && run.attempts === index + 1,
-    );
-    t.equal(waiting.error.code, codes[bad]);
-    t.equal(waiting.finishedAt, null);
-    t.strictSame(await contentsOf(destination), nothing, 'nothing is left between attempts');
-    const { status } = (await app.call(`${path}/${config.id}`)).json;
-    t.match(status, { status: 'never ran before', running: false, error: null });
-  }
-  fate = 'pass';
-  await hasten();
-  const run = await runs.finished(id);
-  t.match(run, { state: 'successful', attempts: 3, error: null });
-  await expectWhole(run);
-});
+    const run = await runs.finished(id);
+    t.match(run, { state: 'successful', attempts: 3, error: null });
+    await expectWhole(run);
+  },
+);
 
 t.test(
   'an outage in which uploads cannot even be aborted: nothing is left once it is over',
@@ -113,7 +118,8 @@ t.test(
     /** After an attempt that had to leave its upload behind. */
     const leftBehind = async (t: Test) => {
       const started = await start(t);
-      const isBroken = (request: http.IncomingMessage) => isPart(request, 2) || request.method === 'DELETE';
+      const isBroken = (request: http.IncomingMessage) =>
+        isPart(request, 2) || request.method === 'DELETE';
       started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
       const id = await started.runNow();
       await until(
@@ -157,10 +163,15 @@ t.test(
       const { app, config, destination, proxy, runNow, hasten } = await start(t);
       const fates: Record<string, Fate> = { PUT: 'stall', DELETE: 'slow-down' };
       proxy.decide(request =>
-        isPart(request, 2) || request.method === 'DELETE' ? (fates[request.method ?? ''] ?? 'pass') : 'pass',
+        isPart(request, 2) || request.method === 'DELETE'
+          ? (fates[request.method ?? ''] ?? 'pass')
+          : 'pass',
       );
       await runNow();
-      await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+      await until(
+        async () => proxy.requests.some(request => request.includes('partNumber=2')),
+        Boolean,
+      );
       t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
       const jobs = async () =>
         (
@@ -198,7 +209,10 @@ t.test(
       );
       proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
       const otherRun = (await app.call(`${path}/${other.id}/runs`, { method: 'POST' })).json.id;
-      await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+      await until(
+        async () => proxy.requests.some(request => request.includes('partNumber=2')),
+        Boolean,
+      );
       let starts = 0;
       proxy.decide(request => {
         if (!isStart(request)) return 'pass';
@@ -311,7 +325,8 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
   await t.test('turned off', async t => {
     const { app, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled(t);
     t.equal(
-      (await app.call(`${path}/${config.id}`, { method: 'PATCH', json: { enabled: false } })).status,
+      (await app.call(`${path}/${config.id}`, { method: 'PATCH', json: { enabled: false } }))
+        .status,
       200,
     );
     t.match(await runs.read(id), { state: 'failed', error: { code: 'cancelled' } });
@@ -341,39 +356,55 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
   });
 });
 
-t.test('a worker that was taken for dead does not write over the one that came after', needsS3, async t => {
-  const { app, proxy, runNow, runs, hasten, expectWhole } = await start(t);
-  proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
-  const id = await runNow();
-  await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
-  // What the supervisor does when heartbeats stop: the job goes to another attempt while the first still runs.
-  proxy.decide(() => 'pass');
-  const { pool } = app.database;
-  const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
-  await app.dependencies.jobs.fail('run-export', rows[0].job_id);
-  await hasten();
-  const run = await runs.finished(id);
-  t.match(run, { state: 'successful', attempts: 2, error: null });
-  await expectWhole(run);
-});
+t.test(
+  'a worker that was taken for dead does not write over the one that came after',
+  needsS3,
+  async t => {
+    const { app, proxy, runNow, runs, hasten, expectWhole } = await start(t);
+    proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+    const id = await runNow();
+    await until(
+      async () => proxy.requests.some(request => request.includes('partNumber=2')),
+      Boolean,
+    );
+    // What the supervisor does when heartbeats stop: the job goes to another attempt while the first still runs.
+    proxy.decide(() => 'pass');
+    const { pool } = app.database;
+    const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
+    await app.dependencies.jobs.fail('run-export', rows[0].job_id);
+    await hasten();
+    const run = await runs.finished(id);
+    t.match(run, { state: 'successful', attempts: 2, error: null });
+    await expectWhole(run);
+  },
+);
 
-t.test('the last attempt dies with its worker: the run ends, and nothing is left', needsS3, async t => {
-  const { app, proxy, destination, runNow, runs } = await start(t);
-  proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
-  const id = await runNow();
-  await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
-  const { pool } = app.database;
-  const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
-  await pool.query('update pgboss.job set retry_count = retry_limit where id = $1', [rows[0].job_id]);
-  await app.dependencies.jobs.fail('run-export', rows[0].job_id);
-  const run = await runs.finished(id);
-  t.match(run, { state: 'failed', error: { code: 'internal_error' } });
-  await until(
-    () => contentsOf(destination),
-    found => found.unfinished.length === 0,
-    10_000,
-  );
-});
+t.test(
+  'the last attempt dies with its worker: the run ends, and nothing is left',
+  needsS3,
+  async t => {
+    const { app, proxy, destination, runNow, runs } = await start(t);
+    proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+    const id = await runNow();
+    await until(
+      async () => proxy.requests.some(request => request.includes('partNumber=2')),
+      Boolean,
+    );
+    const { pool } = app.database;
+    const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
+    await pool.query('update pgboss.job set retry_count = retry_limit where id = $1', [
+      rows[0].job_id,
+    ]);
+    await app.dependencies.jobs.fail('run-export', rows[0].job_id);
+    const run = await runs.finished(id);
+    t.match(run, { state: 'failed', error: { code: 'internal_error' } });
+    await until(
+      () => contentsOf(destination),
+      found => found.unfinished.length === 0,
+      10_000,
+    );
+  },
+);
 
 t.test('a customer with many configs does not keep the others waiting', needsS3, async t => {
   const { app, proxy, runNow, config } = await start(t);

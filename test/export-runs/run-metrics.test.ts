@@ -31,8 +31,14 @@ t.test('runs that succeed and fail', needsS3, async t => {
     // The row is written first.
     await eventually(
       async () =>
-        difference(before, await scrape())('whx_run_attempt_duration_seconds_count{outcome="successful"}') +
-          difference(before, await scrape())('whx_run_attempt_duration_seconds_count{outcome="failed"}') ===
+        difference(
+          before,
+          await scrape(),
+        )('whx_run_attempt_duration_seconds_count{outcome="successful"}') +
+          difference(
+            before,
+            await scrape(),
+          )('whx_run_attempt_duration_seconds_count{outcome="failed"}') ===
         1,
       'the attempt is counted',
     );

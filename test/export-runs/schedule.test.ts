@@ -1,17 +1,57 @@
 import t from 'tap';
-import { newestSlot, nextSlot, type Schedule, snapshotDateOf } from '../../src/export-runs/schedule.ts';
+import {
+  newestSlot,
+  nextSlot,
+  type Schedule,
+  snapshotDateOf,
+} from '../../src/export-runs/schedule.ts';
 
 /** Schedule, instant, newest slot, the snapshot that it exports, next slot. 2026-03-02 is a Monday. */
 const table: readonly (readonly [string, Schedule, string, string, string, string])[] = [
   ['midday', 'daily', '2026-03-04T12:00:00.000Z', '2026-03-04', '2026-03-03', '2026-03-05'],
-  ['midnight itself', 'daily', '2026-03-04T00:00:00.000Z', '2026-03-04', '2026-03-03', '2026-03-05'],
-  ['just before midnight', 'daily', '2026-03-03T23:59:59.999Z', '2026-03-03', '2026-03-02', '2026-03-04'],
-  ['just after midnight', 'daily', '2026-03-04T00:00:00.001Z', '2026-03-04', '2026-03-03', '2026-03-05'],
+  [
+    'midnight itself',
+    'daily',
+    '2026-03-04T00:00:00.000Z',
+    '2026-03-04',
+    '2026-03-03',
+    '2026-03-05',
+  ],
+  [
+    'just before midnight',
+    'daily',
+    '2026-03-03T23:59:59.999Z',
+    '2026-03-03',
+    '2026-03-02',
+    '2026-03-04',
+  ],
+  [
+    'just after midnight',
+    'daily',
+    '2026-03-04T00:00:00.001Z',
+    '2026-03-04',
+    '2026-03-03',
+    '2026-03-05',
+  ],
   ['year end', 'daily', '2025-12-31T23:59:59.999Z', '2025-12-31', '2025-12-30', '2026-01-01'],
   ['new year', 'daily', '2026-01-01T00:00:00.000Z', '2026-01-01', '2025-12-31', '2026-01-02'],
-  ['before a leap day', 'daily', '2028-02-28T10:00:00.000Z', '2028-02-28', '2028-02-27', '2028-02-29'],
+  [
+    'before a leap day',
+    'daily',
+    '2028-02-28T10:00:00.000Z',
+    '2028-02-28',
+    '2028-02-27',
+    '2028-02-29',
+  ],
   ['a leap day', 'daily', '2028-02-29T10:00:00.000Z', '2028-02-29', '2028-02-28', '2028-03-01'],
-  ['after a leap day', 'daily', '2028-03-01T00:00:00.000Z', '2028-03-01', '2028-02-29', '2028-03-02'],
+  [
+    'after a leap day',
+    'daily',
+    '2028-03-01T00:00:00.000Z',
+    '2028-03-01',
+    '2028-02-29',
+    '2028-03-02',
+  ],
   [
     'clocks go forward in Europe',
     'daily',
@@ -20,8 +60,22 @@ const table: readonly (readonly [string, Schedule, string, string, string, strin
     '2026-03-28',
     '2026-03-30',
   ],
-  ['Monday midnight', 'weekly', '2026-03-02T00:00:00.000Z', '2026-03-02', '2026-03-01', '2026-03-09'],
-  ['late on Sunday', 'weekly', '2026-03-01T23:59:59.999Z', '2026-02-23', '2026-02-22', '2026-03-02'],
+  [
+    'Monday midnight',
+    'weekly',
+    '2026-03-02T00:00:00.000Z',
+    '2026-03-02',
+    '2026-03-01',
+    '2026-03-09',
+  ],
+  [
+    'late on Sunday',
+    'weekly',
+    '2026-03-01T23:59:59.999Z',
+    '2026-02-23',
+    '2026-02-22',
+    '2026-03-02',
+  ],
   ['midweek', 'weekly', '2026-03-05T17:00:00.000Z', '2026-03-02', '2026-03-01', '2026-03-09'],
   [
     'a week over the year end',
@@ -39,7 +93,14 @@ const table: readonly (readonly [string, Schedule, string, string, string, strin
     '2028-12-31',
     '2029-01-08',
   ],
-  ['a week over a leap day', 'weekly', '2028-03-02T00:00:00.000Z', '2028-02-28', '2028-02-27', '2028-03-06'],
+  [
+    'a week over a leap day',
+    'weekly',
+    '2028-03-02T00:00:00.000Z',
+    '2028-02-28',
+    '2028-02-27',
+    '2028-03-06',
+  ],
 ];
 
 for (const [name, schedule, instant, newest, snapshotDate, next] of table) {

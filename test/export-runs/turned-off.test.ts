@@ -20,98 +20,113 @@ t.setTimeout(300_000);
 
 const dayOf = (day: number) => `2026-03-${String(day).padStart(2, '0')}`;
 
-t.test('ten slots with wrong credentials: pushed daily, off at the tenth, and on again', needsS3, async t => {
-  const receiver = await startWebhookReceiver(t);
-  const app = await startExportApp(t, { now: '2026-03-01T10:00:00.000Z' });
-  const { pool } = app.database;
-  const { db, jobs } = app.dependencies;
-  const json = { name: 'acme', plan: 'enterprise', failureWebhook: receiver.url };
-  const saved = await app.call('/v1/environments/acme', { method: 'PUT', json });
-  const secret = registerSecret(saved.json.failureWebhookSecret);
-  const { id, key } = await makeConfig(app, 'acme', configBody('full'));
-  const path = `/v1/environments/acme/export-configs/${id}`;
-  const breakSecret = async () => {
-    const owner = { environmentId: 'acme', configId: id };
-    const wrong = sealSecret(app.config.encryptionKeys, registerSecret('wrong-secret-0123456789'), owner);
-    await pool.query('update export_configs set sealed_secret = $1', [wrong]);
-  };
-  await breakSecret();
-  startExportWorker(t, app);
-  /** The slot at the begin of the day comes, and its run ends. */
-  const pass = async (day: number) => {
-    await fillSnapshot(pool, 'acme', dayOf(day - 1), 3);
-    app.setNow(`${dayOf(day)}T00:00:01.000Z`);
-    await enqueueDue(db, jobs, new Date(`${dayOf(day)}T00:00:01.000Z`));
-    return await until(
-      async () => (await app.call(`${path}/runs?limit=1`)).json.items[0],
-      run => run?.slot === `${dayOf(day)}T00:00:00.000Z` && run.finishedAt !== null,
-    );
-  };
+t.test(
+  'ten slots with wrong credentials: pushed daily, off at the tenth, and on again',
+  needsS3,
+  async t => {
+    const receiver = await startWebhookReceiver(t);
+    const app = await startExportApp(t, { now: '2026-03-01T10:00:00.000Z' });
+    const { pool } = app.database;
+    const { db, jobs } = app.dependencies;
+    const json = { name: 'acme', plan: 'enterprise', failureWebhook: receiver.url };
+    const saved = await app.call('/v1/environments/acme', { method: 'PUT', json });
+    const secret = registerSecret(saved.json.failureWebhookSecret);
+    const { id, key } = await makeConfig(app, 'acme', configBody('full'));
+    const path = `/v1/environments/acme/export-configs/${id}`;
+    const breakSecret = async () => {
+      const owner = { environmentId: 'acme', configId: id };
+      const wrong = sealSecret(
+        app.config.encryptionKeys,
+        registerSecret('wrong-secret-0123456789'),
+        owner,
+      );
+      await pool.query('update export_configs set sealed_secret = $1', [wrong]);
+    };
+    await breakSecret();
+    startExportWorker(t, app);
+    /** The slot at the begin of the day comes, and its run ends. */
+    const pass = async (day: number) => {
+      await fillSnapshot(pool, 'acme', dayOf(day - 1), 3);
+      app.setNow(`${dayOf(day)}T00:00:01.000Z`);
+      await enqueueDue(db, jobs, new Date(`${dayOf(day)}T00:00:01.000Z`));
+      return await until(
+        async () => (await app.call(`${path}/runs?limit=1`)).json.items[0],
+        run => run?.slot === `${dayOf(day)}T00:00:00.000Z` && run.finishedAt !== null,
+      );
+    };
 
-  for (let day = 2; day <= 11; day += 1) {
-    t.match((await app.call(path)).json, { enabled: true, status: { turnedOff: null } });
-    t.match(await pass(day), {
-      state: 'failed',
-      attempts: 1,
-      error: { code: 'secret_key_mismatch' },
-    });
-  }
-  const { json: off } = await app.call(path);
-  t.match(off, {
-    enabled: false,
-    status: {
-      status: 'failed',
-      nextRunAt: null,
-      turnedOff: {
-        code: 'too_many_failures',
-        message: /^10 slots in a row/,
-        at: '2026-03-11T00:00:01.000Z',
+    for (let day = 2; day <= 11; day += 1) {
+      t.match((await app.call(path)).json, { enabled: true, status: { turnedOff: null } });
+      t.match(await pass(day), {
+        state: 'failed',
+        attempts: 1,
+        error: { code: 'secret_key_mismatch' },
+      });
+    }
+    const { json: off } = await app.call(path);
+    t.match(off, {
+      enabled: false,
+      status: {
+        status: 'failed',
+        nextRunAt: null,
+        turnedOff: {
+          code: 'too_many_failures',
+          message: /^10 slots in a row/,
+          at: '2026-03-11T00:00:01.000Z',
+        },
       },
-    },
-  });
-  await receiver.count(11);
-  const types = () => receiver.received.map(message => message.json.type).sort();
-  t.strictSame(types(), [...Array(10).fill('export.failed'), 'export.turned_off']);
-  const failures = receiver.received.filter(message => message.json.type === 'export.failed');
-  t.strictSame(
-    failures.map(message => message.json.data.consecutiveFailures).sort((a, b) => a - b),
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-  );
+    });
+    await receiver.count(11);
+    const types = () => receiver.received.map(message => message.json.type).sort();
+    t.strictSame(types(), [...Array(10).fill('export.failed'), 'export.turned_off']);
+    const failures = receiver.received.filter(message => message.json.type === 'export.failed');
+    t.strictSame(
+      failures.map(message => message.json.data.consecutiveFailures).sort((a, b) => a - b),
+      [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+    );
 
-  // It is off: no slot comes any more.
-  await fillSnapshot(pool, 'acme', dayOf(11), 3);
-  t.match(await enqueueDue(db, jobs, new Date('2026-03-12T00:00:01.000Z')), { added: 0 });
+    // It is off: no slot comes any more.
+    await fillSnapshot(pool, 'acme', dayOf(11), 3);
+    t.match(await enqueueDue(db, jobs, new Date('2026-03-12T00:00:01.000Z')), { added: 0 });
 
-  app.setNow('2026-03-12T09:00:00.000Z');
-  const refused = await app.call(path, { method: 'PATCH', json: { enabled: true } });
-  t.match(refused.json, { status: 422, storageError: { code: 'secret_key_mismatch' } });
-  t.match((await app.call(path)).json, { enabled: false, status: off.status });
-  const { secretAccessKey } = credentialsOf('full');
-  const mended = await app.call(path, {
-    method: 'PATCH',
-    json: { enabled: true, secretAccessKey },
-  });
-  t.match(mended.json, {
-    enabled: true,
-    status: { turnedOff: null, nextRunAt: '2026-03-13T00:00:00.000Z' },
-  });
-  t.equal(mended.json.status.turnedOff, null);
+    app.setNow('2026-03-12T09:00:00.000Z');
+    const refused = await app.call(path, { method: 'PATCH', json: { enabled: true } });
+    t.match(refused.json, { status: 422, storageError: { code: 'secret_key_mismatch' } });
+    t.match((await app.call(path)).json, { enabled: false, status: off.status });
+    const { secretAccessKey } = credentialsOf('full');
+    const mended = await app.call(path, {
+      method: 'PATCH',
+      json: { enabled: true, secretAccessKey },
+    });
+    t.match(mended.json, {
+      enabled: true,
+      status: { turnedOff: null, nextRunAt: '2026-03-13T00:00:00.000Z' },
+    });
+    t.equal(mended.json.status.turnedOff, null);
 
-  // The count begins anew: one more failure does not turn it off.
-  await breakSecret();
-  t.match(await pass(13), { state: 'failed' });
-  t.equal((await app.call(path)).json.enabled, true);
-  await app.call(path, { method: 'PATCH', json: { secretAccessKey } });
-  t.match(await pass(14), { state: 'successful' });
-  t.match(await pass(15), { state: 'successful' });
-  await receiver.count(13);
-  await until(
-    async () =>
-      (await pool.query(`select from pgboss.job where name = 'deliver-webhook' and state < 'completed'`))
-        .rowCount,
-    count => count === 0,
-  );
-  t.strictSame(types(), [...Array(11).fill('export.failed'), 'export.recovered', 'export.turned_off']);
-  t.ok(receiver.received.every(message => message.isSignedWith(secret)));
-  t.strictSame((await contentsOf(s3Destination({ key }))).objects.length, 2);
-});
+    // The count begins anew: one more failure does not turn it off.
+    await breakSecret();
+    t.match(await pass(13), { state: 'failed' });
+    t.equal((await app.call(path)).json.enabled, true);
+    await app.call(path, { method: 'PATCH', json: { secretAccessKey } });
+    t.match(await pass(14), { state: 'successful' });
+    t.match(await pass(15), { state: 'successful' });
+    await receiver.count(13);
+    await until(
+      async () =>
+        (
+          await pool.query(
+            `select from pgboss.job where name = 'deliver-webhook' and state < 'completed'`,
+          )
+        ).rowCount,
+      count => count === 0,
+    );
+    t.strictSame(types(), [
+      ...Array(11).fill('export.failed'),
+      'export.recovered',
+      'export.turned_off',
+    ]);
+    t.ok(receiver.received.every(message => message.isSignedWith(secret)));
+    t.strictSame((await contentsOf(s3Destination({ key }))).objects.length, 2);
+  },
+);

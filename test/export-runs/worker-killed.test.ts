@@ -20,84 +20,99 @@ const environments = Array.from({ length: kills * runsAKill }, (_, index) => `en
 /** Two parts of 8 MiB and more. */
 const rowCount = 60_000;
 
-t.test('workers killed at random instants: every slot ends in one whole object', needsS3, async t => {
-  const today = isoDate(new Date());
-  const yesterday = isoDate(new Date(Date.now() - 86_400_000));
-  const app = await startExportApp(t, { now: new Date().toISOString() });
-  const { pool, url } = app.database;
-  const proxy = await startS3Proxy();
-  t.teardown(proxy.close);
-  const keys = new Map<string, string>();
-  for (const environment of environments) {
-    await app.putEnvironment(environment);
-    await fillSnapshot(pool, environment, yesterday, rowCount);
-    const { key } = await makeConfig(app, environment, configBody('full', { endpoint: proxy.endpoint }));
-    keys.set(environment, key);
-  }
-  proxy.decide(() => 'slow');
+t.test(
+  'workers killed at random instants: every slot ends in one whole object',
+  needsS3,
+  async t => {
+    const today = isoDate(new Date());
+    const yesterday = isoDate(new Date(Date.now() - 86_400_000));
+    const app = await startExportApp(t, { now: new Date().toISOString() });
+    const { pool, url } = app.database;
+    const proxy = await startS3Proxy();
+    t.teardown(proxy.close);
+    const keys = new Map<string, string>();
+    for (const environment of environments) {
+      await app.putEnvironment(environment);
+      await fillSnapshot(pool, environment, yesterday, rowCount);
+      const { key } = await makeConfig(
+        app,
+        environment,
+        configBody('full', { endpoint: proxy.endpoint }),
+      );
+      keys.set(environment, key);
+    }
+    proxy.decide(() => 'slow');
 
-  const states = async () =>
-    (await pool.query(`select state, attempts, upload_id is not null as uploading from export_runs`)).rows;
-  const killedAt: string[] = [];
-  for (let kill = 0; kill < kills; kill += 1) {
-    const mine = environments.slice(kill * runsAKill, (kill + 1) * runsAKill);
-    await pool.query(
-      `update export_configs set active_since = now() - interval '2 days' where environment_id = any ($1)`,
-      [mine],
-    );
-    const worker = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
-    t.teardown(() => worker.end('SIGKILL'));
-    await until(
-      async () =>
-        (
-          await pool.query('select 1 from export_runs where attempts > 0 and environment_id = any ($1)', [
-            mine,
-          ])
-        ).rowCount,
-      count => count !== null && count > 0,
-    );
-    await delay(Math.random() * 2_500);
-    t.equal(await worker.end('SIGKILL'), 'SIGKILL');
-    const running = (await states()).filter(run => run.state === 'running');
-    killedAt.push(`${running.length} running, ${running.filter(run => run.uploading).length} in parts`);
-  }
-  t.comment(killedAt.join('; '));
-  const lastKill = new Date();
-
-  const survivor = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
-  t.teardown(() => survivor.end('SIGKILL'));
-  // The runs of the dead are given to the living, who begin with them 10 s later at most.
-  const heldByDead = async () =>
-    (
+    const states = async () =>
+      (
+        await pool.query(
+          `select state, attempts, upload_id is not null as uploading from export_runs`,
+        )
+      ).rows;
+    const killedAt: string[] = [];
+    for (let kill = 0; kill < kills; kill += 1) {
+      const mine = environments.slice(kill * runsAKill, (kill + 1) * runsAKill);
       await pool.query(
-        `select id, heartbeat_on, now() from pgboss.job where name = $1 and state = 'active' and heartbeat_on < $2`,
-        [runQueue, lastKill],
-      )
-    ).rows;
-  await until(heldByDead, jobs => jobs.length === 0, 50_000);
-  const isOver = (runs: { state: string }[]) =>
-    runs.every(run => run.state === 'successful' || run.state === 'failed');
-  await until(states, isOver, 120_000);
-  t.equal(await survivor.end('SIGTERM'), 0);
+        `update export_configs set active_since = now() - interval '2 days' where environment_id = any ($1)`,
+        [mine],
+      );
+      const worker = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
+      t.teardown(() => worker.end('SIGKILL'));
+      await until(
+        async () =>
+          (
+            await pool.query(
+              'select 1 from export_runs where attempts > 0 and environment_id = any ($1)',
+              [mine],
+            )
+          ).rowCount,
+        count => count !== null && count > 0,
+      );
+      await delay(Math.random() * 2_500);
+      t.equal(await worker.end('SIGKILL'), 'SIGKILL');
+      const running = (await states()).filter(run => run.state === 'running');
+      killedAt.push(
+        `${running.length} running, ${running.filter(run => run.uploading).length} in parts`,
+      );
+    }
+    t.comment(killedAt.join('; '));
+    const lastKill = new Date();
 
-  const { rows: runs } = await pool.query('select * from export_runs order by environment_id');
-  t.equal(runs.length, environments.length, 'one run a slot');
-  for (const run of runs) {
-    t.equal(run.state, 'successful');
-    t.equal(run.slot.toISOString(), `${today}T00:00:00.000Z`);
-    const key = keys.get(run.environment_id) ?? '';
-    const found = await contentsOf(s3Destination({ key }));
-    t.strictSame(found, { objects: [run.object_key], unfinished: [] });
-    const { body } = await readObject(s3Server().bucket, run.object_key);
-    t.equal(createHash('sha256').update(body).digest('hex'), run.sha256);
-    const file = await app.download(run.environment_id, '30-days-daily');
-    t.ok(body.equals(file.body), 'the object is that part of the download');
-  }
-  t.ok(
-    runs.some(run => run.attempts > 1),
-    'some were taken over',
-  );
-});
+    const survivor = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
+    t.teardown(() => survivor.end('SIGKILL'));
+    // The runs of the dead are given to the living, who begin with them 10 s later at most.
+    const heldByDead = async () =>
+      (
+        await pool.query(
+          `select id, heartbeat_on, now() from pgboss.job where name = $1 and state = 'active' and heartbeat_on < $2`,
+          [runQueue, lastKill],
+        )
+      ).rows;
+    await until(heldByDead, jobs => jobs.length === 0, 50_000);
+    const isOver = (runs: { state: string }[]) =>
+      runs.every(run => run.state === 'successful' || run.state === 'failed');
+    await until(states, isOver, 120_000);
+    t.equal(await survivor.end('SIGTERM'), 0);
+
+    const { rows: runs } = await pool.query('select * from export_runs order by environment_id');
+    t.equal(runs.length, environments.length, 'one run a slot');
+    for (const run of runs) {
+      t.equal(run.state, 'successful');
+      t.equal(run.slot.toISOString(), `${today}T00:00:00.000Z`);
+      const key = keys.get(run.environment_id) ?? '';
+      const found = await contentsOf(s3Destination({ key }));
+      t.strictSame(found, { objects: [run.object_key], unfinished: [] });
+      const { body } = await readObject(s3Server().bucket, run.object_key);
+      t.equal(createHash('sha256').update(body).digest('hex'), run.sha256);
+      const file = await app.download(run.environment_id, '30-days-daily');
+      t.ok(body.equals(file.body), 'the object is that part of the download');
+    }
+    t.ok(
+      runs.some(run => run.attempts > 1),
+      'some were taken over',
+    );
+  },
+);
 
 t.test('SIGTERM: a run that does not end is handed to another worker at once', needsS3, async t => {
   const app = await startExportApp(t, { now: new Date().toISOString() });
@@ -107,12 +122,19 @@ t.test('SIGTERM: a run that does not end is handed to another worker at once', n
   await app.putEnvironment('acme');
   const yesterday = isoDate(new Date(Date.now() - 86_400_000));
   await fillSnapshot(pool, 'acme', yesterday, rowCount);
-  const { key, id } = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
+  const { key, id } = await makeConfig(
+    app,
+    'acme',
+    configBody('full', { endpoint: proxy.endpoint }),
+  );
   proxy.decide(request => (/partNumber=2/.test(request.url ?? '') ? 'stall' : 'pass'));
   await app.call(`/v1/environments/acme/export-configs/${id}/runs`, { method: 'POST' });
   const first = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
   t.teardown(() => first.end('SIGKILL'));
-  await until(async () => proxy.requests.some(request => request.includes('partNumber=2')), Boolean);
+  await until(
+    async () => proxy.requests.some(request => request.includes('partNumber=2')),
+    Boolean,
+  );
   proxy.decide(() => 'pass');
   const second = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
   t.teardown(() => second.end('SIGKILL'));

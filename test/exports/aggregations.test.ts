@@ -1,5 +1,10 @@
 import t from 'tap';
-import { aggregations, onlyThatDay, type ShownDate, shownDates } from '../../src/exports/aggregations.ts';
+import {
+  aggregations,
+  onlyThatDay,
+  type ShownDate,
+  shownDates,
+} from '../../src/exports/aggregations.ts';
 
 const dayMs = 24 * 60 * 60 * 1000;
 const iso = (time: number) => new Date(time).toISOString().slice(0, 10);
@@ -37,7 +42,8 @@ t.test('every day of eight years, two leap years among them', async t => {
     for (const aggregation of aggregations) {
       const today = iso(time);
       const shown = JSON.stringify(shownDates(aggregation, today));
-      if (shown !== JSON.stringify(expected(aggregation, today))) wrong.push(`${aggregation} on ${today}`);
+      if (shown !== JSON.stringify(expected(aggregation, today)))
+        wrong.push(`${aggregation} on ${today}`);
     }
   }
   t.strictSame(wrong, []);
@@ -56,7 +62,13 @@ t.test('centuries: 2000 was a leap year, 2100 is none', async t => {
 });
 
 /** Worked out on a calendar by hand, so that the brute force above is held to something too. */
-const byHand: readonly [aggregation: string, today: string, first: string, last: string, count: number][] = [
+const byHand: readonly [
+  aggregation: string,
+  today: string,
+  first: string,
+  last: string,
+  count: number,
+][] = [
   ['today', '2026-03-02', '2026-03-02', '2026-03-02', 1],
   ['30-days-daily', '2026-03-02', '2026-01-31', '2026-03-01', 30],
   ['30-days-daily', '2024-03-01', '2024-01-31', '2024-02-29', 30],

@@ -110,27 +110,33 @@ t.test('what Postgres says in between is passed over', async t => {
   const client = await pool.connect();
   await client.query(`create function pg_temp.noisy(n int) returns int language plpgsql as $$
     begin raise notice 'at %', n; return n; end $$`);
-  const copy = copyOut(client, 'copy (select pg_temp.noisy(n) from generate_series(1, 2000) as n) to stdout');
+  const copy = copyOut(
+    client,
+    'copy (select pg_temp.noisy(n) from generate_series(1, 2000) as n) to stdout',
+  );
   const lines = (await collect(copy.bytes)).toString().split('\n');
   t.equal(lines.length, 2_001);
   t.equal(lines[1_999], '2000');
   client.release();
 });
 
-t.test('an error before, among and after the rows is thrown, and the connection goes on', async t => {
-  const pool = poolOf(database.url);
-  t.teardown(() => pool.end());
-  const client = await pool.connect();
-  for (const sql of [
-    'copy (select nothing) to stdout',
-    'copy (select 1 / (50000 - n) from generate_series(1, 100000) as n) to stdout',
-    'copy (select 1 / (100000 - n) from generate_series(1, 100000) as n) to stdout',
-  ]) {
-    await t.rejects(collect(copyOut(client, sql).bytes), { code: /^(42703|22012)$/ }, sql);
-    t.strictSame((await client.query('select 1 as one')).rows, [{ one: 1 }]);
-  }
-  client.release();
-});
+t.test(
+  'an error before, among and after the rows is thrown, and the connection goes on',
+  async t => {
+    const pool = poolOf(database.url);
+    t.teardown(() => pool.end());
+    const client = await pool.connect();
+    for (const sql of [
+      'copy (select nothing) to stdout',
+      'copy (select 1 / (50000 - n) from generate_series(1, 100000) as n) to stdout',
+      'copy (select 1 / (100000 - n) from generate_series(1, 100000) as n) to stdout',
+    ]) {
+      await t.rejects(collect(copyOut(client, sql).bytes), { code: /^(42703|22012)$/ }, sql);
+      t.strictSame((await client.query('select 1 as one')).rows, [{ one: 1 }]);
+    }
+    client.release();
+  },
+);
 
 t.test('a connection that is lost ends it with an error, also while nobody asks', async t => {
   const pool = poolOf(database.url);

@@ -11,7 +11,9 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 // A server of its own: it is stopped under the service's feet.
 const server = await startPostgresServer(
-  process.env['TEST_POSTGRES_BIN'] === undefined ? {} : { binDirectory: process.env['TEST_POSTGRES_BIN'] },
+  process.env['TEST_POSTGRES_BIN'] === undefined
+    ? {}
+    : { binDirectory: process.env['TEST_POSTGRES_BIN'] },
 );
 t.teardown(() => server.remove());
 await migrateToLatest(server.url);
@@ -104,6 +106,8 @@ for (const mode of ['immediate', 'fast'] as const) {
       ),
       ['2026-03-02'],
     );
-    await eventually(() => app.dependencies.downloadSlots.taken + app.dependencies.loadSlots.taken === 0);
+    await eventually(
+      () => app.dependencies.downloadSlots.taken + app.dependencies.loadSlots.taken === 0,
+    );
   });
 }

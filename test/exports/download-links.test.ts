@@ -46,7 +46,10 @@ t.test('a link opens its file without a header, as often as wanted', async t => 
     const answer = await ask(link.url);
     t.equal(answer.status, 200);
     t.equal(answer.text, file);
-    t.equal(answer.headers['content-disposition'], 'attachment; filename="acme_today_2026-03-02.csv"');
+    t.equal(
+      answer.headers['content-disposition'],
+      'attachment; filename="acme_today_2026-03-02.csv"',
+    );
     t.equal(answer.headers['cache-control'], 'private, no-store');
     t.equal(answer.headers['x-total-rows'], '1');
   }
@@ -111,7 +114,8 @@ t.test('changed in any one character it opens nothing', async t => {
       const { status } = await ask(url.slice(0, at) + other + url.slice(at + 1));
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
       // The last character of a signature carries bits that mean nothing; changing those alone changes nothing.
-      if (status !== 401 && !(at === url.length - 1 && status === 200)) t.fail(`${status} at ${at - start}`);
+      if (status !== 401 && !(at === url.length - 1 && status === 200))
+        t.fail(`${status} at ${at - start}`);
     }
   }
   t.ok((statuses.get(401) ?? 0) >= 3 * (url.length - start) - 2);
@@ -143,7 +147,11 @@ t.test('tokens that are signed, but not by this service for this purpose', async
     wrongSecret,
   ];
   for (const [index, candidate] of forged.entries()) {
-    t.equal((await ask(`${app.origin}/v1/downloads/${candidate}`)).status, 401, `forgery ${index + 1}`);
+    t.equal(
+      (await ask(`${app.origin}/v1/downloads/${candidate}`)).status,
+      401,
+      `forgery ${index + 1}`,
+    );
   }
 });
 
@@ -192,7 +200,10 @@ t.test('it dies with its environment, the operator’s and the key’s', async t
   await app.putEnvironment('gone', 'pro');
   await app.load('gone', '2026-03-01', loadBody(rows));
   const key = await app.makeKey('gone', ['exports:read']);
-  const links = [await makeLink(undefined, undefined, 'gone'), await makeLink(key.token, undefined, 'gone')];
+  const links = [
+    await makeLink(undefined, undefined, 'gone'),
+    await makeLink(key.token, undefined, 'gone'),
+  ];
   for (const { url } of links) t.equal((await ask(url)).status, 200);
   await app.call('/v1/environments/gone', { method: 'DELETE' });
   for (const { url } of links) t.equal((await ask(url)).status, 401);

@@ -51,7 +51,10 @@ t.test('an environment has eight downloads at once, the process sixteen', async 
 t.test('meanwhile everything short is served', async t => {
   t.equal((await app.call('/health/ready')).status, 200);
   t.equal((await app.call('/v1/environments/three/exports')).status, 200);
-  t.equal((await app.call('/v1/environments/three/exports/today.csv', { method: 'HEAD' })).status, 200);
+  t.equal(
+    (await app.call('/v1/environments/three/exports/today.csv', { method: 'HEAD' })).status,
+    200,
+  );
   t.match((await app.call('/metrics')).text, /^whx_downloads_in_progress 16$/m);
 });
 

@@ -86,7 +86,10 @@ for (let time = firstDay; time <= lastDay; time += dayMs) {
 }
 
 /** The contract's table, by looking at every day. */
-function expectedDates(aggregation: string, today: string): { date: string; shown: string | null }[] {
+function expectedDates(
+  aggregation: string,
+  today: string,
+): { date: string; shown: string | null }[] {
   const newest = (from: string, to: string) =>
     [...held.keys()]
       .filter(date => date >= from && date <= to)
@@ -139,14 +142,23 @@ for (const instant of instants) {
       const dates = expectedDates(aggregation, today);
       const missing = dates.filter(({ shown }) => shown === null).map(({ date }) => date);
       const parts = dates.map(({ date, shown }) => exportPart(held.get(shown ?? '') ?? [], date));
-      const rowCount = dates.reduce((sum, { shown }) => sum + (held.get(shown ?? '')?.length ?? 0), 0);
+      const rowCount = dates.reduce(
+        (sum, { shown }) => sum + (held.get(shown ?? '')?.length ?? 0),
+        0,
+      );
 
       const file = await app.download('acme', aggregation);
       t.equal(file.status, 200);
       t.equal(file.text, exportHeader + parts.join(''), aggregation);
       t.equal(file.headers['x-total-rows'], String(rowCount));
-      t.equal(file.headers['x-missing-dates'], missing.length === 0 ? undefined : missing.join(','));
-      t.equal(file.headers['content-disposition'], `attachment; filename="acme_${aggregation}_${today}.csv"`);
+      t.equal(
+        file.headers['x-missing-dates'],
+        missing.length === 0 ? undefined : missing.join(','),
+      );
+      t.equal(
+        file.headers['content-disposition'],
+        `attachment; filename="acme_${aggregation}_${today}.csv"`,
+      );
 
       const { title, ...item } = list.items[index];
       t.type(title, 'string');
@@ -211,7 +223,14 @@ t.test('gzip: for the way and as a file, both the same bytes inside', async t =>
     t.equal(packed.headers['content-type'], plain.headers['content-type']);
     t.ok(gunzipSync(packed.body).equals(plain.body), accepted);
   }
-  for (const accepted of ['identity', 'br', 'gzip;q=0', 'gzip;q=0.1, identity', '', 'nonsense;;q']) {
+  for (const accepted of [
+    'identity',
+    'br',
+    'gzip;q=0',
+    'gzip;q=0.1, identity',
+    '',
+    'nonsense;;q',
+  ]) {
     const sent = await app.download('acme', '30-days-daily', { 'accept-encoding': accepted });
     t.notOk(sent.headers['content-encoding'], accepted);
     t.ok(sent.body.equals(plain.body), accepted);
@@ -244,7 +263,8 @@ t.test('what is deleted or replaced shows at once', async t => {
     fc.asyncProperty(fc.integer({ min: 3, max: 50 }), async version => {
       await load(before, rowsOf(before, version));
       const { text } = await app.download('acme', 'today');
-      if (text !== exportHeader + exportPart(rowsOf(before, version), '2026-03-08')) throw new Error('stale');
+      if (text !== exportHeader + exportPart(rowsOf(before, version), '2026-03-08'))
+        throw new Error('stale');
     }),
     { numRuns: 5 },
   );

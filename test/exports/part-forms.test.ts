@@ -73,7 +73,8 @@ t.test('any mix of readers, leavers and losses ends, with the right bytes', asyn
       const form = randomInt(2) === 0 ? 'plain' : 'deflated';
       const source = frames(form);
       if (randomInt(3) > 0) return await isWhole(source, form);
-      for (let left = randomInt(12); left > 0 && !(await source.next()).done; left -= 1) await delay(1);
+      for (let left = randomInt(12); left > 0 && !(await source.next()).done; left -= 1)
+        await delay(1);
       await source.return(undefined);
       return true;
     });

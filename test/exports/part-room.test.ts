@@ -77,7 +77,9 @@ t.test('what is used stays, what is not goes first', async t => {
 
 t.test('files that a dead process left are removed, those of a living one are not', async t => {
   fs.mkdirSync(parts.directory, { recursive: true });
-  const [dead, living] = ['dead.part.tmp', 'living.part.tmp'].map(name => path.join(parts.directory, name));
+  const [dead, living] = ['dead.part.tmp', 'living.part.tmp'].map(name =>
+    path.join(parts.directory, name),
+  );
   for (const file of [dead, living]) fs.writeFileSync(file ?? '', 'x');
   const hourAgo = new Date(Date.now() - 3_600_000);
   fs.utimesSync(dead ?? '', hourAgo, hourAgo);

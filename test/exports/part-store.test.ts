@@ -27,7 +27,9 @@ const { pool } = app.database;
 const today = '2026-03-02';
 await app.putEnvironment('small', 'pro');
 for (const date of ['2025-11-12', '2026-02-18', '2026-02-22', '2026-03-01']) {
-  const rows = ['c1', 'c2', 'c3'].map(companyId => adoptionRow({ companyId, companyName: `on ${date}` }));
+  const rows = ['c1', 'c2', 'c3'].map(companyId =>
+    adoptionRow({ companyId, companyName: `on ${date}` }),
+  );
   await app.load('small', date, loadBody(rows));
 }
 await app.putEnvironment('big', 'pro');
@@ -142,38 +144,53 @@ t.test(
   },
 );
 
-t.test('two kept parts are damaged under a reader and one was replaced: no file of two versions', async t => {
-  await app.putEnvironment('twice', 'pro');
-  const weeks = ['2026-02-15', '2026-02-22', '2026-03-01'];
-  await writeDenseSnapshot(pool, { environmentId: 'twice', date: '2026-02-15', rows: 30_000 });
-  for (const date of weeks.slice(1)) await app.load('twice', date, loadBody([adoptionRow()]));
-  await app.download('twice', '3-months-weekly');
-  t.equal(parts.whole().length, 3);
-  const response = await openFile('twice', '3-months-weekly');
-  await readSome(response);
-  for (const name of parts.whole().filter(part => weeks.slice(1).some(date => part.includes(date)))) {
-    fs.truncateSync(path.join(parts.directory, name));
-  }
-  // As many rows as before.
-  await app.load('twice', '2026-03-01', loadBody([adoptionRow({ companyName: 'replaced' })]));
-  await t.rejects(readRest(response), { code: 'ECONNRESET' });
-  const again = await app.download('twice', '3-months-weekly');
-  t.ok(again.body.equals((await plainApp.download('twice', '3-months-weekly')).body), 'nor is one kept');
-});
+t.test(
+  'two kept parts are damaged under a reader and one was replaced: no file of two versions',
+  async t => {
+    await app.putEnvironment('twice', 'pro');
+    const weeks = ['2026-02-15', '2026-02-22', '2026-03-01'];
+    await writeDenseSnapshot(pool, { environmentId: 'twice', date: '2026-02-15', rows: 30_000 });
+    for (const date of weeks.slice(1)) await app.load('twice', date, loadBody([adoptionRow()]));
+    await app.download('twice', '3-months-weekly');
+    t.equal(parts.whole().length, 3);
+    const response = await openFile('twice', '3-months-weekly');
+    await readSome(response);
+    for (const name of parts
+      .whole()
+      .filter(part => weeks.slice(1).some(date => part.includes(date)))) {
+      fs.truncateSync(path.join(parts.directory, name));
+    }
+    // As many rows as before.
+    await app.load('twice', '2026-03-01', loadBody([adoptionRow({ companyName: 'replaced' })]));
+    await t.rejects(readRest(response), { code: 'ECONNRESET' });
+    const again = await app.download('twice', '3-months-weekly');
+    t.ok(
+      again.body.equals((await plainApp.download('twice', '3-months-weekly')).body),
+      'nor is one kept',
+    );
+  },
+);
 
-t.test('a file of kept parts that is never read leaves none of them open, however it ends', async t => {
-  await app.download('small', '6-months-weekly');
-  const dates = shownDates('6-months-weekly', today);
-  for (const end of ['aborted', 'closed']) {
-    const controller = new AbortController();
-    const options = { compression: 'none', signal: controller.signal, keepParts: true } as const;
-    const opened = await openExport(app.dependencies, 'small', dates, options);
-    t.equal(parts.openFiles().length, opened.plan.parts.length);
-    if (end === 'aborted') controller.abort();
-    else opened.close();
-    await eventually(() => parts.openFiles().length === 0, `all files closed when it is ${end}`, 2_000);
-  }
-});
+t.test(
+  'a file of kept parts that is never read leaves none of them open, however it ends',
+  async t => {
+    await app.download('small', '6-months-weekly');
+    const dates = shownDates('6-months-weekly', today);
+    for (const end of ['aborted', 'closed']) {
+      const controller = new AbortController();
+      const options = { compression: 'none', signal: controller.signal, keepParts: true } as const;
+      const opened = await openExport(app.dependencies, 'small', dates, options);
+      t.equal(parts.openFiles().length, opened.plan.parts.length);
+      if (end === 'aborted') controller.abort();
+      else opened.close();
+      await eventually(
+        () => parts.openFiles().length === 0,
+        `all files closed when it is ${end}`,
+        2_000,
+      );
+    }
+  },
+);
 
 t.test('one snapshot under two dates: today, and the closed day tomorrow', async t => {
   const rows = [adoptionRow({ companyId: 'now' })];
@@ -181,9 +198,15 @@ t.test('one snapshot under two dates: today, and the closed day tomorrow', async
   await app.load('dated', today, loadBody(rows));
   t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, today));
   app.setNow('2026-03-03T01:00:00.000Z');
-  t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, '2026-03-03'));
+  t.equal(
+    (await app.download('dated', 'today')).text,
+    exportHeader + exportPart(rows, '2026-03-03'),
+  );
   copies.since();
-  t.equal((await app.download('dated', '30-days-daily')).text, exportHeader + exportPart(rows, today));
+  t.equal(
+    (await app.download('dated', '30-days-daily')).text,
+    exportHeader + exportPart(rows, today),
+  );
   t.equal(copies.since(), 0, 'the closed day is what today was');
   app.setNow('2026-03-02T10:00:00.000Z');
 });
@@ -264,17 +287,20 @@ for (const [what, lose] of Object.entries(losses)) {
   });
 }
 
-t.test('the directory deleted, or something else put in its place, while a part is rendered', async t => {
-  for (const putFile of [false, true]) {
-    forgetParts();
-    const response = await openFile('big');
-    const start = await readSome(response);
-    forgetParts();
-    if (putFile) fs.writeFileSync(parts.directory, 'not a directory');
-    t.ok(Buffer.concat([start, await readRest(response)]).equals(bigFile));
-    t.ok((await app.download('big', 'today')).body.equals(bigFile));
-  }
-});
+t.test(
+  'the directory deleted, or something else put in its place, while a part is rendered',
+  async t => {
+    for (const putFile of [false, true]) {
+      forgetParts();
+      const response = await openFile('big');
+      const start = await readSome(response);
+      forgetParts();
+      if (putFile) fs.writeFileSync(parts.directory, 'not a directory');
+      t.ok(Buffer.concat([start, await readRest(response)]).equals(bigFile));
+      t.ok((await app.download('big', 'today')).body.equals(bigFile));
+    }
+  },
+);
 
 t.test('the disk is full during a download', async t => {
   const directory = path.join(base, 'tiny');
@@ -292,7 +318,10 @@ t.test('the disk is full during a download', async t => {
       env: { PART_STORE_DIR: directory, PART_STORE_MB: '64' },
     });
     for (let time = 0; time < 2; time += 1) {
-      const [one, two] = await Promise.all([tiny.download('big', 'today'), tiny.download('big', 'today')]);
+      const [one, two] = await Promise.all([
+        tiny.download('big', 'today'),
+        tiny.download('big', 'today'),
+      ]);
       t.ok(one.body.equals(bigFile));
       t.ok(two.body.equals(bigFile));
     }
@@ -335,7 +364,10 @@ t.test('a slow first reader holds no other up, and gets its own file', async t =
 t.test('the first reader goes away in the middle: the others get the whole file', async t => {
   const first = await openFile('big');
   await readSome(first);
-  const others = [app.download('big', 'today'), app.download('big', 'today', { 'accept-encoding': 'gzip' })];
+  const others = [
+    app.download('big', 'today'),
+    app.download('big', 'today', { 'accept-encoding': 'gzip' }),
+  ];
   await eventually(() => app.dependencies.downloadSlots.taken === 3);
   first.destroy();
   const [one, two] = await Promise.all(others);

@@ -125,5 +125,8 @@ t.test('downloads that nobody reads do not keep others waiting', async t => {
   const startedAt = performance.now();
   const file = await app.download('acme', '30-days-daily');
   t.equal(file.text.split('\n').length, rowCount + 2);
-  t.ok(performance.now() - startedAt < 10_000, 'long before it would have been begun without a turn');
+  t.ok(
+    performance.now() - startedAt < 10_000,
+    'long before it would have been begun without a turn',
+  );
 });

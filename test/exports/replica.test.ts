@@ -31,8 +31,11 @@ const app = await startApp(t, {
 
 const today = '2026-03-02';
 const rowsOf = (version: string, count = 3) =>
-  Array.from({ length: count }, (_, index) => adoptionRow({ companyId: `c${index}`, companyName: version }));
-const fileOf = (version: string, count = 3) => exportHeader + exportPart(rowsOf(version, count), today);
+  Array.from({ length: count }, (_, index) =>
+    adoptionRow({ companyId: `c${index}`, companyName: version }),
+  );
+const fileOf = (version: string, count = 3) =>
+  exportHeader + exportPart(rowsOf(version, count), today);
 
 await app.putEnvironment('acme');
 await app.load('acme', today, loadBody(rowsOf('first')));
@@ -52,25 +55,31 @@ t.test('rows and registry are read from the replica, all else from the primary',
   t.equal(await count(primary.url), 0);
 });
 
-t.test('behind the registry: the snapshot before, whole, and the new one as soon as it is there', async t => {
-  await replica.pause();
-  t.equal((await app.load('acme', today, loadBody(rowsOf('second', 5)))).status, 200);
-  const [listed] = (await app.call('/v1/environments/acme/snapshots')).json.items;
-  t.equal(listed.rowCount, 5, 'the list of snapshots is the primary’s');
-  for (const time of [1, 2]) {
-    const file = await app.download('acme', 'today');
-    t.equal(file.text, fileOf('first'), `time ${time}`);
-    t.equal(file.headers['x-total-rows'], '3', 'header and rows are of one view');
-  }
-  await replica.resume();
-  await replica.catchUp();
-  for (const time of [1, 2])
-    t.equal((await app.download('acme', 'today')).text, fileOf('second', 5), `time ${time}`);
-});
+t.test(
+  'behind the registry: the snapshot before, whole, and the new one as soon as it is there',
+  async t => {
+    await replica.pause();
+    t.equal((await app.load('acme', today, loadBody(rowsOf('second', 5)))).status, 200);
+    const [listed] = (await app.call('/v1/environments/acme/snapshots')).json.items;
+    t.equal(listed.rowCount, 5, 'the list of snapshots is the primary’s');
+    for (const time of [1, 2]) {
+      const file = await app.download('acme', 'today');
+      t.equal(file.text, fileOf('first'), `time ${time}`);
+      t.equal(file.headers['x-total-rows'], '3', 'header and rows are of one view');
+    }
+    await replica.resume();
+    await replica.catchUp();
+    for (const time of [1, 2])
+      t.equal((await app.download('acme', 'today')).text, fileOf('second', 5), `time ${time}`);
+  },
+);
 
 t.test('a snapshot deleted on the primary is shown until the replica hears of it', async t => {
   await replica.pause();
-  t.equal((await app.call(`/v1/environments/acme/snapshots/${today}`, { method: 'DELETE' })).status, 204);
+  t.equal(
+    (await app.call(`/v1/environments/acme/snapshots/${today}`, { method: 'DELETE' })).status,
+    204,
+  );
   t.equal((await app.download('acme', 'today')).text, fileOf('second', 5));
   await replica.resume();
   await replica.catchUp();
@@ -97,7 +106,8 @@ t.test(
     await replica.pause();
     await app.load('runs', today, loadBody(rowsOf('day')));
     startExportWorker(t, app);
-    const outcomes = () => app.log.filter(line => line['msg'] === 'run').map(line => line['outcome']);
+    const outcomes = () =>
+      app.log.filter(line => line['msg'] === 'run').map(line => line['outcome']);
     await eventually(() => outcomes().length > 0, 'an attempt', 30_000);
     const runs = `/v1/environments/runs/export-configs/${config.id}/runs`;
     t.not((await app.call(runs)).json.items[0].state, 'failed');
@@ -114,14 +124,17 @@ t.test(
   },
 );
 
-t.test('the replica is away: exports say so, the rest works, and all works when it is back', async t => {
-  await replica.stop();
-  const away = await app.download('new', 'today');
-  t.equal(away.status, 503);
-  t.equal(away.json.code, 'unavailable');
-  t.equal((await app.call('/v1/environments/new/snapshots')).status, 200);
-  t.equal((await app.load('new', today, loadBody(rowsOf('newer')))).status, 200);
-  await replica.start();
-  await replica.catchUp();
-  t.equal((await app.download('new', 'today')).text, fileOf('newer'));
-});
+t.test(
+  'the replica is away: exports say so, the rest works, and all works when it is back',
+  async t => {
+    await replica.stop();
+    const away = await app.download('new', 'today');
+    t.equal(away.status, 503);
+    t.equal(away.json.code, 'unavailable');
+    t.equal((await app.call('/v1/environments/new/snapshots')).status, 200);
+    t.equal((await app.load('new', today, loadBody(rowsOf('newer')))).status, 200);
+    await replica.start();
+    await replica.catchUp();
+    t.equal((await app.download('new', 'today')).text, fileOf('newer'));
+  },
+);

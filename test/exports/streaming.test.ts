@@ -112,7 +112,10 @@ for (const [mode, app] of [
           const goneAt = performance.now();
           connection.socket.destroy();
           await untilNoneBusy();
-          t.ok(performance.now() - goneAt < 1_000, `${encoding}, ${pause ? 'held back' : 'under way'}`);
+          t.ok(
+            performance.now() - goneAt < 1_000,
+            `${encoding}, ${pause ? 'held back' : 'under way'}`,
+          );
         }
       }
     });
@@ -141,33 +144,36 @@ for (const [mode, app] of [
       }
     });
 
-    t.test('a failure after the first byte resets the connection: no cut file looks complete', async t => {
-      for (const version of ['1.1', '1.0']) {
-        for (const encoding of ['identity', 'gzip']) {
-          for (const keep of ['keep-alive', 'close']) {
-            const what = `HTTP/${version}, ${encoding}, ${keep}`;
-            await forgetParts();
-            const connection = await connectRaw(app.port, 1_000);
-            connection.socket.write(
-              rawRequest(version, `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
-            );
-            // Until it has paused: the header line comes alone.
-            await connection.until(/^.{1000}/s);
-            // gzip makes so little of these rows that the socket alone takes them all: nothing holds it back for long.
-            await eventually(async () => (await busyBackends()).length === 1);
-            const [backend] = await busyBackends();
-            await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
-            connection.socket.resume();
-            t.equal(await connection.closed, 'ECONNRESET', what);
-            const text = connection.received().toString('latin1');
-            t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
-            t.notOk(text.endsWith('0\r\n\r\n'), what);
+    t.test(
+      'a failure after the first byte resets the connection: no cut file looks complete',
+      async t => {
+        for (const version of ['1.1', '1.0']) {
+          for (const encoding of ['identity', 'gzip']) {
+            for (const keep of ['keep-alive', 'close']) {
+              const what = `HTTP/${version}, ${encoding}, ${keep}`;
+              await forgetParts();
+              const connection = await connectRaw(app.port, 1_000);
+              connection.socket.write(
+                rawRequest(version, `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
+              );
+              // Until it has paused: the header line comes alone.
+              await connection.until(/^.{1000}/s);
+              // gzip makes so little of these rows that the socket alone takes them all: nothing holds it back for long.
+              await eventually(async () => (await busyBackends()).length === 1);
+              const [backend] = await busyBackends();
+              await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
+              connection.socket.resume();
+              t.equal(await connection.closed, 'ECONNRESET', what);
+              const text = connection.received().toString('latin1');
+              t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
+              t.notOk(text.endsWith('0\r\n\r\n'), what);
+            }
           }
         }
-      }
-      const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
-      t.equal(brokeOff.length, 8);
-    });
+        const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
+        t.equal(brokeOff.length, 8);
+      },
+    );
 
     t.test(
       'a caller who ends their side gets a reset, or the whole file: never an orderly end of half of it',
@@ -181,7 +187,10 @@ for (const [mode, app] of [
           connection.socket.end();
           connection.socket.resume();
           const how = await connection.closed;
-          t.ok(how === 'ECONNRESET' || connection.received().length > whole, `HTTP/${version}: ${how}`);
+          t.ok(
+            how === 'ECONNRESET' || connection.received().length > whole,
+            `HTTP/${version}: ${how}`,
+          );
         }
       },
     );
@@ -203,7 +212,9 @@ for (const [mode, app] of [
           );
           t.ok(status === 'ECONNRESET' || status === 500, String(status));
         }
-        const said = app.log.map(line => JSON.stringify(line)).filter(line => line.includes('is not whole'));
+        const said = app.log
+          .map(line => JSON.stringify(line))
+          .filter(line => line.includes('is not whole'));
         t.match(
           said.at(-1),
           new RegExp(`registry says ${count} rows, the table has .*repeatable read.*row_count`),

@@ -30,7 +30,10 @@ t.test('every connection of a pool is taken: the others are told to come again',
   const blocker = await pool.connect();
   await blocker.query('begin; lock table environments in access exclusive mode');
   const asked = Array.from({ length: 40 }, () => app.call('/v1/environments/acme'));
-  await eventually(() => app.dependencies.pools.api.waitingCount >= 25, 'callers wait for a connection');
+  await eventually(
+    () => app.dependencies.pools.api.waitingCount >= 25,
+    'callers wait for a connection',
+  );
   const ready = await app.call('/health/live');
   t.equal(ready.status, 200);
   // Who waits for a connection is told after 5 s; who has one waits for the lock.
@@ -62,7 +65,9 @@ t.test('the server has fewer connections than the service would take', async t =
 
   const paths = ['', '/exports', '/exports/today.csv', '/snapshots', '/export-configs'];
   const answers = await Promise.all(
-    Array.from({ length: 60 }, (_, index) => app.call(`/v1/environments/acme${paths[index % paths.length]}`)),
+    Array.from({ length: 60 }, (_, index) =>
+      app.call(`/v1/environments/acme${paths[index % paths.length]}`),
+    ),
   );
   const refused = answers.filter(({ status }) => status !== 200);
   t.ok(refused.length > 0, 'some found no connection');
@@ -72,6 +77,9 @@ t.test('the server has fewer connections than the service would take', async t =
   }
   t.comment(`${refused.length} of ${answers.length} were told to come again`);
   for (const other of others) await other.end();
-  await eventually(async () => (await app.download('acme', 'today')).text === file, 'it goes on by itself');
+  await eventually(
+    async () => (await app.download('acme', 'today')).text === file,
+    'it goes on by itself',
+  );
   t.equal((await app.load('acme', today, loadBody(rows))).status, 200);
 });

@@ -34,7 +34,10 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
     oddBytes.map(make => make('{"a":1}')),
   );
   if (operation.body === null) {
-    return fc.oneof({ arbitrary: fc.constant(null), weight: 5 }, { arbitrary: anything, weight: 1 });
+    return fc.oneof(
+      { arbitrary: fc.constant(null), weight: 5 },
+      { arbitrary: anything, weight: 1 },
+    );
   }
   const any = fitting(operation.body) as fc.Arbitrary<Record<string, unknown>>;
   const isConfig = 'provider' in (operation.body['properties'] as Json);
@@ -69,7 +72,10 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
 }
 
 /** Provider and fields that go with each other, which chance alone would hardly bring together. */
-function ofOneProvider({ bucketUrl: _, ...body }: Record<string, unknown>): Record<string, unknown> {
+function ofOneProvider({
+  bucketUrl: _,
+  ...body
+}: Record<string, unknown>): Record<string, unknown> {
   const needed = ['endpoint', 'bucket', 'region'].map(name => [name, fittingTexts[name]?.[0]]);
   return { ...Object.fromEntries(needed), ...body, provider: 'custom' };
 }
@@ -85,7 +91,18 @@ export const fittingTexts: Record<string, readonly string[]> = {
   ],
   bucket: ['acme', 'Acme_1', 'a', '127.0.0.1', 'a..b', '../x', 'acme?x', 'b--x-s3'],
   region: ['us-east-1', 'auto', '', 'a b', '../'],
-  key: ['exports', '/exports/', '', 'a//b', '../x', 'ü💥', 'a?b#c', 'a\u0001b', ' ', 'x'.repeat(900)],
+  key: [
+    'exports',
+    '/exports/',
+    '',
+    'a//b',
+    '../x',
+    'ü💥',
+    'a?b#c',
+    'a\u0001b',
+    ' ',
+    'x'.repeat(900),
+  ],
   endpoint: [
     'http://127.0.0.1:1',
     'http://localhost',
@@ -120,7 +137,14 @@ export const fittingTexts: Record<string, readonly string[]> = {
     '2027-02-30T00:00:00Z',
     '2100-01-01T24:00:00Z',
   ],
-  snapshotDate: ['2026-03-01', '2026-03-02', '2026-02-30', '9999-12-31', '0000-01-01', '0001-01-01'],
+  snapshotDate: [
+    '2026-03-01',
+    '2026-03-02',
+    '2026-02-30',
+    '9999-12-31',
+    '0000-01-01',
+    '0001-01-01',
+  ],
 };
 
 /** @param name of the property that the value is for */
@@ -132,7 +156,9 @@ function fitting(schema: Json, name = ''): fc.Arbitrary<unknown> {
   switch (Array.isArray(schema['type']) ? schema['type'][0] : schema['type']) {
     case 'object': {
       const properties = schema['properties'] as Record<string, Json>;
-      const model = Object.entries(properties).map(([key, inner]) => [key, fitting(inner, key)] as const);
+      const model = Object.entries(properties).map(
+        ([key, inner]) => [key, fitting(inner, key)] as const,
+      );
       return fc.record(Object.fromEntries(model), {
         requiredKeys: (schema['required'] as string[] | undefined) ?? [],
       });
@@ -158,7 +184,9 @@ function staysOnLoopback(
   const body = Object.fromEntries(entries) as { provider?: unknown; endpoint?: unknown };
   const isAmazonOrGoogle = body.provider === 'aws' || body.provider === 'gcp';
   const reachesOut = (isAmazonOrGoogle && mayParse(body)) || isPublic(body.endpoint);
-  return reachesOut ? [...entries.filter(([key]) => key !== 'accessKeyId'), ['accessKeyId', '']] : entries;
+  return reachesOut
+    ? [...entries.filter(([key]) => key !== 'accessKeyId'), ['accessKeyId', '']]
+    : entries;
 }
 
 function mayParse(body: object): boolean {

@@ -72,13 +72,17 @@ export function writeRequest(
     ...attempt.headers.map(([name, value]) => `${name}: ${value}`),
   ];
   if (attempt.body === null) return Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1');
-  const framing = attempt.isChunked ? 'transfer-encoding: chunked' : `content-length: ${attempt.body.length}`;
+  const framing = attempt.isChunked
+    ? 'transfer-encoding: chunked'
+    : `content-length: ${attempt.body.length}`;
   const head = Buffer.from(`${[...lines, framing].join('\r\n')}\r\n\r\n`, 'latin1');
   if (!attempt.isChunked) return Buffer.concat([head, attempt.body]);
   const size = Buffer.from(
     attempt.body.length === 0 ? '' : `${attempt.body.length.toString(16)};ext="x"\r\n`,
   );
-  const end = Buffer.from(attempt.body.length === 0 ? '0\r\n\r\n' : '\r\n0\r\nx-trailer: 1\r\n\r\n');
+  const end = Buffer.from(
+    attempt.body.length === 0 ? '0\r\n\r\n' : '\r\n0\r\nx-trailer: 1\r\n\r\n',
+  );
   return Buffer.concat([head, size, attempt.body, end]);
 }
 
@@ -100,7 +104,9 @@ const oddPart = fc.oneof(
     ':x',
     '{x}',
   ),
-  fc.constantFrom(63, 64, 65, 512, 1_000, 1_001, 1_199, 1_201, 9_000).map(length => 'a'.repeat(length)),
+  fc
+    .constantFrom(63, 64, 65, 512, 1_000, 1_001, 1_199, 1_201, 9_000)
+    .map(length => 'a'.repeat(length)),
 );
 
 const sparedKinds: Readonly<Record<string, string>> = {
@@ -113,12 +119,16 @@ function pathParts(operation: Operation): fc.Arbitrary<Record<string, PathPart>>
     .filter(parameter => parameter.in === 'path')
     .map(({ name }) => {
       // What the others need stays there: only spare ones are changed or removed.
-      const isOnItself = operation.path.endsWith(`{${name}}`) && /^(PUT|DELETE)$/.test(operation.method);
+      const isOnItself =
+        operation.path.endsWith(`{${name}}`) && /^(PUT|DELETE)$/.test(operation.method);
       const kind = isOnItself && sparedKinds[name] !== undefined ? sparedKinds[name] : name;
       const known = fc.nat({ max: 1_000 }).map(index => ({ kind, index }));
       return [
         name,
-        fc.oneof({ arbitrary: known, weight: 9 }, { arbitrary: oddPart.map(text => ({ text })), weight: 1 }),
+        fc.oneof(
+          { arbitrary: known, weight: 9 },
+          { arbitrary: oddPart.map(text => ({ text })), weight: 1 },
+        ),
       ] as const;
     });
   return fc.record(Object.fromEntries(parts));
@@ -167,7 +177,15 @@ function query(operation: Operation): fc.Arbitrary<string> {
   const name = fc.oneof(
     { arbitrary: fc.constantFrom(...(names.length === 0 ? ['limit'] : names)), weight: 5 },
     {
-      arbitrary: fc.constantFrom('__proto__', 'limit[]', 'limit.x', 'constructor[prototype]', '', '%', '%00'),
+      arbitrary: fc.constantFrom(
+        '__proto__',
+        'limit[]',
+        'limit.x',
+        'constructor[prototype]',
+        '',
+        '%',
+        '%00',
+      ),
       weight: 1,
     },
   );
@@ -278,5 +296,7 @@ function extraHeaders(operation: Operation): fc.Arbitrary<[string, string][]> {
     { arbitrary: fc.constant([]), weight: 3 },
     { arbitrary: fc.array(extras, { maxLength: 3 }), weight: 2 },
   );
-  return fc.tuple(contentType, contentEncoding, more).map(found => found.flat() as [string, string][]);
+  return fc
+    .tuple(contentType, contentEncoding, more)
+    .map(found => found.flat() as [string, string][]);
 }

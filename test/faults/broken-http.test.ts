@@ -132,7 +132,11 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
     )
     .map(([at, text]) => (bytes: Buffer) => {
       const index = Math.floor(at * bytes.length);
-      return Buffer.concat([bytes.subarray(0, index), Buffer.from(text, 'latin1'), bytes.subarray(index)]);
+      return Buffer.concat([
+        bytes.subarray(0, index),
+        Buffer.from(text, 'latin1'),
+        bytes.subarray(index),
+      ]);
     }),
   place.map(at => (bytes: Buffer) => bytes.subarray(0, Math.floor(at * bytes.length))),
   fc.tuple(place, fc.integer({ min: 1, max: 30 })).map(([at, count]) => (bytes: Buffer) => {
@@ -178,7 +182,10 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
     bytes => Buffer.from(bytes.toString('latin1').replace(/^\w+/, 'CONNECT'), 'latin1'),
     bytes => Buffer.from(bytes.toString('latin1').replace(/^\w+/, 'OPTIONS'), 'latin1'),
     bytes =>
-      Buffer.from(bytes.toString('latin1').replace(/^(\w+) /, '$1 http://elsewhere.example'), 'latin1'),
+      Buffer.from(
+        bytes.toString('latin1').replace(/^(\w+) /, '$1 http://elsewhere.example'),
+        'latin1',
+      ),
     bytes => Buffer.from(bytes.toString('latin1').replace(/^(\w+) \S+/, '$1 *'), 'latin1'),
     bytes => Buffer.from(bytes.toString('latin1').replaceAll('\r\n', '\n'), 'latin1'),
     bytes => Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), bytes]),
@@ -187,23 +194,38 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
     // Chunks, where there are any, get extensions, odd sizes and trailers.
     bytes =>
       Buffer.from(
-        bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, `\r\n\r\n$1;a="${'x'.repeat(200)}"\r\n`),
+        bytes
+          .toString('latin1')
+          .replace(/\r\n\r\n([\da-f]+)\r\n/, `\r\n\r\n$1;a="${'x'.repeat(200)}"\r\n`),
         'latin1',
       ),
     bytes =>
-      Buffer.from(bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\n0000$1\r\n'), 'latin1'),
-    bytes =>
-      Buffer.from(bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\n-$1\r\n'), 'latin1'),
-    bytes =>
       Buffer.from(
-        bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\nfffffffffffffffff$1\r\n'),
+        bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\n0000$1\r\n'),
         'latin1',
       ),
     bytes =>
-      Buffer.from(bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\n0x$1\r\n'), 'latin1'),
+      Buffer.from(
+        bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\n-$1\r\n'),
+        'latin1',
+      ),
     bytes =>
       Buffer.from(
-        bytes.toString('latin1').replace(/0\r\n\r\n$/, '0\r\nContent-Length: 3\r\nAuthorization: x\r\n\r\n'),
+        bytes
+          .toString('latin1')
+          .replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\nfffffffffffffffff$1\r\n'),
+        'latin1',
+      ),
+    bytes =>
+      Buffer.from(
+        bytes.toString('latin1').replace(/\r\n\r\n([\da-f]+)\r\n/, '\r\n\r\n0x$1\r\n'),
+        'latin1',
+      ),
+    bytes =>
+      Buffer.from(
+        bytes
+          .toString('latin1')
+          .replace(/0\r\n\r\n$/, '0\r\nContent-Length: 3\r\nAuthorization: x\r\n\r\n'),
         'latin1',
       ),
   ),
@@ -237,7 +259,8 @@ t.test('almost HTTP: an answer that is one or an end, and the next caller is ser
       for (const answer of answers) {
         statuses.set(answer.status, (statuses.get(answer.status) ?? 0) + 1);
         const fault = faultOf(answer);
-        if (fault !== null) faults.set(fault, `${show(bytes)} → ${answer.body.toString().slice(0, 500)}`);
+        if (fault !== null)
+          faults.set(fault, `${show(bytes)} → ${answer.body.toString().slice(0, 500)}`);
       }
     } catch (error) {
       // A mutated method may not be the one whose answers have no body.
@@ -274,14 +297,16 @@ t.test('pipelined requests are answered in order, each its own', async () => {
       });
       // They are worked on side by side, so loads and downloads may stand in each other's way.
       const mayBe = (status: number, { path }: Request, wanted: number) =>
-        status === wanted || (/2026-03-01|exports/.test(path) && (status === 409 || status === 429));
+        status === wanted ||
+        (/2026-03-01|exports/.test(path) && (status === 409 || status === 429));
       const isRight =
         closed === 'end' &&
         answers.length === requests.length &&
         requests.every(([request], index) => {
           const answer = answers[index];
           return (
-            answer?.headers['x-request-id'] === `id-${index}` && mayBe(answer.status, request, request.status)
+            answer?.headers['x-request-id'] === `id-${index}` &&
+            mayBe(answer.status, request, request.status)
           );
         });
       const got = answers.map(({ status, headers }) => `${headers['x-request-id']} ${status}`);

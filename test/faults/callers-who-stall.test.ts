@@ -47,7 +47,12 @@ interface Stallers {
   readonly connections: readonly RawConnection[];
 }
 
-async function open(what: string, count: number, text: (index: number) => string, pauseAfterBytes?: number) {
+async function open(
+  what: string,
+  count: number,
+  text: (index: number) => string,
+  pauseAfterBytes?: number,
+) {
   const connections: RawConnection[] = [];
   for (let index = 0; index < count; index += 1) {
     const connection = await connectRaw(port, pauseAfterBytes);
@@ -70,7 +75,11 @@ function dribble({ connections }: Stallers, byte: string): void {
 async function slowest(): Promise<number> {
   let worst = 0;
   for (let round = 0; round < 10; round += 1) {
-    for (const path of ['/health/ready', '/v1/environments/acme', '/v1/environments/acme/export-configs']) {
+    for (const path of [
+      '/health/ready',
+      '/v1/environments/acme',
+      '/v1/environments/acme/export-configs',
+    ]) {
       const startedAt = performance.now();
       const { status, text } = await get(path);
       if (status !== 200) throw new Error(`${path}: ${status} ${text}`);
@@ -85,7 +94,9 @@ t.test('the API answers while they hold on, and all that they held comes back', 
   const filesBefore = openFiles();
 
   const idle = await open('idle', scaled(1_000), () => '');
-  const slowHeads = await open('slow headers', scaled(200), () => authorized('GET /v1/environments'));
+  const slowHeads = await open('slow headers', scaled(200), () =>
+    authorized('GET /v1/environments'),
+  );
   dribble(slowHeads, 'X');
   const slowBodies = await open(
     'slow bodies',
@@ -104,7 +115,8 @@ t.test('the API answers while they hold on, and all that they held comes back', 
   const downloads = await open(
     'downloads that nobody reads',
     isFullScale ? 200 : 30,
-    index => `${authorized(`GET /v1/environments/${environments[index % 3]}/exports/today.csv`)}\r\n`,
+    index =>
+      `${authorized(`GET /v1/environments/${environments[index % 3]}/exports/today.csv`)}\r\n`,
     1,
   );
   await eventually(
@@ -112,7 +124,9 @@ t.test('the API answers while they hold on, and all that they held comes back', 
     'an answer to each',
     30_000,
   );
-  const statuses = downloads.connections.map(({ received }) => received().toString('latin1', 9, 12));
+  const statuses = downloads.connections.map(({ received }) =>
+    received().toString('latin1', 9, 12),
+  );
   const begun = statuses.filter(status => status === '200').length;
   t.equal(begun, 16, 'as many as there are slots have begun');
   t.equal(
@@ -154,7 +168,9 @@ t.test('the API answers while they hold on, and all that they held comes back', 
   t.equal(await metric('whx_downloads_in_progress'), 0);
   t.equal(await metric('whx_loads_in_progress'), 0);
   t.ok((await slowest()) < promptMs);
-  const whole = await Promise.all(environments.map(id => get(`/v1/environments/${id}/exports/today.csv`)));
+  const whole = await Promise.all(
+    environments.map(id => get(`/v1/environments/${id}/exports/today.csv`)),
+  );
   for (const answer of whole) t.equal(Number(answer.headers['x-total-rows']), rowCount);
   for (const { text } of whole) t.equal(text.split('\n').length, rowCount + 2);
   const length = Math.min(...whole.map(({ body }) => body.length));

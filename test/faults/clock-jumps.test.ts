@@ -20,7 +20,12 @@ async function start(t: Test) {
   const runs = async () =>
     (await app.call(`/v1/environments/acme/export-configs/${id}/runs`)).json.items.map(
       (run: Record<string, unknown>) =>
-        [run['slot'], run['snapshotDate'], run['state'], (run['error'] as { code: string } | null)?.code]
+        [
+          run['slot'],
+          run['snapshotDate'],
+          run['state'],
+          (run['error'] as { code: string } | null)?.code,
+        ]
           .filter(Boolean)
           .join(' ')
           .replace('T00:00:00.000Z', ''),
@@ -51,7 +56,10 @@ t.test('forward by a day and back: every slot once', needsS3, async t => {
   await at('2026-03-03T00:00:00Z', '2026-03-03 2026-03-02 successful');
   await load('2026-03-03');
   await at('2026-03-04T00:00:00Z', '2026-03-04 2026-03-03 successful');
-  t.strictSame(await runs(), ['2026-03-04 2026-03-03 successful', '2026-03-03 2026-03-02 successful']);
+  t.strictSame(await runs(), [
+    '2026-03-04 2026-03-03 successful',
+    '2026-03-03 2026-03-02 successful',
+  ]);
   t.strictSame(await objects(), ['2026-03-02.csv', '2026-03-03.csv']);
 });
 

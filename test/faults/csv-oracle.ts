@@ -126,7 +126,9 @@ function lists(names: string, ids: string): [Field | undefined, Field | undefine
   const [nameCount, idCount] = [items(names)?.length, items(ids)?.length];
   const isPair = nameCount === idCount || (names === '' && idCount === 1);
   const isRight = nameCount !== undefined && idCount !== undefined && isPair;
-  return isRight && !items(ids)?.some(item => item.includes(',')) ? [names, ids] : [undefined, undefined];
+  return isRight && !items(ids)?.some(item => item.includes(','))
+    ? [names, ids]
+    : [undefined, undefined];
 }
 
 function items(text: string): string[] | null {

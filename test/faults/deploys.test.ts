@@ -59,7 +59,9 @@ t.test('a rolling restart drops no request', async t => {
     async () => expectStatus(await call('acme/exports'), 200),
     async () => {
       const answer = await call('acme/exports/today.csv');
-      return answer.text === file ? null : `another file: ${answer.status} ${answer.text.slice(0, 300)}`;
+      return answer.text === file
+        ? null
+        : `another file: ${answer.status} ${answer.text.slice(0, 300)}`;
     },
     async () => {
       const body = JSON.stringify({ name: 'Acme', plan: 'enterprise' });
@@ -81,7 +83,9 @@ t.test('a rolling restart drops no request', async t => {
       headers: csv,
       body: loadBody(rows),
     });
-    return answer.status === 200 || answer.status === 201 ? null : `${answer.status} ${answer.text}`;
+    return answer.status === 200 || answer.status === 201
+      ? null
+      : `${answer.status} ${answer.text}`;
   };
   t.equal(await load(), null);
 
@@ -112,7 +116,9 @@ t.test('a rolling restart drops no request', async t => {
   await Promise.all(clients);
   t.strictSame(balancer.failures.slice(0, 5), []);
   t.strictSame(wrong.slice(0, 5), []);
-  console.error(`rolling restarts: ${asked} requests, ${rounds * 2} restarts, ${wrong.length} failed`);
+  console.error(
+    `rolling restarts: ${asked} requests, ${rounds * 2} restarts, ${wrong.length} failed`,
+  );
   t.ok(asked > 100 * rounds);
   for (const service of services) {
     t.strictSame(
@@ -175,9 +181,12 @@ t.test(
   async t => {
     const service = await startApiProcess(database.url, { PART_STORE_MB: '0', DRAIN_SECONDS: '1' });
     t.teardown(() => service.end('SIGKILL'));
-    const download = await open(`${service.origin}/v1/environments/large/exports/30-days-daily.csv`, {
-      headers: authorization,
-    });
+    const download = await open(
+      `${service.origin}/v1/environments/large/exports/30-days-daily.csv`,
+      {
+        headers: authorization,
+      },
+    );
     download.pause();
     const toldAt = Date.now();
     t.equal(await service.end('SIGTERM'), 0);
@@ -189,6 +198,9 @@ t.test(
   },
 );
 
-function expectStatus({ status, text }: { status: number; text: string }, wanted: number): string | null {
+function expectStatus(
+  { status, text }: { status: number; text: string },
+  wanted: number,
+): string | null {
   return status === wanted ? null : `${status} ${text.slice(0, 300)}`;
 }

@@ -41,7 +41,11 @@ export function readDocument(app: FastifyInstance): Documented {
   const responses = new Map<Operation, Map<number, Response>>();
   for (const [path, methods] of Object.entries(document.paths)) {
     for (const [method, described] of Object.entries(methods)) {
-      const { parameters, requestBody, responses: answers } = described as unknown as DescribedOperation;
+      const {
+        parameters,
+        requestBody,
+        responses: answers,
+      } = described as unknown as DescribedOperation;
       const operation: Operation = {
         method: method.toUpperCase(),
         path,
@@ -59,8 +63,13 @@ export function readDocument(app: FastifyInstance): Documented {
         const validators = Object.entries(content).map(
           ([type, { schema }]) => [type, Compile(resolve(schema))] as const,
         );
-        const headerSchemas = Object.entries(headers).map(([name, { schema }]) => [name, schema] as const);
-        return [Number(status), { content: new Map(validators), headers: new Map(headerSchemas) }] as const;
+        const headerSchemas = Object.entries(headers).map(
+          ([name, { schema }]) => [name, schema] as const,
+        );
+        return [
+          Number(status),
+          { content: new Map(validators), headers: new Map(headerSchemas) },
+        ] as const;
       });
       responses.set(operation, new Map(byStatus));
     }
@@ -114,9 +123,11 @@ function faultOf(response: Response | undefined, method: string, answer: RawAnsw
   if (response === undefined) return `${status} is not documented`;
   if (!/^[\w.:-]{1,64}$/.test(headers['x-request-id'] ?? '')) return 'has no request id';
   const needed = neededHeaders[status];
-  if (needed !== undefined && headers[needed] === undefined) return `${status} comes without ${needed}`;
+  if (needed !== undefined && headers[needed] === undefined)
+    return `${status} comes without ${needed}`;
   const mediaType = (headers['content-type'] ?? '').split(';')[0] ?? '';
-  if (response.content.size === 0) return body.length === 0 ? null : `has a body where none is documented`;
+  if (response.content.size === 0)
+    return body.length === 0 ? null : `has a body where none is documented`;
   const validator = response.content.get(mediaType);
   if (validator === undefined) return `${status} comes as "${mediaType}", which is not documented`;
   if (method === 'HEAD') return body.length === 0 ? null : 'HEAD has a body';
@@ -130,8 +141,10 @@ function faultOf(response: Response | undefined, method: string, answer: RawAnsw
   if (mediaType !== 'application/problem+json') return null;
   const problem = value as { status: number; requestId: string; code: string; type: string };
   if (problem.status !== status) return 'names another status than its own';
-  if (problem.requestId !== headers['x-request-id']) return 'names another request id than its header';
-  if (problem.type !== `urn:warehouse-export:problem:${problem.code}`) return 'has a type of another code';
+  if (problem.requestId !== headers['x-request-id'])
+    return 'names another request id than its header';
+  if (problem.type !== `urn:warehouse-export:problem:${problem.code}`)
+    return 'has a type of another code';
   return insideOf(text);
 }
 

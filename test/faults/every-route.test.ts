@@ -23,7 +23,10 @@ const storage = await fakeEndpoint((request, response) => {
 });
 t.teardown(storage.close);
 const endpoint = storage.destination.endpoint ?? '';
-fittingTexts['snapshotDate'] = [...Array(20).fill('2026-03-01'), ...(fittingTexts['snapshotDate'] ?? [])];
+fittingTexts['snapshotDate'] = [
+  ...Array(20).fill('2026-03-01'),
+  ...(fittingTexts['snapshotDate'] ?? []),
+];
 fittingTexts['endpoint'] = [...Array(20).fill(endpoint), ...(fittingTexts['endpoint'] ?? [])];
 for (const field of ['bucket', 'region', 'key', 'accessKeyId', 'secretAccessKey']) {
   const [first = '', ...others] = fittingTexts[field] ?? [];
@@ -153,12 +156,14 @@ t.test('no request breaks it, and every answer is as documented', async t => {
     try {
       const { answers } = await exchange(app.port, [request], { methods: [attempt.method] });
       const [answer] = answers;
-      if (answer === undefined || answers.length !== 1) throw new Error(`${answers.length} answers`);
+      if (answer === undefined || answers.length !== 1)
+        throw new Error(`${answers.length} answers`);
       const { status } = answer;
       seen.set(`${status} ${route}`, (seen.get(`${status} ${route}`) ?? 0) + 1);
       const text = answer.body.toString();
       if (status === 431 && isLongHead(request)) return;
-      if (hasOddPath(attempt) && status === 404 && text.includes('There is nothing at this path')) return;
+      if (hasOddPath(attempt) && status === 404 && text.includes('There is nothing at this path'))
+        return;
       const fault = documented.faultOf(attempt.operation, attempt.method, answer);
       if (fault !== null) tell(`${status}: ${fault}`, ` → ${text.slice(0, 1_000)}`);
       else remember(attempt, answer);
@@ -170,7 +175,9 @@ t.test('no request breaks it, and every answer is as documented', async t => {
   await fc.check(property, { numRuns: count, seed });
   t.strictSame([...faults].slice(0, 20), [], `${count} requests, with the seed ${seed}`);
   if (isFullScale) {
-    const succeeded = new Set([...seen.keys()].filter(key => key.startsWith('2')).map(key => key.slice(4)));
+    const succeeded = new Set(
+      [...seen.keys()].filter(key => key.startsWith('2')).map(key => key.slice(4)),
+    );
     const all = documented.operations.map(({ method, path }) => `${method} ${path}`);
     t.strictSame(
       all.filter(route => !succeeded.has(route)),

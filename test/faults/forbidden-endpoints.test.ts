@@ -45,12 +45,16 @@ const app = await startTestApp(t, {
       resolve: (name, _options, done) => {
         const host = name.toLowerCase().replace(/\.$/, '');
         const isOwn =
-          host === 'localhost' || host.endsWith('.localhost') || host === os.hostname().toLowerCase();
+          host === 'localhost' ||
+          host.endsWith('.localhost') ||
+          host === os.hostname().toLowerCase();
         rebinding += host === 'moves.example' ? 1 : 0;
         // Public when first asked, with an address that nobody has; inside ever after.
-        const moving = host === 'moves.example' ? [rebinding === 1 ? '127.0.0.2' : '127.0.0.1'] : undefined;
+        const moving =
+          host === 'moves.example' ? [rebinding === 1 ? '127.0.0.2' : '127.0.0.1'] : undefined;
         const found = isOwn ? ['127.0.0.1'] : (moving ?? names[host]);
-        if (found === undefined) return done(Object.assign(new Error(name), { code: 'ENOTFOUND' }), []);
+        if (found === undefined)
+          return done(Object.assign(new Error(name), { code: 'ENOTFOUND' }), []);
         return done(
           null,
           found.map(address => ({
@@ -108,7 +112,9 @@ function spellings(address: string): string[] {
     address.replaceAll('.', '%2e'),
     address.replaceAll('.', '。'),
     address.replaceAll('.', '．'),
-    address.replace(/\d/g, digit => (digit === '0' ? '⓪' : String.fromCodePoint(0x245f + Number(digit)))),
+    address.replace(/\d/g, digit =>
+      digit === '0' ? '⓪' : String.fromCodePoint(0x245f + Number(digit)),
+    ),
     address.replace(/\d/g, digit => String.fromCodePoint(0xff10 + Number(digit))),
     address.replace(/\d/g, digit => String.fromCodePoint(0x1d7ce + Number(digit))),
     `${address.slice(0, 3)}\u00ad${address.slice(3)}`,
@@ -161,36 +167,41 @@ const hosts = [
 
 const endpoints = [
   ...hosts.map(host => `https://${host}:${insidePort}`),
-  ...['localhost', 'inside.example', '127.0.0.1', '[::1]', '[::ffff:127.0.0.1]', '2130706433'].flatMap(
-    host => [
-      `http://${host}:${insidePort}`,
-      `https://${host}`,
-      `HTTPS://${host}:${insidePort}/`,
-      ` https://${host}:${insidePort} `,
-      `https://${host}:0${insidePort}`,
-      `https://${host}:${insidePort}/latest/meta-data`,
-      `https://${host}:${insidePort}?x=`,
-      `https://${host}:${insidePort}#@public.example`,
-      `https://public.example#@${host}:${insidePort}`,
-      `https://public.example?@${host}:${insidePort}`,
-      `https://public.example\\@${host}:${insidePort}`,
-      `https:\\\\${host}:${insidePort}`,
-      `https:/${host}:${insidePort}`,
-      `https:${host}:${insidePort}`,
-      `//${host}:${insidePort}`,
-      `https://\t${host}:${insidePort}`,
-      `https://${host}\n:${insidePort}`,
-      `ht\ntps://${host}:${insidePort}`,
-      `file://${host}/etc/passwd`,
-      `gopher://${host}:${insidePort}/_x`,
-      `ftp://${host}:${insidePort}`,
-      `jar:https://${host}:${insidePort}!/`,
-      `https://${host}:${insidePort}\u0000.public.example`,
-      `https://${host}:99999`,
-      // Beside what is allowed: another port, another scheme, another name of it.
-      `${allowedEndpoint.replace('127.0.0.1', host)}0`,
-    ],
-  ),
+  ...[
+    'localhost',
+    'inside.example',
+    '127.0.0.1',
+    '[::1]',
+    '[::ffff:127.0.0.1]',
+    '2130706433',
+  ].flatMap(host => [
+    `http://${host}:${insidePort}`,
+    `https://${host}`,
+    `HTTPS://${host}:${insidePort}/`,
+    ` https://${host}:${insidePort} `,
+    `https://${host}:0${insidePort}`,
+    `https://${host}:${insidePort}/latest/meta-data`,
+    `https://${host}:${insidePort}?x=`,
+    `https://${host}:${insidePort}#@public.example`,
+    `https://public.example#@${host}:${insidePort}`,
+    `https://public.example?@${host}:${insidePort}`,
+    `https://public.example\\@${host}:${insidePort}`,
+    `https:\\\\${host}:${insidePort}`,
+    `https:/${host}:${insidePort}`,
+    `https:${host}:${insidePort}`,
+    `//${host}:${insidePort}`,
+    `https://\t${host}:${insidePort}`,
+    `https://${host}\n:${insidePort}`,
+    `ht\ntps://${host}:${insidePort}`,
+    `file://${host}/etc/passwd`,
+    `gopher://${host}:${insidePort}/_x`,
+    `ftp://${host}:${insidePort}`,
+    `jar:https://${host}:${insidePort}!/`,
+    `https://${host}:${insidePort}\u0000.public.example`,
+    `https://${host}:99999`,
+    // Beside what is allowed: another port, another scheme, another name of it.
+    `${allowedEndpoint.replace('127.0.0.1', host)}0`,
+  ]),
   `http://127.0.0.2:${new URL(allowedEndpoint).port}`,
   `http://localhost:${new URL(allowedEndpoint).port}`,
   `http://[::ffff:127.0.0.1]:${new URL(allowedEndpoint).port}`,
@@ -207,105 +218,118 @@ const body = (endpoint: string) => ({
   secretAccessKey: registerSecret('secret-for-the-inside-1234'),
 });
 
-t.test('no spelling reaches the inside through any call, and all refusals read the same', async t => {
-  await app.putEnvironment('acme');
-  const configs = '/v1/environments/acme/export-configs';
-  const stored = await app.call(configs, { method: 'POST', json: body(allowedEndpoint) });
-  t.equal(stored.status, 201, stored.text);
-  const unique = [...new Set(endpoints)];
-  t.ok(unique.length >= 500, `${unique.length} spellings`);
+t.test(
+  'no spelling reaches the inside through any call, and all refusals read the same',
+  async t => {
+    await app.putEnvironment('acme');
+    const configs = '/v1/environments/acme/export-configs';
+    const stored = await app.call(configs, { method: 'POST', json: body(allowedEndpoint) });
+    t.equal(stored.status, 201, stored.text);
+    const unique = [...new Set(endpoints)];
+    t.ok(unique.length >= 500, `${unique.length} spellings`);
 
-  // Should a spelling come out as somebody's address, the test is wrong and must not dial it.
-  const isSomebodys = (endpoint: string) =>
-    URL.canParse(endpoint) && isPublicAddress(new URL(endpoint).hostname.replace(/^\[|\]$/g, ''));
-  t.strictSame(unique.filter(isSomebodys), []);
+    // Should a spelling come out as somebody's address, the test is wrong and must not dial it.
+    const isSomebodys = (endpoint: string) =>
+      URL.canParse(endpoint) && isPublicAddress(new URL(endpoint).hostname.replace(/^\[|\]$/g, ''));
+    t.strictSame(unique.filter(isSomebodys), []);
 
-  const refusals = new Set<string>();
-  let refused = 0;
-  let malformed = 0;
-  const unexpected: string[] = [];
-  const judge = (endpoint: string, call: string, answer: { status: number; text: string }) => {
-    const { code, storageError, checks, detail, errors } = JSON.parse(answer.text);
-    if (answer.status === 400 && code === 'validation_failed' && errors[0].path === '/endpoint') {
-      malformed += 1;
-      return;
+    const refusals = new Set<string>();
+    let refused = 0;
+    let malformed = 0;
+    const unexpected: string[] = [];
+    const judge = (endpoint: string, call: string, answer: { status: number; text: string }) => {
+      const { code, storageError, checks, detail, errors } = JSON.parse(answer.text);
+      if (answer.status === 400 && code === 'validation_failed' && errors[0].path === '/endpoint') {
+        malformed += 1;
+        return;
+      }
+      const isValidation = call === 'validate';
+      const isRefused = isValidation
+        ? answer.status === 200 && JSON.parse(answer.text).valid === false
+        : answer.status === 422 &&
+          code === 'storage_validation_failed' &&
+          storageError.code === 'endpoint_not_allowed';
+      if (
+        !isRefused ||
+        checks.some(
+          (check: { error: { code: string } | null }) =>
+            check.error?.code !== 'endpoint_not_allowed',
+        )
+      ) {
+        unexpected.push(
+          `${call} ${JSON.stringify(endpoint)}: ${answer.status} ${answer.text.slice(0, 400)}`,
+        );
+        return;
+      }
+      refused += 1;
+      refusals.add(JSON.stringify({ call, checks, storageError, detail }));
+    };
+    for (const endpoint of unique.filter(endpoint => !isSomebodys(endpoint))) {
+      judge(
+        endpoint,
+        'validate',
+        await app.call(`${configs}/validate`, { method: 'POST', json: body(endpoint) }),
+      );
+      judge(endpoint, 'create', await app.call(configs, { method: 'POST', json: body(endpoint) }));
+      judge(
+        endpoint,
+        'update',
+        await app.call(`${configs}/${stored.json.id}`, {
+          method: 'PATCH',
+          json: { endpoint, secretAccessKey: 'secret-for-the-inside-1234' },
+        }),
+      );
     }
-    const isValidation = call === 'validate';
-    const isRefused = isValidation
-      ? answer.status === 200 && JSON.parse(answer.text).valid === false
-      : answer.status === 422 &&
-        code === 'storage_validation_failed' &&
-        storageError.code === 'endpoint_not_allowed';
-    if (
-      !isRefused ||
-      checks.some((check: { error: { code: string } | null }) => check.error?.code !== 'endpoint_not_allowed')
-    ) {
-      unexpected.push(`${call} ${JSON.stringify(endpoint)}: ${answer.status} ${answer.text.slice(0, 400)}`);
-      return;
-    }
-    refused += 1;
-    refusals.add(JSON.stringify({ call, checks, storageError, detail }));
-  };
-  for (const endpoint of unique.filter(endpoint => !isSomebodys(endpoint))) {
-    judge(
-      endpoint,
-      'validate',
-      await app.call(`${configs}/validate`, { method: 'POST', json: body(endpoint) }),
+    t.strictSame(unexpected, []);
+    t.equal(refusals.size, 3, `each call has one refusal for all: ${[...refusals].join('\n')}`);
+    t.ok(refused > 600 && malformed > 100, `${refused} refused, ${malformed} malformed`);
+    t.equal(inside.requests.length, 0, 'nothing inside was reached');
+    console.error(
+      `forbidden endpoints: ${unique.length} spellings, ${inside.requests.length} requests inside`,
     );
-    judge(endpoint, 'create', await app.call(configs, { method: 'POST', json: body(endpoint) }));
-    judge(
-      endpoint,
-      'update',
-      await app.call(`${configs}/${stored.json.id}`, {
-        method: 'PATCH',
-        json: { endpoint, secretAccessKey: 'secret-for-the-inside-1234' },
-      }),
-    );
-  }
-  t.strictSame(unexpected, []);
-  t.equal(refusals.size, 3, `each call has one refusal for all: ${[...refusals].join('\n')}`);
-  t.ok(refused > 600 && malformed > 100, `${refused} refused, ${malformed} malformed`);
-  t.equal(inside.requests.length, 0, 'nothing inside was reached');
-  console.error(`forbidden endpoints: ${unique.length} spellings, ${inside.requests.length} requests inside`);
-  const list = await app.call(configs);
-  t.strictSame(
-    list.json.items.map((item: { endpoint: string }) => item.endpoint),
-    [allowedEndpoint],
-    'nothing was stored',
-  );
-});
-
-t.test('a name that moves inside after it was saved is refused when it is dialled again', async t => {
-  // Allowed by network as long as it is outside of what the test forbids.
-  const { port } = new URL(allowedEndpoint);
-  let address = '127.0.0.1';
-  const other = await startTestApp(t, {
-    adjust: dependencies => ({
-      ...dependencies,
-      clientEnvironment: {
-        allowlist: parseEndpointAllowlist(['127.0.0.1/32']),
-        resolve: (_name, _options, done) => done(null, [{ address, family: 4 }]),
-      },
-    }),
-  });
-  await other.putEnvironment('acme');
-  const configs = '/v1/environments/acme/export-configs';
-  const stored = await other.call(configs, {
-    method: 'POST',
-    json: body(`http://moves.example:${port}`),
-  });
-  t.equal(stored.status, 201, stored.text);
-  const before = allowed.requests.length;
-  for (const inner of ['127.0.0.2', '169.254.169.254', '10.0.0.1', '::1']) {
-    address = inner;
-    const { json } = await other.call(`${configs}/${stored.json.id}/validate`, {
-      method: 'POST',
-    });
+    const list = await app.call(configs);
     t.strictSame(
-      json.checks.map((check: { error: { code: string } }) => check.error.code),
-      ['endpoint_not_allowed', 'endpoint_not_allowed'],
-      inner,
+      list.json.items.map((item: { endpoint: string }) => item.endpoint),
+      [allowedEndpoint],
+      'nothing was stored',
     );
-  }
-  t.equal(allowed.requests.length, before);
-});
+  },
+);
+
+t.test(
+  'a name that moves inside after it was saved is refused when it is dialled again',
+  async t => {
+    // Allowed by network as long as it is outside of what the test forbids.
+    const { port } = new URL(allowedEndpoint);
+    let address = '127.0.0.1';
+    const other = await startTestApp(t, {
+      adjust: dependencies => ({
+        ...dependencies,
+        clientEnvironment: {
+          allowlist: parseEndpointAllowlist(['127.0.0.1/32']),
+          resolve: (_name, _options, done) => done(null, [{ address, family: 4 }]),
+        },
+      }),
+    });
+    await other.putEnvironment('acme');
+    const configs = '/v1/environments/acme/export-configs';
+    const stored = await other.call(configs, {
+      method: 'POST',
+      json: body(`http://moves.example:${port}`),
+    });
+    t.equal(stored.status, 201, stored.text);
+    const before = allowed.requests.length;
+    for (const inner of ['127.0.0.2', '169.254.169.254', '10.0.0.1', '::1']) {
+      address = inner;
+      const { json } = await other.call(`${configs}/${stored.json.id}/validate`, {
+        method: 'POST',
+      });
+      t.strictSame(
+        json.checks.map((check: { error: { code: string } }) => check.error.code),
+        ['endpoint_not_allowed', 'endpoint_not_allowed'],
+        inner,
+      );
+    }
+    t.equal(allowed.requests.length, before);
+  },
+);

@@ -42,7 +42,9 @@ async function start(t: Test) {
     return client;
   };
   const client = await connect();
-  await client.query(`insert into environments (id, name, plan) values ('acme', 'Acme', 'enterprise')`);
+  await client.query(
+    `insert into environments (id, name, plan) values ('acme', 'Acme', 'enterprise')`,
+  );
   await client.query(`select ensure_snapshot_partition('2026-03-01')`);
   await client.query(insertRows, ['2026-03-01', 20_000]);
   await client.query(registerSnapshot, ['2026-03-01', 20_000]);
@@ -152,11 +154,17 @@ t.test('downloads, runs and loads that last hold no migration up, and go on afte
   const { rows: waiting } = await client.query('select * from pg_locks where not granted');
   t.strictSame(waiting, []);
 
-  t.equal((await reader.query('fetch all from rows')).rowCount, 19_900, 'the download comes to its end');
+  t.equal(
+    (await reader.query('fetch all from rows')).rowCount,
+    19_900,
+    'the download comes to its end',
+  );
   await reader.query('commit');
   await loader.query(registerSnapshot, ['2026-03-02', 1_000]);
   await loader.query('commit');
-  const { rows } = await client.query(`select snapshot_date::text, row_count from snapshots order by 1`);
+  const { rows } = await client.query(
+    `select snapshot_date::text, row_count from snapshots order by 1`,
+  );
   t.strictSame(rows, [
     { snapshot_date: '2026-03-01', row_count: '20000' },
     { snapshot_date: '2026-03-02', row_count: '1000' },
@@ -195,12 +203,19 @@ t.test('after it the statements of the version before still work', async t => {
   await client.query(insertConfig, [other]);
   for (const id of [config, other]) t.equal((await client.query(changeConfig, [id])).rowCount, 1);
   await client.query(insertRun, [other, run, '2026-03-02T00:00:00Z']);
-  for (const statement of attempt) t.equal((await client.query(statement, [run])).rowCount, 1, statement);
+  for (const statement of attempt)
+    t.equal((await client.query(statement, [run])).rowCount, 1, statement);
   for (const statement of [authorize, listConfigs]) t.ok((await client.query(statement)).rowCount);
   await client.query(`select ensure_snapshot_partition('2026-03-03')`);
   await client.query(insertRows, ['2026-03-03', 10]);
-  t.strictSame((await client.query(registerSnapshot, ['2026-03-03', 10])).rows, [{ created: true }]);
+  t.strictSame((await client.query(registerSnapshot, ['2026-03-03', 10])).rows, [
+    { created: true },
+  ]);
   await client.query(`delete from export_configs where id = $1`, [other]);
   await client.query(`delete from environments where id = 'acme'`);
-  t.equal((await client.query('select from export_runs')).rowCount, 0, 'goes with what it belongs to');
+  t.equal(
+    (await client.query('select from export_runs')).rowCount,
+    0,
+    'goes with what it belongs to',
+  );
 });

@@ -273,7 +273,12 @@ t.test('a mutated file is loaded exactly, or refused and nothing has changed', a
           const unpacked = unpack(body, packing);
           const expected = unpacked === null ? null : fileOf(unpacked, shown);
           const headers = packing === 'none' ? {} : { 'content-encoding': 'gzip' };
-          const answer = await app.load('acme', loaded, Readable.from(piecesOf(body, pieceBytes)), headers);
+          const answer = await app.load(
+            'acme',
+            loaded,
+            Readable.from(piecesOf(body, pieceBytes)),
+            headers,
+          );
           const isAccepted = answer.status === 200;
           const what = `${answer.status} ${answer.text}\nfor ${JSON.stringify(unpacked?.toString('latin1'))}`;
           if (!isAccepted && (answer.status !== 422 || answer.json.code !== 'snapshot_invalid'))
@@ -292,7 +297,10 @@ t.test('a mutated file is loaded exactly, or refused and nothing has changed', a
   console.error(
     `mutated CSV: ${counts.accepted} loaded exactly, ${counts.refused} refused whole, ${counts.hungUp} broken off`,
   );
-  t.ok(counts.accepted > scaled(5_000) / 20 && counts.refused > scaled(5_000) / 5, JSON.stringify(counts));
+  t.ok(
+    counts.accepted > scaled(5_000) / 20 && counts.refused > scaled(5_000) / 5,
+    JSON.stringify(counts),
+  );
   t.strictSame(
     app.log.filter(line => Number(line['level']) >= 50),
     [],

@@ -42,7 +42,19 @@ export const oddTexts = [
   'x'.repeat(5_000),
 ] as const;
 
-const oddNumbers = [0, -0, -1, 1.5, 2 ** 31, 2 ** 53, 2 ** 63, 1e21, 1e308, 5e-324, -1e308] as const;
+const oddNumbers = [
+  0,
+  -0,
+  -1,
+  1.5,
+  2 ** 31,
+  2 ** 53,
+  2 ** 63,
+  1e21,
+  1e308,
+  5e-324,
+  -1e308,
+] as const;
 
 export const oddText: fc.Arbitrary<string> = fc.oneof(
   fc.constantFrom(...oddTexts),
@@ -101,7 +113,8 @@ export const oddBytes: fc.Arbitrary<(text: string) => Buffer> = fc.oneof(
     (text: string) => Buffer.from(`${text.slice(0, -1)},"x":NaN}`),
     (text: string) => Buffer.from(text.replace('{', '{"__proto__":{"polluted":1},')),
     (text: string) => Buffer.from(text.replace('{', '{"\\u005f\\u005fproto__":{"polluted":1},')),
-    (text: string) => Buffer.from(text.replace('{', '{"constructor":{"prototype":{"polluted":1}},')),
+    (text: string) =>
+      Buffer.from(text.replace('{', '{"constructor":{"prototype":{"polluted":1}},')),
     () => Buffer.alloc(0),
     () => Buffer.from('['.repeat(100_000)),
     () => Buffer.from('{"a":'.repeat(30_000)),

@@ -71,12 +71,14 @@ function parseAnswers(bytes: Buffer, methods: readonly string[]): RawAnswer[] {
       throw new Error(`headers without an end: ${JSON.stringify(bytes.toString('latin1', at))}`);
     const [statusLine = '', ...lines] = bytes.toString('latin1', at, headEnd).split('\r\n');
     const [, statusText] = /^HTTP\/1\.1 (\d{3}) [^\r\n]+$/.exec(statusLine) ?? [];
-    if (statusText === undefined) throw new Error(`not a status line: ${JSON.stringify(statusLine)}`);
+    if (statusText === undefined)
+      throw new Error(`not a status line: ${JSON.stringify(statusLine)}`);
     const status = Number(statusText);
     const headers: Record<string, string> = {};
     for (const line of lines) {
       const [, name, value] = /^([!#$%&'*+.^_`|~\w-]+): ?([^\0\r\n]*)$/.exec(line) ?? [];
-      if (name === undefined || value === undefined) throw new Error(`not a header: ${JSON.stringify(line)}`);
+      if (name === undefined || value === undefined)
+        throw new Error(`not a header: ${JSON.stringify(line)}`);
       headers[name.toLowerCase()] = value;
     }
     at = headEnd + 4;

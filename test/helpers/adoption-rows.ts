@@ -68,7 +68,8 @@ export function csvField(value: string | number | null): string {
   return text === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-const listItem = (item: string) => (/[",\r\n]/.test(item) ? `"${item.replaceAll('"', '""')}"` : item);
+const listItem = (item: string) =>
+  /[",\r\n]/.test(item) ? `"${item.replaceAll('"', '""')}"` : item;
 export const csvList = (items: readonly string[]) => items.map(listItem).join(',');
 
 const stars = { 1: 'never', 2: 'tried', 3: 'retained', 4: 'churned' };
@@ -134,10 +135,12 @@ export function exportLine(row: AdoptionRow, date: string): string {
 
 /** One snapshot's part of a file: by company, then feature, in byte order. */
 export function exportPart(rows: readonly AdoptionRow[], date: string): string {
-  const inBytes = (left: string, right: string) => Buffer.compare(Buffer.from(left), Buffer.from(right));
+  const inBytes = (left: string, right: string) =>
+    Buffer.compare(Buffer.from(left), Buffer.from(right));
   return [...rows]
     .sort(
-      (left, right) => inBytes(left.companyId, right.companyId) || inBytes(left.featureId, right.featureId),
+      (left, right) =>
+        inBytes(left.companyId, right.companyId) || inBytes(left.featureId, right.featureId),
     )
     .map(row => exportLine(row, date))
     .join('');

@@ -25,7 +25,12 @@ export interface TestApp {
   call(path: string, options?: Call): Promise<Answer>;
   putEnvironment(id: string, plan?: 'free' | 'pro' | 'enterprise'): Promise<void>;
   makeKey(environmentId: string, scopes: readonly string[], expiresAt?: string): Promise<TestKey>;
-  load(environmentId: string, date: string, csv: Ask['body'], headers?: Ask['headers']): Promise<Answer>;
+  load(
+    environmentId: string,
+    date: string,
+    csv: Ask['body'],
+    headers?: Ask['headers'],
+  ): Promise<Answer>;
   download(environmentId: string, aggregation: string, headers?: Ask['headers']): Promise<Answer>;
 }
 
@@ -94,7 +99,8 @@ export async function startApp(
       log.push(JSON.parse(line));
       // Where the whole suite's output is searched for secrets.
       const directory = process.env['TEST_LOG_DIRECTORY'];
-      if (directory !== undefined) fs.appendFileSync(path.join(directory, `service-${process.pid}`), line);
+      if (directory !== undefined)
+        fs.appendFileSync(path.join(directory, `service-${process.pid}`), line);
     },
   });
   const made = createDependencies(config, logger, () => now);

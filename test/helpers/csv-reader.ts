@@ -24,7 +24,8 @@ export function parseCsv(text: string): (string | null)[][] {
       const start = at;
       while (at < text.length && text[at] !== ',' && text[at] !== '\n') at += 1;
       const plain = text.slice(start, at);
-      if (/["\r]/.test(plain)) throw new Error(`a field that should have quotes: ${JSON.stringify(plain)}`);
+      if (/["\r]/.test(plain))
+        throw new Error(`a field that should have quotes: ${JSON.stringify(plain)}`);
       field = plain === '' ? null : plain;
     }
     record.push(field);

@@ -74,7 +74,8 @@ export async function until<T>(
   while (true) {
     const answer = await ask();
     if (isWanted(answer)) return answer;
-    if (Date.now() > deadline) throw new Error(`not within ${limitMs} ms: ${JSON.stringify(answer)}`);
+    if (Date.now() > deadline)
+      throw new Error(`not within ${limitMs} ms: ${JSON.stringify(answer)}`);
     await delay(50);
   }
 }

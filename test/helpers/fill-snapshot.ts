@@ -16,9 +16,8 @@ export async function fillSnapshot(
      from generate_series(1, $3::int) as n`,
     [environmentId, date, rowCount],
   );
-  await pool.query('insert into snapshots (environment_id, snapshot_date, row_count) values ($1, $2, $3)', [
-    environmentId,
-    date,
-    rowCount,
-  ]);
+  await pool.query(
+    'insert into snapshots (environment_id, snapshot_date, row_count) values ($1, $2, $3)',
+    [environmentId, date, rowCount],
+  );
 }

@@ -39,7 +39,10 @@ export async function ask(url: string, { body, ...options }: Ask = {}): Promise<
 }
 
 /** The same as far as the headers; the body is the caller's to read, slowly or not at all. */
-export async function open(url: string, { body, ...options }: Ask = {}): Promise<http.IncomingMessage> {
+export async function open(
+  url: string,
+  { body, ...options }: Ask = {},
+): Promise<http.IncomingMessage> {
   const request = http.request(url, { agent: false, ...options });
   const answered = new Promise<http.IncomingMessage>((resolve, reject) => {
     request.once('response', resolve);

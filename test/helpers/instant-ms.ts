@@ -5,14 +5,9 @@ export function instantMs(text: string): number | null {
       text,
     );
   if (parts === null || /[^\x20-\x7e]/.test(text)) return null;
-  const [year, month, day, hour, minute, second] = [1, 2, 3, 4, 5, 6].map(at => Number(parts[at] ?? 0)) as [
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
+  const [year, month, day, hour, minute, second] = [1, 2, 3, 4, 5, 6].map(at =>
+    Number(parts[at] ?? 0),
+  ) as [number, number, number, number, number, number];
   if (hour > 23 || minute > 59 || second > 59) return null;
   const offset = [parts[9], parts[10]].map(part => Number(part ?? 0)) as [number, number];
   if (offset[0] > 15 || offset[1] > 59) return null;

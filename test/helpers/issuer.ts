@@ -48,7 +48,9 @@ export async function makeIssuerKey(kid: string, alg: Algorithm = 'ES256'): Prom
   return { kid, alg, ...(await generateKeyPair(alg, { extractable: true })) };
 }
 
-export async function startIssuer(t: { teardown(handler: () => Promise<void>): void }): Promise<Issuer> {
+export async function startIssuer(t: {
+  teardown(handler: () => Promise<void>): void;
+}): Promise<Issuer> {
   let keySet: JSONWebKeySet = { keys: [] };
   let answer: ((response: http.ServerResponse) => void) | null = null;
   let asked = 0;
@@ -97,7 +99,9 @@ export async function startIssuer(t: { teardown(handler: () => Promise<void>): v
         ...claims,
       };
       return registerSecret(
-        await new SignJWT(payload as JWTPayload).setProtectedHeader({ alg, kid, ...header }).sign(privateKey),
+        await new SignJWT(payload as JWTPayload)
+          .setProtectedHeader({ alg, kid, ...header })
+          .sign(privateKey),
       );
     },
   };

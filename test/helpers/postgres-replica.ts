@@ -51,7 +51,8 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
   fs.chmodSync(directory, 0o700);
 
   const port = await freePort();
-  const url = (primaryUrl: string) => Object.assign(new URL(primaryUrl), { port: String(port) }).href;
+  const url = (primaryUrl: string) =>
+    Object.assign(new URL(primaryUrl), { port: String(port) }).href;
   const settings = {
     port: String(port),
     listen_addresses: '127.0.0.1',
@@ -121,8 +122,14 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
     },
     async catchUp() {
       // A commit that is waited for brings all before it to the disk, and only that is sent.
-      await ask(primary.url, `set synchronous_commit = on; select pg_logical_emit_message(true, '', '')`);
-      const [primaryAt] = await ask<{ lsn: string }>(primary.url, 'select pg_current_wal_flush_lsn() as lsn');
+      await ask(
+        primary.url,
+        `set synchronous_commit = on; select pg_logical_emit_message(true, '', '')`,
+      );
+      const [primaryAt] = await ask<{ lsn: string }>(
+        primary.url,
+        'select pg_current_wal_flush_lsn() as lsn',
+      );
       await eventually(async () => {
         const [replica] = await ask<{ done: boolean }>(
           url(primary.url),

@@ -22,7 +22,9 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
   const adminUrl = required('TEST_POSTGRES_URL');
   const template = required('TEST_TEMPLATE_DATABASE');
   const name = `whx_test_${randomBytes(6).toString('hex')}`;
-  await withClient(adminUrl, client => client.query(`create database ${name} template ${template}`));
+  await withClient(adminUrl, client =>
+    client.query(`create database ${name} template ${template}`),
+  );
   const url = urlOfDatabase(adminUrl, name);
   const pool = new pg.Pool({ connectionString: url, max: 4, application_name: 'test' });
   // A test may stop the server on purpose; the next query tells.
@@ -47,16 +49,24 @@ export async function createTemplateDatabase(adminUrl: string): Promise<string> 
   const name = `whx_template_${randomBytes(6).toString('hex')}`;
   await withClient(adminUrl, client => client.query(`create database ${name}`));
   await migrateToLatest(urlOfDatabase(adminUrl, name));
-  await withClient(adminUrl, client => client.query(`alter database ${name} allow_connections false`));
+  await withClient(adminUrl, client =>
+    client.query(`alter database ${name} allow_connections false`),
+  );
   return name;
 }
 
 export async function dropTemplateDatabase(adminUrl: string, name: string): Promise<void> {
-  await withClient(adminUrl, client => client.query(`drop database if exists ${name} with (force)`));
+  await withClient(adminUrl, client =>
+    client.query(`drop database if exists ${name} with (force)`),
+  );
 }
 
 /** What is still connected once a disconnecting client had the time to be gone. */
-async function backendsAfter(client: pg.Client, database: string, deadline: number): Promise<string[]> {
+async function backendsAfter(
+  client: pg.Client,
+  database: string,
+  deadline: number,
+): Promise<string[]> {
   while (true) {
     const { rows } = await client.query<{ line: string }>(
       `select concat_ws(' | ', pid, nullif(application_name, ''), state, left(query, 200)) as line
@@ -86,6 +96,7 @@ function urlOfDatabase(adminUrl: string, name: string): string {
 
 function required(name: string): string {
   const value = process.env[name];
-  if (!value) throw new Error(`${name} is not set: run tests with "npm test", which starts the database`);
+  if (!value)
+    throw new Error(`${name} is not set: run tests with "npm test", which starts the database`);
   return value;
 }

@@ -54,7 +54,8 @@ export async function eventually(
 ): Promise<void> {
   const deadline = Date.now() + patienceMs;
   while (!(await isSo())) {
-    if (Date.now() > deadline) throw new Error(`${what} did not come to be within ${patienceMs} ms`);
+    if (Date.now() > deadline)
+      throw new Error(`${what} did not come to be within ${patienceMs} ms`);
     await delay(10);
   }
 }

@@ -12,7 +12,10 @@ export function readMetrics(text: string): Map<string, number> {
 }
 
 /** @returns by how much a series has grown; one that was not there counts from 0 */
-export function difference(before: ReadonlyMap<string, number>, after: ReadonlyMap<string, number>) {
+export function difference(
+  before: ReadonlyMap<string, number>,
+  after: ReadonlyMap<string, number>,
+) {
   return (series: string) => {
     const now = after.get(series);
     if (now === undefined) throw new Error(`There is no ${series}`);

@@ -19,7 +19,8 @@ export interface S3Proxy {
   close(): Promise<void>;
 }
 
-const slowDown = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message/></Error>';
+const slowDown =
+  '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message/></Error>';
 
 /** Stands before a real S3 server, on loopback, and can misbehave. Signatures stay right: the Host goes through. */
 export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Proxy> {
@@ -73,7 +74,10 @@ function forward(
 ): void {
   const { method, url, headers } = request;
   const { hostname, port } = upstream;
-  const forwarded = http.request({ hostname, port, method, path: url, headers, agent: false }, onAnswer);
+  const forwarded = http.request(
+    { hostname, port, method, path: url, headers, agent: false },
+    onAnswer,
+  );
   // Whoever goes away takes the other side along.
   response.once('close', () => forwarded.destroy());
   pipeline(request, forwarded).catch(() => response.destroy());

@@ -13,11 +13,16 @@ import {
 import type { S3Server, S3User } from '../../dev/s3-server.ts';
 import type { Credentials, Destination } from '../../src/destinations/destination.ts';
 import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
-import { type EndpointAllowlist, parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import {
+  type EndpointAllowlist,
+  parseEndpointAllowlist,
+} from '../../src/outbound/endpoint-allowlist.ts';
 import { registerSecret } from './secrets.ts';
 
 /** What `test/run.ts` started, or null. */
-export const s3: S3Server | null = process.env['TEST_S3'] ? JSON.parse(process.env['TEST_S3']) : null;
+export const s3: S3Server | null = process.env['TEST_S3']
+  ? JSON.parse(process.env['TEST_S3'])
+  : null;
 
 /** Options of a test that needs the server: it is listed as left out where there is none. */
 export const needsS3 = s3 === null ? { skip: 'no S3 server: TEST_S3 is not set' } : {};
@@ -40,14 +45,21 @@ export function s3Destination(overrides: Partial<Destination> = {}): Destination
   return { provider: 'custom', endpoint, bucket, region, key: freshPrefix(), ...overrides };
 }
 
-export function s3Client(user: S3User | Credentials, destination: Destination = s3Destination()): S3Client {
+export function s3Client(
+  user: S3User | Credentials,
+  destination: Destination = s3Destination(),
+): S3Client {
   const credentials = typeof user === 'string' ? s3Server().users[user] : user;
   return createS3Client(destination, credentials, { allowlist: loopback }, runPatience);
 }
 
 /** `radosgw-admin`, for users and their keys. */
 export async function radosgwAdmin(...args: string[]): Promise<string> {
-  const { stdout } = await promisify(execFile)('radosgw-admin', ['-c', s3Server().confFile, ...args]);
+  const { stdout } = await promisify(execFile)('radosgw-admin', [
+    '-c',
+    s3Server().confFile,
+    ...args,
+  ]);
   return stdout;
 }
 
@@ -89,7 +101,9 @@ export async function contentsOf({
 }: Destination): Promise<{ objects: string[]; unfinished: string[] }> {
   const client = s3Client('full');
   const listed = await client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: key }));
-  const uploads = await client.send(new ListMultipartUploadsCommand({ Bucket: bucket, Prefix: key }));
+  const uploads = await client.send(
+    new ListMultipartUploadsCommand({ Bucket: bucket, Prefix: key }),
+  );
   client.destroy();
   return {
     objects: (listed.Contents ?? []).map(object => object.Key ?? ''),

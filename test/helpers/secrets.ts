@@ -37,5 +37,7 @@ export function usedSecrets(): Set<string> {
   const registered =
     file !== undefined && fs.existsSync(file) ? fs.readFileSync(file, 'utf8').split('\n') : [];
   const keys = Object.values(testEncryptionKeys).map(entry => entry.slice(entry.indexOf(':') + 1));
-  return new Set([testAdminToken, ...keys, ...s3Secrets, ...registered].filter(secret => secret !== ''));
+  return new Set(
+    [testAdminToken, ...keys, ...s3Secrets, ...registered].filter(secret => secret !== ''),
+  );
 }

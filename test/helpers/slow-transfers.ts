@@ -45,9 +45,12 @@ export async function slowExport(app: App, environmentId: string) {
     nameBytes: 50_000,
   });
   await writeWideSnapshot(pool, { environmentId, date: '2026-02-28', rows: 10, nameBytes: 10 });
-  const reader = await open(`${app.origin}/v1/environments/${environmentId}/exports/30-days-daily.csv`, {
-    headers: { authorization: `Bearer ${testAdminToken}` },
-  });
+  const reader = await open(
+    `${app.origin}/v1/environments/${environmentId}/exports/30-days-daily.csv`,
+    {
+      headers: { authorization: `Bearer ${testAdminToken}` },
+    },
+  );
   reader.pause();
   await eventually(async () => {
     const { rowCount } = await pool.query(

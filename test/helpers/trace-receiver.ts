@@ -75,7 +75,9 @@ interface OtlpSpan {
   status?: { code?: number };
 }
 
-function spansOf(body: { resourceSpans: { scopeSpans: { spans: OtlpSpan[] }[] }[] }): ReceivedSpan[] {
+function spansOf(body: {
+  resourceSpans: { scopeSpans: { spans: OtlpSpan[] }[] }[];
+}): ReceivedSpan[] {
   return body.resourceSpans
     .flatMap(({ scopeSpans }) => scopeSpans)
     .flatMap(scope => scope.spans)

@@ -90,7 +90,9 @@ function toReceived({ method, url, headers }: http.IncomingMessage, body: string
     isSignedWith(secret) {
       const content = [headers['webhook-id'], headers['webhook-timestamp'], body].join('.');
       const [, encoded = ''] = /^whsec_(.+)$/.exec(secret) ?? [];
-      const expected = createHmac('sha256', Buffer.from(encoded, 'base64')).update(content).digest();
+      const expected = createHmac('sha256', Buffer.from(encoded, 'base64'))
+        .update(content)
+        .digest();
       return String(headers['webhook-signature'])
         .split(' ')
         .map(part => Buffer.from(/^v1,(.+)$/.exec(part)?.[1] ?? '', 'base64'))

@@ -13,10 +13,10 @@ export async function writeWideSnapshot(
   try {
     await client.query('select ensure_snapshot_partition($1)', [date]);
     await client.query('begin');
-    await client.query('delete from snapshot_rows where environment_id = $1 and snapshot_date = $2', [
-      environmentId,
-      date,
-    ]);
+    await client.query(
+      'delete from snapshot_rows where environment_id = $1 and snapshot_date = $2',
+      [environmentId, date],
+    );
     await client.query(
       `insert into snapshot_rows (environment_id, snapshot_date, company_id, company_name, feature_id, feature_name,
          first_seen, last_seen, stars_state, frequency, feedback_count)

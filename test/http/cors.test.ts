@@ -49,7 +49,11 @@ t.test('answers and problems alike can be read by a page of an origin on the lis
     [404, '/v1/environments/absent', {}],
     [404, '/v1/nothing', {}],
     [413, '/v1/environments/acme', { method: 'PUT', json: { name: 'x'.repeat(300_000) } }],
-    [415, '/v1/environments/acme', { method: 'PUT', headers: { 'content-type': 'text/xml' }, body: '<a/>' }],
+    [
+      415,
+      '/v1/environments/acme',
+      { method: 'PUT', headers: { 'content-type': 'text/xml' }, body: '<a/>' },
+    ],
   ] as const) {
     const what = `${status} ${path}`;
     const answer = await app.call(path, {

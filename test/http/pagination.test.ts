@@ -1,5 +1,11 @@
 import t from 'tap';
-import { isDatePart, isIdPart, isInstantPart, type ListOrder, readPage } from '../../src/http/pagination.ts';
+import {
+  isDatePart,
+  isIdPart,
+  isInstantPart,
+  type ListOrder,
+  readPage,
+} from '../../src/http/pagination.ts';
 import { AppError } from '../../src/shared/errors.ts';
 
 const order: ListOrder<string> = { position: id => [id], parts: [isIdPart] };
@@ -71,34 +77,37 @@ t.test('cursors that this list did not give', async t => {
   }
 });
 
-const parts: readonly [check: (part: string) => boolean, good: readonly string[], bad: readonly string[]][] =
+const parts: readonly [
+  check: (part: string) => boolean,
+  good: readonly string[],
+  bad: readonly string[],
+][] = [
+  [isIdPart, ['a', 'A-_9', 'x'.repeat(64)], ['', ' ', 'a.b', 'é', 'a\n', 'x'.repeat(65)]],
   [
-    [isIdPart, ['a', 'A-_9', 'x'.repeat(64)], ['', ' ', 'a.b', 'é', 'a\n', 'x'.repeat(65)]],
+    isDatePart,
+    ['2026-03-02', '2024-02-29', '0001-01-01', '9999-12-31'],
     [
-      isDatePart,
-      ['2026-03-02', '2024-02-29', '0001-01-01', '9999-12-31'],
-      [
-        '',
-        '2026-02-29',
-        '2026-02-30',
-        '2026-13-01',
-        '2026-00-10',
-        '2026-01-00',
-        '2026-01-32',
-        '0000-01-01',
-        '26-01-01',
-        '2026-1-1',
-        '2026-01-01T00:00:00Z',
-        ' 2026-01-01',
-        '2026-01-01\n',
-        '+02026-01-01',
-        '-2026-01-01',
-        '10000-01-01',
-        '٢٠٢٦-٠١-٠١',
-      ],
+      '',
+      '2026-02-29',
+      '2026-02-30',
+      '2026-13-01',
+      '2026-00-10',
+      '2026-01-00',
+      '2026-01-32',
+      '0000-01-01',
+      '26-01-01',
+      '2026-1-1',
+      '2026-01-01T00:00:00Z',
+      ' 2026-01-01',
+      '2026-01-01\n',
+      '+02026-01-01',
+      '-2026-01-01',
+      '10000-01-01',
+      '٢٠٢٦-٠١-٠١',
     ],
-    [isInstantPart, ['2026-03-02T00:00:00.000Z'], ['', 'yesterday', '2026-13-01T00:00:00Z']],
-  ];
+  ],
+  [isInstantPart, ['2026-03-02T00:00:00.000Z'], ['', 'yesterday', '2026-13-01T00:00:00Z']],
+];
 
 for (const [check, good, bad] of parts) {
   t.test(check.name, async t => {
@@ -109,7 +118,14 @@ for (const [check, good, bad] of parts) {
 
 t.test('an instant of a cursor that Date.parse guesses at', async t => {
   // The position is what this service wrote with toISOString; anything else is not ours.
-  for (const part of ['2026', 'Mon 2 Mar', '1', '2026-03-02', '+275760-09-13T00:00:00.000Z', 'Jan 1 9']) {
+  for (const part of [
+    '2026',
+    'Mon 2 Mar',
+    '1',
+    '2026-03-02',
+    '+275760-09-13T00:00:00.000Z',
+    'Jan 1 9',
+  ]) {
     t.notOk(isInstantPart(part), part);
   }
 });

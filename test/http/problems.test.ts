@@ -79,7 +79,13 @@ t.test('URLs that cannot be decoded', async t => {
       headers: { authorization: `Bearer ${testAdminToken}` },
     });
     t.ok(answer.status === 400 || answer.status === 404, `${path}: ${answer.status}`);
-    isProblem(t, answer, answer.status, answer.status === 400 ? 'validation_failed' : 'not_found', path);
+    isProblem(
+      t,
+      answer,
+      answer.status,
+      answer.status === 400 ? 'validation_failed' : 'not_found',
+      path,
+    );
   }
 });
 
@@ -125,7 +131,13 @@ t.test('JSON bodies', async t => {
   isProblem(t, await put(`${'['.repeat(50_000)}`), 400, 'validation_failed', 'deep nesting');
   isProblem(t, await put(good, 'text/plain'), 415, 'unsupported_media_type', 'text');
   isProblem(t, await put(good, 'application/xml'), 415, 'unsupported_media_type', 'xml');
-  isProblem(t, await put(good, 'application/x-www-form-urlencoded'), 415, 'unsupported_media_type', 'a form');
+  isProblem(
+    t,
+    await put(good, 'application/x-www-form-urlencoded'),
+    415,
+    'unsupported_media_type',
+    'a form',
+  );
   isProblem(t, await put(good, ';'), 415, 'unsupported_media_type', 'no type at all');
   isProblem(
     t,
@@ -244,26 +256,44 @@ async function sendThrough(
   return { text, closed };
 }
 
-t.test('an early answer reaches a client that is still sending, and its connection lives on', async t => {
-  const head = (path: string, token: string) =>
-    `PUT ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${token}\r\nTransfer-Encoding: chunked\r\n\r\n`;
-  const path = '/v1/environments/acme/snapshots/2026-03-01';
-  const header = `${loadColumns.join(',')}\n`;
-  const start = `${(header.length + 6).toString(16)}\r\n${header}a,b,c\n\r\n`;
-  for (const [name, text, status, code] of [
-    ['no such key', head(path, 'nobody'), 401, 'unauthenticated'],
-    ['no such environment', head(path.replace('acme', 'none'), testAdminToken), 404, 'not_found'],
-    ['a date in the future', head(path.replace('2026', '2027'), testAdminToken), 400, 'validation_failed'],
-    ['a header at fault', `${head(path, testAdminToken)}6\r\na,b,c\n\r\n`, 422, 'snapshot_invalid'],
-    ['a row at fault near the start', head(path, testAdminToken) + start, 422, 'snapshot_invalid'],
-  ] as const) {
-    const { text: answer, closed } = await sendThrough(text, 24);
-    t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), name);
-    t.match(answer, new RegExp(`"code":"${code}"`), name);
-    t.equal(closed, null, `${name}: not reset`);
-  }
-  await eventually(() => app.dependencies.loadSlots.taken === 0);
-});
+t.test(
+  'an early answer reaches a client that is still sending, and its connection lives on',
+  async t => {
+    const head = (path: string, token: string) =>
+      `PUT ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${token}\r\nTransfer-Encoding: chunked\r\n\r\n`;
+    const path = '/v1/environments/acme/snapshots/2026-03-01';
+    const header = `${loadColumns.join(',')}\n`;
+    const start = `${(header.length + 6).toString(16)}\r\n${header}a,b,c\n\r\n`;
+    for (const [name, text, status, code] of [
+      ['no such key', head(path, 'nobody'), 401, 'unauthenticated'],
+      ['no such environment', head(path.replace('acme', 'none'), testAdminToken), 404, 'not_found'],
+      [
+        'a date in the future',
+        head(path.replace('2026', '2027'), testAdminToken),
+        400,
+        'validation_failed',
+      ],
+      [
+        'a header at fault',
+        `${head(path, testAdminToken)}6\r\na,b,c\n\r\n`,
+        422,
+        'snapshot_invalid',
+      ],
+      [
+        'a row at fault near the start',
+        head(path, testAdminToken) + start,
+        422,
+        'snapshot_invalid',
+      ],
+    ] as const) {
+      const { text: answer, closed } = await sendThrough(text, 24);
+      t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), name);
+      t.match(answer, new RegExp(`"code":"${code}"`), name);
+      t.equal(closed, null, `${name}: not reset`);
+    }
+    await eventually(() => app.dependencies.loadSlots.taken === 0);
+  },
+);
 
 t.test('it also reaches a client that wants the connection closed, and then it is', async t => {
   const csv = '/v1/environments/acme/snapshots/2026-03-01';
@@ -304,7 +334,10 @@ t.test('keep-alive: one connection, many answers, errors among them', async t =>
   const authorization = { authorization: `Bearer ${testAdminToken}` };
   for (let round = 0; round < 3; round += 1) {
     t.equal((await ask(`${app.origin}/v1/environments`, { agent })).status, 401);
-    t.equal((await ask(`${app.origin}/v1/environments`, { agent, headers: authorization })).status, 200);
+    t.equal(
+      (await ask(`${app.origin}/v1/environments`, { agent, headers: authorization })).status,
+      200,
+    );
     const body = Readable.from([loadBody([adoptionRow()]), 'bad row\n']);
     const loaded = await ask(`${app.origin}/v1/environments/acme/snapshots/2026-03-01`, {
       method: 'PUT',

@@ -21,7 +21,14 @@ const newId = () => {
 
 for (const [what, method, path, headers, body, status] of [
   ['an answer', 'GET', '/v1/environments/acme', authorization, undefined, 200],
-  ['a streamed download', 'GET', '/v1/environments/acme/exports/today.csv', authorization, undefined, 200],
+  [
+    'a streamed download',
+    'GET',
+    '/v1/environments/acme/exports/today.csv',
+    authorization,
+    undefined,
+    200,
+  ],
   ['its headers', 'HEAD', '/v1/environments/acme/exports/today.csv', authorization, undefined, 200],
   ['no token', 'GET', '/v1/environments/acme', {}, undefined, 401],
   ['no route', 'GET', '/v1/nothing', {}, undefined, 404],
@@ -100,5 +107,8 @@ t.test('a fault of ours, before and after the first byte', async t => {
   const response = await open(url, { headers: { ...authorization, 'x-request-id': after } });
   t.equal(response.headers['x-request-id'], after);
   response.on('error', () => {}).resume();
-  await eventually(() => linesOf(after).some(line => line['msg'] === 'download broke off'), 'the log');
+  await eventually(
+    () => linesOf(after).some(line => line['msg'] === 'download broke off'),
+    'the log',
+  );
 });

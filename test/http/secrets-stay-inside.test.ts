@@ -139,7 +139,14 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
       .replace('{token}', links[1] ?? '');
     t.notMatch(path, /[{}]/);
     for (const method of Object.keys(methods).map(name => name.toUpperCase())) {
-      for (const token of [testAdminToken, key.token, user, null, `${key.token.slice(0, -1)}x`, `${user}x`]) {
+      for (const token of [
+        testAdminToken,
+        key.token,
+        user,
+        null,
+        `${key.token.slice(0, -1)}x`,
+        `${user}x`,
+      ]) {
         // Deletions come last, by themselves.
         if (method === 'DELETE' && token !== null) continue;
         const json = ['POST', 'PATCH', 'PUT'].includes(method) ? { name: 'x' } : undefined;
@@ -194,7 +201,8 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
   for (const [index, row] of hashes.rows.entries()) hideBytes(`hash ${index}`, row.secret_hash);
   hide('access token', user);
   hide('signature of the access token', user.split('.')[2] ?? '');
-  for (const [index, link] of links.entries()) hide(`signature of link ${index}`, link.split('.')[2] ?? '');
+  for (const [index, link] of links.entries())
+    hide(`signature of link ${index}`, link.split('.')[2] ?? '');
 
   const places = {
     answers: left.join('\n'),

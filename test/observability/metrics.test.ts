@@ -22,7 +22,8 @@ await writeWideSnapshot(pool, {
 });
 const scrape = async () => readMetrics((await app.call('/metrics', { token: null })).text);
 const authorization = { authorization: `Bearer ${testAdminToken}` };
-const idle = () => eventually(() => app.dependencies.downloadSlots.taken === 0, 'no download under way');
+const idle = () =>
+  eventually(() => app.dependencies.downloadSlots.taken === 0, 'no download under way');
 
 t.test('a whole download, rendered and then kept', async t => {
   for (const source of ['rendered', 'kept']) {
@@ -98,8 +99,16 @@ t.test('loads by how they end', async t => {
   for (const [outcome, act, rows] of [
     ['complete', () => app.load('broken', '2026-02-01', csv), 2],
     ['refused', () => app.load('broken', '2026-02-01', `${csv}bad\n`), 0],
-    ['refused', () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }), 0],
-    ['complete', () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }), 2],
+    [
+      'refused',
+      () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }),
+      0,
+    ],
+    [
+      'complete',
+      () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }),
+      2,
+    ],
     ['sender_gone', cutOff, 0],
   ] as const) {
     const before = await scrape();
@@ -108,7 +117,8 @@ t.test('loads by how they end', async t => {
     const more = difference(before, await scrape());
     t.equal(more(`whx_loads_total{outcome="${outcome}"}`), 1, outcome);
     t.equal(more('whx_load_rows_total'), rows, outcome);
-    if (outcome === 'complete') t.equal(more('whx_load_bytes_total'), Buffer.byteLength(csv), 'unpacked');
+    if (outcome === 'complete')
+      t.equal(more('whx_load_bytes_total'), Buffer.byteLength(csv), 'unpacked');
   }
 });
 

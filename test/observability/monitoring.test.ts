@@ -100,17 +100,27 @@ t.test('every query parses and finds series in a real scrape, labels included', 
     t.ok(selectors.length > 0, `${where} asks for something`);
     const labels = new Set(Object.keys(addedLabels));
     for (const selector of selectors) {
-      const matching = (series.get(selector.metric) ?? []).filter(found => isMatch(found, selector));
-      t.ok(matching.length > 0, `${where}: ${selector.metric} ${JSON.stringify(selector.matchers)}`);
+      const matching = (series.get(selector.metric) ?? []).filter(found =>
+        isMatch(found, selector),
+      );
+      t.ok(
+        matching.length > 0,
+        `${where}: ${selector.metric} ${JSON.stringify(selector.matchers)}`,
+      );
       for (const label of matching.flatMap(Object.keys)) labels.add(label);
     }
-    const shownLabels = [...shown.matchAll(/\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}/g)].map(([, label]) => label);
-    for (const label of [...groupedBy, ...shownLabels]) t.ok(labels.has(label ?? ''), `${where}: ${label}`);
+    const shownLabels = [...shown.matchAll(/\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}/g)].map(
+      ([, label]) => label,
+    );
+    for (const label of [...groupedBy, ...shownLabels])
+      t.ok(labels.has(label ?? ''), `${where}: ${label}`);
   }
 });
 
 t.test('every metric of ours is used', async t => {
-  const used = new Set(asked.flatMap(({ text }) => parseQuery(text).selectors.map(({ metric }) => metric)));
+  const used = new Set(
+    asked.flatMap(({ text }) => parseQuery(text).selectors.map(({ metric }) => metric)),
+  );
   const family = (name: string) => name.replace(/_(bucket|count|sum)$/, '');
   const usedFamilies = new Set([...used].map(family));
   const ours = new Set([...series.keys()].filter(name => name.startsWith('whx_')).map(family));

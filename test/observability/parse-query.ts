@@ -27,7 +27,8 @@ export function parseQuery(text: string): Query {
       if (name === 'VectorSelector') selectors.push({ metric: '', matchers: [] });
       if (name === 'Identifier') Object.assign(selectors.at(-1) ?? {}, { metric: part });
       if (name === 'UnquotedLabelMatcher') {
-        const [, label = '', operator = '=', quoted = ''] = /^(\w+)\s*(=~|!~|!=|=)\s*(.+)$/.exec(part) ?? [];
+        const [, label = '', operator = '=', quoted = ''] =
+          /^(\w+)\s*(=~|!~|!=|=)\s*(.+)$/.exec(part) ?? [];
         selectors.at(-1)?.matchers.push({
           label,
           operator: operator as Selector['matchers'][number]['operator'],

@@ -54,7 +54,10 @@ async function start(t: Test, env: Readonly<Record<string, string>> = {}) {
       body: loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
     });
   const received = (traceId: string, name: string) =>
-    eventually(() => receiver.spans.some(span => span.traceId === traceId && span.name === name), name);
+    eventually(
+      () => receiver.spans.some(span => span.traceId === traceId && span.name === name),
+      name,
+    );
   const spanOf = (traceId: string, name: string) =>
     receiver.spans.find(span => span.traceId === traceId && span.name === name);
   return { database, receiver, service, call, load, received, spanOf };
@@ -141,7 +144,9 @@ t.test('a run by hand, in another process', needsS3, async t => {
   const made = await call(configs, { method: 'POST', body: JSON.stringify(configBody()) });
   const caller = callerTrace();
   const headers = { ...caller.headers, 'x-request-id': 'by-hand' };
-  const run = (await call(`${configs}/${made.json.id}/runs`, { method: 'POST', headers, body: '{}' })).json;
+  const run = (
+    await call(`${configs}/${made.json.id}/runs`, { method: 'POST', headers, body: '{}' })
+  ).json;
   await until(
     async () => (await call(`/v1/environments/acme/runs/${run.id}`)).json,
     found => found.state === 'successful',
@@ -195,7 +200,10 @@ t.test('no secret, no link and no path is in them', needsS3, async t => {
     body: JSON.stringify(configBody('nothing')),
   });
   const caller = callerTrace();
-  t.equal((await call(`/v1/downloads/${token}?more=${token}`, { headers: caller.headers })).status, 200);
+  t.equal(
+    (await call(`/v1/downloads/${token}?more=${token}`, { headers: caller.headers })).status,
+    200,
+  );
   await received(caller.traceId, 'GET /v1/downloads/:token');
   const sent = receiver.bodies.join('\n');
   for (const secret of usedSecrets()) t.notOk(sent.includes(secret), 'a secret of the tests');

@@ -5,7 +5,11 @@ import { type AddressInfo, isIP, type LookupFunction } from 'node:net';
 import t from 'tap';
 import { ConfigError } from '../../src/config/config.ts';
 import { parseDestination } from '../../src/destinations/destination.ts';
-import { isAllowed, isPublicAddress, parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import {
+  isAllowed,
+  isPublicAddress,
+  parseEndpointAllowlist,
+} from '../../src/outbound/endpoint-allowlist.ts';
 import { createGuardedAgents, EndpointNotAllowedError } from '../../src/outbound/endpoint-guard.ts';
 import { forbiddenHosts } from './forbidden-hosts.ts';
 
@@ -39,7 +43,9 @@ async function request(url: URL, agent: http.Agent): Promise<number> {
 }
 
 /** A server that must not be reached counts who reaches it. */
-async function canary(host = '127.0.0.1'): Promise<{ port: number; hits: () => number; close: () => void }> {
+async function canary(
+  host = '127.0.0.1',
+): Promise<{ port: number; hits: () => number; close: () => void }> {
   let hits = 0;
   const server = http.createServer((_, response) => {
     hits += 1;
@@ -86,7 +92,14 @@ t.test('no spelling of a forbidden address gets through', async t => {
 t.test('handed to the agent unparsed, they are resolved and refused as well', async t => {
   const { httpAgent } = createGuardedAgents(parseEndpointAllowlist([]));
   t.teardown(() => httpAgent.destroy());
-  for (const host of ['0x7f.1', '2130706433', '0177.0.0.1', 'localhost', 'localhost.', 'LOCALHOST']) {
+  for (const host of [
+    '0x7f.1',
+    '2130706433',
+    '0177.0.0.1',
+    'localhost',
+    'localhost.',
+    'LOCALHOST',
+  ]) {
     const sent = http.request({ host, port: 1, agent: httpAgent });
     sent.end();
     await t.rejects(once(sent, 'response'), EndpointNotAllowedError, host);

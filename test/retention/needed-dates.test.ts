@@ -79,30 +79,35 @@ function shown(today: string, dates: readonly string[]): (string | null)[] {
   );
 }
 
-t.test('what is kept shows the same today and on every later day, whatever is loaded meanwhile', async () => {
-  await fc.assert(
-    fc.property(
-      someDates,
-      fc.integer({ min: 300, max: 800 }),
-      fc.integer({ min: 0, max: 400 }),
-      fc.array(fc.integer({ min: 0, max: 1_200 }), { maxLength: 30 }),
-      (indexes, now, later, loadedLater) => {
-        const today = dayAt(now);
-        const dates = indexes.filter(index => index <= now).map(dayAt);
-        const kept = neededDates(today, dates);
-        const fresh = loadedLater.filter(index => index <= now + later).map(dayAt);
-        const then = dayAt(now + later);
-        const without = shown(then, [...kept, ...fresh]);
-        const withAll = shown(then, [...dates, ...fresh]);
-        if (JSON.stringify(without) !== JSON.stringify(withAll)) throw new Error(`${then}: ${withAll}`);
-        // Night after night comes to the same.
-        const inTwoNights = neededDates(then, neededDates(today, dates));
-        if (JSON.stringify(inTwoNights) !== JSON.stringify(neededDates(then, dates))) throw new Error(then);
-      },
-    ),
-    { numRuns: 200 },
-  );
-});
+t.test(
+  'what is kept shows the same today and on every later day, whatever is loaded meanwhile',
+  async () => {
+    await fc.assert(
+      fc.property(
+        someDates,
+        fc.integer({ min: 300, max: 800 }),
+        fc.integer({ min: 0, max: 400 }),
+        fc.array(fc.integer({ min: 0, max: 1_200 }), { maxLength: 30 }),
+        (indexes, now, later, loadedLater) => {
+          const today = dayAt(now);
+          const dates = indexes.filter(index => index <= now).map(dayAt);
+          const kept = neededDates(today, dates);
+          const fresh = loadedLater.filter(index => index <= now + later).map(dayAt);
+          const then = dayAt(now + later);
+          const without = shown(then, [...kept, ...fresh]);
+          const withAll = shown(then, [...dates, ...fresh]);
+          if (JSON.stringify(without) !== JSON.stringify(withAll))
+            throw new Error(`${then}: ${withAll}`);
+          // Night after night comes to the same.
+          const inTwoNights = neededDates(then, neededDates(today, dates));
+          if (JSON.stringify(inTwoNights) !== JSON.stringify(neededDates(then, dates)))
+            throw new Error(then);
+        },
+      ),
+      { numRuns: 200 },
+    );
+  },
+);
 
 t.test(
   'nothing else is kept: each one was shown within the last week or so, or will be if nothing is loaded',

@@ -15,7 +15,8 @@ const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
 const app = await startTestApp(t);
 const { pool } = app.database;
 for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
-const tidy = () => tidyUp(app.dependencies.db, settings, new Date(testNow), new AbortController().signal);
+const tidy = () =>
+  tidyUp(app.dependencies.db, settings, new Date(testNow), new AbortController().signal);
 const [old, older, oldest] = ['2025-06-05', '2025-06-04', '2025-06-03'];
 
 const partitions = async () => {
@@ -48,7 +49,9 @@ t.test(
       // A new day, an export of all that there is, and a load of another day meanwhile.
       watch.query(`select ensure_snapshot_partition('2026-02-01')`),
       app.download('one', '6-months-weekly').then(({ status }) => t.equal(status, 200)),
-      app.load('two', '2026-03-02', loadBody([adoptionRow()])).then(({ status }) => t.equal(status, 200)),
+      app
+        .load('two', '2026-03-02', loadBody([adoptionRow()]))
+        .then(({ status }) => t.equal(status, 200)),
     ]);
     t.match(done, { snapshots: 6, days: 0, partitions: { dropped: 0, unregistered: [] } });
     t.match(
@@ -134,7 +137,10 @@ t.test('an export that reads the old day itself is left to end', async t => {
 t.test(
   'a detachment that broke off keeps no new day out, is made good by a load, and ends the next night',
   async t => {
-    await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [old, older]);
+    await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [
+      old,
+      older,
+    ]);
     await fillSnapshot(pool, 'one', old, 10);
     await pool.query('truncate snapshot_rows_20250605');
     await pool.query(`delete from snapshots where snapshot_date = $1`, [old]);
@@ -156,20 +162,28 @@ t.test(
     const refused = await app.load('one', old, loadBody([adoptionRow()]));
     t.equal(refused.status, 503, 'while an older export is open');
     t.ok(refused.headers['retry-after']);
-    t.equal((await app.load('one', '2026-01-06', loadBody([adoptionRow()]))).status, 201, 'a new day');
+    t.equal(
+      (await app.load('one', '2026-01-06', loadBody([adoptionRow()]))).status,
+      201,
+      'a new day',
+    );
     t.match(await tidy(), { partitions: { dropped: 0 } });
     await reader.query('commit');
 
     const row = adoptionRow({ companyName: 'late' });
     t.equal((await app.load('one', old, loadBody([row]))).status, 201);
     t.match(await partitions(), [{ pending: false }, { pending: false }]);
-    const { rows } = await pool.query('select company_name from snapshot_rows where snapshot_date = $1', [
-      old,
-    ]);
+    const { rows } = await pool.query(
+      'select company_name from snapshot_rows where snapshot_date = $1',
+      [old],
+    );
     t.strictSame(rows, [{ company_name: 'late' }]);
     t.match(await nightsUntilDropped(tidyInQuiet, 2), { snapshots: 1, days: 1, dropped: 2 });
 
-    await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [old, older]);
+    await pool.query(`select ensure_snapshot_partition($1), ensure_snapshot_partition($2)`, [
+      old,
+      older,
+    ]);
     await reader.query('begin');
     await reader.query(
       `select from snapshot_rows where environment_id = 'two' and snapshot_date = '2026-02-28'`,

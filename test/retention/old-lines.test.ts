@@ -62,7 +62,15 @@ t.test('runs go by age, except those that others look at', async t => {
   const { rows } = await pool.query('select id from export_runs order by id');
   t.strictSame(
     rows.map(({ id }) => id),
-    ['just too young', 'last', 'last finished', 'last success', 'newest slot', 'to be cleaned up', 'waits'],
+    [
+      'just too young',
+      'last',
+      'last finished',
+      'last success',
+      'newest slot',
+      'to be cleaned up',
+      'waits',
+    ],
   );
   const told = await app.call('/v1/audit-log?action=export_runs.expired');
   t.match(told.json.items, [

@@ -30,14 +30,17 @@ async function start(t: Parameters<typeof startTestApp>[0]) {
       for (const day of days) await fillSnapshot(pool, environmentId, day, 3);
     },
     tidy: (now = testNow) => tidyUp(app.dependencies.db, settings, new Date(now), never),
-    registered: () => list('select environment_id, snapshot_date::text from snapshots order by 1, 2'),
+    registered: () =>
+      list('select environment_id, snapshot_date::text from snapshots order by 1, 2'),
     stored: () =>
       list('select distinct environment_id, snapshot_date::text from snapshot_rows order by 1, 2'),
     partitions: () =>
       list(`select right(inhrelid::regclass::text, 8) as day from pg_inherits
             where inhparent = 'snapshot_rows'::regclass and not inhdetachpending order by 1`),
     tables: () =>
-      list(`select right(relname, 8) from pg_class where relname ~ '^snapshot_rows_[0-9]+$' order by 1`),
+      list(
+        `select right(relname, 8) from pg_class where relname ~ '^snapshot_rows_[0-9]+$' order by 1`,
+      ),
     audited: () =>
       list(
         `select environment_id, target_id, actor_kind, actor_id from audit_log where action = 'snapshot.deleted' order by 1, 2`,
@@ -126,7 +129,11 @@ t.test('a day that somebody needs loses only what nobody does', async t => {
   t.match((await app.download('other', 'today')).headers, { 'x-total-rows': '3' });
   await app.call('/v1/environments/other', { method: 'DELETE' });
   await untilRowsAreQuiet(pool);
-  t.match(await nightsUntilDropped(tidy, 1), { snapshots: 0, dropped: 1 }, 'and is dropped once it is empty');
+  t.match(
+    await nightsUntilDropped(tidy, 1),
+    { snapshots: 0, dropped: 1 },
+    'and is dropped once it is empty',
+  );
   t.strictSame(await look.partitions(), [compact(today)]);
 });
 
@@ -142,7 +149,8 @@ t.test('a day of which little is left gives its disk back', async t => {
     `select from snapshot_rows where environment_id = 'acme' and snapshot_date = '${today}'`,
   );
   const sizeMb = async () =>
-    (await pool.query(`select pg_table_size('snapshot_rows_20250604')::int / 1000000 as mb`)).rows[0].mb;
+    (await pool.query(`select pg_table_size('snapshot_rows_20250604')::int / 1000000 as mb`))
+      .rows[0].mb;
   const full = await sizeMb();
   t.ok(full > 16);
   const view = await pool.connect();
@@ -164,7 +172,12 @@ t.test('a day of which little is left gives its disk back', async t => {
 t.test('all: nothing goes', async t => {
   const { app, fill, ...look } = await start(t);
   await fill('acme', ['2024-01-01', '2024-01-02', today]);
-  const done = await tidyUp(app.dependencies.db, { ...settings, snapshots: 'all' }, new Date(testNow), never);
+  const done = await tidyUp(
+    app.dependencies.db,
+    { ...settings, snapshots: 'all' },
+    new Date(testNow),
+    never,
+  );
   t.match(done, { snapshots: 0, days: 0, partitions: { dropped: 0 } });
   t.equal((await look.registered()).length, 3);
 });
@@ -174,7 +187,9 @@ t.test('rows that no snapshot owns are left, told, and keep their partition', as
   const day = '2025-06-04';
   await fill('acme', [day, today]);
   await fill('other', [day, today]);
-  await pool.query(`delete from snapshots where environment_id = 'other' and snapshot_date = $1`, [day]);
+  await pool.query(`delete from snapshots where environment_id = 'other' and snapshot_date = $1`, [
+    day,
+  ]);
   t.strictSame(await tidy(), {
     snapshots: 1,
     days: 0,
@@ -242,7 +257,9 @@ t.test('what a run has still to read stays until the run is over', async t => {
   t.strictSame(await look.stored(), [`acme ${day}`, `acme ${today}`]);
   await pool.query(`update export_runs set state = 'successful', finished_at = now()`);
   t.match(await nightsUntilDropped(tidy, 1), { snapshots: 1, days: 1, dropped: 1 });
-  const tooLate = db.transaction().execute(trx => insertManualRun(trx, systemActor('test'), wanted));
+  const tooLate = db
+    .transaction()
+    .execute(trx => insertManualRun(trx, systemActor('test'), wanted));
   await t.rejects(tooLate, { code: 'not_found' });
 });
 

@@ -10,7 +10,8 @@ t.test('a worker tidies up at night, one at a time', async t => {
   const { jobs } = app.dependencies;
   const { pool } = app.database;
   await app.putEnvironment('acme', 'pro');
-  for (const day of ['2025-06-04', '2025-06-05', '2026-03-02']) await fillSnapshot(pool, 'acme', day, 3);
+  for (const day of ['2025-06-04', '2025-06-05', '2026-03-02'])
+    await fillSnapshot(pool, 'acme', day, 3);
   await pool.query('delete from snapshots where snapshot_date = $1', ['2025-06-04']);
 
   t.ok(await jobs.send(retentionQueue), 'somebody else queued it');
@@ -25,7 +26,10 @@ t.test('a worker tidies up at night, one at a time', async t => {
     app.log.find(({ msg }) => String(msg).startsWith('old days hold rows')),
     { level: 40, days: ['2025-06-04'] },
   );
-  await eventually(async () => (await jobs.getSchedules(retentionQueue)).length === 1, 'a schedule');
+  await eventually(
+    async () => (await jobs.getSchedules(retentionQueue)).length === 1,
+    'a schedule',
+  );
   t.match(await jobs.getSchedules(retentionQueue), [
     { cron: '30 3 * * *', timezone: 'UTC', options: { missed: 'once' } },
   ]);

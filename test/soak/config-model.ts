@@ -52,7 +52,8 @@ export async function changeSomeConfig(
       ({ environmentId, isDeleted }) => environmentId === caller.environmentId && !isDeleted,
     );
     const free = own.filter(({ isBusy }) => !isBusy);
-    if (own.length < caller.most && random.chance(0.4)) return await create(world, configs, random, caller);
+    if (own.length < caller.most && random.chance(0.4))
+      return await create(world, configs, random, caller);
     if (free.length === 0) return;
     const config = random.pick(free);
     config.isBusy = true;
@@ -101,9 +102,12 @@ export async function create(
     mayBeWithoutRun: new Set(),
     slots: new Set(),
   };
-  const answer = await world.call(api, pathOf(environmentId), { method: 'POST', json }).catch(() => null);
+  const answer = await world
+    .call(api, pathOf(environmentId), { method: 'POST', json })
+    .catch(() => null);
   if (answer?.status === 201) config.id = answer.json.id;
-  else if (answer === null || answer.status === 503) config.id = (await findByKey(world, config)) ?? '';
+  else if (answer === null || answer.status === 503)
+    config.id = (await findByKey(world, config)) ?? '';
   else if (answer.status !== 422) {
     world.faults.push(`a good config was answered ${answer.status} ${answer.text}`);
   }
@@ -113,7 +117,10 @@ export async function create(
   configs.known.push(config);
 }
 
-async function findByKey(world: World, { environmentId, key }: KnownConfig): Promise<string | null> {
+async function findByKey(
+  world: World,
+  { environmentId, key }: KnownConfig,
+): Promise<string | null> {
   return await insist(async () => {
     const answer = await world.call('elder api', `${pathOf(environmentId)}?limit=100`);
     if (answer.status !== 200) throw new Error(`${answer.status}`);
@@ -143,7 +150,8 @@ async function change(
         : { schedule: config.schedule === 'daily' ? 'weekly' : 'daily' };
   world.counts['config changes'] += 1;
   // A run that is under way may be stopped by this, one that is about to begin may never.
-  if (kind !== 'describe' && configs.currentSlot !== null) config.mayBeWithoutRun.add(configs.currentSlot);
+  if (kind !== 'describe' && configs.currentSlot !== null)
+    config.mayBeWithoutRun.add(configs.currentSlot);
   const answer = await world
     .call(api, path, kind === 'delete' ? { method: 'DELETE' } : { method: 'PATCH', json: patch })
     .catch(() => null);
@@ -160,7 +168,8 @@ async function change(
     config.enabled = found.json.enabled;
     config.schedule = found.json.schedule;
   });
-  if (answer?.status === 204 && !config.isDeleted) world.faults.push('a deleted config is still there');
+  if (answer?.status === 204 && !config.isDeleted)
+    world.faults.push('a deleted config is still there');
   if (
     answer?.status === 200 &&
     kind === 'switch' &&

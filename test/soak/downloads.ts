@@ -13,7 +13,11 @@ interface Wanted {
 }
 
 /** In one of the ways to have a file. What looks complete is compared with what may have been there meanwhile. */
-export async function downloadSomeFile(world: World, random: Random, wanted: Wanted): Promise<void> {
+export async function downloadSomeFile(
+  world: World,
+  random: Random,
+  wanted: Wanted,
+): Promise<void> {
   const aggregation = random.pick(aggregations);
   const way = random.pickWeighted([
     [4, 'plain'],
@@ -36,9 +40,12 @@ export async function downloadSomeFile(world: World, random: Random, wanted: Wan
   }
   // A link dies with the day that the clock leaps over.
   const hasLeapt = world.today() !== before;
-  if ([429, 503].includes(answer.status) || (way === 'link' && hasLeapt && answer.status < 500)) return;
+  if ([429, 503].includes(answer.status) || (way === 'link' && hasLeapt && answer.status < 500))
+    return;
   if (answer.status !== 200) {
-    world.faults.push(`download (${way}) was answered ${answer.status} ${answer.text.slice(0, 300)}`);
+    world.faults.push(
+      `download (${way}) was answered ${answer.status} ${answer.text.slice(0, 300)}`,
+    );
     return;
   }
   if (way === 'HEAD') return;
@@ -47,10 +54,17 @@ export async function downloadSomeFile(world: World, random: Random, wanted: Wan
   const text = (isPacked ? gunzipSync(answer.body) : answer.body).toString();
   const totalRows = Number(answer.headers['x-total-rows']);
   const faults = [...new Set([before, world.today()])].map(today =>
-    world.model.faultOf(wanted.environmentId, shownOn(aggregation, today), { text, totalRows }, span),
+    world.model.faultOf(
+      wanted.environmentId,
+      shownOn(aggregation, today),
+      { text, totalRows },
+      span,
+    ),
   );
   if (faults.every(fault => fault !== null)) {
-    world.faults.push(`${wanted.environmentId} ${aggregation} (${way}) is wrong: ${faults.join(' or ')}`);
+    world.faults.push(
+      `${wanted.environmentId} ${aggregation} (${way}) is wrong: ${faults.join(' or ')}`,
+    );
   }
 }
 
@@ -64,7 +78,8 @@ async function ask(
 ): Promise<Answer> {
   if (way === 'gzip file') return await world.call(api, `${path}.gz`);
   if (way === 'HEAD') return await world.call(api, path, { method: 'HEAD' });
-  if (way === 'gzip') return await world.call(api, path, { headers: { 'accept-encoding': 'gzip' } });
+  if (way === 'gzip')
+    return await world.call(api, path, { headers: { 'accept-encoding': 'gzip' } });
   if (way === 'plain') return await world.call(api, path);
   const made = await world.call(api, `/v1/environments/${environmentId}/download-links`, {
     method: 'POST',
@@ -82,9 +97,12 @@ async function goAway(
 ): Promise<void> {
   const origin = world.processes.get(api)?.origin;
   world.counts.requests += 1;
-  const response = await open(`${origin}/v1/environments/${environmentId}/exports/${aggregation}.csv`, {
-    headers: { authorization: `Bearer ${testAdminToken}` },
-  }).catch(() => null);
+  const response = await open(
+    `${origin}/v1/environments/${environmentId}/exports/${aggregation}.csv`,
+    {
+      headers: { authorization: `Bearer ${testAdminToken}` },
+    },
+  ).catch(() => null);
   response?.on('error', () => {});
   response?.resume();
   await delay(random.integer(30));

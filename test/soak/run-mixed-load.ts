@@ -155,7 +155,9 @@ async function callOnce(world: World, configs: ConfigModel, random: Random): Pro
       return await changeSomeConfig(world, configs, random, { api, environmentId, most });
     case 'read': {
       const path = random.pick(['', '/exports', '/snapshots', '/export-configs', '/api-keys']);
-      const answer = await world.call(api, `/v1/environments/${environmentId}${path}`).catch(() => null);
+      const answer = await world
+        .call(api, `/v1/environments/${environmentId}${path}`)
+        .catch(() => null);
       if (answer !== null && answer.status !== 200 && answer.status !== 503) {
         world.faults.push(`${path} was answered ${answer.status}`);
       }
@@ -179,7 +181,8 @@ async function turnDay(world: World, configs: ConfigModel, random: Random): Prom
   const slot = `${world.today()}T00:00:00.000Z`;
   const isMonday = new Date(slot).getUTCDay() === 1;
   const due = configs.known.filter(
-    ({ isDeleted, enabled, schedule }) => !isDeleted && enabled && (schedule === 'daily' || isMonday),
+    ({ isDeleted, enabled, schedule }) =>
+      !isDeleted && enabled && (schedule === 'daily' || isMonday),
   );
   for (const config of due) config.slots.add(slot);
   configs.currentSlot = slot;

@@ -24,7 +24,8 @@ export interface RunRow {
   readonly error_code: string | null;
 }
 
-export const isOver = ({ state }: { state: string }) => state === 'successful' || state === 'failed';
+export const isOver = ({ state }: { state: string }) =>
+  state === 'successful' || state === 'failed';
 
 export async function readRuns(world: World): Promise<RunRow[]> {
   return await insist(
@@ -79,18 +80,27 @@ export async function hasten(world: World): Promise<void> {
 /** Compares an object with the run that wrote it, and with what the snapshot may have held meanwhile. */
 export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
   const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? 'by hand'}`;
-  const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(() => null);
+  const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(
+    () => null,
+  );
   if (stored === null) {
     world.faults.push(`${what}: there is no object ${run.object_key}`);
     return;
   }
   const { body, metadata } = stored;
-  if (createHash('sha256').update(body).digest('hex') !== run.sha256 || body.length !== Number(run.bytes)) {
+  if (
+    createHash('sha256').update(body).digest('hex') !== run.sha256 ||
+    body.length !== Number(run.bytes)
+  ) {
     // Another run of the same day may have written it anew, and then looks at it itself.
     const isOther = (other: RunRow) =>
-      other.config_id === run.config_id && other.snapshot_date === run.snapshot_date && other.id !== run.id;
+      other.config_id === run.config_id &&
+      other.snapshot_date === run.snapshot_date &&
+      other.id !== run.id;
     if ((await readRuns(world)).some(isOther)) return;
-    world.faults.push(`${what}: ${body.length} bytes are not what the run says it wrote: ${run.bytes}`);
+    world.faults.push(
+      `${what}: ${body.length} bytes are not what the run says it wrote: ${run.bytes}`,
+    );
   }
   const text = (run.object_key.endsWith('.gz') ? gunzipSync(body) : body).toString();
   const totalRows = Number(metadata['row-count']);
@@ -134,7 +144,8 @@ export async function runSomeConfig(
         return;
       }
       if (Date.now() - startedAt > hastenAfterMs) await hasten(world);
-      if (run.state === 'successful') return await checkObject(world, run, { from, to: Date.now() });
+      if (run.state === 'successful')
+        return await checkObject(world, run, { from, to: Date.now() });
       if (run.state === 'failed') {
         world.faults.push(`a run by hand failed: ${JSON.stringify(run)}`);
         return;

@@ -37,7 +37,12 @@ export interface SnapshotModel {
   /** From now on the nightly tidying may have removed older days than this that no file shows. */
   mayBeTidied(before: string): void;
   /** @returns what is wrong with a whole file that came within the span, or null */
-  faultOf(environmentId: string, shown: readonly ShownDate[], file: ReceivedFile, span: Span): string | null;
+  faultOf(
+    environmentId: string,
+    shown: readonly ShownDate[],
+    file: ReceivedFile,
+    span: Span,
+  ): string | null;
 }
 
 export interface ReceivedFile {
@@ -66,13 +71,18 @@ export function createSnapshotModel(): SnapshotModel {
   const dates = (environmentId: string) => [...(writes.get(environmentId)?.keys() ?? [])].sort();
 
   /** The contents that a date of a file may show; null: none. */
-  const partsOf = (environmentId: string, { date, from }: ShownDate, span: Span): (Content | null)[] => {
+  const partsOf = (
+    environmentId: string,
+    { date, from }: ShownDate,
+    span: Span,
+  ): (Content | null)[] => {
     const parts: (Content | null)[] = [];
     const days = dates(environmentId).filter(day => day <= date && (from === null || day >= from));
     for (const day of days.reverse()) {
       const held = candidates(environmentId, day, span);
       for (const content of held) if (content !== null) parts.push(content);
-      const isOutdated = day < tidiedBefore && dates(environmentId).some(other => isNewerInWeek(other, day));
+      const isOutdated =
+        day < tidiedBefore && dates(environmentId).some(other => isNewerInWeek(other, day));
       if (!held.has(null) && !isOutdated) return parts;
     }
     return [...parts, null];
@@ -106,7 +116,8 @@ export function createSnapshotModel(): SnapshotModel {
       tidiedBefore = before;
     },
     faultOf(environmentId, shown, { text, totalRows }, span) {
-      if (!text.startsWith(exportHeader)) return `begins with ${JSON.stringify(text.slice(0, 100))}`;
+      if (!text.startsWith(exportHeader))
+        return `begins with ${JSON.stringify(text.slice(0, 100))}`;
       const possible = shown.map(date => ({
         date: date.date,
         parts: partsOf(environmentId, date, span),
@@ -114,18 +125,22 @@ export function createSnapshotModel(): SnapshotModel {
       let furthest = { at: 0, date: '' };
       const rest = (index: number, at: number, rows: number): boolean => {
         const next = possible[index];
-        if (next === undefined) return at === text.length && (totalRows === null || totalRows === rows);
+        if (next === undefined)
+          return at === text.length && (totalRows === null || totalRows === rows);
         if (at >= furthest.at) furthest = { at, date: next.date };
         return next.parts.some(content => {
           const part = content === null ? '' : partOf(content, next.date);
           return (
-            text.startsWith(part, at) && rest(index + 1, at + part.length, rows + (content?.rowCount ?? 0))
+            text.startsWith(part, at) &&
+            rest(index + 1, at + part.length, rows + (content?.rowCount ?? 0))
           );
         });
       };
       if (rest(0, exportHeader.length, 0)) return null;
       const { at, date } = furthest;
-      const wanted = possible.find(one => one.date === date)?.parts.map(part => part?.id ?? 'nothing');
+      const wanted = possible
+        .find(one => one.date === date)
+        ?.parts.map(part => part?.id ?? 'nothing');
       return `at ${at} of ${text.length}, ${date}: ${JSON.stringify(text.slice(at, at + 120))}, may be ${wanted}; ${totalRows} rows announced`;
     },
   };

@@ -36,7 +36,11 @@ export function unexpectedErrors(world: World): string[] {
 function isOfAnOutage(world: World, line: Readonly<Record<string, unknown>>): boolean {
   const at = Number(line['time']);
   const isThen = world.outages.some(({ from, to }) => at >= from && at <= to + aftermathMs);
-  return isThen && expected.includes(String(line['msg'])) && aboutOutages.test(JSON.stringify(line['err']));
+  return (
+    isThen &&
+    expected.includes(String(line['msg'])) &&
+    aboutOutages.test(JSON.stringify(line['err']))
+  );
 }
 
 function isRefusal(line: Readonly<Record<string, unknown>>): boolean {

@@ -18,7 +18,8 @@ export async function verifyEnd(world: World, configs: ConfigModel): Promise<voi
       `select (select count(*) from export_runs where state in ('queued', 'running') or job_id is not null)
          + (select count(*) from export_configs where deleted_at is not null) as left`,
     );
-    if (Number(rows[0]?.left) > 0) throw new Error(`${rows[0]?.left} runs and configs are not at their end`);
+    if (Number(rows[0]?.left) > 0)
+      throw new Error(`${rows[0]?.left} runs and configs are not at their end`);
   }, patienceMs).catch((error: Error) => world.faults.push(error.message));
 
   const runs = await readRuns(world);
@@ -30,11 +31,16 @@ export async function verifyEnd(world: World, configs: ConfigModel): Promise<voi
   await verifyIdle(world);
 }
 
-async function verifyConfig(world: World, config: KnownConfig, allRuns: readonly RunRow[]): Promise<void> {
+async function verifyConfig(
+  world: World,
+  config: KnownConfig,
+  allRuns: readonly RunRow[],
+): Promise<void> {
   const what = `${config.environmentId} ${config.id}`;
   const runs = allRuns.filter(run => run.config_id === config.id);
   const found = await insist(() => contentsOf(s3Destination({ key: config.key })));
-  if (found.unfinished.length > 0) world.faults.push(`${what}: left unfinished ${found.unfinished}`);
+  if (found.unfinished.length > 0)
+    world.faults.push(`${what}: left unfinished ${found.unfinished}`);
   if (config.isDeleted) {
     if (runs.length > 0) world.faults.push(`${what}: deleted, and has runs`);
     return;
@@ -51,7 +57,8 @@ async function verifyConfig(world: World, config: KnownConfig, allRuns: readonly
   for (const run of runs) {
     if (!isOver(run)) world.faults.push(`${what}: not over: ${JSON.stringify(run)}`);
     const slot = run.slot?.toISOString();
-    if (slot !== undefined && !config.slots.has(slot)) world.faults.push(`${what}: ran ${slot}, not due`);
+    if (slot !== undefined && !config.slots.has(slot))
+      world.faults.push(`${what}: ran ${slot}, not due`);
   }
   const written = new Map(
     runs.filter(({ state }) => state === 'successful').map(run => [run.object_key, run.sha256]),
@@ -69,7 +76,11 @@ async function verifyConfig(world: World, config: KnownConfig, allRuns: readonly
 }
 
 /** A line for each change that came to be, and none for those that did not. */
-async function verifyAuditLines(world: World, config: KnownConfig, runs: readonly RunRow[]): Promise<void> {
+async function verifyAuditLines(
+  world: World,
+  config: KnownConfig,
+  runs: readonly RunRow[],
+): Promise<void> {
   const { rows } = await insist(() =>
     world.admin.query<{ action: string; lines: number }>(
       `select action, count(*)::int as lines from audit_log
@@ -80,7 +91,8 @@ async function verifyAuditLines(world: World, config: KnownConfig, runs: readonl
   const lines = new Map(rows.map(row => [row.action, row.lines]));
   const expectLines = (action: string, wanted: number) => {
     const found = lines.get(action) ?? 0;
-    if (found !== wanted) world.faults.push(`${config.id}: ${found} lines of ${action}, not ${wanted}`);
+    if (found !== wanted)
+      world.faults.push(`${config.id}: ${found} lines of ${action}, not ${wanted}`);
   };
   expectLines('export_config.created', 1);
   expectLines('export_config.deleted', config.isDeleted ? 1 : 0);
@@ -100,7 +112,8 @@ async function verifyFiles(world: World): Promise<void> {
       );
       const totalRows = Number(headers['x-total-rows']);
       const shown = shownOn(aggregation, world.today());
-      const fault = status === 200 ? world.model.faultOf(id, shown, { text, totalRows }, span) : `${status}`;
+      const fault =
+        status === 200 ? world.model.faultOf(id, shown, { text, totalRows }, span) : `${status}`;
       if (fault !== null) world.faults.push(`at the end, ${id} ${aggregation}: ${fault}`);
     }
   }
@@ -121,7 +134,10 @@ async function verifyIdle(world: World): Promise<void> {
   for (const name of ['elder api', 'api'] as const) {
     const { text } = await world.call(name, '/metrics');
     for (const line of text.split('\n')) {
-      if (/^whx_(downloads|loads)_in_progress [^0]/.test(line) || /state="waiting"\} [^0]/.test(line)) {
+      if (
+        /^whx_(downloads|loads)_in_progress [^0]/.test(line) ||
+        /state="waiting"\} [^0]/.test(line)
+      ) {
         world.faults.push(`${name} at the end: ${line}`);
       }
     }

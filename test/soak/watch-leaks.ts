@@ -47,7 +47,10 @@ export function watchLeaks(world: World): LeakWatch {
         const thirds = [1, 2].map(third =>
           median(
             taken
-              .slice(Math.floor((taken.length * third) / 3), Math.ceil((taken.length * (third + 1)) / 3))
+              .slice(
+                Math.floor((taken.length * third) / 3),
+                Math.ceil((taken.length * (third + 1)) / 3),
+              )
               .map(({ residentMiB }) => residentMiB),
           ),
         );
@@ -57,7 +60,8 @@ export function watchLeaks(world: World): LeakWatch {
           `${name}: ${second.toFixed(0)} MiB in the second third, ${last.toFixed(0)} MiB in the last, ${slope.toFixed(0)} MiB an hour`,
         );
         if (last - second > mayGrowMiB) world.faults.push(`memory: ${summary.at(-1)}`);
-        if (durationMs >= longMs && slope > mayGrowMiBAnHour) world.faults.push(`memory: ${summary.at(-1)}`);
+        if (durationMs >= longMs && slope > mayGrowMiBAnHour)
+          world.faults.push(`memory: ${summary.at(-1)}`);
         const pid = world.processes.get(name)?.pid ?? 0;
         const open = fs.readdirSync(`/proc/${pid}/fd`).length;
         if (open > mayStayOpen)

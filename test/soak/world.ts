@@ -95,7 +95,9 @@ const counts = (): Record<Count, number> => ({
 const dayMs = 86_400_000;
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 
-export async function startWorld(t: { teardown(handler: () => Promise<void>): void }): Promise<World> {
+export async function startWorld(t: {
+  teardown(handler: () => Promise<void>): void;
+}): Promise<World> {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-world-'));
   const clockFile = path.join(directory, 'clock');
   const closers: (() => Promise<unknown>)[] = [

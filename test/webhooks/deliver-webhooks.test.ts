@@ -25,8 +25,11 @@ async function start(t: Test, { configs = ['a', 'b'], atWork = true } = {}) {
   const { app, pool, secret } = started;
   if (atWork) startExportWorker(t, app);
   const jobs = async (columns = 'state, retry_count'): Promise<Record<string, unknown>[]> =>
-    (await pool.query(`select ${columns} from pgboss.job where name = 'deliver-webhook' order by created_on`))
-      .rows;
+    (
+      await pool.query(
+        `select ${columns} from pgboss.job where name = 'deliver-webhook' order by created_on`,
+      )
+    ).rows;
   const ended = (state: string) =>
     until(jobs, found => found.length > 0 && found.every(job => job['state'] === state));
   /** Every delivery that waits for its next try may have it now. */
@@ -67,43 +70,49 @@ t.test('delivered: signed, whole, once', async t => {
   t.match(logged(app)[0], { msg: 'failure webhook delivered', status: 204, level: 30 });
 });
 
-t.test('down, then 500, a redirect, garbage, then 200: one message, the same on every try', async t => {
-  const { app, receiver, failDay, jobs, ended, hasten, isSigned } = await start(t);
-  let tries = 0;
-  receiver.answer(response => {
-    tries += 1;
-    switch (tries) {
-      case 1:
-        return response.socket?.resetAndDestroy();
-      case 2:
-        return response.writeHead(500).end();
-      case 3:
-        return response.writeHead(307, { location: receiver.url }).end();
-      case 4:
-        return response.socket?.end('no HTTP\r\n\r\n');
-      default:
-        return response.writeHead(200).end('thank you');
+t.test(
+  'down, then 500, a redirect, garbage, then 200: one message, the same on every try',
+  async t => {
+    const { app, receiver, failDay, jobs, ended, hasten, isSigned } = await start(t);
+    let tries = 0;
+    receiver.answer(response => {
+      tries += 1;
+      switch (tries) {
+        case 1:
+          return response.socket?.resetAndDestroy();
+        case 2:
+          return response.writeHead(500).end();
+        case 3:
+          return response.writeHead(307, { location: receiver.url }).end();
+        case 4:
+          return response.socket?.end('no HTTP\r\n\r\n');
+        default:
+          return response.writeHead(200).end('thank you');
+      }
+    });
+    await failDay(2);
+    for (let count = 1; count <= 5; count += 1) {
+      app.setNow(`2026-03-02T1${count}:00:00.000Z`);
+      await receiver.count(count);
+      if (count === 5) break;
+      await until(
+        jobs,
+        ([job]) => job?.['state'] === 'retry' && Number(job['retry_count']) === count - 1,
+      );
+      await hasten();
     }
-  });
-  await failDay(2);
-  for (let count = 1; count <= 5; count += 1) {
-    app.setNow(`2026-03-02T1${count}:00:00.000Z`);
-    await receiver.count(count);
-    if (count === 5) break;
-    await until(jobs, ([job]) => job?.['state'] === 'retry' && Number(job['retry_count']) === count - 1);
-    await hasten();
-  }
-  await ended('completed');
-  t.equal(receiver.received.length, 5);
-  t.equal(new Set(receiver.received.map(({ body }) => body)).size, 1);
-  t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size, 1);
-  t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-timestamp'])).size, 5);
-  t.ok(isSigned());
-  t.strictSame(
-    logged(app).map(({ status, code }) => code ?? status),
-    ['endpoint_unreachable', 'not_accepted', 'not_accepted', 'not_http', 200],
-  );
-});
+    await ended('completed');
+    t.equal(receiver.received.length, 5);
+    t.equal(new Set(receiver.received.map(({ body }) => body)).size, 1);
+    t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size, 1);
+    t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-timestamp'])).size, 5);
+    t.ok(isSigned());
+    t.strictSame(
+      logged(app).map(({ status, code }) => code ?? status),
+      ['endpoint_unreachable', 'not_accepted', 'not_accepted', 'not_http', 200],
+    );
+  },
+);
 
 t.test('410 is not tried again and removes nothing', async t => {
   const { app, receiver, failDay, ended } = await start(t);
@@ -111,7 +120,9 @@ t.test('410 is not tried again and removes nothing', async t => {
   await failDay(2);
   await receiver.count(1);
   await ended('completed');
-  t.match(logged(app), [{ msg: 'failure webhook is gone: the event is dropped', status: 410, level: 40 }]);
+  t.match(logged(app), [
+    { msg: 'failure webhook is gone: the event is dropped', status: 410, level: 40 },
+  ]);
   t.equal((await app.call('/v1/environments/acme')).json.failureWebhook, receiver.url);
   receiver.answer(response => response.writeHead(204).end());
   await failDay(3);
@@ -125,14 +136,18 @@ t.test('tried for about a day, then given up', async t => {
   );
   const { retry_limit: limit, retry_delay: delay, retry_delay_max: max } = rows[0];
   // Half of each pause is random.
-  const pauses = Array.from({ length: limit }, (_, index) => Math.min(max, delay * 2 ** index * 1.5));
+  const pauses = Array.from({ length: limit }, (_, index) =>
+    Math.min(max, delay * 2 ** index * 1.5),
+  );
   const hours = pauses.reduce((sum, pause) => sum + pause, 0) / 3_600;
   t.ok(hours > 20 && hours < 28, `${hours.toFixed(1)} hours`);
 
   receiver.answer(response => response.writeHead(503).end());
   await failDay(2);
   await until(jobs, ([job]) => job?.['state'] === 'retry');
-  await pool.query(`update pgboss.job set retry_count = retry_limit - 1 where name = 'deliver-webhook'`);
+  await pool.query(
+    `update pgboss.job set retry_count = retry_limit - 1 where name = 'deliver-webhook'`,
+  );
   await hasten();
   await ended('failed');
   t.equal(receiver.received.length, 2);
@@ -150,7 +165,10 @@ t.test('what happens while a delivery waits', async t => {
     return started;
   };
   const path = '/v1/environments/acme';
-  const expectNothing = async (t: Test, { hasten, ended, receiver }: Awaited<ReturnType<typeof waiting>>) => {
+  const expectNothing = async (
+    t: Test,
+    { hasten, ended, receiver }: Awaited<ReturnType<typeof waiting>>,
+  ) => {
     await hasten();
     await ended('completed');
     t.equal(receiver.received.length, 1, 'nothing is sent any more');
@@ -196,7 +214,8 @@ t.test('what happens while a delivery waits', async t => {
 
 t.test('URL and secret are nowhere but where they belong', async t => {
   const { app, receiver, secret = '', failDay, jobs, ended, hasten, pool } = await start(t);
-  const sealed = (await pool.query('select sealed_secret from failure_webhooks')).rows[0].sealed_secret;
+  const sealed = (await pool.query('select sealed_secret from failure_webhooks')).rows[0]
+    .sealed_secret;
   receiver.answer(response => response.writeHead(500).end());
   await failDay(2);
   await until(jobs, ([job]) => job?.['state'] === 'retry');
@@ -257,7 +276,9 @@ t.test('a slow receiver holds up its own environment alone', async t => {
   const tookMs = performance.now() - startedAt;
   t.ok(tookMs < 9_000, `${Math.round(tookMs)} ms`);
   const found = await jobs(`state, data ->> 'environmentId' as environment`);
-  const active = found.filter(({ state, environment }) => state === 'active' && environment === 'acme');
+  const active = found.filter(
+    ({ state, environment }) => state === 'active' && environment === 'acme',
+  );
   t.equal(active.length, 1, 'one at a time');
   // Or the test would wait for it.
   await app.call('/v1/environments/acme', { method: 'DELETE' });
@@ -287,7 +308,10 @@ t.test('two workers deliver each message once', async t => {
 });
 
 t.test('the guide’s ten lines verify what is really sent', async t => {
-  const guide = fs.readFileSync(path.join(import.meta.dirname, '../../docs/automatic-exports.md'), 'utf8');
+  const guide = fs.readFileSync(
+    path.join(import.meta.dirname, '../../docs/automatic-exports.md'),
+    'utf8',
+  );
   const [, code = ''] = /^```js\n(.*?)^```$/ms.exec(guide) ?? [];
   t.ok(code.split('\n').length <= 13, 'short');
   const { isOurs } = await import(`data:text/javascript,${encodeURIComponent(code)}`);
@@ -301,7 +325,11 @@ t.test('the guide’s ten lines verify what is really sent', async t => {
   t.equal(isOurs(secret, { ...headers, 'webhook-id': 'x' }, body), false, 'another id');
   t.equal(isOurs('whsec_AAAA', headers, body), false, 'another secret');
   t.equal(
-    isOurs(secret, { ...headers, 'webhook-signature': `v1,x ${headers['webhook-signature']}` }, body),
+    isOurs(
+      secret,
+      { ...headers, 'webhook-signature': `v1,x ${headers['webhook-signature']}` },
+      body,
+    ),
     true,
   );
   t.equal(isOurs(secret, { ...headers, 'webhook-timestamp': undefined }, body), false);
@@ -312,20 +340,23 @@ t.test('the guide’s ten lines verify what is really sent', async t => {
   t.equal(old?.isSignedWith(secret ?? ''), true);
 });
 
-t.test('a secret whose key is gone: said in the log, and delivered once there is a new one', async t => {
-  const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
-  await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
-  await failDay(2);
-  await until(jobs, ([job]) => job?.['state'] === 'retry');
-  t.match(logged(app), [
-    { msg: 'failure webhook secret does not open', level: 50 },
-    { msg: 'failure webhook not delivered yet', code: 'secret_unreadable', level: 40 },
-  ]);
-  t.strictSame(receiver.received, [], 'nothing unsigned');
-  const rotate = '/v1/environments/acme/failure-webhook/rotate-secret';
-  const { json } = await app.call(rotate, { method: 'POST' });
-  registerSecret(json.failureWebhookSecret);
-  await hasten();
-  await ended('completed');
-  t.equal(receiver.received[0]?.isSignedWith(json.failureWebhookSecret), true);
-});
+t.test(
+  'a secret whose key is gone: said in the log, and delivered once there is a new one',
+  async t => {
+    const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
+    await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
+    await failDay(2);
+    await until(jobs, ([job]) => job?.['state'] === 'retry');
+    t.match(logged(app), [
+      { msg: 'failure webhook secret does not open', level: 50 },
+      { msg: 'failure webhook not delivered yet', code: 'secret_unreadable', level: 40 },
+    ]);
+    t.strictSame(receiver.received, [], 'nothing unsigned');
+    const rotate = '/v1/environments/acme/failure-webhook/rotate-secret';
+    const { json } = await app.call(rotate, { method: 'POST' });
+    registerSecret(json.failureWebhookSecret);
+    await hasten();
+    await ended('completed');
+    t.equal(receiver.received[0]?.isSignedWith(json.failureWebhookSecret), true);
+  },
+);

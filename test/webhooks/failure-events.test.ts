@@ -50,7 +50,9 @@ t.test('one a config and UTC day, whatever the clock does', async t => {
 t.test('several workers record at once: each failure once, one push', async t => {
   const { begin, fail, short, config, webhookJobs, pool, db, jobs } = await start(t);
   const attempt = await begin('2026-03-02T00:00:00Z');
-  const recorded = await Promise.all(Array.from({ length: 8 }, () => fail(attempt, '2026-03-02T00:01:00Z')));
+  const recorded = await Promise.all(
+    Array.from({ length: 8 }, () => fail(attempt, '2026-03-02T00:01:00Z')),
+  );
   t.equal(recorded.filter(Boolean).length, 1);
   t.match(await config(), { failures_in_a_row: 1, faulty_slots_in_a_row: 1 });
 
@@ -202,16 +204,22 @@ t.test('ten slots in a row turn it off; anything else in between begins anew', a
   t.equal((await config('b')).enabled, true);
 });
 
-t.test('a change that read the config before it turned itself off does not turn it on again', async t => {
-  const { failDay, config, db } = await start(t);
-  const { getConfig } = await import('../../src/export-configs/list-configs.ts');
-  const { replaceConfig } = await import('../../src/export-configs/repository.ts');
-  for (let day = 1; day <= 9; day += 1) await failDay(day);
-  const { config: read } = await getConfig(db, 'acme', 'a');
-  await failDay(10);
-  t.equal(await replaceConfig(db, { ...read, name: 'x', updatedAt: new Date() }, read, false), false);
-  t.equal((await config()).enabled, false);
-});
+t.test(
+  'a change that read the config before it turned itself off does not turn it on again',
+  async t => {
+    const { failDay, config, db } = await start(t);
+    const { getConfig } = await import('../../src/export-configs/list-configs.ts');
+    const { replaceConfig } = await import('../../src/export-configs/repository.ts');
+    for (let day = 1; day <= 9; day += 1) await failDay(day);
+    const { config: read } = await getConfig(db, 'acme', 'a');
+    await failDay(10);
+    t.equal(
+      await replaceConfig(db, { ...read, name: 'x', updatedAt: new Date() }, read, false),
+      false,
+    );
+    t.equal((await config()).enabled, false);
+  },
+);
 
 t.test('a slot whose snapshot never came is pushed by the tick', async t => {
   const { failDay, short, events, config, db, jobs } = await start(t);
@@ -245,7 +253,9 @@ t.test('the tick leaves a config that somebody is changing to the next tick', as
 t.test('nothing of it is left when the recording breaks off', async t => {
   const { begin, fail, short, config, pool, webhookJobs } = await start(t);
   const attempt = await begin('2026-03-02T00:00:00Z');
-  await pool.query(`alter table webhook_events add constraint broken check (type <> 'export.failed')`);
+  await pool.query(
+    `alter table webhook_events add constraint broken check (type <> 'export.failed')`,
+  );
   await t.rejects(fail(attempt, '2026-03-02T00:01:00Z'));
   t.equal((await pool.query(`select from export_runs where state = 'running'`)).rowCount, 1);
   t.match(await config(), { failures_in_a_row: 0, has_pushed_failure: false });

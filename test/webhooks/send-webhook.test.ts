@@ -16,8 +16,10 @@ t.setTimeout(120_000);
 const secret = registerSecret(makeWebhookSecret());
 const message = { id: 'message-1', body: '{"type":"ü"}' };
 const sentAt = new Date('2026-03-02T10:00:00.900Z');
-const send = (url: string, environment: Parameters<typeof sendWebhook>[0] = { allowlist: loopback }) =>
-  sendWebhook(environment, url, secret, message, sentAt);
+const send = (
+  url: string,
+  environment: Parameters<typeof sendWebhook>[0] = { allowlist: loopback },
+) => sendWebhook(environment, url, secret, message, sentAt);
 
 t.test('a signed POST', async t => {
   const receiver = await startWebhookReceiver(t);
@@ -111,7 +113,10 @@ t.test('receivers that misbehave', async t => {
     [
       'another protocol',
       'not_http',
-      socket => socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n'),
+      socket =>
+        socket.write(
+          'HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n',
+        ),
     ],
   ];
   for (const [name, code, behave] of table) {
@@ -120,7 +125,9 @@ t.test('receivers that misbehave', async t => {
     t.notMatch(JSON.stringify(result), 'mail.internal');
   }
   // The status came, so what follows does not matter.
-  const broken = await raw(t, socket => socket.end('HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nx'));
+  const broken = await raw(t, socket =>
+    socket.end('HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nx'),
+  );
   t.match(await send(broken), { delivered: true, status: 200 });
 });
 
@@ -158,7 +165,9 @@ t.test('slow and endless answers are cut off', async t => {
     response.once('close', () => clearInterval(timer));
   });
   const startedAt = performance.now();
-  const results = await Promise.all([silent, dripping, endless, interim].map(receiver => send(receiver.url)));
+  const results = await Promise.all(
+    [silent, dripping, endless, interim].map(receiver => send(receiver.url)),
+  );
   const tookMs = performance.now() - startedAt;
   t.match(
     results.map(({ delivered, error }) => error?.code ?? delivered),

@@ -80,5 +80,6 @@ t.test('what the operator lists is open', async t => {
     // Where it is, is known when it is dialled.
     ['http://hooks.internal/x', ['10.0.0.0/8'], true],
   ];
-  for (const [url, entries, open] of table) t.equal(parse(url, entries).ok, open, `${entries} ${url}`);
+  for (const [url, entries, open] of table)
+    t.equal(parse(url, entries).ok, open, `${entries} ${url}`);
 });

@@ -1,5 +1,9 @@
 /** Takes back what an upload that did not end has left in a customer's bucket, where it would be paid for unseen. */
-import { AbortMultipartUploadCommand, ListMultipartUploadsCommand, type S3Client } from '@aws-sdk/client-s3';
+import {
+  AbortMultipartUploadCommand,
+  ListMultipartUploadsCommand,
+  type S3Client,
+} from '@aws-sdk/client-s3';
 import type { Destination } from '../destination.ts';
 import { describeStorageError, isTransient, StorageError } from './errors.ts';
 
@@ -71,5 +75,7 @@ async function listUnfinishedUploads(
 }
 
 function isGone(error: unknown): boolean {
-  return typeof error === 'object' && error !== null && 'name' in error && error.name === 'NoSuchUpload';
+  return (
+    typeof error === 'object' && error !== null && 'name' in error && error.name === 'NoSuchUpload'
+  );
 }

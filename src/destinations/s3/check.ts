@@ -9,7 +9,12 @@ import type { Credentials, Destination } from '../destination.ts';
 import { keyPrefix } from '../object-key.ts';
 import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
 import { NotS3Error } from './error-codes.ts';
-import { describeStorageError, StorageError, type StorageFault, type StorageStep } from './errors.ts';
+import {
+  describeStorageError,
+  StorageError,
+  type StorageFault,
+  type StorageStep,
+} from './errors.ts';
 
 export interface DestinationCheck {
   readonly name: 'list' | 'write';
@@ -59,7 +64,11 @@ export async function checkDestination(
   return { valid: checks.every(check => check.ok), checks };
 }
 
-async function list(client: S3Client, { bucket, key }: Destination, limit: AbortSignal): Promise<void> {
+async function list(
+  client: S3Client,
+  { bucket, key }: Destination,
+  limit: AbortSignal,
+): Promise<void> {
   const answer = await client.send(
     new ListObjectsV2Command({ Bucket: bucket, Prefix: keyPrefix(key), MaxKeys: 1 }),
     { abortSignal: limit },
@@ -73,7 +82,10 @@ async function list(client: S3Client, { bucket, key }: Destination, limit: Abort
 async function write(client: S3Client, destination: Destination, key: string): Promise<void> {
   const Bucket = destination.bucket;
   const late = { abortSignal: AbortSignal.timeout(lateLimitMs) };
-  const { UploadId } = await client.send(new CreateMultipartUploadCommand({ Bucket, Key: key }), late);
+  const { UploadId } = await client.send(
+    new CreateMultipartUploadCommand({ Bucket, Key: key }),
+    late,
+  );
   if (UploadId === undefined) throw new NotS3Error('no upload was started');
   try {
     await client.send(new AbortMultipartUploadCommand({ Bucket, Key: key, UploadId }), late);
@@ -92,7 +104,9 @@ async function report(
     return { name: step, ok: true, error: null };
   } catch (error) {
     const fault =
-      error instanceof StorageError ? error.fault : describeStorageError(error, { step, destination });
+      error instanceof StorageError
+        ? error.fault
+        : describeStorageError(error, { step, destination });
     return { name: step, ok: false, error: fault };
   }
 }

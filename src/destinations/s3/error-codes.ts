@@ -92,7 +92,10 @@ const networkCodes: Readonly<Record<string, Plain>> = {
 
 /** OpenSSL's verdicts on certificates and Node's on protocols; and the parser's on what is no HTTP. */
 const networkFamilies: readonly (readonly [RegExp, Plain])[] = [
-  [/^(?:CERT_|CRL_|UNABLE_TO_|ERR_TLS_|ERR_SSL_|ERROR_IN_CERT_|ERROR_IN_CRL_)|SELF_SIGNED_CERT/, 'tls_error'],
+  [
+    /^(?:CERT_|CRL_|UNABLE_TO_|ERR_TLS_|ERR_SSL_|ERROR_IN_CERT_|ERROR_IN_CRL_)|SELF_SIGNED_CERT/,
+    'tls_error',
+  ],
   [/^HPE_/, 'not_s3'],
 ];
 
@@ -115,7 +118,8 @@ export function causeOf(error: unknown): Cause {
   if (typeof thrown.Code === 'string') return causeOfCode(thrown.Code, thrown);
   if (typeof thrown.code === 'string') {
     const known =
-      networkCodes[thrown.code] ?? networkFamilies.find(([shape]) => shape.test(String(thrown.code)))?.[1];
+      networkCodes[thrown.code] ??
+      networkFamilies.find(([shape]) => shape.test(String(thrown.code)))?.[1];
     if (known !== undefined) return { kind: known };
   }
   // Both of time limits: ours abort requests, the SDK's throw.
@@ -143,7 +147,8 @@ function causeOfStatus(thrown: Thrown): Cause {
     return { kind: 'wrong_region', rightRegion: rightRegion(thrown) };
   }
   if (status === 501 || status === 505) return { kind: 'not_s3' };
-  if (status >= 500 || status === 429) return { kind: 'storage_unavailable', shown: `HTTP ${status}` };
+  if (status >= 500 || status === 429)
+    return { kind: 'storage_unavailable', shown: `HTTP ${status}` };
   return status === 0 ? { kind: 'unknown', shown: 'no code' } : { kind: 'not_s3' };
 }
 

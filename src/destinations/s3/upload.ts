@@ -71,7 +71,10 @@ export function partSizeBytes(expectedSizeBytes: number): number {
  * `onMultipartStarted` threw. What was begun was then aborted as far as the storage let us: a caller that was given an
  * upload id calls `abortUpload` with it later, again if need be, until that succeeds.
  */
-export async function uploadObject(client: S3Client, request: UploadRequest): Promise<UploadedObject> {
+export async function uploadObject(
+  client: S3Client,
+  request: UploadRequest,
+): Promise<UploadedObject> {
   return await inStep('upload', {}, async step => {
     const uploaded = await upload(client, request);
     step.add({ 'whx.bytes': uploaded.bytes });
@@ -153,7 +156,8 @@ function sender(
   const ask = async (command: Command): Promise<Answer> => {
     stopped.throwIfAborted();
     const isCreate = command instanceof CreateMultipartUploadCommand;
-    const isLast = command instanceof CompleteMultipartUploadCommand || command instanceof PutObjectCommand;
+    const isLast =
+      command instanceof CompleteMultipartUploadCommand || command instanceof PutObjectCommand;
     if (isLast) await sourceEnd;
     try {
       const answer = (await client.send(

@@ -22,14 +22,21 @@ const apiKeySchema = Type.Object(apiKeyProperties, {
 
 const tags = ['API keys'];
 
-export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): FastifyPluginCallbackTypebox {
+export function apiKeyRoutes({
+  db,
+  now,
+}: {
+  db: Database;
+  now: () => Date;
+}): FastifyPluginCallbackTypebox {
   return (app, _options, done) => {
     app.post('/environments/:environmentId/api-keys', {
       config: { access: { environment: 'operator' } },
       schema: {
         operationId: 'createApiKey',
         summary: 'Make an API key',
-        description: 'The answer holds the key itself, which is stored only as a hash and never shown again.',
+        description:
+          'The answer holds the key itself, which is stored only as a hash and never shown again.',
         tags,
         params: environmentParams,
         body: Type.Object(
@@ -46,7 +53,9 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
               maxItems: scopes.length,
               examples: [['exports:read']],
             }),
-            expiresAt: Type.Optional(nullable(instant('In the future; absent or null: never expires.'))),
+            expiresAt: Type.Optional(
+              nullable(instant('In the future; absent or null: never expires.')),
+            ),
           },
           { additionalProperties: false },
         ),
@@ -92,7 +101,12 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
         querystring: pageQuery,
         response: {
           200: pageOf(apiKeySchema, 'A page of API keys.'),
-          ...problemResponses('validation_failed', 'unauthenticated', 'insufficient_scope', 'not_found'),
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+          ),
         },
       },
       handler: async request => {
@@ -105,7 +119,9 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
           ({ after, limit }) => {
             const [createdAt, id] = after ?? [];
             const before =
-              createdAt === undefined || id === undefined ? null : { createdAt: new Date(createdAt), id };
+              createdAt === undefined || id === undefined
+                ? null
+                : { createdAt: new Date(createdAt), id };
             return listApiKeys(db, environmentOf(request).id, { before, limit });
           },
         );
@@ -121,7 +137,8 @@ export function apiKeyRoutes({ db, now }: { db: Database; now: () => Date }): Fa
       schema: {
         operationId: 'revokeApiKey',
         summary: 'Revoke an API key',
-        description: 'Takes effect at once in every process; download links that the key made die with it.',
+        description:
+          'Takes effect at once in every process; download links that the key made die with it.',
         tags,
         params: Type.Object({
           ...environmentParams.properties,
@@ -164,6 +181,7 @@ function parseExpiry(text: string | null, now: Date): Date | null {
   if (expiresAt.getUTCFullYear() > 9999) {
     throw validationFailed([{ path: '/expiresAt', message: 'must be before the year 10000' }]);
   }
-  if (expiresAt <= now) throw validationFailed([{ path: '/expiresAt', message: 'must be in the future' }]);
+  if (expiresAt <= now)
+    throw validationFailed([{ path: '/expiresAt', message: 'must be in the future' }]);
   return expiresAt;
 }

@@ -59,7 +59,9 @@ export async function listApiKeys(
     .selectAll()
     .where('environment_id', '=', environmentId)
     .where(({ eb, refTuple, tuple, val }) =>
-      before === null ? val(true) : eb(refTuple('created_at', 'id'), '<', tuple(before.createdAt, before.id)),
+      before === null
+        ? val(true)
+        : eb(refTuple('created_at', 'id'), '<', tuple(before.createdAt, before.id)),
     )
     .orderBy('created_at', 'desc')
     .orderBy('id', 'desc')
@@ -96,7 +98,11 @@ interface KnownApiKey {
 }
 
 /** @returns the key and its environment, or null where the token is malformed, unknown, revoked or expired */
-export async function verifyApiKey(db: Database, token: string, now: Date): Promise<KnownApiKey | null> {
+export async function verifyApiKey(
+  db: Database,
+  token: string,
+  now: Date,
+): Promise<KnownApiKey | null> {
   const [, id, secret] = tokenPattern.exec(token) ?? [];
   if (id === undefined || secret === undefined) return null;
   return await findKey(db, id, now, hash => timingSafeEqual(hash, hashSecret(secret)));

@@ -51,7 +51,11 @@ export async function authenticate(
 }
 
 /** A signature that is right was not guessed, and finding out asks no database: no address is shut out here. */
-async function findUser(userTokens: UserTokens, token: string, now: Date): Promise<Identity | string> {
+async function findUser(
+  userTokens: UserTokens,
+  token: string,
+  now: Date,
+): Promise<Identity | string> {
   const user = await userTokens.verify(token, now);
   if (typeof user === 'string') return user;
   const { subject, expiresAt, ...rights } = user;

@@ -11,7 +11,10 @@ import { type Scope, scopesAllow } from './scopes.ts';
  * Decides before the body is read: who calls (401), whether that is too often (429), whether the environment is there
  * and theirs (404), whether the token has the scope (403), whether the plan has the feature (403).
  */
-export function registerAuthorization(app: FastifyInstance, dependencies: AuthenticateDependencies): void {
+export function registerAuthorization(
+  app: FastifyInstance,
+  dependencies: AuthenticateDependencies,
+): void {
   app.decorateRequest('caller', null);
   app.decorateRequest('environment', null);
 
@@ -44,16 +47,20 @@ async function authorize(
   const environmentId = (request.params as { environmentId?: string }).environmentId;
   if (environmentId !== undefined) {
     if (!isEnvironmentId(environmentId)) {
-      throw validationFailed([{ path: '/path/environmentId', message: 'is not an environment id' }]);
+      throw validationFailed([
+        { path: '/path/environmentId', message: 'is not an environment id' },
+      ]);
     }
-    if (rights !== null && !rights.environmentIds.includes(environmentId)) throw notFound('environment');
+    if (rights !== null && !rights.environmentIds.includes(environmentId))
+      throw notFound('environment');
   }
   if (access === 'operator') {
     if (rights !== null) throw operatorOnly();
     return;
   }
 
-  const environment = identity.environment ?? (await findEnvironment(dependencies.db, environmentId ?? ''));
+  const environment =
+    identity.environment ?? (await findEnvironment(dependencies.db, environmentId ?? ''));
   if (environment === null) throw notFound('environment');
   request.environment = environment;
   if (rights !== null) {

@@ -1,4 +1,10 @@
-import { createLocalJWKSet, createRemoteJWKSet, customFetch, errors, type JWTVerifyGetKey } from 'jose';
+import {
+  createLocalJWKSet,
+  createRemoteJWKSet,
+  customFetch,
+  errors,
+  type JWTVerifyGetKey,
+} from 'jose';
 import { AppError } from '../../shared/errors.ts';
 
 interface IssuerKeyOptions {
@@ -61,15 +67,20 @@ export function createIssuerKeys(
     } catch (error) {
       if (!(error instanceof errors.JWKSNoMatchingKey)) throw error;
     }
-    throw new AppError('unavailable', 'The identity provider cannot be reached. Try again shortly.', {
-      headers: { 'retry-after': String(quietSeconds) },
-    });
+    throw new AppError(
+      'unavailable',
+      'The identity provider cannot be reached. Try again shortly.',
+      {
+        headers: { 'retry-after': String(quietSeconds) },
+      },
+    );
   };
 
   return async (header, token) => {
     const sinceFailureMs = now().getTime() - failedAtMs;
     // A clock that was put back must not make it long.
-    if (sinceFailureMs >= 0 && sinceFailureMs < quietSeconds * 1000) return await known(header, token);
+    if (sinceFailureMs >= 0 && sinceFailureMs < quietSeconds * 1000)
+      return await known(header, token);
     try {
       return await remote(header, token);
     } catch (error) {
@@ -92,7 +103,8 @@ async function fetchKeySet(
     if (bytes > maxBodyBytes) throw new Error(`The key set is larger than ${maxBodyBytes} bytes.`);
     chunks.push(chunk);
   }
-  if (response.status !== 200) throw new Error(`The key set was answered with status ${response.status}.`);
+  if (response.status !== 200)
+    throw new Error(`The key set was answered with status ${response.status}.`);
   const keys = JSON.parse(Buffer.concat(chunks).toString());
   createLocalJWKSet(keys);
   return Response.json(keys);

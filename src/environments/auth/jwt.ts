@@ -1,4 +1,10 @@
-import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from 'jose';
+import {
+  errors,
+  type JWTPayload,
+  type JWTVerifyGetKey,
+  type JWTVerifyOptions,
+  jwtVerify,
+} from 'jose';
 import type { JwtConfig } from '../../config/config.ts';
 import { AppError } from '../../shared/errors.ts';
 import { type Scope, scopes } from './scopes.ts';
@@ -102,11 +108,17 @@ function toUser(payload: JWTPayload, { environmentsClaim, scopesClaim }: JwtConf
 
 /** Text that a log, a header and a database can hold. */
 function isSubject(text: string): boolean {
-  return text !== '' && text.length <= maxSubjectLength && text.isWellFormed() && !/\p{Cc}/u.test(text);
+  return (
+    text !== '' && text.length <= maxSubjectLength && text.isWellFormed() && !/\p{Cc}/u.test(text)
+  );
 }
 
 /** A claim that is one text or a list of texts; null: it is neither. */
-function textsOf(payload: JWTPayload, claim: string, split: (text: string) => string[]): string[] | null {
+function textsOf(
+  payload: JWTPayload,
+  claim: string,
+  split: (text: string) => string[],
+): string[] | null {
   const value = Object.hasOwn(payload, claim) ? payload[claim] : undefined;
   if (typeof value === 'string') return split(value);
   if (!Array.isArray(value)) return null;

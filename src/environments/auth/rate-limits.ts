@@ -52,7 +52,10 @@ export async function registerRateLimits(
   const refuseBlocked = async (request: FastifyRequest) => {
     const counted = await failures(request, { increment: false });
     if (counted.isAllowed || counted.remaining > 0) return;
-    throw rateLimited('Too many requests without a valid token from this address.', counted.ttlInSeconds);
+    throw rateLimited(
+      'Too many requests without a valid token from this address.',
+      counted.ttlInSeconds,
+    );
   };
 
   return {

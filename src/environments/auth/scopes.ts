@@ -4,5 +4,7 @@ export const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as co
 export type Scope = (typeof scopes)[number];
 
 export function scopesAllow(granted: readonly Scope[], needed: Scope): boolean {
-  return granted.includes(needed) || (needed === 'exports:read' && granted.includes('exports:write'));
+  return (
+    granted.includes(needed) || (needed === 'exports:read' && granted.includes('exports:write'))
+  );
 }

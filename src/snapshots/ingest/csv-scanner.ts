@@ -107,14 +107,21 @@ export function createCsvScanner(): CsvScanner {
       if (!isUtf8(text)) throw fault('is not valid UTF-8', field);
     };
     row = firstRow;
-    if (columns === null) throw fault(records.includes(nul) ? 'has a NUL byte' : 'is not valid UTF-8', null);
+    if (columns === null)
+      throw fault(records.includes(nul) ? 'has a NUL byte' : 'is not valid UTF-8', null);
     inspectors = columns.map((_, field) => (bytes, from, to) => refuse(bytes, from, to, field));
-    for (let start = 0; start < records.length; row += 1) start = findRecordEnd(records, start, true);
+    for (let start = 0; start < records.length; row += 1)
+      start = findRecordEnd(records, start, true);
     throw fault('is not valid UTF-8', null);
   }
 
   /** The same; but a row before it that is no text comes first, however the chunks fell. */
-  function findRecordEndAfter(bytes: Buffer, start: number, isLast: boolean, firstRow: number): number {
+  function findRecordEndAfter(
+    bytes: Buffer,
+    start: number,
+    isLast: boolean,
+    firstRow: number,
+  ): number {
     try {
       return findRecordEnd(bytes, start, isLast);
     } catch (error) {

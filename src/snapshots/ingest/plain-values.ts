@@ -57,7 +57,8 @@ function plainRule(column: StoredColumn, list: IsPlain): IsPlain {
 
 function orNull(nullable: boolean, rule: IsPlain): IsPlain {
   if (!nullable) return rule;
-  return (bytes, start, end, isQuoted) => (start === end && !isQuoted) || rule(bytes, start, end, isQuoted);
+  return (bytes, start, end, isQuoted) =>
+    (start === end && !isQuoted) || rule(bytes, start, end, isQuoted);
 }
 
 /** Names and IDs of a record, in either order, must have as many items: the later one is held against the earlier. */

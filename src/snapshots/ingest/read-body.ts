@@ -30,7 +30,10 @@ async function* limitSize(body: AsyncIterable<Buffer>, limitBytes: number): Asyn
   for await (const chunk of body) {
     bytes += chunk.length;
     if (bytes > limitBytes) {
-      throw new AppError('payload_too_large', `A snapshot may have at most ${limitBytes} bytes, unpacked.`);
+      throw new AppError(
+        'payload_too_large',
+        `A snapshot may have at most ${limitBytes} bytes, unpacked.`,
+      );
     }
     yield chunk;
   }

@@ -27,7 +27,11 @@ export function valueRule(column: StoredColumn): ValueRule {
     case 'instant':
       return optionalIf(column.nullable, column.name, instantRule(column.name));
     case 'integer':
-      return optionalIf(column.nullable, column.name, integerRule(column.name, column.min, column.max));
+      return optionalIf(
+        column.nullable,
+        column.name,
+        integerRule(column.name, column.min, column.max),
+      );
     case 'list':
       return listRule(column.name);
   }
@@ -85,7 +89,9 @@ function integerRule(name: string, min: number, max: number | null): ValueRule {
         when ${name} !~ '${pattern}' then 'is not a whole number of ${min} or more' end`,
     };
   }
-  const allowed = Array.from({ length: max - min + 1 }, (_, index) => `'${min + index}'`).join(', ');
+  const allowed = Array.from({ length: max - min + 1 }, (_, index) => `'${min + index}'`).join(
+    ', ',
+  );
   return {
     accepts: `${name} in (${allowed})`,
     value: `${name}::smallint`,

@@ -106,7 +106,11 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
     ['takes the connection and says nothing', () => {}, ['timeout']],
     ['stops in the headers', socket => socket.once('data', () => socket.write(head)), ['timeout']],
     ['sends headers for ever', drip(`${head}X-A: `), ['timeout', 'not_s3']],
-    ['stops in the body', socket => socket.once('data', () => socket.write(`${head}\r\n<a>`)), ['timeout']],
+    [
+      'stops in the body',
+      socket => socket.once('data', () => socket.write(`${head}\r\n<a>`)),
+      ['timeout'],
+    ],
     ['sends a body for ever', drip(`${head}\r\n<a>`), ['timeout']],
     [
       'floods',

@@ -26,7 +26,10 @@ const wrongSecret = 'this-is-not-the-secret';
 
 async function check(destination: Destination, credentials: Credentials): Promise<CheckResult> {
   const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
-  return await checkDestination({ destination, credentials, objectKey: key }, { allowlist: loopback });
+  return await checkDestination(
+    { destination, credentials, objectKey: key },
+    { allowlist: loopback },
+  );
 }
 
 /** `['ok', 'write_denied']`: how the list and the write went. */
@@ -72,7 +75,11 @@ t.test('keys and buckets that are wrong', needsS3, async t => {
   const missing = await check({ ...destination, bucket: 'no-such-bucket' }, full);
   t.strictSame(outcome(missing), twice('bucket_not_found'));
   t.match(missing.checks[0]?.error?.message, /`no-such-bucket`/);
-  t.strictSame(outcome(await check({ ...destination, region: 'auto' }, full)), ['ok', 'ok'], 'region auto');
+  t.strictSame(
+    outcome(await check({ ...destination, region: 'auto' }, full)),
+    ['ok', 'ok'],
+    'region auto',
+  );
   t.strictSame(
     outcome(await check({ ...destination, key: 'ä ö/100%/+&?#' }, full)),
     ['ok', 'ok'],
@@ -89,71 +96,95 @@ function guidePolicy(bucket: string): PolicyStatement[] {
   return JSON.parse(policy.replaceAll('acme-exports', bucket)).Statement;
 }
 
-t.test('exactly the rights of the guide are enough, and each of them is needed', needsS3, async t => {
-  const owner = s3Client('full');
-  const bucket = freshPrefix();
-  await owner.send(new CreateBucketCommand({ Bucket: bucket }));
-  owner.destroy();
-  const { uid, ...credentials } = await createUser();
-  const destination = s3Destination({ bucket, key: 'company-adoption' });
-  const policy = guidePolicy(bucket);
-  const without = (action: string) =>
-    policy
-      .map(statement => ({
-        ...statement,
-        Action: statement.Action.filter(name => name !== action),
-      }))
-      .filter(statement => statement.Action.length > 0);
+t.test(
+  'exactly the rights of the guide are enough, and each of them is needed',
+  needsS3,
+  async t => {
+    const owner = s3Client('full');
+    const bucket = freshPrefix();
+    await owner.send(new CreateBucketCommand({ Bucket: bucket }));
+    owner.destroy();
+    const { uid, ...credentials } = await createUser();
+    const destination = s3Destination({ bucket, key: 'company-adoption' });
+    const policy = guidePolicy(bucket);
+    const without = (action: string) =>
+      policy
+        .map(statement => ({
+          ...statement,
+          Action: statement.Action.filter(name => name !== action),
+        }))
+        .filter(statement => statement.Action.length > 0);
 
-  await setPolicy(bucket, uid, policy);
-  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'as printed');
-  t.strictSame(
-    outcome(await check({ ...destination, key: 'elsewhere' }, credentials)),
-    ['list_denied', 'write_denied'],
-    'and only under the folder',
-  );
-  const user = s3Client(credentials, destination);
-  const { signal } = new AbortController();
-  const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
-  const upload = (body: AsyncIterable<Uint8Array>) =>
-    uploadObject(user, {
-      destination,
-      key,
-      body,
-      contentType: 'text/csv',
-      metadata: {},
-      expectedSizeBytes: 20 * mebibyte,
-      signal,
-      onMultipartStarted: async () => {},
+    await setPolicy(bucket, uid, policy);
+    t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'as printed');
+    t.strictSame(
+      outcome(await check({ ...destination, key: 'elsewhere' }, credentials)),
+      ['list_denied', 'write_denied'],
+      'and only under the folder',
+    );
+    const user = s3Client(credentials, destination);
+    const { signal } = new AbortController();
+    const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
+    const upload = (body: AsyncIterable<Uint8Array>) =>
+      uploadObject(user, {
+        destination,
+        key,
+        body,
+        contentType: 'text/csv',
+        metadata: {},
+        expectedSizeBytes: 20 * mebibyte,
+        signal,
+        onMultipartStarted: async () => {},
+      });
+    const breaking = bytes(20 * mebibyte, offset => {
+      if (offset > 12 * mebibyte) throw new Error('the source breaks');
     });
-  const breaking = bytes(20 * mebibyte, offset => {
-    if (offset > 12 * mebibyte) throw new Error('the source breaks');
-  });
-  await t.rejects(upload(breaking), { message: 'the source breaks' });
-  t.strictSame(
-    await contentsOf(destination),
-    { objects: [], unfinished: [] },
-    'what was begun can be aborted',
-  );
-  t.strictSame(await upload(bytes(20 * mebibyte)), await digestOf(20 * mebibyte), 'a file can be written');
-  t.strictSame(await upload(bytes(20 * mebibyte)), await digestOf(20 * mebibyte), 'and written again');
-  user.destroy();
+    await t.rejects(upload(breaking), { message: 'the source breaks' });
+    t.strictSame(
+      await contentsOf(destination),
+      { objects: [], unfinished: [] },
+      'what was begun can be aborted',
+    );
+    t.strictSame(
+      await upload(bytes(20 * mebibyte)),
+      await digestOf(20 * mebibyte),
+      'a file can be written',
+    );
+    t.strictSame(
+      await upload(bytes(20 * mebibyte)),
+      await digestOf(20 * mebibyte),
+      'and written again',
+    );
+    user.destroy();
 
-  await setPolicy(bucket, uid, without('s3:ListBucket'));
-  t.strictSame(outcome(await check(destination, credentials)), ['list_denied', 'ok'], 'without ListBucket');
-  await setPolicy(bucket, uid, without('s3:PutObject'));
-  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'write_denied'], 'without PutObject');
-  t.strictSame((await contentsOf(destination)).unfinished, [], 'nothing stays');
-  await setPolicy(bucket, uid, without('s3:AbortMultipartUpload'));
-  const refused = await check(destination, credentials);
-  t.strictSame(outcome(refused), ['ok', 'write_denied'], 'without AbortMultipartUpload');
-  t.match(refused.checks[1]?.error?.hint, /AbortMultipartUpload/);
-});
+    await setPolicy(bucket, uid, without('s3:ListBucket'));
+    t.strictSame(
+      outcome(await check(destination, credentials)),
+      ['list_denied', 'ok'],
+      'without ListBucket',
+    );
+    await setPolicy(bucket, uid, without('s3:PutObject'));
+    t.strictSame(
+      outcome(await check(destination, credentials)),
+      ['ok', 'write_denied'],
+      'without PutObject',
+    );
+    t.strictSame((await contentsOf(destination)).unfinished, [], 'nothing stays');
+    await setPolicy(bucket, uid, without('s3:AbortMultipartUpload'));
+    const refused = await check(destination, credentials);
+    t.strictSame(outcome(refused), ['ok', 'write_denied'], 'without AbortMultipartUpload');
+    t.match(refused.checks[1]?.error?.hint, /AbortMultipartUpload/);
+  },
+);
 
 t.test('the guide tells of every storage error', async t => {
   const guide = fs.readFileSync(new URL('../../../docs/destinations.md', import.meta.url), 'utf8');
   for (const [code, transient] of Object.entries(storageErrorCodes)) {
-    t.match(guide, new RegExp(`^\\| \`${code}\` .* \\| ${transient ? 'yes' : 'no'} \\|$`, 'm'), code);
+    t.match(
+      guide,
+      new RegExp(`^\\| \`${code}\` .* \\| ${transient ? 'yes' : 'no'} \\|$`, 'm'),
+      code,
+    );
   }
 });
 
@@ -169,7 +200,11 @@ t.test('TLS', needsS3, async t => {
   const { httpsEndpoint, endpoint, caFile, users } = s3Server();
   const twice = (code: string) => [code, code];
   const destination = s3Destination({ endpoint: httpsEndpoint });
-  t.strictSame(outcome(await check(destination, users.full)), twice('tls_error'), 'an unknown certificate');
+  t.strictSame(
+    outcome(await check(destination, users.full)),
+    twice('tls_error'),
+    'an unknown certificate',
+  );
   const trusted = await checkDestination(
     {
       destination,
@@ -198,7 +233,8 @@ t.test('an address that is not allowed is never dialled', needsS3, async t => {
     { ...request, destination: { ...destination, endpoint: 'https://absent.example' } },
     {
       allowlist: parseEndpointAllowlist([]),
-      resolve: (_name, _options, callback) => callback(Object.assign(new Error(), { code: 'ENOTFOUND' }), []),
+      resolve: (_name, _options, callback) =>
+        callback(Object.assign(new Error(), { code: 'ENOTFOUND' }), []),
     },
   );
   t.strictSame(absent, refused, 'in the words for a name that does not resolve');

@@ -6,8 +6,14 @@ import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist
 
 t.test('requests of each provider go where they should', async t => {
   const table: [Partial<Destination>, string][] = [
-    [{ provider: 'aws', region: 'eu-west-1', bucket: 'acme' }, 'https://acme.s3.eu-west-1.amazonaws.com/k'],
-    [{ provider: 'aws', region: 'eu-west-1', bucket: 'a.b.c' }, 'https://s3.eu-west-1.amazonaws.com/a.b.c/k'],
+    [
+      { provider: 'aws', region: 'eu-west-1', bucket: 'acme' },
+      'https://acme.s3.eu-west-1.amazonaws.com/k',
+    ],
+    [
+      { provider: 'aws', region: 'eu-west-1', bucket: 'a.b.c' },
+      'https://s3.eu-west-1.amazonaws.com/a.b.c/k',
+    ],
     [
       { provider: 'aws', region: 'cn-north-1', bucket: 'acme' },
       'https://acme.s3.cn-north-1.amazonaws.com.cn/k',
@@ -16,8 +22,14 @@ t.test('requests of each provider go where they should', async t => {
       { provider: 'aws', region: 'us-gov-west-1', bucket: 'acme' },
       'https://acme.s3.us-gov-west-1.amazonaws.com/k',
     ],
-    [{ provider: 'aws', region: 'us-east-1', bucket: 'acme' }, 'https://acme.s3.us-east-1.amazonaws.com/k'],
-    [{ provider: 'gcp', region: 'europe-west1', bucket: 'a.b' }, 'https://storage.googleapis.com/a.b/k'],
+    [
+      { provider: 'aws', region: 'us-east-1', bucket: 'acme' },
+      'https://acme.s3.us-east-1.amazonaws.com/k',
+    ],
+    [
+      { provider: 'gcp', region: 'europe-west1', bucket: 'a.b' },
+      'https://storage.googleapis.com/a.b/k',
+    ],
     [{ provider: 'gcp', region: 'EU', bucket: 'acme' }, 'https://storage.googleapis.com/acme/k'],
     [
       { provider: 'custom', region: 'auto', endpoint: 'https://x.r2.cloudflarestorage.com' },
@@ -83,7 +95,9 @@ t.test('requests of each provider go where they should', async t => {
       .catch(() => {});
     const port = sent?.port === undefined ? '' : `:${sent.port}`;
     t.equal(`${sent?.protocol}//${sent?.hostname}${port}${sent?.path}`, expected);
-    const checksum = Object.keys(sent?.headers ?? {}).some(name => name.startsWith('x-amz-checksum-'));
+    const checksum = Object.keys(sent?.headers ?? {}).some(name =>
+      name.startsWith('x-amz-checksum-'),
+    );
     t.equal(checksum, destination.provider === 'aws', `${expected}: checksums only for Amazon`);
     client.destroy();
   }

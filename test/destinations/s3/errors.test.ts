@@ -93,14 +93,20 @@ const answers: Row[] = [
   {
     provider: 'AWS',
     status: 301,
-    body: errorDocument('PermanentRedirect', '<Endpoint>acme.s3.eu-west-1.amazonaws.com</Endpoint>'),
+    body: errorDocument(
+      'PermanentRedirect',
+      '<Endpoint>acme.s3.eu-west-1.amazonaws.com</Endpoint>',
+    ),
     code: 'wrong_region',
     message: /`acme` is in `eu-west-1`; change the region/,
   },
   {
     provider: 'AWS, old endpoint',
     status: 301,
-    body: errorDocument('PermanentRedirect', '<Endpoint>acme.s3-eu-central-1.amazonaws.com</Endpoint>'),
+    body: errorDocument(
+      'PermanentRedirect',
+      '<Endpoint>acme.s3-eu-central-1.amazonaws.com</Endpoint>',
+    ),
     code: 'wrong_region',
     message: /`eu-central-1`/,
   },
@@ -353,9 +359,17 @@ t.test('answers of providers', async t => {
     t.equal(fault.code, row.code, title);
     t.match(fault.message, row.message ?? /./, title);
     t.match(fault.hint, row.hint ?? /./, title);
-    t.notMatch(JSON.stringify(fault), /internal-host|evil|not-a-real|10\.0\.0\.7|node_modules/, title);
+    t.notMatch(
+      JSON.stringify(fault),
+      /internal-host|evil|not-a-real|10\.0\.0\.7|node_modules/,
+      title,
+    );
   }
-  t.equal(endpoint.requests.length, answers.length, 'no redirect was followed and nothing was repeated');
+  t.equal(
+    endpoint.requests.length,
+    answers.length,
+    'no redirect was followed and nothing was repeated',
+  );
 });
 
 t.test('connections that fail, by the code that Node gives', async t => {
@@ -392,7 +406,8 @@ t.test('connections that fail, by the code that Node gives', async t => {
 });
 
 t.test('time limits, refusals, and things that are no errors at all', async t => {
-  const describe = (error: unknown) => describeStorageError(error, { step: 'list', destination: r2 }).code;
+  const describe = (error: unknown) =>
+    describeStorageError(error, { step: 'list', destination: r2 }).code;
   t.equal(describe(new DOMException('late', 'TimeoutError')), 'timeout');
   t.equal(describe(Object.assign(new Error('late'), { name: 'TimeoutError' })), 'timeout');
   t.equal(describe(Object.assign(new Error('Request aborted'), { name: 'AbortError' })), 'timeout');

@@ -2,7 +2,11 @@ import { once } from 'node:events';
 import net, { type AddressInfo } from 'node:net';
 import t, { type Test } from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
-import { type ClientPatience, createS3Client, runPatience } from '../../../src/destinations/s3/client.ts';
+import {
+  type ClientPatience,
+  createS3Client,
+  runPatience,
+} from '../../../src/destinations/s3/client.ts';
 import { isTransient, StorageError } from '../../../src/destinations/s3/errors.ts';
 import { type UploadRequest, uploadObject } from '../../../src/destinations/s3/upload.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
@@ -57,12 +61,22 @@ async function upload(
 ): Promise<unknown> {
   const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
   const allowlist = parseEndpointAllowlist(['127.0.0.1']);
-  const client = createS3Client(destination, credentials, { allowlist }, { ...runPatience, ...patience });
+  const client = createS3Client(
+    destination,
+    credentials,
+    { allowlist },
+    { ...runPatience, ...patience },
+  );
   t.teardown(() => client.destroy());
-  return await uploadObject(client, requestFor(destination, overrides)).catch((error: unknown) => error);
+  return await uploadObject(client, requestFor(destination, overrides)).catch(
+    (error: unknown) => error,
+  );
 }
 
-function requestFor(destination: Destination, overrides: Partial<UploadRequest> = {}): UploadRequest {
+function requestFor(
+  destination: Destination,
+  overrides: Partial<UploadRequest> = {},
+): UploadRequest {
   return {
     destination,
     key: `${destination.key}/file.csv`,
@@ -81,7 +95,8 @@ function codeOf(thrown: unknown): string {
 }
 
 /** How many requests had the method. */
-const count = (requests: string[], method: string) => requests.filter(line => line.startsWith(method)).length;
+const count = (requests: string[], method: string) =>
+  requests.filter(line => line.startsWith(method)).length;
 
 t.test('faults of each step', async t => {
   const html: Answer = (_, response) => response.end('<html><body>Welcome</body></html>');
@@ -129,7 +144,9 @@ t.test('503 SlowDown twice, then fine', async t => {
 
 t.test('a refused part ends it at once, though the source gives nothing more', async t => {
   const endpoint = await fakeEndpoint(forgetful({ part: refuse(403, 'AccessDenied') }));
-  const body = bytes(40 * mebibyte, offset => (offset > 20 * mebibyte ? new Promise(() => {}) : undefined));
+  const body = bytes(40 * mebibyte, offset =>
+    offset > 20 * mebibyte ? new Promise(() => {}) : undefined,
+  );
   t.equal(codeOf(await upload(t, endpoint.destination, { body })), 'write_denied');
   t.equal(count(endpoint.requests, 'DELETE'), 1);
   await endpoint.close();
@@ -286,7 +303,11 @@ t.test('a connection that resets, is cut or stalls: a whole object or none', nee
         t.strictSame(objects, [request.key]);
       }
       for (const key of objects) {
-        t.equal((await readObject(destination.bucket, key)).body.length, expected.bytes, `${title}: whole`);
+        t.equal(
+          (await readObject(destination.bucket, key)).body.length,
+          expected.bytes,
+          `${title}: whole`,
+        );
       }
     }
   }

@@ -6,7 +6,11 @@ import type { Destination } from '../../../src/destinations/destination.ts';
 import { abortUnfinishedUploads, abortUpload } from '../../../src/destinations/s3/abort-upload.ts';
 import { StorageError } from '../../../src/destinations/s3/errors.ts';
 import { putManifest } from '../../../src/destinations/s3/manifest.ts';
-import { partSizeBytes, type UploadRequest, uploadObject } from '../../../src/destinations/s3/upload.ts';
+import {
+  partSizeBytes,
+  type UploadRequest,
+  uploadObject,
+} from '../../../src/destinations/s3/upload.ts';
 import {
   contentsOf,
   createUser,
@@ -22,7 +26,10 @@ import { bytes, digestOf, mebibyte } from './test-source.ts';
 
 const empty = { objects: [], unfinished: [] };
 
-function requestFor(destination: Destination, overrides: Partial<UploadRequest> = {}): UploadRequest {
+function requestFor(
+  destination: Destination,
+  overrides: Partial<UploadRequest> = {},
+): UploadRequest {
   return {
     destination,
     key: `${destination.key}/file.csv`,
@@ -93,7 +100,11 @@ t.test('a source that fails leaves nothing, wherever it fails', needsS3, async t
       if (offset >= failAt) throw fault;
     });
     const failed = uploadObject(client, requestFor(destination, { body }));
-    t.equal(await failed.catch((error: unknown) => error), fault, `${size} bytes, failing at ${failAt}`);
+    t.equal(
+      await failed.catch((error: unknown) => error),
+      fault,
+      `${size} bytes, failing at ${failAt}`,
+    );
     t.strictSame(await contentsOf(destination), empty);
   }
 });
@@ -146,7 +157,10 @@ t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
       'at the end of the source',
       stop => ({ body: bytes(20 * mebibyte, offset => offset === 20 * mebibyte && stop()) }),
     ],
-    ['at the end of a small source', stop => ({ body: bytes(1_000, offset => offset === 1_000 && stop()) })],
+    [
+      'at the end of a small source',
+      stop => ({ body: bytes(1_000, offset => offset === 1_000 && stop()) }),
+    ],
     ['when the upload has started', stop => ({ onMultipartStarted: async () => stop() })],
     [
       'while the source gives nothing more',
@@ -176,7 +190,8 @@ t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
     const thrown = await uploadObject(client, request).catch((error: unknown) => error);
     t.equal(thrown, reason, title);
     t.strictSame(await contentsOf(destination), empty, title);
-    if (request.body instanceof Readable) t.equal(request.body.destroyed, true, 'the source is closed');
+    if (request.body instanceof Readable)
+      t.equal(request.body.destroyed, true, 'the source is closed');
   }
 });
 
@@ -284,7 +299,9 @@ t.test('unfinished uploads of one key can be swept where listing is allowed', ne
   const key = `${destination.key}/file.csv`;
   const ids: string[] = [];
   for (const Key of [key, key, `${key}.gz`]) {
-    const begun = await client.send(new CreateMultipartUploadCommand({ Bucket: destination.bucket, Key }));
+    const begun = await client.send(
+      new CreateMultipartUploadCommand({ Bucket: destination.bucket, Key }),
+    );
     ids.push(begun.UploadId ?? '');
   }
   t.equal(await abortUnfinishedUploads(readOnly, destination, key), null, 'not allowed');

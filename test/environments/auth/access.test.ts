@@ -85,7 +85,9 @@ const elsewhere = /\/export-configs|\/runs\//;
 
 t.test('every route of the app has a rule here, and every rule a route', async t => {
   const printed = app.app.printRoutes({ commonPrefix: false, includeHooks: false });
-  const found = routesOf(printed).filter(route => !elsewhere.test(route) && !/^\w+ \/docs/.test(route));
+  const found = routesOf(printed).filter(
+    route => !elsewhere.test(route) && !/^\w+ \/docs/.test(route),
+  );
   t.strictSame(found.sort(), Object.keys(rules).sort());
   for (const [path, methods] of Object.entries(document.paths)) {
     for (const method of Object.keys(methods)) {
@@ -100,7 +102,9 @@ function routesOf(tree: string): string[] {
   const routes: string[] = [];
   const path: string[] = [];
   for (const line of tree.split('\n')) {
-    const parts = /^(?<indent>[│ ]*)[├└]── (?<segment>\S+)(?: \((?<methods>[A-Z, ]+)\))?$/.exec(line)?.groups;
+    const parts = /^(?<indent>[│ ]*)[├└]── (?<segment>\S+)(?: \((?<methods>[A-Z, ]+)\))?$/.exec(
+      line,
+    )?.groups;
     if (parts === undefined) continue;
     const depth = (parts['indent'] ?? '').length / 4;
     path.length = depth;
@@ -148,7 +152,8 @@ t.test('the matrix', async t => {
         if (route.includes('/failure-webhook/')) {
           const json = { name: environment, plan, failureWebhook: 'http://127.0.0.1:1/' };
           const saved = await app.call(`/v1/environments/${environment}`, { method: 'PUT', json });
-          if (saved.json.failureWebhookSecret !== undefined) registerSecret(saved.json.failureWebhookSecret);
+          if (saved.json.failureWebhookSecret !== undefined)
+            registerSecret(saved.json.failureWebhookSecret);
         }
         const [method = '', template = ''] = route.split(' ');
         const path = template
@@ -162,7 +167,9 @@ t.test('the matrix', async t => {
           method,
           token,
           ...(json === undefined ? {} : { json }),
-          ...(rule.csv ? { headers: { 'content-type': 'text/csv' }, body: loadBody([adoptionRow()]) } : {}),
+          ...(rule.csv
+            ? { headers: { 'content-type': 'text/csv' }, body: loadBody([adoptionRow()]) }
+            : {}),
         });
       };
       const planAllows = plans.indexOf(plan) >= plans.indexOf(rule.plan ?? 'free');
@@ -250,14 +257,22 @@ t.test('the matrix', async t => {
         }
       }
       if (rule.needs !== 'member') {
-        expectProblem(await callWith(await user('')), 403, 'insufficient_scope', 'a user without a scope');
+        expectProblem(
+          await callWith(await user('')),
+          403,
+          'insufficient_scope',
+          'a user without a scope',
+        );
       }
 
       // Last, as it may take the environment away.
       const asOperator = await callWith(testAdminToken);
       if (!planAllows) expectProblem(asOperator, 403, 'plan_upgrade_required', 'the operator');
       else
-        t.ok(asOperator.status >= 200 && asOperator.status < 300, `${route}: operator: ${asOperator.status}`);
+        t.ok(
+          asOperator.status >= 200 && asOperator.status < 300,
+          `${route}: operator: ${asOperator.status}`,
+        );
       if (route === 'DELETE /v1/environments/{environmentId}') {
         await app.putEnvironment(environment, plan);
         await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));

@@ -29,7 +29,9 @@ t.test('a key is shown once, and the database has only its hash', async t => {
   const listed = await app.call(keysPath);
   t.strictSame(listed.json.items, [{ id, createdAt, ...rest }]);
   t.notOk(listed.text.includes(secret));
-  const { rows } = await app.database.pool.query('select api_keys::text as line, secret_hash from api_keys');
+  const { rows } = await app.database.pool.query(
+    'select api_keys::text as line, secret_hash from api_keys',
+  );
   t.notOk(rows[0].line.includes(secret));
   t.notOk(rows[0].line.includes(Buffer.from(secret).toString('hex')));
   t.equal(rows[0].secret_hash.length, 32);
@@ -59,35 +61,42 @@ t.test('revocation is at once, in every process', async t => {
   t.equal((await app.call(`${keysPath}/${key.id}`, { method: 'DELETE' })).status, 404);
 });
 
-t.test('so are expiry and the end of the environment, also where the key was good a moment ago', async t => {
-  const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
-  const others = [
-    await startApp(t, { databaseUrl: app.database.url, env }),
-    await startApp(t, { databaseUrl: app.database.url, env }),
-  ];
-  await app.putEnvironment('brief', 'pro');
-  const lasting = await app.makeKey('brief', ['exports:read']);
-  const expiring = await app.makeKey('brief', ['exports:read'], '2026-03-02T11:00:00.000Z');
-  const statuses = (key: { token: string }) =>
-    Promise.all(
-      others.map(async other => (await other.call('/v1/environments/brief', { token: key.token })).status),
-    );
-  t.strictSame(await statuses(lasting), [200, 200]);
-  t.strictSame(await statuses(expiring), [200, 200]);
-  others[0]?.setNow('2026-03-02T11:00:00.000Z');
-  t.strictSame(await statuses(expiring), [401, 200], 'each by its own clock');
-  others[1]?.setNow('2026-03-02T11:00:00.000Z');
-  t.strictSame(await statuses(expiring), [401, 401]);
-  await app.database.pool.query('update api_keys set expires_at = $1 where id = $2', [
-    '2026-03-02T11:00:00Z',
-    lasting.id,
-  ]);
-  t.strictSame(await statuses(lasting), [401, 401], 'nothing of a key is kept in memory');
-  await app.database.pool.query('update api_keys set expires_at = null where id = $1', [lasting.id]);
-  t.strictSame(await statuses(lasting), [200, 200]);
-  await app.call('/v1/environments/brief', { method: 'DELETE' });
-  t.strictSame(await statuses(lasting), [401, 401]);
-});
+t.test(
+  'so are expiry and the end of the environment, also where the key was good a moment ago',
+  async t => {
+    const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
+    const others = [
+      await startApp(t, { databaseUrl: app.database.url, env }),
+      await startApp(t, { databaseUrl: app.database.url, env }),
+    ];
+    await app.putEnvironment('brief', 'pro');
+    const lasting = await app.makeKey('brief', ['exports:read']);
+    const expiring = await app.makeKey('brief', ['exports:read'], '2026-03-02T11:00:00.000Z');
+    const statuses = (key: { token: string }) =>
+      Promise.all(
+        others.map(
+          async other => (await other.call('/v1/environments/brief', { token: key.token })).status,
+        ),
+      );
+    t.strictSame(await statuses(lasting), [200, 200]);
+    t.strictSame(await statuses(expiring), [200, 200]);
+    others[0]?.setNow('2026-03-02T11:00:00.000Z');
+    t.strictSame(await statuses(expiring), [401, 200], 'each by its own clock');
+    others[1]?.setNow('2026-03-02T11:00:00.000Z');
+    t.strictSame(await statuses(expiring), [401, 401]);
+    await app.database.pool.query('update api_keys set expires_at = $1 where id = $2', [
+      '2026-03-02T11:00:00Z',
+      lasting.id,
+    ]);
+    t.strictSame(await statuses(lasting), [401, 401], 'nothing of a key is kept in memory');
+    await app.database.pool.query('update api_keys set expires_at = null where id = $1', [
+      lasting.id,
+    ]);
+    t.strictSame(await statuses(lasting), [200, 200]);
+    await app.call('/v1/environments/brief', { method: 'DELETE' });
+    t.strictSame(await statuses(lasting), [401, 401]);
+  },
+);
 
 t.test('a key of another environment cannot be revoked from here', async t => {
   await app.putEnvironment('other', 'pro');
@@ -139,8 +148,11 @@ t.test('bodies that do not fit', async t => {
 t.test('lists go page by page, newest first, also where the instant is the same', async t => {
   await app.putEnvironment('many', 'pro');
   const ids: string[] = [];
-  for (let count = 0; count < 7; count += 1) ids.push((await app.makeKey('many', ['exports:read'])).id);
-  await app.database.pool.query(`update api_keys set created_at = now() where environment_id = 'many'`);
+  for (let count = 0; count < 7; count += 1)
+    ids.push((await app.makeKey('many', ['exports:read'])).id);
+  await app.database.pool.query(
+    `update api_keys set created_at = now() where environment_id = 'many'`,
+  );
   const seen: string[] = [];
   let cursor: string | null = null;
   do {
@@ -155,6 +167,10 @@ t.test('lists go page by page, newest first, also where the instant is the same'
   }
   for (const instant of ['+275760-09-13T00:00:00.000Z', '-000001-01-01T00:00:00.000Z', '2026']) {
     const forged = Buffer.from(JSON.stringify([instant, 'abc'])).toString('base64url');
-    t.equal((await app.call(`/v1/environments/many/api-keys?cursor=${forged}`)).status, 400, instant);
+    t.equal(
+      (await app.call(`/v1/environments/many/api-keys?cursor=${forged}`)).status,
+      400,
+      instant,
+    );
   }
 });

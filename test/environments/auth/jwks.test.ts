@@ -55,14 +55,18 @@ function createVerifier({ url = issuer.env['JWT_JWKS_URL'] ?? '', cooldownMs = 0
 
 const notSigned = 'The token is not one that the identity provider has signed.';
 
-t.test('an unknown kid asks the issuer once more, then no sooner than after the cooldown', async t => {
-  const { verify } = createVerifier({ cooldownMs: 30_000 });
-  const before = issuer.asked;
-  for (let count = 0; count < 5; count += 1) t.equal(await verify(await issuer.token(next)), notSigned);
-  t.equal(issuer.asked - before, 1);
-  t.equal(await verify(await issuer.token(key)), 'user');
-  t.equal(issuer.asked - before, 1);
-});
+t.test(
+  'an unknown kid asks the issuer once more, then no sooner than after the cooldown',
+  async t => {
+    const { verify } = createVerifier({ cooldownMs: 30_000 });
+    const before = issuer.asked;
+    for (let count = 0; count < 5; count += 1)
+      t.equal(await verify(await issuer.token(next)), notSigned);
+    t.equal(issuer.asked - before, 1);
+    t.equal(await verify(await issuer.token(key)), 'user');
+    t.equal(issuer.asked - before, 1);
+  },
+);
 
 t.test('key roll-over: the new key counts at once, the withdrawn one no more', async t => {
   const { verify } = createVerifier();
@@ -72,7 +76,11 @@ t.test('key roll-over: the new key counts at once, the withdrawn one no more', a
   t.equal(await verify(fresh), 'user');
   t.equal(await verify(old), 'user', 'both, for a while');
   await issuer.publish(next, await makeIssuerKey('third'));
-  t.equal(await verify(await issuer.token(await makeIssuerKey('fourth'))), notSigned, 'makes it ask again');
+  t.equal(
+    await verify(await issuer.token(await makeIssuerKey('fourth'))),
+    notSigned,
+    'makes it ask again',
+  );
   t.equal(await verify(old), notSigned);
   t.equal(await verify(fresh), 'user');
 });
@@ -100,14 +108,20 @@ const faults: readonly [what: string, answer: (response: http.ServerResponse) =>
   ['500', response => response.writeHead(500).end('{"keys":[]}')],
   ['404', response => response.writeHead(404).end()],
   ['204', response => response.writeHead(204).end()],
-  ['a redirect', response => response.writeHead(302, { location: issuer.env['JWT_JWKS_URL'] }).end()],
+  [
+    'a redirect',
+    response => response.writeHead(302, { location: issuer.env['JWT_JWKS_URL'] }).end(),
+  ],
   ['HTML', response => response.setHeader('content-type', 'text/html').end('<html>Sign in</html>')],
   ['nothing', response => response.end()],
   ['null', response => response.end('null')],
   ['a list', response => response.end('[]')],
   ['keys of another kind', response => response.end('{"keys":{"kid":"first"}}')],
   ['keys that are none', response => response.end('{"keys":[null,1,"x"]}')],
-  ['a body cut off', response => response.writeHead(200, { 'content-length': '100' }).end('{"keys":[')],
+  [
+    'a body cut off',
+    response => response.writeHead(200, { 'content-length': '100' }).end('{"keys":['),
+  ],
   ['too long a body', response => response.end(' '.repeat(2_000_000))],
   ['a body without end', endless],
 ];
@@ -134,7 +148,11 @@ t.test('keys that cannot be fetched: unavailable, and known keys go on counting'
     t.equal(await verify(old), 'user', `${what}: then asked again`);
 
     issuer.setAnswer(answer);
-    t.equal(await verify(fresh), 'unavailable', `${what}: whether the issuer has the key is not known`);
+    t.equal(
+      await verify(fresh),
+      'unavailable',
+      `${what}: whether the issuer has the key is not known`,
+    );
     t.equal(await verify(old), 'user', `${what}: a known key`);
     pass(23 * 3600);
     t.equal(await verify(old), 'user', `${what}: for a day`);
@@ -181,7 +199,9 @@ t.test('keys that no token can be proven with', async t => {
   ];
   for (const one of odd) {
     const { verify, failures } = createVerifier();
-    issuer.setAnswer(response => response.end(JSON.stringify({ keys: [{ ...one, kid: 'first' }] })));
+    issuer.setAnswer(response =>
+      response.end(JSON.stringify({ keys: [{ ...one, kid: 'first' }] })),
+    );
     for (const each of [token, rsaToken])
       t.equal(await verify(each), notSigned, JSON.stringify(Object.keys(one)));
     t.equal(failures.length, 0, 'no fault of the network, so known keys are not fallen back on');
@@ -207,7 +227,10 @@ t.test('over HTTP: 503 with Retry-After, in bounded time, and in the log once', 
   const token = await issuer.token(key);
   const read = () => app.call('/v1/environments/acme', { token });
   // Neither the headers nor the end of the body ever come.
-  for (const answer of [() => {}, (response: http.ServerResponse) => void response.write('{"keys":')]) {
+  for (const answer of [
+    () => {},
+    (response: http.ServerResponse) => void response.write('{"keys":'),
+  ]) {
     issuer.setAnswer(answer);
     const before = performance.now();
     const answers = await Promise.all([read(), read(), read()]);

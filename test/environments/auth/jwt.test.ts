@@ -25,7 +25,12 @@ t.afterEach(() => app.setNow(testNow));
 
 type Assertions = Pick<typeof t, 'equal' | 'match'>;
 
-async function expectRefused(t: Assertions, token: string, what: string, detail?: RegExp): Promise<void> {
+async function expectRefused(
+  t: Assertions,
+  token: string,
+  what: string,
+  detail?: RegExp,
+): Promise<void> {
   const answer = await app.call(exportsOf('acme'), { token });
   t.equal(answer.status, 401, what);
   t.equal(answer.json.code, 'unauthenticated', what);
@@ -46,7 +51,11 @@ t.test('what it may do is what its claims say', async t => {
   const status = async (path: string, claims: Record<string, unknown>, method = 'GET') =>
     (await app.call(path, { method, token: await issuer.token(key, claims) })).status;
   const acme = exportsOf('acme');
-  t.equal(await status(acme, { scope: ['exports:write', 'admin'] }), 200, 'a list, and write implies read');
+  t.equal(
+    await status(acme, { scope: ['exports:write', 'admin'] }),
+    200,
+    'a list, and write implies read',
+  );
   t.equal(await status(acme, { environments: 'acme' }), 200, 'one environment as a text');
   t.equal(await status(acme, { environments: ['globex', 'acme'] }), 200, 'several environments');
   t.equal(await status(exportsOf('globex'), { environments: ['globex', 'acme'] }), 200);
@@ -62,7 +71,11 @@ t.test('what it may do is what its claims say', async t => {
     t.equal(await status(acme, { scope }), 403, `scope ${JSON.stringify(scope)}`);
   }
   t.equal(await status(acme, { scope: undefined }), 403, 'no claim, no scope');
-  t.equal(await status('/v1/environments/acme', { scope: undefined }), 200, 'which reading it does not need');
+  t.equal(
+    await status('/v1/environments/acme', { scope: undefined }),
+    200,
+    'which reading it does not need',
+  );
 });
 
 t.test('another environment is as one that does not exist', async t => {
@@ -137,7 +150,12 @@ t.test('issuer and audience', async t => {
 
 t.test('claims that are missing or of another shape', async t => {
   for (const sub of [undefined, '', 1, null, {}, 'x'.repeat(257), 'a\u0000b', 'a\nb', '\ud800']) {
-    await expectRefused(t, await issuer.token(key, { sub: sub }), `sub ${JSON.stringify(sub)}`, /claim sub/);
+    await expectRefused(
+      t,
+      await issuer.token(key, { sub: sub }),
+      `sub ${JSON.stringify(sub)}`,
+      /claim sub/,
+    );
   }
   for (const environments of [
     undefined,
@@ -150,9 +168,20 @@ t.test('claims that are missing or of another shape', async t => {
     [['acme']],
   ]) {
     const token = await issuer.token(key, { environments });
-    await expectRefused(t, token, `environments ${JSON.stringify(environments)}`, /claim environments/);
+    await expectRefused(
+      t,
+      token,
+      `environments ${JSON.stringify(environments)}`,
+      /claim environments/,
+    );
   }
-  for (const scope of [null, 1, { 'exports:read': true }, ['exports:read', null], [['exports:read']]]) {
+  for (const scope of [
+    null,
+    1,
+    { 'exports:read': true },
+    ['exports:read', null],
+    [['exports:read']],
+  ]) {
     await expectRefused(
       t,
       await issuer.token(key, { scope }),
@@ -180,13 +209,29 @@ t.test('algorithms: none, and the public key taken for a secret', async t => {
       await expectRefused(t, await forged, `${alg} with the public key`);
     }
   }
-  for (const alg of ['none', 'None', 'NONE', '', 'RS512', 'PS256', 'ES256', 'HS256', null, 1, ['RS256']]) {
+  for (const alg of [
+    'none',
+    'None',
+    'NONE',
+    '',
+    'RS512',
+    'PS256',
+    'ES256',
+    'HS256',
+    null,
+    1,
+    ['RS256'],
+  ]) {
     for (const end of ['', signature]) {
       await expectRefused(t, `${header({ alg, kid: 'rsa' })}.${payload}.${end}`, `alg ${alg}`);
     }
   }
   await expectRefused(t, `${header({ kid: 'rsa' })}.${payload}.${signature}`, 'no alg');
-  await expectRefused(t, await issuer.token(key, {}, { kid: 'rsa' }), 'the kid of a key of another kind');
+  await expectRefused(
+    t,
+    await issuer.token(key, {}, { kid: 'rsa' }),
+    'the kid of a key of another kind',
+  );
   const critical = new SignJWT(claims)
     .setProtectedHeader({ alg: 'RS256', kid: 'rsa', crit: ['x'], x: 1 })
     .sign(rsa.privateKey, { crit: { x: true } });
@@ -230,7 +275,11 @@ t.test('what only looks like a token, and tokens of great size', async t => {
     await expectRefused(t, token, token);
   }
   const long = await issuer.token(key, { more: 'x'.repeat(9_000) });
-  t.equal((await app.call(exportsOf('acme'), { token: long })).status, 200, 'as long as headers may be');
+  t.equal(
+    (await app.call(exportsOf('acme'), { token: long })).status,
+    200,
+    'as long as headers may be',
+  );
   const wide = await issuer.token(key, {
     environments: Array.from({ length: 1_500 }, (_, index) => `e${index}`),
   });
@@ -299,13 +348,19 @@ t.test('the claims may have other names', async t => {
   const odd = await startTestApp(t, {
     env: { ...env, JWT_ENVIRONMENTS_CLAIM: 'toString', JWT_SCOPES_CLAIM: '__proto__' },
   });
-  t.equal((await odd.call('/v1/environments/acme', { token: await issuer.token(key) })).status, 401);
+  t.equal(
+    (await odd.call('/v1/environments/acme', { token: await issuer.token(key) })).status,
+    401,
+  );
 });
 
 t.test('without an identity provider no token of one counts', async t => {
   const other = await startTestApp(t);
   await other.putEnvironment('acme', 'pro');
-  t.equal((await other.call('/v1/environments/acme', { token: await issuer.token(key) })).status, 401);
+  t.equal(
+    (await other.call('/v1/environments/acme', { token: await issuer.token(key) })).status,
+    401,
+  );
 });
 
 t.test('a download link does not outlive the token that made it', async t => {

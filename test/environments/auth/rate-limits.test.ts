@@ -65,7 +65,8 @@ t.test(
     isLimited(t, await read(one.token), 48);
     t.equal((await read(other.token)).status, 200, 'another key');
 
-    const user = (claims = {}) => issuer.token(issuerKey, { ...claims, jti: Math.random().toString() });
+    const user = (claims = {}) =>
+      issuer.token(issuerKey, { ...claims, jti: Math.random().toString() });
     for (let count = 0; count < 5; count += 1) t.equal((await read(await user())).status, 200);
     isLimited(t, await read(await user()), 60);
     t.equal((await read(await user({ sub: 'user-2' }))).status, 200, 'another user');
@@ -101,7 +102,11 @@ t.test('what failed too often from an address is refused before the database is 
   isLimited(t, await app.call(path, { token: quiet.token }), 60);
   t.equal(queries(), 0);
 
-  t.equal((await app.call(path, { token: known.token })).status, 200, 'a key that was good from here before');
+  t.equal(
+    (await app.call(path, { token: known.token })).status,
+    200,
+    'a key that was good from here before',
+  );
   t.equal((await app.call(path)).status, 200, 'the operator, too');
   await app.call(`${path}/api-keys/${known.id}`, { method: 'DELETE' });
   isLimited(t, await app.call(path, { token: known.token }), 60);
@@ -133,7 +138,8 @@ t.test('a token that is good elsewhere is a guess like any other here', async t 
 
 t.test('even the right guess of the operator token is refused then', async t => {
   const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '5' });
-  for (let count = 0; count < 5; count += 1) await app.call('/v1/environments', { token: `guess-${count}` });
+  for (let count = 0; count < 5; count += 1)
+    await app.call('/v1/environments', { token: `guess-${count}` });
   isLimited(t, await app.call('/v1/environments'), 60);
   later(app, 60);
   t.equal((await app.call('/v1/environments')).status, 200);
@@ -187,10 +193,13 @@ t.test('a caller who hangs up at once is no error', async t => {
   for (let count = 0; count < 20; count += 1) {
     const socket = net.connect(app.port, '127.0.0.1');
     await new Promise<void>(resolve => {
-      socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${unknownKey}\r\n\r\n`, () => {
-        socket.resetAndDestroy();
-        resolve();
-      });
+      socket.write(
+        `GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${unknownKey}\r\n\r\n`,
+        () => {
+          socket.resetAndDestroy();
+          resolve();
+        },
+      );
     });
   }
   t.equal((await app.call('/health/live')).status, 200);

@@ -71,7 +71,12 @@ t.test('whatever X-Forwarded-For says, it is an answer', async t => {
     const status = await fail(trusting, value);
     t.ok(status === 401 || status === 429, `${value.slice(0, 20)}: ${status}`);
   }
-  const addresses = ['2001:db8:1:1::1', '2001:db8:1:1:ffff::2', '2001:db8:1:1::3', '2001:db8:1:2::1'];
+  const addresses = [
+    '2001:db8:1:1::1',
+    '2001:db8:1:1:ffff::2',
+    '2001:db8:1:1::3',
+    '2001:db8:1:2::1',
+  ];
   t.strictSame(await failAll(trusting, addresses), [401, 401, 429, 401], 'a /64 is one caller');
 });
 

@@ -16,7 +16,10 @@ await app.putEnvironment('acme', 'pro');
 const date = '2026-03-02';
 const path = `/v1/environments/acme/snapshots/${date}`;
 const kept = [adoptionRow({ companyName: 'Kept' })];
-const rows = [adoptionRow({ companyName: 'a\nb' }), adoptionRow({ companyId: 'c2', companyName: null })];
+const rows = [
+  adoptionRow({ companyName: 'a\nb' }),
+  adoptionRow({ companyId: 'c2', companyName: null }),
+];
 const body = loadBody(rows);
 
 t.beforeEach(async () => {
@@ -83,7 +86,11 @@ const refused: readonly [
   ['only a BOM', '\ufeff', { row: 0, message: /is missing from the header/ }],
   ['no header', line, { row: 0, message: /is not a column/ }],
   ['semicolons', body.replaceAll(',', ';'), { row: 0, message: /is not a column/ }],
-  ['an unknown column', header.replace('\n', ',X\n'), { row: 0, column: 'X', message: /is not a column/ }],
+  [
+    'an unknown column',
+    header.replace('\n', ',X\n'),
+    { row: 0, column: 'X', message: /is not a column/ },
+  ],
   [
     'a doubled column',
     header.replace('\n', ',Frequency\n'),
@@ -99,8 +106,16 @@ const refused: readonly [
     `${header}${line}c2,x\n`,
     { row: 2, column: null, message: /has 2 fields where the header has 14/ },
   ],
-  ['a long row', `${header}${line.replace('\n', ',\n')}`, { row: 1, column: null, message: /has 15 fields/ }],
-  ['an unclosed quote', `${header}${line}"c2`, { row: 2, column: 'Company ID', message: /never closed/ }],
+  [
+    'a long row',
+    `${header}${line.replace('\n', ',\n')}`,
+    { row: 1, column: null, message: /has 15 fields/ },
+  ],
+  [
+    'an unclosed quote',
+    `${header}${line}"c2`,
+    { row: 2, column: 'Company ID', message: /never closed/ },
+  ],
   [
     'NUL',
     `${header}${line.replace('Acme', 'Ac\u0000me')}`,
@@ -133,7 +148,12 @@ const refused: readonly [
     { row: 0, message: /gzip stream is broken/ },
     { 'content-encoding': 'gzip' },
   ],
-  ['gzip that is none', body, { row: 0, message: /gzip stream is broken/ }, { 'content-encoding': 'gzip' }],
+  [
+    'gzip that is none',
+    body,
+    { row: 0, message: /gzip stream is broken/ },
+    { 'content-encoding': 'gzip' },
+  ],
   [
     'gzip that is empty',
     '',
@@ -167,7 +187,14 @@ t.test('bodies at fault say where and change nothing', async t => {
 });
 
 t.test('media types and encodings that are not taken', async t => {
-  for (const type of ['application/json', 'text/plain', 'application/gzip', 'text/csvx', '*/*', 'nonsense']) {
+  for (const type of [
+    'application/json',
+    'text/plain',
+    'application/gzip',
+    'text/csvx',
+    '*/*',
+    'nonsense',
+  ]) {
     const answer = await app.load('acme', date, body, { 'content-type': type });
     t.equal(answer.status, 415, type);
     t.equal(answer.json.code, 'unsupported_media_type', type);
@@ -202,8 +229,14 @@ t.test('dates', async t => {
   t.equal((await app.load('acme', '2026-03-03', body)).status, 400);
   app.setNow('2026-03-03T00:00:00.000Z');
   t.equal((await app.load('acme', '2026-03-03', body)).status, 201);
-  t.equal((await app.call('/v1/environments/acme/snapshots/2026-03-03', { method: 'DELETE' })).status, 204);
-  t.equal((await app.call('/v1/environments/acme/snapshots/2026-03-03', { method: 'DELETE' })).status, 404);
+  t.equal(
+    (await app.call('/v1/environments/acme/snapshots/2026-03-03', { method: 'DELETE' })).status,
+    204,
+  );
+  t.equal(
+    (await app.call('/v1/environments/acme/snapshots/2026-03-03', { method: 'DELETE' })).status,
+    404,
+  );
   app.setNow('2026-03-02T10:00:00.000Z');
 });
 
@@ -217,8 +250,9 @@ t.test('the list: newest first, page by page', async t => {
     rowCount: 2,
     completedAt: '2026-03-02T10:00:00.000Z',
   });
-  const second = (await app.call(`/v1/environments/listed/snapshots?limit=3&cursor=${first.nextCursor}`))
-    .json;
+  const second = (
+    await app.call(`/v1/environments/listed/snapshots?limit=3&cursor=${first.nextCursor}`)
+  ).json;
   t.strictSame(
     [...first.items, ...second.items].map((item: { date: string }) => item.date),
     dates.toReversed(),
@@ -230,7 +264,11 @@ t.test('the list: newest first, page by page', async t => {
 
 t.test('a body in many small pieces', async t => {
   const bytes = Buffer.from(body);
-  const answer = await app.load('acme', date, Readable.from(Array.from(bytes, byte => Buffer.from([byte]))));
+  const answer = await app.load(
+    'acme',
+    date,
+    Readable.from(Array.from(bytes, byte => Buffer.from([byte]))),
+  );
   t.equal(answer.status, 200, answer.text);
   t.ok(await shows(rows));
 });

@@ -58,19 +58,26 @@ t.test('a caller who hangs up changes nothing, and leaves nothing behind', async
   for (const version of ['chunked', 'with a length']) {
     const connection = await connectRaw(app.port);
     const row = loadLine(adoptionRow({ companyName: 'Lost' }));
-    const framing = version === 'chunked' ? 'Transfer-Encoding: chunked' : 'Content-Length: 1000000';
+    const framing =
+      version === 'chunked' ? 'Transfer-Encoding: chunked' : 'Content-Length: 1000000';
     connection.socket.write(
       `PUT /v1/environments/one/snapshots/${date} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
         `Authorization: Bearer ${testAdminToken}\r\n${framing}\r\n\r\n`,
     );
     const text = header + row;
-    connection.socket.write(version === 'chunked' ? `${text.length.toString(16)}\r\n${text}\r\n` : text);
+    connection.socket.write(
+      version === 'chunked' ? `${text.length.toString(16)}\r\n${text}\r\n` : text,
+    );
     await eventually(() => app.dependencies.loadSlots.taken === 1);
     connection.socket.destroy();
     await noLoads();
     t.match((await app.download('one', 'today')).text, /Kept/, version);
   }
-  t.equal((await app.load('one', date, loadBody([adoptionRow()]))).status, 200, 'and can be loaded again');
+  t.equal(
+    (await app.load('one', date, loadBody([adoptionRow()]))).status,
+    200,
+    'and can be loaded again',
+  );
 });
 
 t.test('two loaders of one new day at once both succeed', async t => {
@@ -128,7 +135,10 @@ t.test(
     // One day that is being read, and one that is not yet.
     for (const day of ['2026-02-20', '2026-02-21'])
       t.equal((await app.load('two', day, loadBody(fresh))).status, 200);
-    t.equal((await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status, 204);
+    t.equal(
+      (await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status,
+      204,
+    );
 
     let text = '';
     for await (const chunk of reader) text += chunk;

@@ -4,13 +4,15 @@ import { columns } from '../../../src/snapshots/columns.ts';
 import { matchHeader } from '../../../src/snapshots/ingest/match-header.ts';
 import { exportHeader, loadColumns } from '../../helpers/adoption-rows.ts';
 
-const names = (header: readonly string[]) => matchHeader(header).map(field => field?.header ?? null);
+const names = (header: readonly string[]) =>
+  matchHeader(header).map(field => field?.header ?? null);
 
 function faultsOf(header: readonly string[]): { errors: unknown[]; errorCount: number } {
   try {
     matchHeader(header);
   } catch (error) {
-    if (error instanceof AppError && error.code === 'snapshot_invalid') return error.members as never;
+    if (error instanceof AppError && error.code === 'snapshot_invalid')
+      return error.members as never;
   }
   throw new Error('the header was taken');
 }

@@ -33,7 +33,10 @@ async function readEveryWay(body: Buffer): Promise<Read> {
     ['byte by byte', bytes],
     ['empty chunks between', bytes.flatMap(byte => [Buffer.alloc(0), byte, Buffer.alloc(0)])],
     ['two bytes each', bytes.flatMap((_, at) => (at % 2 === 0 ? [body.subarray(at, at + 2)] : []))],
-    ['three bytes each', bytes.flatMap((_, at) => (at % 3 === 0 ? [body.subarray(at, at + 3)] : []))],
+    [
+      'three bytes each',
+      bytes.flatMap((_, at) => (at % 3 === 0 ? [body.subarray(at, at + 3)] : [])),
+    ],
   ];
   for (let cut = 0; cut <= body.length; cut += 1) {
     ways.push([`cut at ${cut}`, [body.subarray(0, cut), body.subarray(cut)]]);
@@ -69,7 +72,12 @@ const good: readonly [name: string, body: string, header: readonly string[], rec
   ['a BOM', `${bom}A,B\n1,2\n`, ['A', 'B'], '1,2\n'],
   ['a BOM before a quote', `${bom}"A",B\n1,2\n`, ['A', 'B'], '1,2\n'],
   ['a second BOM is data', `${bom}${bom}A,B\n1,2\n`, [`${bom}A`, 'B'], '1,2\n'],
-  ['a BOM inside is data', `A,B\n${bom}1,2\n`, ['A', 'B'], Buffer.from(`${bom}1,2\n`).toString('latin1')],
+  [
+    'a BOM inside is data',
+    `A,B\n${bom}1,2\n`,
+    ['A', 'B'],
+    Buffer.from(`${bom}1,2\n`).toString('latin1'),
+  ],
   [
     'characters of 2, 3 and 4 bytes',
     'é,B\né,"€😀"\n',
@@ -85,11 +93,19 @@ for (const [name, body, header, records] of good) {
 }
 
 const bytes = (...parts: (string | number)[]) =>
-  Buffer.concat(parts.map(part => (typeof part === 'string' ? Buffer.from(part) : Buffer.from([part]))));
+  Buffer.concat(
+    parts.map(part => (typeof part === 'string' ? Buffer.from(part) : Buffer.from([part]))),
+  );
 
 const notUtf8 = 'is not valid UTF-8';
 const strayCr = 'has a carriage return outside quotes';
-const bad: readonly [name: string, body: Buffer, row: number, column: string | null, message: string][] = [
+const bad: readonly [
+  name: string,
+  body: Buffer,
+  row: number,
+  column: string | null,
+  message: string,
+][] = [
   ['a short row', bytes('A,B\n1,2\n3\n5,6\n'), 2, null, 'has 1 field where the header has 2'],
   ['a long row', bytes('A,B\n1,2\n3,4,5\n'), 2, null, 'has 3 fields where the header has 2'],
   [
@@ -100,9 +116,21 @@ const bad: readonly [name: string, body: Buffer, row: number, column: string | n
     'has 1 field where the header has 2',
   ],
   ['an empty line', bytes('A,B\n1,2\n\n3,4\n'), 2, null, 'has 1 field where the header has 2'],
-  ['an empty line at the end', bytes('A,B\n1,2\n\n'), 2, null, 'has 1 field where the header has 2'],
+  [
+    'an empty line at the end',
+    bytes('A,B\n1,2\n\n'),
+    2,
+    null,
+    'has 1 field where the header has 2',
+  ],
   ['an unclosed quote', bytes('A,B\n1,2\n3,"4\n5,6\n'), 2, 'B', 'has a quote that is never closed'],
-  ['an unclosed quote in the header', bytes('A,"B\n1,2\n'), 0, null, 'has a quote that is never closed'],
+  [
+    'an unclosed quote in the header',
+    bytes('A,"B\n1,2\n'),
+    0,
+    null,
+    'has a quote that is never closed',
+  ],
   [
     'a quote inside an unquoted field',
     bytes('A,B\n1,2\n3,4"5"\n'),
@@ -110,8 +138,20 @@ const bad: readonly [name: string, body: Buffer, row: number, column: string | n
     'B',
     'has a quote but does not begin with one',
   ],
-  ['text after a closing quote', bytes('A,B\n1,2\n"3"x,4\n'), 2, 'A', 'has text after its closing quote'],
-  ['a space after a closing quote', bytes('A,B\n"1" ,2\n'), 1, 'A', 'has text after its closing quote'],
+  [
+    'text after a closing quote',
+    bytes('A,B\n1,2\n"3"x,4\n'),
+    2,
+    'A',
+    'has text after its closing quote',
+  ],
+  [
+    'a space after a closing quote',
+    bytes('A,B\n"1" ,2\n'),
+    1,
+    'A',
+    'has text after its closing quote',
+  ],
   ['a lone CR', bytes('A,B\n1,2\n3\r4,5\n'), 2, 'A', strayCr],
   ['a lone CR at the end', bytes('A,B\n1,2\r'), 1, 'B', strayCr],
   ['CR alone as line break', bytes('A,B\r1,2\r'), 0, null, strayCr],
@@ -129,7 +169,13 @@ const bad: readonly [name: string, body: Buffer, row: number, column: string | n
   ['half a BOM', bytes(0xef, 0xbb, 'A,B\n1,2\n'), 0, null, notUtf8],
   ['UTF-16', Buffer.from('\ufeffA,B\n1,2\n', 'utf16le'), 0, null, 'has a NUL byte'],
   ['bad UTF-8 in a row before a short one', bytes('A,B\n1,2\n3,', 0xff, '\n5\n'), 2, 'B', notUtf8],
-  ['NUL in a row before an unclosed quote', bytes('A,B\n1,2\n', 0, ',3\n5,"6\n'), 2, 'A', 'has a NUL byte'],
+  [
+    'NUL in a row before an unclosed quote',
+    bytes('A,B\n1,2\n', 0, ',3\n5,"6\n'),
+    2,
+    'A',
+    'has a NUL byte',
+  ],
 ];
 
 for (const [name, body, row, column, message] of bad) {

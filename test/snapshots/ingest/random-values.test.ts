@@ -118,7 +118,9 @@ t.test(
         ),
       );
     const batch = fc.array(
-      field.filter(([, text]) => text?.includes('\u0000') !== true && text?.isWellFormed() !== false),
+      field.filter(
+        ([, text]) => text?.includes('\u0000') !== true && text?.isWellFormed() !== false,
+      ),
       { minLength: 1, maxLength: 6 },
     );
     let accepted = 0;

@@ -21,13 +21,15 @@ const lineWith = (column: LoadColumn, raw: string, id = 'c1') =>
 /** What an accepted body shows in one column, null and '' apart; or the faults of a refused one. */
 async function put(body: string, column: LoadColumn) {
   const answer = await app.load('acme', date, body);
-  if (answer.status === 422) return { errors: answer.json.errors, errorCount: answer.json.errorCount };
+  if (answer.status === 422)
+    return { errors: answer.json.errors, errorCount: answer.json.errorCount };
   if (answer.status !== 200 && answer.status !== 201) throw new Error(answer.text);
   const [names = [], ...rows] = parseCsv((await app.download('acme', 'today')).text);
   return rows.map(row => row[names.indexOf(column)]);
 }
 
-const instantFault = 'is not an ISO-8601 instant with Z or an offset, such as 2026-01-02T03:04:05.678Z';
+const instantFault =
+  'is not an ISO-8601 instant with Z or an offset, such as 2026-01-02T03:04:05.678Z';
 const noDay = 'is not a day of the calendar';
 const outside = 'is outside the years 0001 to 9999';
 const emptyFault = 'is an empty string; for null leave the field empty, without quotes';
@@ -166,7 +168,11 @@ t.test('instants that are none', async t => {
   for (const [text, message] of badInstants) {
     for (const column of ['Last Seen', 'Last Used'] as const) {
       const found = await put(header + lineWith(column, csvField(text)), column);
-      t.strictSame(found, { errors: [{ row: 1, column, message }], errorCount: 1 }, JSON.stringify(text));
+      t.strictSame(
+        found,
+        { errors: [{ row: 1, column, message }], errorCount: 1 },
+        JSON.stringify(text),
+      );
     }
   }
 });
@@ -174,7 +180,8 @@ t.test('instants that are none', async t => {
 const notFrom = (min: number, max: number) => `is not a whole number from ${min} to ${max}`;
 const missing = 'is missing';
 const long = 'is longer than 1024 bytes';
-const noList = 'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
+const noList =
+  'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
 
 /** Raw CSV fields. */
 const badFields: readonly [column: LoadColumn, raw: readonly string[], message: string][] = [
@@ -216,7 +223,11 @@ const badFields: readonly [column: LoadColumn, raw: readonly string[], message: 
     ],
     'is not a whole number of 0 or more',
   ],
-  ['Segment Names', ['"a""b"', '"""a"', '"""a""b"', '"a\nb"', '"a\r"', '"a, ""b"""', '""""'], noList],
+  [
+    'Segment Names',
+    ['"a""b"', '"""a"', '"""a""b"', '"a\nb"', '"a\r"', '"a, ""b"""', '""""'],
+    noList,
+  ],
   ['Segment IDs', ['"a""b"', '"""a"', '"x\n"'], noList],
 ];
 
@@ -232,27 +243,28 @@ for (const [column, raws, message] of badFields) {
   });
 }
 
-const lists: readonly [names: string, ids: string, fault: readonly [LoadColumn, string] | null][] = [
-  ['', '', null],
-  ['""', '""', null],
-  ['', '""', null],
-  ['a', 's1', null],
-  ['"a,b"', '"s1,s2"', null],
-  ['"""a,b"""', 's1', null],
-  ['"""a,b"",c"', '"s1,s2"', null],
-  ['"""a""""b"",c"', '"s1,s2"', null],
-  ['"""a\r\nb"""', 's1', null],
-  ['","', '"s1,s2"', null],
-  ['""', 's1', null],
-  ['""""""', 's1', null],
-  ['a', '"""s1"""', null],
-  ['a', '', ['Segment IDs', 'has 0 items where Segment Names has 1']],
-  ['a', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
-  ['"a,b"', 's1', ['Segment IDs', 'has 1 items where Segment Names has 2']],
-  ['"""a,b"""', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
-  ['a', '"""s1,s2"""', ['Segment IDs', 'has an ID with a comma']],
-  ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
-];
+const lists: readonly [names: string, ids: string, fault: readonly [LoadColumn, string] | null][] =
+  [
+    ['', '', null],
+    ['""', '""', null],
+    ['', '""', null],
+    ['a', 's1', null],
+    ['"a,b"', '"s1,s2"', null],
+    ['"""a,b"""', 's1', null],
+    ['"""a,b"",c"', '"s1,s2"', null],
+    ['"""a""""b"",c"', '"s1,s2"', null],
+    ['"""a\r\nb"""', 's1', null],
+    ['","', '"s1,s2"', null],
+    ['""', 's1', null],
+    ['""""""', 's1', null],
+    ['a', '"""s1"""', null],
+    ['a', '', ['Segment IDs', 'has 0 items where Segment Names has 1']],
+    ['a', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
+    ['"a,b"', 's1', ['Segment IDs', 'has 1 items where Segment Names has 2']],
+    ['"""a,b"""', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
+    ['a', '"""s1,s2"""', ['Segment IDs', 'has an ID with a comma']],
+    ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
+  ];
 
 t.test('segment lists, as they are and against each other', async t => {
   for (const [names, ids, fault] of lists) {
@@ -269,7 +281,8 @@ t.test('segment lists, as they are and against each other', async t => {
 });
 
 t.test('the same company and feature twice, wherever they stand', async t => {
-  const line = (companyId: string, featureId: string) => loadLine(adoptionRow({ companyId, featureId }));
+  const line = (companyId: string, featureId: string) =>
+    loadLine(adoptionRow({ companyId, featureId }));
   const body =
     header +
     line('a', 'f') +
@@ -287,7 +300,8 @@ t.test('the same company and feature twice, wherever they stand', async t => {
     errorCount: 2,
   });
   // Not the same in bytes.
-  const distinct = header + line('\u00e9', 'f') + line('e\u0301', 'f') + line('a ', 'f') + line('a', 'f');
+  const distinct =
+    header + line('\u00e9', 'f') + line('e\u0301', 'f') + line('a ', 'f') + line('a', 'f');
   t.equal((await app.load('acme', date, distinct)).status, 200);
 });
 
@@ -313,7 +327,8 @@ t.test('of many faults the first 20 in the body’s order are named and all are 
 });
 
 t.test('rows are records, not lines', async t => {
-  const body = header + lineWith('Company Name', '"a\nb\r\nc"', 'c1') + lineWith('Frequency', '7', 'c2');
+  const body =
+    header + lineWith('Company Name', '"a\nb\r\nc"', 'c1') + lineWith('Frequency', '7', 'c2');
   t.strictSame(await put(body, 'Frequency'), {
     errors: [{ row: 2, column: 'Frequency', message: notFrom(0, 3) }],
     errorCount: 1,
