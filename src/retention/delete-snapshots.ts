@@ -3,7 +3,7 @@ import { DatabaseError } from 'pg';
 import { recordChanges, systemActor } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import { dayLockName, partitionName, snapshotLockName } from '../snapshots/ingest/staging.sql.ts';
+import { dayLockName, partitionName, snapshotLockName } from '../snapshots/partitions.sql.ts';
 import { firstDayNeeded, isNeeded } from './needed-dates.ts';
 
 /**

@@ -2,7 +2,7 @@ import { type Kysely, sql } from 'kysely';
 import { DatabaseError } from 'pg';
 import type { Database } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import { dayLockName, partitionName } from '../snapshots/ingest/staging.sql.ts';
+import { dayLockName, partitionName } from '../snapshots/partitions.sql.ts';
 import { firstDayNeeded } from './needed-dates.ts';
 
 /**

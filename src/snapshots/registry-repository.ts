@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import { AppError, notFound } from '../shared/errors.ts';
-import { snapshotLockName } from './ingest/staging.sql.ts';
+import { snapshotLockName } from './partitions.sql.ts';
 
 /** A complete snapshot as the registry knows it. */
 export interface Snapshot {

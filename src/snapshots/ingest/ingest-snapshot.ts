@@ -4,6 +4,7 @@ import { DatabaseError } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { inStep } from '../../observability/tracing.ts';
 import { AppError, notFound } from '../../shared/errors.ts';
+import { dayLockName, partitionName, snapshotLockName } from '../partitions.sql.ts';
 import { matchHeader } from './match-header.ts';
 import { openCsv } from './open-csv.ts';
 import { createPlainCheck } from './plain-values.ts';
@@ -71,9 +72,9 @@ async function loadWith(client: PoolClient, request: LoadRequest): Promise<Loade
   // In a transaction of its own, so that what it locks is free again before the body is read.
   await client.query(stagingSql.ensurePartition, [date]);
   await client.query(stagingSql.beginLoad);
-  await client.query(stagingSql.shareDay, [stagingSql.dayLockName(date)]);
+  await client.query(stagingSql.shareDay, [dayLockName(date)]);
   const partition = await client.query<{ there: boolean }>(stagingSql.isPartitionThere, [
-    stagingSql.partitionName(date),
+    partitionName(date),
   ]);
   if (partition.rows[0]?.there !== true) {
     // The old and empty day was removed between the two.
@@ -81,7 +82,7 @@ async function loadWith(client: PoolClient, request: LoadRequest): Promise<Loade
     return await loadWith(client, request);
   }
   const lock = await client.query<{ locked: boolean }>(stagingSql.tryLockSnapshot, [
-    stagingSql.snapshotLockName(environmentId, date),
+    snapshotLockName(environmentId, date),
   ]);
   if (lock.rows[0]?.locked !== true) {
     throw new AppError('conflict', `The snapshot of ${date} is being loaded by another request.`);

@@ -14,20 +14,6 @@ export const beginLoad = `${beginInUtc()}; set local temp_buffers = '32MB'; set 
 /** $1: the environment and date. Held until the transaction ends; false when another load holds it. */
 export const tryLockSnapshot = `select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as locked`;
 
-export function snapshotLockName(environmentId: string, date: string): string {
-  return `warehouse-export snapshot ${environmentId} ${date}`;
-}
-
-/** The day's partition as `ensure_snapshot_partition` calls it. */
-export function partitionName(date: string): string {
-  return `snapshot_rows_${date.replaceAll('-', '')}`;
-}
-
-/** Loads hold it shared, so that the day's partition stays; whoever empties or removes that needs it alone. */
-export function dayLockName(date: string): string {
-  return `warehouse-export day ${date}`;
-}
-
 /** $1: the day's lock. Held until the transaction ends. */
 export const shareDay = 'select pg_advisory_xact_lock_shared(hashtextextended($1, 0))';
 
