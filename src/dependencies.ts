@@ -16,7 +16,7 @@ import { createPartStore, type PartStore } from './exports/part-store.ts';
 import { createRenderTurns, type RenderTurns } from './exports/render-turns.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
 import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
-import { createSlots, type Slots } from './shared/concurrency-limit.ts';
+import { type ConcurrencyLimit, createConcurrencyLimit } from './shared/concurrency-limit.ts';
 import { runsAtOnce } from './worker.ts';
 
 /** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
@@ -31,10 +31,10 @@ export interface Dependencies {
   /** Parts of files that were rendered before; null: every part is rendered anew. */
   readonly partStore: PartStore | null;
   readonly renderTurns: RenderTurns;
-  readonly downloadSlots: Slots;
+  readonly downloadLimit: ConcurrencyLimit;
   /** The same for loads. */
   readonly loadPool: Pool;
-  readonly loadSlots: Slots;
+  readonly ingestLimit: ConcurrencyLimit;
   readonly linkTokens: LinkTokens;
   /** Access tokens of an identity provider; null: there is none. */
   readonly userTokens: UserTokens | null;
@@ -87,13 +87,13 @@ export function createDependencies(
     jobs: pool('jobs', limits.jobConnections),
   };
   const db = createKysely(pools.api);
-  const downloadSlots = createSlots({
+  const downloadLimit = createConcurrencyLimit({
     total: limits.downloads,
     perEnvironment: limits.downloadsPerEnvironment,
     code: 'too_many_downloads',
     what: 'downloads',
   });
-  const loadSlots = createSlots({
+  const ingestLimit = createConcurrencyLimit({
     total: limits.loads,
     perEnvironment: limits.loadsPerEnvironment,
     code: 'rate_limited',
@@ -102,8 +102,8 @@ export function createDependencies(
   const renderTurns = createRenderTurns({ atOnce: config.rendersAtOnce });
   const metrics = createPrometheusMetrics({
     pools,
-    downloadSlots,
-    loadSlots,
+    downloadLimit,
+    ingestLimit,
     renderTurns,
     partStoreBytes: () => partStore?.bytes() ?? null,
     runErrorCodes,
@@ -124,9 +124,9 @@ export function createDependencies(
     exportPool: pools.export,
     partStore,
     renderTurns,
-    downloadSlots,
+    downloadLimit,
     loadPool: pools.load,
-    loadSlots,
+    ingestLimit,
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
     userTokens:
       config.jwt &&

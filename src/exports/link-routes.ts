@@ -27,7 +27,7 @@ const defaultExpirySeconds = 300;
 const tags = ['Manual export'];
 
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, linkTokens, limits, publicUrl, downloadSlots, metrics, now } = dependencies;
+  const { db, linkTokens, limits, publicUrl, downloadLimit, metrics, now } = dependencies;
   return (app, _options, done) => {
     app.post('/environments/:environmentId/download-links', {
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
@@ -133,7 +133,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           packing,
         });
         return await sendDownload(request, reply, {
-          slots: downloadSlots,
+          concurrencyLimit: downloadLimit,
           metrics,
           environmentId,
           download,

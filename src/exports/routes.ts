@@ -5,7 +5,7 @@ import { problemResponses } from '../http/problem.ts';
 import { date, isoDate, literals, nullable } from '../http/schemas.ts';
 import { acceptsGzip, sendDownload } from '../http/send-download.ts';
 import type { Metrics } from '../observability/metrics.ts';
-import type { Slots } from '../shared/concurrency-limit.ts';
+import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
 import { exportDownload } from './download.ts';
@@ -60,13 +60,13 @@ const fileProblems = problemResponses(
 );
 
 export interface DownloadDependencies extends ExportSource {
-  readonly downloadSlots: Slots;
+  readonly downloadLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly now: () => Date;
 }
 
 export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginCallbackTypebox {
-  const { exportPool, downloadSlots, metrics, now } = dependencies;
+  const { exportPool, downloadLimit, metrics, now } = dependencies;
   return (app, _options, done) => {
     app.get('/environments/:environmentId/exports', {
       config: needsManualExport,
@@ -161,7 +161,7 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
             packing,
           });
           return await sendDownload(request, reply, {
-            slots: downloadSlots,
+            concurrencyLimit: downloadLimit,
             metrics,
             environmentId,
             download,

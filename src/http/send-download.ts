@@ -2,7 +2,7 @@ import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
 import type { DownloadOutcome, Metrics } from '../observability/metrics.ts';
-import type { Slots } from '../shared/concurrency-limit.ts';
+import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { breakOff } from './break-off.ts';
 import { stallTimeoutMs } from './stalls.ts';
 
@@ -22,7 +22,7 @@ interface OpenDownload {
 }
 
 interface SendOptions {
-  readonly slots: Slots;
+  readonly concurrencyLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly environmentId: string;
   readonly download: Download;
@@ -36,16 +36,16 @@ interface SendOptions {
 export async function sendDownload(
   request: FastifyRequest,
   reply: FastifyReply,
-  { slots, metrics, environmentId, download }: SendOptions,
+  { concurrencyLimit, metrics, environmentId, download }: SendOptions,
 ): Promise<FastifyReply> {
   if (request.method === 'HEAD') return reply.headers(await download.describe()).send();
 
-  const giveBackSlot = slots.take(environmentId);
+  const release = concurrencyLimit.acquire(environmentId);
   const controller = new AbortController();
   const report = reportDownload(metrics, reply);
   const end = () => {
     controller.abort(new Error('The reader went away.'));
-    giveBackSlot();
+    release();
     report.end();
   };
   // A reader may have gone while the token was looked at; its close is not told twice.

@@ -1,6 +1,6 @@
 import type { Pool } from 'pg';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { Slots } from '../shared/concurrency-limit.ts';
+import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { readSeldom } from '../shared/ttl-cache.ts';
 import {
   attemptOutcomes,
@@ -14,8 +14,8 @@ import {
 /** What is looked at whenever Prometheus asks. */
 export interface MetricSources {
   readonly pools: Readonly<Record<string, Pool>>;
-  readonly downloadSlots: Slots;
-  readonly loadSlots: Slots;
+  readonly downloadLimit: ConcurrencyLimit;
+  readonly ingestLimit: ConcurrencyLimit;
   readonly renderTurns: { readonly waiting: number };
   /** Bytes that kept parts take; null: not known yet, or nothing is kept. */
   readonly partStoreBytes: () => number | null;
@@ -203,7 +203,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
 /** What this process holds now. */
 function watchNow(
   registry: Registry,
-  { pools, downloadSlots, loadSlots, renderTurns, partStoreBytes }: MetricSources,
+  { pools, downloadLimit, ingestLimit, renderTurns, partStoreBytes }: MetricSources,
 ): void {
   const registers = [registry];
   new Gauge({
@@ -238,8 +238,8 @@ function watchNow(
         else this.set(value);
       },
     });
-  gauge('whx_downloads_in_progress', 'Downloads under way now.', () => downloadSlots.taken);
-  gauge('whx_loads_in_progress', 'Snapshot loads under way now.', () => loadSlots.taken);
+  gauge('whx_downloads_in_progress', 'Downloads under way now.', () => downloadLimit.active);
+  gauge('whx_loads_in_progress', 'Snapshot loads under way now.', () => ingestLimit.active);
   gauge(
     'whx_renders_waiting',
     'Downloads that wait for their turn to have a large part rendered.',

@@ -1,48 +1,54 @@
 import { AppError } from './errors.ts';
 
 /**
- * A bound on how many long requests of one kind are served at once by this process, and how many of those one
- * environment may hold, so that no customer keeps all the others out.
+ * Limits how many long requests of one kind this process serves at once, in total and for each
+ * environment. One environment can therefore never take the whole process.
  */
-export interface Slots {
-  /** @returns how to give the slot back, once. @throws AppError with the kind's code and `Retry-After` */
-  take(environmentId: string): () => void;
-  readonly taken: number;
+export interface ConcurrencyLimit {
+  /**
+   * Admits one request.
+   *
+   * @returns a function that releases the place; further calls have no effect
+   * @throws AppError with the code of the limit and `Retry-After`, if either limit is reached
+   */
+  acquire(environmentId: string): () => void;
+  /** Number of requests admitted and not yet released. */
+  readonly active: number;
 }
 
-export interface SlotLimits {
+export interface ConcurrencyLimitOptions {
   readonly total: number;
   readonly perEnvironment: number;
   readonly code: 'too_many_downloads' | 'rate_limited';
-  /** What they are, for the message: `downloads`. */
+  /** Plural noun for the error message, such as `downloads`. */
   readonly what: string;
 }
 
 const retryAfterSeconds = '5';
 
-export function createSlots(limits: SlotLimits): Slots {
-  const held = new Map<string, number>();
-  let taken = 0;
+export function createConcurrencyLimit(options: ConcurrencyLimitOptions): ConcurrencyLimit {
+  const activeByEnvironment = new Map<string, number>();
+  let active = 0;
   return {
-    get taken() {
-      return taken;
+    get active() {
+      return active;
     },
-    take(environmentId) {
-      const own = held.get(environmentId) ?? 0;
-      if (taken >= limits.total || own >= limits.perEnvironment) {
-        const detail = `Too many ${limits.what} are under way. Try again when one has ended.`;
-        throw new AppError(limits.code, detail, { headers: { 'retry-after': retryAfterSeconds } });
+    acquire(environmentId) {
+      const own = activeByEnvironment.get(environmentId) ?? 0;
+      if (active >= options.total || own >= options.perEnvironment) {
+        const detail = `Too many ${options.what} are in progress. Try again when one has ended.`;
+        throw new AppError(options.code, detail, { headers: { 'retry-after': retryAfterSeconds } });
       }
-      taken += 1;
-      held.set(environmentId, own + 1);
-      let givenBack = false;
+      active += 1;
+      activeByEnvironment.set(environmentId, own + 1);
+      let released = false;
       return () => {
-        if (givenBack) return;
-        givenBack = true;
-        taken -= 1;
-        const left = (held.get(environmentId) ?? 1) - 1;
-        if (left === 0) held.delete(environmentId);
-        else held.set(environmentId, left);
+        if (released) return;
+        released = true;
+        active -= 1;
+        const left = (activeByEnvironment.get(environmentId) ?? 1) - 1;
+        if (left === 0) activeByEnvironment.delete(environmentId);
+        else activeByEnvironment.set(environmentId, left);
       };
     },
   };

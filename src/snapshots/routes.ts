@@ -9,7 +9,7 @@ import { problemResponses } from '../http/problem.ts';
 import { date, instant } from '../http/schemas.ts';
 import { limitSourceStall, stallTimeoutMs } from '../http/stalls.ts';
 import type { LoadOutcome, Metrics } from '../observability/metrics.ts';
-import type { Slots } from '../shared/concurrency-limit.ts';
+import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
 import { loadSnapshot } from './ingest/ingest-snapshot.ts';
 import { abortWhenCutOff, countBytes, joinSmall, readCsvBody } from './ingest/read-body.ts';
@@ -41,7 +41,7 @@ const tags = ['Snapshots'];
 interface SnapshotRouteDependencies {
   readonly db: Database;
   readonly loadPool: Pool;
-  readonly loadSlots: Slots;
+  readonly ingestLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly now: () => Date;
   /** Hears of every snapshot that was loaded, before the caller does. May not reject. */
@@ -51,7 +51,7 @@ interface SnapshotRouteDependencies {
 export function snapshotRoutes(
   dependencies: SnapshotRouteDependencies,
 ): FastifyPluginCallbackTypebox {
-  const { db, loadPool, loadSlots, metrics, now, onLoaded } = dependencies;
+  const { db, loadPool, ingestLimit, metrics, now, onLoaded } = dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
@@ -90,7 +90,7 @@ export function snapshotRoutes(
           const today = now().toISOString().slice(0, 10);
           requireLoadableDate(request.params.date, today);
           const environmentId = environmentOf(request).id;
-          const release = loadSlots.take(environmentId);
+          const release = ingestLimit.acquire(environmentId);
           const controller = new AbortController();
           abortWhenCutOff(request.raw, controller);
           const startedAt = performance.now();

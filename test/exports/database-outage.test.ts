@@ -50,7 +50,7 @@ for (const mode of ['immediate', 'fast'] as const) {
     load.socket.write(
       `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${testAdminToken}\r\nContent-Length: 1000000\r\n\r\n${start}`,
     );
-    await eventually(() => app.dependencies.loadSlots.taken === 1);
+    await eventually(() => app.dependencies.ingestLimit.active === 1);
 
     // The tests' server writes its log lazily; what is lost in a crash is not the matter here.
     await pool.query('checkpoint');
@@ -107,7 +107,7 @@ for (const mode of ['immediate', 'fast'] as const) {
       ['2026-03-02'],
     );
     await eventually(
-      () => app.dependencies.downloadSlots.taken + app.dependencies.loadSlots.taken === 0,
+      () => app.dependencies.downloadLimit.active + app.dependencies.ingestLimit.active === 0,
     );
   });
 }

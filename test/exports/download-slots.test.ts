@@ -21,7 +21,7 @@ for (const environmentId of environments) {
 const readers: IncomingMessage[] = [];
 t.teardown(async () => {
   for (const reader of readers) reader.destroy();
-  await eventually(() => app.dependencies.downloadSlots.taken === 0);
+  await eventually(() => app.dependencies.downloadLimit.active === 0);
 });
 
 /** Someone who asked for the file and does not read it. */
@@ -60,19 +60,19 @@ t.test('meanwhile everything short is served', async t => {
 
 t.test('a slot is free again when its reader goes, or has read all', async t => {
   readers.shift()?.destroy();
-  await eventually(() => app.dependencies.downloadSlots.taken === 15);
+  await eventually(() => app.dependencies.downloadLimit.active === 15);
   t.equal((await app.download('three', 'today')).status, 200);
   t.equal((await app.download('three', 'today')).status, 200);
   for (const reader of readers.splice(0, 5)) for await (const _chunk of reader);
-  await eventually(() => app.dependencies.downloadSlots.taken === 10);
+  await eventually(() => app.dependencies.downloadLimit.active === 10);
 });
 
 t.test('a refused or failed request keeps no slot', async t => {
-  const taken = app.dependencies.downloadSlots.taken;
+  const taken = app.dependencies.downloadLimit.active;
   await app.putEnvironment('free', 'free');
   for (let count = 1; count <= 20; count += 1) {
     t.equal((await app.download('free', 'today')).status, 403);
     t.equal((await app.download('three', 'nonsense')).status, 400);
   }
-  t.equal(app.dependencies.downloadSlots.taken, taken);
+  t.equal(app.dependencies.downloadLimit.active, taken);
 });

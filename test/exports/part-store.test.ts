@@ -66,7 +66,7 @@ t.beforeEach(() => {
   copies.since();
 });
 t.afterEach(async () => {
-  await eventually(() => app.dependencies.downloadSlots.taken === 0, 'all slots given back');
+  await eventually(() => app.dependencies.downloadLimit.active === 0, 'all slots given back');
   await eventually(() => parts.openFiles().length === 0, 'all files closed', 2_000);
   if (fs.existsSync(parts.directory) && fs.statSync(parts.directory).isDirectory()) {
     await eventually(() => parts.unfinished().length === 0, 'no unfinished file', 2_000);
@@ -368,7 +368,7 @@ t.test('the first reader goes away in the middle: the others get the whole file'
     app.download('big', 'today'),
     app.download('big', 'today', { 'accept-encoding': 'gzip' }),
   ];
-  await eventually(() => app.dependencies.downloadSlots.taken === 3);
+  await eventually(() => app.dependencies.downloadLimit.active === 3);
   first.destroy();
   const [one, two] = await Promise.all(others);
   t.ok(one?.body.equals(bigFile));

@@ -64,7 +64,7 @@ for (const [mode, app] of [
   t.test(mode, async t => {
     t.beforeEach(forgetParts);
     t.afterEach(async () => {
-      await eventually(() => app.dependencies.downloadSlots.taken === 0, 'all slots given back');
+      await eventually(() => app.dependencies.downloadLimit.active === 0, 'all slots given back');
       await untilNoneBusy();
     });
 

@@ -242,7 +242,7 @@ async function hangUp(body: Buffer, packing: Sending['packing'], share: number):
     connection.socket.destroy(),
   );
   await connection.closed;
-  await eventually(() => app.dependencies.loadSlots.taken === 0, 'the end of the load');
+  await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the load');
 }
 
 function* piecesOf(body: Buffer, bytes: number): Generator<Buffer> {

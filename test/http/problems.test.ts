@@ -291,7 +291,7 @@ t.test(
       t.match(answer, new RegExp(`"code":"${code}"`), name);
       t.equal(closed, null, `${name}: not reset`);
     }
-    await eventually(() => app.dependencies.loadSlots.taken === 0);
+    await eventually(() => app.dependencies.ingestLimit.active === 0);
   },
 );
 
@@ -368,9 +368,9 @@ t.test('a caller who hangs up in the middle of a body is no fault of the service
     `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
       `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${loadColumns.join(',')}\n`,
   );
-  await eventually(() => app.dependencies.loadSlots.taken === 1);
+  await eventually(() => app.dependencies.ingestLimit.active === 1);
   connection.socket.destroy();
-  await eventually(() => app.dependencies.loadSlots.taken === 0);
+  await eventually(() => app.dependencies.ingestLimit.active === 0);
   const hungUp = () => app.log.slice(lines).find(line => line['msg'] === 'the caller hung up');
   await eventually(() => hungUp() !== undefined, 'the line in the log');
   t.equal(hungUp()?.['level'], 30);

@@ -23,7 +23,7 @@ await writeWideSnapshot(pool, {
 const scrape = async () => readMetrics((await app.call('/metrics', { token: null })).text);
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const idle = () =>
-  eventually(() => app.dependencies.downloadSlots.taken === 0, 'no download under way');
+  eventually(() => app.dependencies.downloadLimit.active === 0, 'no download under way');
 
 t.test('a whole download, rendered and then kept', async t => {
   for (const source of ['rendered', 'kept']) {
@@ -93,7 +93,7 @@ t.test('loads by how they end', async t => {
       `PUT ${new URL(url).pathname} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
         `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${csv.slice(0, 100)}`,
     );
-    await eventually(() => app.dependencies.loadSlots.taken === 1, 'the load has begun');
+    await eventually(() => app.dependencies.ingestLimit.active === 1, 'the load has begun');
     connection.socket.destroy();
   };
   for (const [outcome, act, rows] of [
@@ -113,7 +113,7 @@ t.test('loads by how they end', async t => {
   ] as const) {
     const before = await scrape();
     await act();
-    await eventually(() => app.dependencies.loadSlots.taken === 0, 'the load has ended');
+    await eventually(() => app.dependencies.ingestLimit.active === 0, 'the load has ended');
     const more = difference(before, await scrape());
     t.equal(more(`whx_loads_total{outcome="${outcome}"}`), 1, outcome);
     t.equal(more('whx_load_rows_total'), rows, outcome);

@@ -26,7 +26,7 @@ const noLoads = () =>
     const { rows } = await pool.query(
       `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export load' and state <> 'idle'`,
     );
-    return rows.length === 0 && app.dependencies.loadSlots.taken === 0;
+    return rows.length === 0 && app.dependencies.ingestLimit.active === 0;
   }, 'no load left');
 
 t.test('a second load of the same snapshot gets 409, another does not', async t => {
@@ -44,7 +44,7 @@ t.test('a second load of the same snapshot gets 409, another does not', async t 
 
 t.test('no more loads at once than there are slots', async t => {
   const slow = [await slowLoad(app, 'one', '2026-02-01'), await slowLoad(app, 'one', '2026-02-02')];
-  t.equal(app.dependencies.loadSlots.taken, 2);
+  t.equal(app.dependencies.ingestLimit.active, 2);
   const refused = await app.load('one', '2026-02-03', loadBody([adoptionRow()]));
   t.equal(refused.status, 429);
   t.equal(refused.json.code, 'rate_limited');
@@ -68,7 +68,7 @@ t.test('a caller who hangs up changes nothing, and leaves nothing behind', async
     connection.socket.write(
       version === 'chunked' ? `${text.length.toString(16)}\r\n${text}\r\n` : text,
     );
-    await eventually(() => app.dependencies.loadSlots.taken === 1);
+    await eventually(() => app.dependencies.ingestLimit.active === 1);
     connection.socket.destroy();
     await noLoads();
     t.match((await app.download('one', 'today')).text, /Kept/, version);
