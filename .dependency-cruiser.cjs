@@ -5,7 +5,7 @@
 const mayImport = {
   shared: [],
   config: ['shared'],
-  observability: ['config', 'db', 'http', 'shared'],
+  observability: ['config', 'http', 'shared'],
   db: ['config', 'observability', 'shared'],
   http: ['config', 'db', 'observability', 'shared'],
   audit: ['db', 'http', 'shared'],

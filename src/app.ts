@@ -3,6 +3,7 @@ import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/typ
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
 import { auditRoutes } from './audit/routes.ts';
 import type { Config } from './config/config.ts';
+import { findSchemaObstacle } from './db/schema-state.ts';
 import type { Dependencies } from './dependencies.ts';
 import { apiKeyRoutes } from './environments/auth/api-key-routes.ts';
 import { registerAuthorization } from './environments/auth/authorize.ts';
@@ -95,7 +96,12 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       );
     });
   await app.register(metricsRoutes(dependencies));
-  await app.register(healthRoutes(dependencies));
+  await app.register(
+    healthRoutes({
+      isStopping: () => dependencies.isStopping,
+      findDatabaseObstacle: () => findSchemaObstacle(dependencies.db),
+    }),
+  );
   // A worker answers about itself alone.
   if (config.processRole === 'worker') return app as unknown as FastifyInstance;
   await app.register(

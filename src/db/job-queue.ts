@@ -80,6 +80,9 @@ const queues: readonly Queue[] = [
   },
 ];
 
+/** Names of all queues, which `npm run migrate` creates. */
+export const queueNames: readonly string[] = queues.map(queue => queue.name);
+
 const supervision = {
   superviseIntervalSeconds: 10,
   monitorIntervalSeconds: 10,

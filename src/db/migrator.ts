@@ -6,7 +6,8 @@ import { DatabaseError } from 'pg';
 import { createKysely, createPool } from './connect.ts';
 import { installJobQueue } from './job-queue.ts';
 
-const migrationFolder = path.join(import.meta.dirname, '../../migrations');
+/** Directory of the migration files. */
+export const migrationFolder = path.join(import.meta.dirname, '../../migrations');
 
 /** Whoever waits for a table holds up all who come after it, so callers of the service may have to wait this long. */
 const lockTimeoutMs = 1_000;

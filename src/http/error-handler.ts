@@ -10,6 +10,7 @@ import type {
 } from 'fastify';
 import { isOrphaned } from '../db/is-orphaned.ts';
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
+import { isSchemaMissing, pendingMigrations } from '../db/schema-state.ts';
 import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts';
 import { problemMediaType, toProblem } from './problem.ts';
 
@@ -71,6 +72,12 @@ export function toAppError(thrown: unknown): AppError {
   }
   if (isDatabaseUnavailable(thrown)) {
     return new AppError('unavailable', 'The database cannot be reached. Try again shortly.', {
+      cause: thrown,
+      headers: { 'retry-after': retryAfterSeconds },
+    });
+  }
+  if (isSchemaMissing(thrown)) {
+    return new AppError('unavailable', pendingMigrations, {
       cause: thrown,
       headers: { 'retry-after': retryAfterSeconds },
     });

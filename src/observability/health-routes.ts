@@ -1,18 +1,25 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Database } from '../db/database.ts';
 import { problemResponses } from '../http/problem.ts';
 import { AppError } from '../shared/errors.ts';
 
-interface HealthDependencies {
-  readonly db: Database;
-  readonly isStopping: boolean;
+interface HealthOptions {
+  /** Returns true from the first signal to shut down. */
+  readonly isStopping: () => boolean;
+  /**
+   * Returns why the database cannot be used, as a sentence for the operator; null if it can.
+   * Rejects while the database cannot be reached.
+   */
+  readonly findDatabaseObstacle: () => Promise<string | null>;
 }
 
-const ok = Type.Object({ status: Type.Literal('ok') }, { description: 'All is well.' });
+const ok = Type.Object(
+  { status: Type.Literal('ok') },
+  { description: 'The process is alive, or can serve.' },
+);
 const tags = ['Operation'];
 
-/** For whoever starts, stops and balances the processes. */
-export function healthRoutes(dependencies: HealthDependencies): FastifyPluginCallbackTypebox {
+/** Registers liveness and readiness, for orchestrators and load balancers. */
+export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypebox {
   return (app, _options, done) => {
     app.get('/health/live', {
       config: { access: 'public' },
@@ -35,17 +42,18 @@ export function healthRoutes(dependencies: HealthDependencies): FastifyPluginCal
         operationId: 'getReadiness',
         summary: 'Can the process serve?',
         description:
-          'Not before the database can be reached and its tables are there, and not once it is stopping.',
+          'Answers 503 while the database cannot be reached or lacks migrations, and from the moment ' +
+          'the process shuts down.',
         tags,
         security: [],
         response: { 200: ok, ...problemResponses() },
       },
       handler: async () => {
-        if (dependencies.isStopping) throw notReady('The process is stopping.');
-        const ask = dependencies.db.selectFrom('snapshots').select('version').limit(0);
-        await ask.execute().catch((cause: unknown) => {
-          throw notReady('The database cannot be reached or has no tables.', cause);
+        if (options.isStopping()) throw notReady('The process is shutting down.');
+        const obstacle = await options.findDatabaseObstacle().catch((cause: unknown) => {
+          throw notReady('The database cannot be reached.', cause);
         });
+        if (obstacle !== null) throw notReady(obstacle);
         return { status: 'ok' as const };
       },
     });
