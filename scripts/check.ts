@@ -41,6 +41,7 @@ const checks: Readonly<Record<string, Check>> = {
     '.dependency-cruiser.cjs',
     'src',
   ),
+  'configuration documents equal the schema': tool('src/cli/write-configuration.ts', '--check'),
   'openapi.yaml equals the code': tool('src/cli/write-openapi.ts', '--check'),
   'openapi.yaml is sound': tool('node_modules/@redocly/cli/bin/cli.js', 'lint', 'openapi.yaml'),
 };

@@ -2,6 +2,8 @@ import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { ConfigError, readConfig, readDatabaseUrl } from '../../src/config/config.ts';
+import { configurationPage, envExample } from '../../src/config/documents.ts';
+import { variables } from '../../src/config/variables.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 
 const least = {
@@ -18,7 +20,7 @@ const provider = {
 
 const keyBytes = (entry: string) => Buffer.from(entry.slice(entry.indexOf(':') + 1), 'base64');
 
-t.test('what is required is enough; the rest has its default', async t => {
+t.test('reads the required variables and takes the default of each other one', async t => {
   const { encryptionKeys, adminToken, ...rest } = readConfig(least);
   t.strictSame(rest, {
     databaseUrl: least.DATABASE_URL,
@@ -50,7 +52,7 @@ t.test('what is required is enough; the rest has its default', async t => {
   t.equal(encryptionKeys[0].key.length, 32);
 });
 
-t.test('traces are asked for by the standard variables', async t => {
+t.test('traces if a standard variable of OpenTelemetry asks for it', async t => {
   const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:4318' };
   for (const [env, wanted] of [
     [{}, false],
@@ -68,7 +70,7 @@ t.test('traces are asked for by the standard variables', async t => {
   }
 });
 
-t.test('every variable is read', async t => {
+t.test('reads every variable', async t => {
   const config = readConfig({
     ...least,
     SNAPSHOT_DATABASE_URL: 'postgresql://replica/exports',
@@ -82,7 +84,7 @@ t.test('every variable is read', async t => {
     PART_STORE_DIR: '/var/cache/parts',
     PART_STORE_MB: '10',
     RENDERS_AT_ONCE: '16',
-    DRAIN_SECONDS: '20',
+    SHUTDOWN_DRAIN_SECONDS: '20',
     ...provider,
     CORS_ORIGINS: 'https://App.example.com:443/, http://localhost:5173',
     RATE_LIMIT_PER_CALLER: '0',
@@ -124,14 +126,14 @@ t.test('every variable is read', async t => {
   );
 });
 
-t.test('outer spaces are dropped, and a blank variable counts as absent', async t => {
+t.test('drops outer spaces and treats a blank variable as absent', async t => {
   t.match(readConfig({ ...least, HOST: ' 0.0.0.0 ', PORT: ' ' }), { host: '0.0.0.0', port: 3000 });
   t.throws(() => readConfig({ ...least, DATABASE_URL: '  ' }), {
     message: 'DATABASE_URL is required',
   });
 });
 
-t.test('an identity provider is named by all three variables or none', async t => {
+t.test('requires all three variables of an identity provider or none', async t => {
   const { JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL } = provider;
   for (const [some, message] of [
     [{ JWT_ISSUER }, 'JWT_AUDIENCE is required with JWT_ISSUER'],
@@ -153,18 +155,18 @@ t.test('an identity provider is named by all three variables or none', async t =
   }
 });
 
-t.test('proxies that are trusted', async t => {
+t.test('reads the trusted proxies as false, a number or a list', async t => {
   const trusted = (value: string) => readConfig({ ...least, TRUST_PROXY: value }).trustProxy;
   t.equal(trusted('false'), false);
   t.equal(trusted('1'), 1);
   t.strictSame(trusted('10.0.0.0/8, ::1,192.0.2.1'), ['10.0.0.0/8', '::1', '192.0.2.1']);
 });
 
-t.test('the configuration cannot be changed', async t => {
+t.test('freezes the configuration', async t => {
   t.ok(Object.isFrozen(readConfig(least)));
 });
 
-t.test('a migration needs no more than the database', async t => {
+t.test('reads only the database URL for a migration', async t => {
   t.equal(readDatabaseUrl({ DATABASE_URL: least.DATABASE_URL }), least.DATABASE_URL);
   t.throws(() => readDatabaseUrl({}), { message: 'DATABASE_URL is required' });
 });
@@ -210,8 +212,8 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['RENDERS_AT_ONCE', '0'],
   ['RENDERS_AT_ONCE', '17'],
   ['RENDERS_AT_ONCE', 'all'],
-  ['DRAIN_SECONDS', '21'],
-  ['DRAIN_SECONDS', '0.5'],
+  ['SHUTDOWN_DRAIN_SECONDS', '21'],
+  ['SHUTDOWN_DRAIN_SECONDS', '0.5'],
   ['JWT_ISSUER', 'two words'],
   ['JWT_AUDIENCE', 'exports of acme'],
   ['JWT_JWKS_URL', 'http://login.example.com/keys'],
@@ -244,7 +246,7 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
 ];
 
 t.test(
-  'a variable that is missing or malformed is named in one line that does not show its value',
+  'names a missing or malformed variable in one line that does not show its value',
   async t => {
     for (const [name, value] of bad) {
       const label = `${name}=${value?.startsWith('Sp0') || name === 'ENCRYPTION_KEYS' ? '…' : value}`;
@@ -261,5 +263,32 @@ t.test(
         );
       }
     }
+  },
+);
+
+t.test('the generated .env.example is a configuration that lacks only secrets', async t => {
+  const env = Object.fromEntries(
+    [...envExample().matchAll(/^#?([A-Z][A-Z0-9_]+)=(.*)$/gm)].map(([, name = '', value]) => [
+      name,
+      value,
+    ]),
+  );
+  t.throws(() => readConfig(env), { message: 'ADMIN_TOKEN is required' });
+  t.throws(() => readConfig({ ...env, ADMIN_TOKEN: testAdminToken }), {
+    message: 'ENCRYPTION_KEYS is required',
+  });
+  const { ADMIN_TOKEN, ENCRYPTION_KEYS } = least;
+  t.ok(readConfig({ ...env, ADMIN_TOKEN, ENCRYPTION_KEYS }));
+});
+
+t.test(
+  'the generated documents name each variable once, in lines of at most 100 columns',
+  async t => {
+    const page = configurationPage();
+    const headings = [...page.matchAll(/^### (\w+)$/gm)].map(([, name]) => name);
+    const assigned = [...envExample().matchAll(/^#?([A-Z][A-Z0-9_]+)=/gm)].map(([, name]) => name);
+    t.strictSame(headings, Object.keys(variables.properties));
+    t.strictSame(assigned, headings);
+    for (const line of page.split('\n')) t.ok(line.length <= 100, line);
   },
 );

@@ -34,7 +34,11 @@ await fillSnapshot(database.pool, 'large', yesterday, rowCount);
 t.test('a rolling restart drops no request', async t => {
   const ports = [await freePort(), await freePort()];
   const start = (port: number) =>
-    startApiProcess(database.url, { PORT: String(port), PART_STORE_MB: '0', DRAIN_SECONDS: '1' });
+    startApiProcess(database.url, {
+      PORT: String(port),
+      PART_STORE_MB: '0',
+      SHUTDOWN_DRAIN_SECONDS: '1',
+    });
   const services = await Promise.all(ports.map(start));
   t.teardown(async () => {
     await Promise.all(services.map(service => service.end('SIGKILL')));
@@ -129,7 +133,10 @@ t.test('a rolling restart drops no request', async t => {
 });
 
 t.test('from the signal to the end', async t => {
-  const service = await startApiProcess(database.url, { PART_STORE_MB: '0', DRAIN_SECONDS: '2' });
+  const service = await startApiProcess(database.url, {
+    PART_STORE_MB: '0',
+    SHUTDOWN_DRAIN_SECONDS: '2',
+  });
   t.teardown(() => service.end('SIGKILL'));
   const agent = new http.Agent({ keepAlive: true });
   t.teardown(async () => agent.destroy());
@@ -179,7 +186,10 @@ t.test(
   'a reader who never ends is cut off after 30 s',
   { skip: isFullScale ? false : 'takes 30 s' },
   async t => {
-    const service = await startApiProcess(database.url, { PART_STORE_MB: '0', DRAIN_SECONDS: '1' });
+    const service = await startApiProcess(database.url, {
+      PART_STORE_MB: '0',
+      SHUTDOWN_DRAIN_SECONDS: '1',
+    });
     t.teardown(() => service.end('SIGKILL'));
     const download = await open(
       `${service.origin}/v1/environments/large/exports/30-days-daily.csv`,

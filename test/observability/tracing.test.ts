@@ -31,7 +31,7 @@ async function start(t: Test, env: Readonly<Record<string, string>> = {}) {
   t.teardown(receiver.close);
   const service = await startApiProcess(database.url, {
     PART_STORE_DIR: t.testdir(),
-    DRAIN_SECONDS: '0',
+    SHUTDOWN_DRAIN_SECONDS: '0',
     ...receiver.env,
     ...env,
   });

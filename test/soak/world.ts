@@ -149,7 +149,7 @@ export async function startWorld(t: {
     const service = await startApiProcess(databaseUrl, {
       TEST_CLOCK_FILE: clockFile,
       PROCESS_ROLE: name.endsWith('worker') ? 'worker' : 'api',
-      DRAIN_SECONDS: '1',
+      SHUTDOWN_DRAIN_SECONDS: '1',
       PART_STORE_DIR: path.join(directory, 'parts'),
       // So little that parts come and go.
       PART_STORE_MB: '8',
