@@ -1,0 +1,38 @@
+import fs from 'node:fs';
+import path from 'node:path';
+import t from 'tap';
+import { columns, storedColumns } from '../../src/snapshots/columns.ts';
+
+const page = fs.readFileSync(path.join(import.meta.dirname, '../../docs/file-format.md'), 'utf8');
+
+t.test('docs/file-format.md lists the columns in their order', async t => {
+  const documented = [...page.matchAll(/^\| (\d+) \| `([^`]+)` \| (\w+) \| (yes|no) \|/gm)].map(
+    ([, number, header, , isNullable]) => [Number(number), header, isNullable === 'yes'],
+  );
+  t.strictSame(
+    documented,
+    columns.map((column, index) => [
+      index + 1,
+      column.header,
+      'nullable' in column ? column.nullable : false,
+    ]),
+  );
+});
+
+t.test('docs/file-format.md lists every label', async t => {
+  for (const column of columns) {
+    if (column.kind !== 'label') continue;
+    for (const [value, label] of Object.entries(column.labels)) {
+      t.ok(page.includes(`${value} \`${label}\``), `${column.header}: ${value} ${label}`);
+    }
+  }
+});
+
+t.test('docs/file-format.md names the columns that a body must have', async t => {
+  const [, list = ''] = /These are required: ([\s\S]+?)\.\n/.exec(page) ?? [];
+  const named = list
+    .replaceAll('\n', ' ')
+    .split(/, | and /)
+    .map(name => name.trim());
+  t.strictSame(named.sort(), storedColumns.map(column => column.header).sort());
+});
