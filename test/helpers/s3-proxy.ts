@@ -1,14 +1,31 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { PassThrough, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { s3Server } from './s3.ts';
 
 /**
- * What to do with a request to the S3 server. `stall`: take it and never answer; `slow`: pass it on after 0.3 s; `lose`:
- * pass it on and break off instead of answering.
+ * What the proxy does with a request to the S3 server.
+ *
+ * - `pass`: forwards it.
+ * - `slow`: forwards it after 0.3 s.
+ * - `slow-down`: answers 503 SlowDown.
+ * - `invalid-request`: answers 400 InvalidRequest.
+ * - `stall`: reads it and never answers.
+ * - `reset`: resets the connection.
+ * - `lose`: forwards it and resets the connection instead of answering.
+ * - `damage`: forwards it with its first byte changed.
  */
-export type Fate = 'pass' | 'slow' | 'slow-down' | 'stall' | 'reset' | 'lose';
+export type Fate =
+  | 'pass'
+  | 'slow'
+  | 'slow-down'
+  | 'invalid-request'
+  | 'stall'
+  | 'reset'
+  | 'lose'
+  | 'damage';
 
 export interface S3Proxy {
   readonly endpoint: string;
@@ -19,10 +36,10 @@ export interface S3Proxy {
   close(): Promise<void>;
 }
 
-const slowDown =
-  '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message/></Error>';
+const errorDocument = (code: string) =>
+  `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${code}</Code><Message/></Error>`;
 
-/** Stands before a real S3 server, on loopback, and can misbehave. Signatures stay right: the Host goes through. */
+/** Forwards to a real S3 server on loopback and can misbehave. It keeps Host, so signatures hold. */
 export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Proxy> {
   const upstream = new URL(endpoint);
   const requests: string[] = [];
@@ -38,13 +55,22 @@ export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Pr
         return;
       case 'slow-down':
         request.resume();
-        response.writeHead(503, { 'content-type': 'application/xml' }).end(slowDown);
+        response.writeHead(503, { 'content-type': 'application/xml' });
+        response.end(errorDocument('SlowDown'));
+        return;
+      case 'invalid-request':
+        request.resume();
+        response.writeHead(400, { 'content-type': 'application/xml' });
+        response.end(errorDocument('InvalidRequest'));
         return;
       case 'slow':
         setTimeout(() => forward(upstream, request, response), 300);
         return;
       case 'lose':
         forward(upstream, request, response, () => request.socket.resetAndDestroy());
+        return;
+      case 'damage':
+        forward(upstream, request, response, undefined, damageFirstByte());
         return;
       case 'pass':
         forward(upstream, request, response);
@@ -71,6 +97,7 @@ function forward(
   request: http.IncomingMessage,
   response: http.ServerResponse,
   onAnswer = (answer: http.IncomingMessage) => giveBack(answer, response),
+  through: Transform = new PassThrough(),
 ): void {
   const { method, url, headers } = request;
   const { hostname, port } = upstream;
@@ -78,9 +105,20 @@ function forward(
     { hostname, port, method, path: url, headers, agent: false },
     onAnswer,
   );
-  // Whoever goes away takes the other side along.
+  // A client that disconnects closes the connection to the server, too.
   response.once('close', () => forwarded.destroy());
-  pipeline(request, forwarded).catch(() => response.destroy());
+  pipeline(request, through, forwarded).catch(() => response.destroy());
+}
+
+function damageFirstByte(): Transform {
+  let isFirst = true;
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      if (isFirst) chunk[0] = (chunk[0] ?? 0) ^ 1;
+      isFirst = false;
+      done(null, chunk);
+    },
+  });
 }
 
 function giveBack(answer: http.IncomingMessage, response: http.ServerResponse): void {

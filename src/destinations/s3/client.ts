@@ -7,6 +7,7 @@ import { NodeHttpHandler } from '@smithy/node-http-handler';
 import type { EndpointAllowlist } from '../../outbound/endpoint-allowlist.ts';
 import { createGuardedAgents } from '../../outbound/endpoint-guard.ts';
 import type { Credentials, Destination } from '../destination.ts';
+import { addContentMd5 } from './content-md5.ts';
 import { NotS3Error } from './error-codes.ts';
 
 /** How patient a client is. */
@@ -56,7 +57,7 @@ export function createS3Client(
   environment: ClientEnvironment,
   patience: ClientPatience,
 ): S3Client {
-  return new S3Client({
+  const client = new S3Client({
     ...addressing(destination),
     region: destination.region,
     credentials,
@@ -74,6 +75,8 @@ export function createS3Client(
     expectContinueHeader: false,
     logger: silent,
   });
+  if (destination.provider !== 'aws') addContentMd5(client);
+  return client;
 }
 
 /** Providers that answer `https://<bucket>.<endpoint>` alone, and refuse `https://<endpoint>/<bucket>`. */
@@ -101,7 +104,10 @@ function addressing({
   }
 }
 
-/** Other providers refuse or misread the checksums that Amazon's SDK adds of itself since 2025. */
+/**
+ * Returns whether the SDK adds CRC-32 checksums. Other providers refuse or misread them, so they get
+ * Content-MD5 instead.
+ */
 function checksums({
   provider,
 }: Destination): Pick<S3ClientConfig, 'requestChecksumCalculation' | 'responseChecksumValidation'> {

@@ -1,0 +1,91 @@
+import { CreateBucketCommand, PutObjectLockConfigurationCommand } from '@aws-sdk/client-s3';
+import t from 'tap';
+import { putManifest } from '../../../src/destinations/s3/manifest.ts';
+import { uploadObject } from '../../../src/destinations/s3/upload.ts';
+import { freshPrefix, needsS3, readObject, s3Client, s3Destination } from '../../helpers/s3.ts';
+import { startS3Proxy } from '../../helpers/s3-proxy.ts';
+import { bytes, digestOf, mebibyte } from './test-source.ts';
+
+const { signal } = new AbortController();
+
+t.test('writes to a bucket with Object Lock that demands a digest', needsS3, async t => {
+  const bucket = freshPrefix();
+  const owner = s3Client('full');
+  t.teardown(() => owner.destroy());
+  await owner.send(new CreateBucketCommand({ Bucket: bucket, ObjectLockEnabledForBucket: true }));
+  await owner.send(
+    new PutObjectLockConfigurationCommand({
+      Bucket: bucket,
+      ObjectLockConfiguration: {
+        ObjectLockEnabled: 'Enabled',
+        Rule: { DefaultRetention: { Mode: 'GOVERNANCE', Days: 1 } },
+      },
+    }),
+  );
+  // Ceph stores objects without a digest, Amazon and Backblaze do not.
+  const proxy = await startS3Proxy();
+  proxy.decide(({ method, headers }) => {
+    const hasDigest =
+      headers['content-md5'] !== undefined ||
+      Object.keys(headers).some(name => name.startsWith('x-amz-checksum-'));
+    return method === 'PUT' && !hasDigest ? 'invalid-request' : 'pass';
+  });
+  t.teardown(proxy.close);
+  const destination = s3Destination({ bucket, endpoint: proxy.endpoint });
+  const client = s3Client('full', destination);
+  t.teardown(() => client.destroy());
+
+  for (const size of [0, 7, 20 * mebibyte]) {
+    const key = `${destination.key}/${size}.csv`;
+    const uploaded = await uploadObject(client, {
+      destination,
+      key,
+      body: bytes(size),
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: size,
+      signal,
+      onMultipartStarted: async () => {},
+    });
+    t.strictSame(uploaded, await digestOf(size), `${size} bytes`);
+    t.equal((await readObject(bucket, key)).body.length, size);
+  }
+  const manifest = {
+    objectKey: `${destination.key}/7.csv`,
+    bytes: 7,
+    rowCount: 1,
+    sha256: 'ab',
+    snapshotDate: '2026-03-02',
+    columns: ['Company ID'],
+    completedAt: '2026-03-03T00:00:09.000Z',
+  };
+  await t.resolves(putManifest(client, destination, 'prod', manifest, signal));
+  t.equal(proxy.requests.filter(line => line.startsWith('PUT')).length, 6, 'nothing was repeated');
+});
+
+t.test('a part that is damaged on its way is refused by its digest', needsS3, async t => {
+  const proxy = await startS3Proxy();
+  let damaged = 0;
+  proxy.decide(({ method }) => {
+    if (method !== 'PUT' || damaged > 0) return 'pass';
+    damaged += 1;
+    return 'damage';
+  });
+  t.teardown(proxy.close);
+  const destination = s3Destination({ endpoint: proxy.endpoint });
+  const client = s3Client('full', destination);
+  t.teardown(() => client.destroy());
+  const upload = () =>
+    uploadObject(client, {
+      destination,
+      key: `${destination.key}/file.csv`,
+      body: bytes(1_000),
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: 1_000,
+      signal,
+      onMultipartStarted: async () => {},
+    });
+  await t.rejects(upload(), { name: 'StorageError' });
+  t.strictSame(await upload(), await digestOf(1_000));
+});
