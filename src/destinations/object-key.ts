@@ -34,3 +34,8 @@ export const maxKeyBytes =
     Buffer.byteLength(manifestKey('k', 'e'.repeat(64), '2026-01-02')),
   ) +
   1;
+
+/** Returns the folder of an object's key with its last slash, or `''` for an object in the root. */
+export function folderOf(key: string): string {
+  return key.slice(0, key.lastIndexOf('/') + 1);
+}

@@ -14,8 +14,14 @@ export interface Gateway {
 
 const startLimitMs = 60_000;
 
-/** @param port of one that was killed, to take its place */
-export async function startGateway(port?: number): Promise<Gateway> {
+/**
+ * @param port of a gateway that was killed, to replace it; default: a free one
+ * @param options of `radosgw`
+ */
+export async function startGateway(
+  port?: number,
+  options: readonly string[] = [],
+): Promise<Gateway> {
   port ??= await freePort();
   const endpoint = `http://127.0.0.1:${port}`;
   const child = spawn(
@@ -27,6 +33,7 @@ export async function startGateway(port?: number): Promise<Gateway> {
       '-n',
       `client.rgw.lab-${port}`,
       `--rgw-frontends=beast endpoint=127.0.0.1:${port}`,
+      ...options,
     ],
     { stdio: 'ignore' },
   );

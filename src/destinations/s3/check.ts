@@ -1,4 +1,4 @@
-/** Before a config is saved, the real bucket is asked whether a run will be able to do its work there. */
+/** Asks a bucket whether a run will be able to do its work there, before a config is saved. */
 import {
   AbortMultipartUploadCommand,
   CreateMultipartUploadCommand,
@@ -6,14 +6,16 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import type { Credentials, Destination } from '../destination.ts';
-import { keyPrefix } from '../object-key.ts';
+import { folderOf } from '../object-key.ts';
 import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
 import { NotS3Error } from './error-codes.ts';
 import {
+  bucketInEndpoint,
   describeStorageError,
+  isBucketInEndpoint,
+  type StorageContext,
   StorageError,
   type StorageFault,
-  type StorageStep,
 } from './errors.ts';
 
 export interface DestinationCheck {
@@ -23,7 +25,7 @@ export interface DestinationCheck {
 }
 
 export interface CheckResult {
-  /** Both passed. */
+  /** True if both checks passed. */
   readonly valid: boolean;
   /** `list`, then `write`. */
   readonly checks: readonly DestinationCheck[];
@@ -32,20 +34,21 @@ export interface CheckResult {
 export interface CheckRequest {
   readonly destination: Destination;
   readonly credentials: Credentials;
-  /** Of the shape that a run will write, because rights may be given for prefixes and suffixes. No object is made. */
+  /** A key that a run will write, because rights may be limited to prefixes and suffixes. No object is made. */
   readonly objectKey: string;
   /** Ends the check, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Until the answer; 12 s, of the 15 s that the contract promises, unless told. */
+  /** Milliseconds until the answer; default 12,000, because callers are promised one within 15 s. */
   readonly limitMs?: number;
 }
 
-/** How long what a late answer began is still pursued, so that it can be aborted, after the caller has been answered. */
+/** Milliseconds in which an upload that started late is still aborted, after the caller got an answer. */
 const lateLimitMs = 20_000;
 
 /**
- * Lists under the real prefix, and starts and aborts an upload of the real key, both at once. Faults are in the
- * result; it rejects only when the signal aborts.
+ * Lists the folder of the object, and starts and aborts an upload of it, both at once.
+ *
+ * Storage errors are part of the result. It rejects only when the signal aborts.
  */
 export async function checkDestination(
   { destination, credentials, objectKey, signal, limitMs = 12_000 }: CheckRequest,
@@ -53,32 +56,48 @@ export async function checkDestination(
 ): Promise<CheckResult> {
   const client = createS3Client(destination, credentials, environment, checkPatience);
   const limit = AbortSignal.any([AbortSignal.timeout(limitMs), ...(signal ? [signal] : [])]);
-  const listed = list(client, destination, limit);
-  const written = write(client, destination, objectKey);
-  void Promise.allSettled([listed, written]).then(() => client.destroy());
-  const checks = await Promise.all([
-    report('list', within(listed, limit), destination),
-    report('write', within(written, limit), destination),
+  const listing = list(client, destination, objectKey, limit);
+  const writing = write(client, destination, objectKey);
+  void Promise.allSettled([listing, writing]).then(() => client.destroy());
+  const [listed, written] = await Promise.allSettled([
+    within(listing, limit),
+    within(writing, limit),
   ]);
   signal?.throwIfAborted();
+  const { accessKeyId } = credentials;
+  const describe = (step: 'list' | 'write', outcome: PromiseSettledResult<void>) =>
+    outcome.status === 'rejected'
+      ? faultOf(outcome.reason, { step, destination, accessKeyId })
+      : null;
+  // The write then succeeds, but in a folder that has the name of the bucket.
+  const isMisplaced =
+    destination.endpoint !== null &&
+    listed.status === 'rejected' &&
+    isBucketInEndpoint(listed.reason);
+  const misplaced = isMisplaced ? bucketInEndpoint(destination) : null;
+  const checks = [
+    report('list', misplaced ?? describe('list', listed)),
+    report('write', misplaced ?? describe('write', written)),
+  ];
   return { valid: checks.every(check => check.ok), checks };
 }
 
 async function list(
   client: S3Client,
-  { bucket, key }: Destination,
+  { bucket }: Destination,
+  key: string,
   limit: AbortSignal,
 ): Promise<void> {
   const answer = await client.send(
-    new ListObjectsV2Command({ Bucket: bucket, Prefix: keyPrefix(key), MaxKeys: 1 }),
+    new ListObjectsV2Command({ Bucket: bucket, Prefix: folderOf(key), MaxKeys: 1 }),
     { abortSignal: limit },
   );
-  // Any XML document with status 200 passes the SDK, a web page too.
+  // The SDK accepts any XML document with status 200, a web page included.
   if (answer.KeyCount === undefined && answer.Name === undefined)
     throw new NotS3Error('not a list of objects');
 }
 
-/** Not bound to the check's limit: an upload that the other side began has to be aborted, however late it says so. */
+/** Ignores the check's limit: an upload that the storage starts late has to be aborted, too. */
 async function write(client: S3Client, destination: Destination, key: string): Promise<void> {
   const Bucket = destination.bucket;
   const late = { abortSignal: AbortSignal.timeout(lateLimitMs) };
@@ -94,24 +113,15 @@ async function write(client: S3Client, destination: Destination, key: string): P
   }
 }
 
-async function report(
-  step: Extract<StorageStep, 'list' | 'write'>,
-  work: Promise<void>,
-  destination: Destination,
-): Promise<DestinationCheck> {
-  try {
-    await work;
-    return { name: step, ok: true, error: null };
-  } catch (error) {
-    const fault =
-      error instanceof StorageError
-        ? error.fault
-        : describeStorageError(error, { step, destination });
-    return { name: step, ok: false, error: fault };
-  }
+function faultOf(error: unknown, context: StorageContext): StorageFault {
+  return error instanceof StorageError ? error.fault : describeStorageError(error, context);
 }
 
-/** Rejects with the signal's reason when that aborts first; what the work comes to then is nobody's business here. */
+function report(name: DestinationCheck['name'], error: StorageFault | null): DestinationCheck {
+  return { name, ok: error === null, error };
+}
+
+/** Rejects with the signal's reason if that aborts first. The work continues then, unobserved. */
 async function within(work: Promise<void>, limit: AbortSignal): Promise<void> {
   const { promise: over, reject } = Promise.withResolvers<never>();
   const stop = () => reject(limit.reason);

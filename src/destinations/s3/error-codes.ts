@@ -1,75 +1,169 @@
-/** From what the S3 client throws to a cause. Pure; the table of provider codes is here. */
-
+/** Finds the cause of an error that the S3 client threw. Pure. The table of provider codes is here. */
 import { EndpointNotAllowedError } from '../../outbound/endpoint-guard.ts';
 
-export type Cause =
-  | { readonly kind: Plain }
-  | { readonly kind: 'wrong_region'; readonly rightRegion: string | null }
-  /** `shown`: the provider's code or the status, safe to show. */
-  | { readonly kind: 'storage_unavailable' | 'unknown'; readonly shown: string };
+export interface Cause {
+  readonly kind: CauseKind;
+  /** The provider's code or the HTTP status, safe to show to a caller. */
+  readonly shown: string;
+  /** The region that the storage named, for `wrong_region`. */
+  readonly rightRegion: string | null;
+}
 
-type Plain =
+export type CauseKind =
   | 'access_key_not_recognised'
+  | 'temporary_key'
   | 'secret_key_mismatch'
   | 'bucket_not_found'
+  | 'wrong_region'
   | 'denied'
   | 'suspended'
+  | 'locked'
+  | 'encryption_denied'
   | 'endpoint_not_allowed'
   | 'endpoint_unreachable'
   | 'timeout'
   | 'tls_error'
   | 'not_s3'
-  | 'clock_skew';
+  | 'not_implemented'
+  | 'no_such_key'
+  | 'clock_skew'
+  | 'full'
+  | 'storage_unavailable'
+  | 'unknown';
 
-/** An answer to a request for which S3 has but one meaning, and that was not it. */
+/** An answer that has status 200 and is not what S3 answers to that request. */
 export class NotS3Error extends Error {
   override readonly name = 'NotS3Error';
 }
 
-/** Codes of answers. A provider's name behind a row: it is the only one, or the first, that was seen to say so. */
-const codes: Readonly<Record<string, Plain | 'wrong_region' | 'storage_unavailable'>> = {
-  InvalidAccessKeyId: 'access_key_not_recognised', // AWS, RGW, Swift, MinIO
+/**
+ * Causes by the `Code` of an S3 error document. Codes that no row lists are `unknown`, or
+ * `storage_unavailable` with a status of 5xx or 429.
+ *
+ * Sources, read in 2026:
+ * - AWS: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+ * - GCS: https://cloud.google.com/storage/docs/xml-api/reference-status
+ * - R2: https://developers.cloudflare.com/r2/api/error-codes/
+ * - B2: https://www.backblaze.com/docs/cloud-storage-s3-compatible-api (caps answer AccessDenied)
+ * - Wasabi: https://docs.wasabi.com/docs/rest-api-introduction
+ * - RGW: rgw_http_s3_errors in src/rgw/rgw_common.cc of ceph/ceph
+ * - MinIO: errorCodes in cmd/api-errors.go of minio/minio
+ *
+ * These codes stay `unknown` on purpose, so that runs are repeated and the caller sees the code:
+ * BadDigest, InvalidDigest, XAmzContentSHA256Mismatch, XAmzContentChecksumMismatch and CrcMismatch
+ * (bytes damaged on their way), NoSuchUpload, InvalidPart and InvalidPartOrder (an upload that was
+ * aborted meanwhile), EntityTooLarge and EntityTooSmall (limits of the storage), KeyTooLongError,
+ * InvalidObjectName, XMinioParentIsObject and XMinioObjectExistsAsDirectory (a folder that the storage
+ * cannot have), InvalidArgument, InvalidRequest, MalformedXML, PreconditionFailed and InvalidStorageClass
+ * (no request of this service should cause them).
+ */
+const codes: Readonly<Record<string, CauseKind>> = {
+  InvalidAccessKeyId: 'access_key_not_recognised', // AWS, RGW, Wasabi, B2, MinIO
+  InvalidSecurity: 'access_key_not_recognised', // AWS, GCS
   Unauthorized: 'access_key_not_recognised', // R2, with 401
-  InvalidSecurity: 'access_key_not_recognised', // GCS
-  InvalidToken: 'access_key_not_recognised', // AWS: temporary keys without their token
-  ExpiredToken: 'access_key_not_recognised', // AWS
-  TokenRefreshRequired: 'access_key_not_recognised', // AWS
+  UnauthorizedAccess: 'access_key_not_recognised', // AWS in China
+  AuthenticationRequired: 'access_key_not_recognised', // GCS
+  InvalidClientTokenId: 'access_key_not_recognised', // AWS and Ceph STS
+  NoSuchUser: 'access_key_not_recognised', // RGW
+
+  InvalidToken: 'temporary_key', // AWS, MinIO: a temporary key without its session token
+  InvalidTokenId: 'temporary_key', // MinIO
+  ExpiredToken: 'temporary_key', // AWS, RGW
+  TokenRefreshRequired: 'temporary_key', // AWS
+
   SignatureDoesNotMatch: 'secret_key_mismatch', // all
+
   NoSuchBucket: 'bucket_not_found', // all
-  PermanentRedirect: 'wrong_region', // AWS, RGW in another zone group
-  AuthorizationHeaderMalformed: 'wrong_region', // AWS, Swift, MinIO
+  InvalidBucketName: 'bucket_not_found', // all: no bucket can have that name
+
+  PermanentRedirect: 'wrong_region', // AWS; RGW in another zone group
+  AuthorizationHeaderMalformed: 'wrong_region', // AWS, Wasabi, MinIO
+  IncorrectEndpoint: 'wrong_region', // AWS
   IllegalLocationConstraint: 'wrong_region', // Swift
   IllegalLocationConstraintException: 'wrong_region', // AWS
+  InvalidLocationConstraint: 'wrong_region', // AWS, GCS, RGW
   InvalidRegionName: 'wrong_region', // R2
   InvalidRegion: 'wrong_region', // MinIO
+
   AccessDenied: 'denied', // all
-  AccountProblem: 'suspended', // AWS
-  AllAccessDisabled: 'suspended', // AWS
+  AccessForbidden: 'denied', // AWS
+  InvalidPayer: 'denied', // AWS
+  UserProjectMissing: 'denied', // GCS: the bucket wants the requester to pay
+  UserProjectAccessDenied: 'denied', // GCS
+  CustomOrgPolicyConstraintFailed: 'denied', // GCS
+  OrgPolicyConstraintFailed: 'denied', // GCS
+
+  AccountProblem: 'suspended', // AWS, GCS, Wasabi
+  AllAccessDisabled: 'suspended', // AWS, MinIO
   NotSignedUp: 'suspended', // AWS
+  NotEntitled: 'suspended', // R2: not enabled for the account
   UserSuspended: 'suspended', // RGW
   UserProjectAccountProblem: 'suspended', // GCS: billing
   AccountDisabled: 'suspended', // GCS
+  AccountNotActivated: 'suspended', // Wasabi
+  AccessNotConfigured: 'suspended', // GCS: the API is not enabled
+
+  ObjectLockedByBucketPolicy: 'locked', // R2
+  ObjectUnderActiveHold: 'locked', // GCS
+  RetentionPolicyNotMet: 'locked', // GCS
+  ObjectLocked: 'locked', // MinIO
+
+  InvalidEncryptionAlgorithmError: 'encryption_denied', // AWS, RGW, B2
+  EncryptionNotAllowed: 'encryption_denied', // Wasabi
+  CloudKmsBadKey: 'encryption_denied', // GCS
+  CloudKmsCannotChangeKeyName: 'encryption_denied', // GCS
+  CloudKmsDecryptionKeyNotFound: 'encryption_denied', // GCS
+  CloudKmsDisabledKey: 'encryption_denied', // GCS
+  CloudKmsEncryptionKeyNotFound: 'encryption_denied', // GCS
+  CloudKmsKeyLocationNotAllowed: 'encryption_denied', // GCS
+
   RequestTimeTooSkewed: 'clock_skew', // all
   RequestExpired: 'clock_skew', // GCS
-  RequestTimeout: 'timeout', // AWS: a 400
-  MethodNotAllowed: 'not_s3', // S3 without uploads is not what is needed
-  NotImplemented: 'not_s3',
-  SlowDown: 'storage_unavailable', // AWS, RGW, MinIO
+  ExpiredRequest: 'clock_skew', // R2
+
+  RequestTimeout: 'timeout', // AWS and MinIO with 400, RGW with 408
+  IncompleteBody: 'endpoint_unreachable', // all: the connection broke in the body
+  ConnectionClosed: 'endpoint_unreachable', // Wasabi, with 410
+  ClientDisconnect: 'endpoint_unreachable', // R2: the same
+
+  MethodNotAllowed: 'not_s3', // S3 without uploads is not enough
+  NotImplemented: 'not_implemented',
+  NoSuchKey: 'no_such_key',
+
+  QuotaExceeded: 'full', // RGW, Wasabi, Scaleway; with 403
+  XMinioAdminBucketQuotaExceeded: 'full', // MinIO, with 400
+  XMinioStorageFull: 'full', // MinIO, with 507
+  LimitExceeded: 'full', // RGW, with 400
+
+  SlowDown: 'storage_unavailable', // AWS, GCS, RGW, Wasabi, B2, MinIO
   SlowDownRead: 'storage_unavailable', // MinIO
   SlowDownWrite: 'storage_unavailable', // MinIO
-  RequestLimitExceeded: 'storage_unavailable',
-  TooManyRequests: 'storage_unavailable', // R2, with 429
-  Throttling: 'storage_unavailable',
-  InternalError: 'storage_unavailable',
-  ServiceUnavailable: 'storage_unavailable',
-  TemporaryRedirect: 'storage_unavailable', // AWS: a bucket of minutes ago
-  OperationAborted: 'storage_unavailable', // AWS: a bucket being made or deleted
+  RequestLimitExceeded: 'storage_unavailable', // AWS
+  TooManyRequests: 'storage_unavailable', // R2 and GCS, with 429
+  RateLimitExceeded: 'storage_unavailable', // GCS, RGW
+  RequestRateLimitExceeded: 'storage_unavailable', // Wasabi
+  AuthenticationLockout: 'storage_unavailable', // Wasabi: for 5 minutes
+  Throttling: 'storage_unavailable', // AWS
+  ThrottlingException: 'storage_unavailable', // AWS KMS by way of S3
+  Busy: 'storage_unavailable', // AWS, MinIO
+  InternalError: 'storage_unavailable', // all
+  ServiceUnavailable: 'storage_unavailable', // all
+  TemporaryRedirect: 'storage_unavailable', // AWS: the bucket is minutes old
+  OperationAborted: 'storage_unavailable', // AWS, GCS: the bucket is being made or deleted
+  ConditionalRequestConflict: 'storage_unavailable', // AWS
+  ConcurrentModification: 'storage_unavailable', // RGW
   XMinioServerNotInitialized: 'storage_unavailable', // MinIO
-  XMinioStorageFull: 'storage_unavailable', // MinIO, with 507
+  XMinioBackendDown: 'storage_unavailable', // MinIO
 };
 
-/** Node's codes for connections that could not be made or kept. */
-const networkCodes: Readonly<Record<string, Plain>> = {
+/** AWS and MinIO pass errors of the key service on, such as `KMS.DisabledException`. */
+const keyServiceRefusal = /^KMS\./;
+/** Those that pass without a change of the configuration. */
+const keyServiceTrouble =
+  /^KMS\.(?:Throttling|Internal|DependencyTimeout|LimitExceeded|KeyUnavailable)/;
+
+/** Causes by Node's codes for connections that could not be made or kept. */
+const networkCodes: Readonly<Record<string, CauseKind>> = {
   ENOTFOUND: 'endpoint_unreachable',
   EAI_AGAIN: 'endpoint_unreachable',
   ECONNREFUSED: 'endpoint_unreachable',
@@ -90,8 +184,8 @@ const networkCodes: Readonly<Record<string, Plain>> = {
   INVALID_PURPOSE: 'tls_error',
 };
 
-/** OpenSSL's verdicts on certificates and Node's on protocols; and the parser's on what is no HTTP. */
-const networkFamilies: readonly (readonly [RegExp, Plain])[] = [
+/** Codes of OpenSSL about certificates, of Node about TLS, and of Node's HTTP parser. */
+const networkFamilies: readonly (readonly [RegExp, CauseKind])[] = [
   [
     /^(?:CERT_|CRL_|UNABLE_TO_|ERR_TLS_|ERR_SSL_|ERROR_IN_CERT_|ERROR_IN_CRL_)|SELF_SIGNED_CERT/,
     'tls_error',
@@ -99,7 +193,7 @@ const networkFamilies: readonly (readonly [RegExp, Plain])[] = [
   [/^HPE_/, 'not_s3'],
 ];
 
-/** The members that errors of the SDK, of Node and of ours have; each may be missing or of any type. */
+/** Members of errors of the SDK and of Node. Each may be missing or have any type. */
 interface Thrown {
   readonly name?: unknown;
   readonly code?: unknown;
@@ -110,46 +204,53 @@ interface Thrown {
   readonly $response?: { readonly headers?: Readonly<Record<string, unknown>> };
 }
 
+/** @param error what the S3 client threw; any value */
 export function causeOf(error: unknown): Cause {
-  if (error instanceof EndpointNotAllowedError) return { kind: 'endpoint_not_allowed' };
-  if (error instanceof NotS3Error) return { kind: 'not_s3' };
-  if (typeof error !== 'object' || error === null) return { kind: 'unknown', shown: 'no code' };
-  const thrown: Thrown = error;
-  if (typeof thrown.Code === 'string') return causeOfCode(thrown.Code, thrown);
-  if (typeof thrown.code === 'string') {
-    const known =
-      networkCodes[thrown.code] ??
-      networkFamilies.find(([shape]) => shape.test(String(thrown.code)))?.[1];
-    if (known !== undefined) return { kind: known };
-  }
-  // Both of time limits: ours abort requests, the SDK's throw.
-  if (thrown.name === 'TimeoutError' || thrown.name === 'AbortError') return { kind: 'timeout' };
-  return causeOfStatus(thrown);
-}
-
-function causeOfCode(code: string, thrown: Thrown): Cause {
-  const kind = Object.hasOwn(codes, code) ? codes[code] : undefined;
-  if (kind === 'wrong_region') return { kind, rightRegion: rightRegion(thrown) };
-  if (kind === 'storage_unavailable') return { kind, shown: shown(code, thrown) };
-  if (kind !== undefined) return { kind };
+  const thrown: Thrown = typeof error === 'object' && error !== null ? error : {};
   const status = statusOf(thrown);
+  const code = typeof thrown.Code === 'string' ? thrown.Code : null;
+  const kind = kindOf(error, thrown, code, status);
   return {
-    kind: status >= 500 || status === 429 ? 'storage_unavailable' : 'unknown',
-    shown: shown(code, thrown),
+    kind,
+    shown: code !== null && codeShape.test(code) ? code : status > 0 ? `HTTP ${status}` : 'no code',
+    rightRegion: kind === 'wrong_region' ? rightRegion(thrown) : null,
   };
 }
 
-/** An answer without S3's error document: a proxy's, a web server's, or a broken one. */
-function causeOfStatus(thrown: Thrown): Cause {
-  const status = statusOf(thrown);
-  // S3 answers HEAD and some redirects without a document; the header is S3's own all the same.
-  if (status >= 300 && status < 500 && header(thrown, 'x-amz-bucket-region') !== undefined) {
-    return { kind: 'wrong_region', rightRegion: rightRegion(thrown) };
-  }
-  if (status === 501 || status === 505) return { kind: 'not_s3' };
-  if (status >= 500 || status === 429)
-    return { kind: 'storage_unavailable', shown: `HTTP ${status}` };
-  return status === 0 ? { kind: 'unknown', shown: 'no code' } : { kind: 'not_s3' };
+/** What a code looks like. The storage may send any text, and only this much of it is shown. */
+const codeShape = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
+
+function kindOf(error: unknown, thrown: Thrown, code: string | null, status: number): CauseKind {
+  if (error instanceof EndpointNotAllowedError) return 'endpoint_not_allowed';
+  if (error instanceof NotS3Error) return 'not_s3';
+  if (code !== null) return kindOfCode(code, status);
+  const network = typeof thrown.code === 'string' ? kindOfNetworkCode(thrown.code) : null;
+  if (network !== null) return network;
+  // Time limits of this service abort requests; those of the SDK throw.
+  if (thrown.name === 'TimeoutError' || thrown.name === 'AbortError') return 'timeout';
+  return kindOfStatus(thrown, status);
+}
+
+function kindOfCode(code: string, status: number): CauseKind {
+  const known = Object.hasOwn(codes, code) ? codes[code] : undefined;
+  if (known !== undefined) return known;
+  if (status >= 500 || status === 429 || keyServiceTrouble.test(code)) return 'storage_unavailable';
+  return keyServiceRefusal.test(code) ? 'encryption_denied' : 'unknown';
+}
+
+function kindOfNetworkCode(code: string): CauseKind | null {
+  const family = networkFamilies.find(([shape]) => shape.test(code));
+  return networkCodes[code] ?? family?.[1] ?? null;
+}
+
+/** Finds the cause of an answer without an S3 error document, such as one of a proxy or web server. */
+function kindOfStatus(thrown: Thrown, status: number): CauseKind {
+  if (status === 0) return 'unknown';
+  // S3 answers HEAD and some redirects without a document, but with this header.
+  const hasRegion = header(thrown, 'x-amz-bucket-region') !== undefined;
+  if (status >= 300 && status < 500 && hasRegion) return 'wrong_region';
+  if (status === 501 || status === 505) return 'not_s3';
+  return status >= 500 || status === 429 ? 'storage_unavailable' : 'not_s3';
 }
 
 function statusOf(thrown: Thrown): number {
@@ -172,9 +273,4 @@ function rightRegion(thrown: Thrown): string | null {
       | string
       | undefined) ?? null
   );
-}
-
-/** A code may hold anything that the other side likes to send, so only what looks like one is repeated. */
-function shown(code: string, thrown: Thrown): string {
-  return /^[A-Za-z][A-Za-z0-9._-]{0,63}$/.test(code) ? code : `HTTP ${statusOf(thrown)}`;
 }

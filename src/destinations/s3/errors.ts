@@ -1,7 +1,9 @@
 /**
- * What went wrong at a customer's storage, in words that the customer can act on. Pure. Told apart by HTTP status and
- * the provider's Code, or by Node's code when there was no answer; never by message, which providers word as they like
- * (RADOS Gateway leaves it empty). Nothing of an answer is repeated but its Code and region, and those only in shape.
+ * Storage errors in words that a customer can act on. Pure.
+ *
+ * Errors are told apart by HTTP status and the provider's code, or by Node's code if there was no answer.
+ * Messages of providers are ignored: each words them differently, and RADOS Gateway leaves them empty.
+ * Of an answer only its code and region are shown, and only if they look like one.
  */
 import type { Destination } from '../destination.ts';
 import { type Cause, causeOf } from './error-codes.ts';
@@ -13,6 +15,7 @@ export const storageErrorCodes = [
   'wrong_region',
   'list_denied',
   'write_denied',
+  'encryption_denied',
   'endpoint_not_allowed',
   'endpoint_unreachable',
   'timeout',
@@ -24,22 +27,24 @@ export const storageErrorCodes = [
 ] as const;
 export type StorageErrorCode = (typeof storageErrorCodes)[number];
 
-/** Shown to the caller as it is: `storageError` of the contract. */
+/** Shown to callers as `storageError`. */
 export interface StorageFault {
   readonly code: StorageErrorCode;
   readonly message: string;
   readonly hint: string;
 }
 
-/** What was being done: a check's list, write or its abort; or a run's upload. */
+/** The request that failed: one of the check, or one of a run's upload. */
 export type StorageStep = 'list' | 'write' | 'abort' | 'upload';
 
 export interface StorageContext {
   readonly step: StorageStep;
   readonly destination: Destination;
+  /** The access key id that signed the request. Lets hints tell temporary keys. */
+  readonly accessKeyId?: string;
 }
 
-/** A storage fault as an exception; `cause` is what the SDK threw, for logs of the operator alone. */
+/** A storage error as an exception. `cause` is what the SDK threw, for the operator's log alone. */
 export class StorageError extends Error {
   override readonly name = 'StorageError';
   readonly fault: StorageFault;
@@ -50,7 +55,7 @@ export class StorageError extends Error {
   }
 }
 
-/** Configuration faults (contract, section 6): only the customer can mend them. */
+/** Errors that only a change of the configuration or of the bucket can end. */
 export const configurationFaults: readonly StorageErrorCode[] = [
   'access_key_not_recognised',
   'secret_key_mismatch',
@@ -58,106 +63,164 @@ export const configurationFaults: readonly StorageErrorCode[] = [
   'wrong_region',
   'list_denied',
   'write_denied',
+  'encryption_denied',
   'not_s3',
   'endpoint_not_allowed',
 ];
 
 /**
- * Whether a run may meet better luck later. All but configuration faults are tried again, certificates and unknown
- * answers included: both have been seen to pass by themselves, and a run that gave up on them would miss its slot for
- * a fault of minutes.
+ * Returns whether a run tries again after this error.
+ *
+ * Certificate errors and unknown codes count as transient: both have been seen to pass, and a run that
+ * gives up misses its slot.
  */
 export function isTransient(code: StorageErrorCode): boolean {
   return !configurationFaults.includes(code);
 }
 
-/** `error`: whatever the S3 client threw. */
+/** @param error what the S3 client threw; any value */
 export function describeStorageError(error: unknown, context: StorageContext): StorageFault {
   return describeCause(causeOf(error), context);
 }
 
+/** Returns whether a list was answered as a read of an object: the endpoint's host names a bucket. */
+export function isBucketInEndpoint(error: unknown): boolean {
+  return causeOf(error).kind === 'no_such_key';
+}
+
+/** Describes an endpoint whose host names a bucket, so that the bucket in the path is part of a key. */
+export function bucketInEndpoint({ endpoint, bucket }: Destination): StorageFault {
+  return {
+    code: 'not_s3',
+    message: `${endpoint} is the address of a bucket, not of the storage: leave the bucket out of the endpoint.`,
+    hint: `Give the storage's endpoint without a bucket in its host name; \`${bucket}\` belongs into \`bucket\` alone.`,
+  };
+}
+
 function describeCause(cause: Cause, context: StorageContext): StorageFault {
-  const { bucket, region, provider, endpoint } = context.destination;
-  const place = endpoint ?? (provider === 'gcp' ? 'Google Cloud Storage' : 'Amazon S3');
+  const { destination } = context;
+  const { bucket, region, provider } = destination;
+  const place = placeOf(destination);
   switch (cause.kind) {
     case 'access_key_not_recognised':
+    case 'temporary_key':
       return {
-        code: cause.kind,
-        message: `The storage does not recognise the access key id.`,
-        hint: accessKeyHints[provider],
+        code: 'access_key_not_recognised',
+        message: 'The storage does not recognise the access key id.',
+        hint:
+          cause.kind === 'temporary_key' || isTemporaryKey(context.accessKeyId)
+            ? temporaryKeyHint
+            : accessKeyHints[provider],
       };
     case 'secret_key_mismatch':
       return {
         code: cause.kind,
         message: 'The secret access key does not belong to the access key id.',
-        hint: 'Copy the secret again, whole. If it is lost, make a new pair of keys.',
+        hint: 'Copy the whole secret again. If it is lost, make a new pair of keys.',
       };
     case 'bucket_not_found':
       return {
         code: cause.kind,
         message: `There is no bucket \`${bucket}\` at ${place}.`,
-        hint: 'Look for a typing error, or make the bucket first. This service does not make buckets.',
+        hint: withEndpointHint(
+          'Check the name for typing errors, or make the bucket first. This service does not make buckets.',
+          destination,
+        ),
       };
     case 'wrong_region':
-      return wrongRegion(cause.rightRegion, context);
+      return wrongRegion(cause.rightRegion, destination);
     case 'denied':
       return denied(context);
     case 'suspended':
       return {
         ...denied(context),
-        message: `The account that the access key belongs to is suspended or may not use this storage.`,
+        message: 'The account of the access key is suspended or may not use this storage.',
         hint: "Ask the storage's administrator to enable the account.",
       };
+    case 'locked':
+      return {
+        ...denied(context),
+        message: `A retention rule or lock of the bucket \`${bucket}\` forbids to replace the object (${cause.shown}).`,
+        hint: 'A repeated run writes the same object again. Use a bucket without that rule, or turn on versioning.',
+      };
+    case 'encryption_denied':
+      return encryptionDenied(cause.shown);
     case 'endpoint_not_allowed':
       return {
         code: cause.kind,
         message: 'The endpoint may not be used: it is not a public https address.',
-        hint: 'Check the spelling of the host, and use https. Private addresses need the operator of this service, who can allow them.',
+        hint: 'Check the spelling of the host, and use https. Only the operator of this service can allow private addresses.',
       };
     case 'endpoint_unreachable':
       return {
         code: cause.kind,
         message: `No connection to ${place} could be made or kept.`,
-        hint: 'Check host and port, and that firewalls let this service in.',
+        hint: unreachableHints[provider],
       };
     case 'timeout':
       return {
         code: cause.kind,
         message: `${place} did not answer in time.`,
-        hint: 'Check host and port, and that the storage is up; then try again.',
+        hint: timeoutHints[provider],
       };
     case 'tls_error':
       return {
         code: cause.kind,
         message: `No secure connection to ${place}: its certificate or protocol is not accepted.`,
-        hint: 'The certificate must be valid, made for this host name, and signed by a public authority; the port must speak https.',
+        hint: tlsHints[provider],
       };
     case 'not_s3':
+    case 'not_implemented':
       return {
-        code: cause.kind,
+        code: 'not_s3',
         message: `${place} answered, but not as S3 storage does.`,
-        hint: "Give the address of the S3 API, not of a web console or website, and the provider's own for your region.",
+        hint: withEndpointHint(notS3Hints[provider], destination),
       };
     case 'clock_skew':
       return {
         code: cause.kind,
-        message: 'The storage says that its clock and the clock of this service differ too much.',
-        hint: "Check the clock of the storage. If it is right, tell this service's operator.",
+        message: 'The clock of the storage and the clock of this service differ too much.',
+        hint: clockHints[provider],
+      };
+    case 'full':
+      return {
+        code: 'storage_unavailable',
+        message: `The storage or its quota is full (${cause.shown}).`,
+        hint: 'Delete what is not needed, or raise the quota of the bucket or account. Runs are repeated until then.',
       };
     case 'storage_unavailable':
       return {
         code: cause.kind,
         message: `The storage is not available at the moment (${cause.shown}).`,
-        hint: 'This usually passes. If it does not, look at the status of the storage.',
+        hint: `This usually passes. If it does not, check ${statusPages[provider]}.`,
       };
+    case 'no_such_key':
+      if (context.step === 'list' && provider === 'custom') return bucketInEndpoint(destination);
+      return unknownError(cause.shown, region);
     case 'unknown':
-      return {
-        code: cause.kind,
-        message: `The storage refused with an error that is not known here: ${cause.shown} (region \`${region}\`).`,
-        hint: "The storage's documentation explains its error codes.",
-      };
+      return unknownError(cause.shown, region);
   }
 }
+
+function unknownError(shown: string, region: string): StorageFault {
+  return {
+    code: 'unknown',
+    message: `The storage refused with an error that is not known here: ${shown} (region \`${region}\`).`,
+    hint: "The storage's documentation explains its error codes.",
+  };
+}
+
+function placeOf({ provider, endpoint }: Destination): string {
+  return endpoint ?? (provider === 'gcp' ? 'Google Cloud Storage' : 'Amazon S3');
+}
+
+/** AWS STS, and storage that imitates it, gives temporary keys this prefix. */
+export function isTemporaryKey(accessKeyId: string | undefined): boolean {
+  return accessKeyId?.startsWith('ASIA') === true;
+}
+
+const temporaryKeyHint =
+  'This is a temporary key (ASIA…): it expires and needs a session token, which is not supported. Use a long-lived access key of a user made for this purpose.';
 
 const accessKeyHints = {
   aws: 'Copy the access key id again, and check in IAM that it is active.',
@@ -165,42 +228,120 @@ const accessKeyHints = {
   custom: 'Copy the access key id again, and check that it is active and belongs to this endpoint.',
 } as const;
 
-function wrongRegion(rightRegion: string | null, { destination }: StorageContext): StorageFault {
-  const { bucket, region } = destination;
+const unreachableHints = {
+  aws: 'Check the region in the bucket URL for typing errors. If it is right, this usually passes; otherwise ask the operator of this service.',
+  gcp: 'This usually passes. If it does not, ask the operator of this service.',
+  custom: 'Check host and port, and that firewalls let this service in.',
+} as const;
+
+const timeoutHints = {
+  aws: 'Try again. If it happens again, check the AWS Health Dashboard.',
+  gcp: 'Try again. If it happens again, check the Google Cloud Service Health page.',
+  custom: 'Check host and port, and that the storage is up; then try again.',
+} as const;
+
+const tlsHints = {
+  aws: 'Something between this service and Amazon S3 answers in its place. Ask the operator of this service.',
+  gcp: 'Something between this service and Google answers in its place. Ask the operator of this service.',
+  custom:
+    'The certificate must be valid, made for this host name, and signed by a public authority; the port must speak https.',
+} as const;
+
+const notS3Hints = {
+  aws: 'Something between this service and Amazon S3 answers in its place. Ask the operator of this service.',
+  gcp: 'Something between this service and Google answers in its place. Ask the operator of this service.',
+  custom:
+    "Give the address of the S3 API, not of a web console or website, and the provider's address for your region.",
+} as const;
+
+const clockHints = {
+  aws: 'Ask the operator of this service to check its clock.',
+  gcp: 'Ask the operator of this service to check its clock.',
+  custom: "Check the clock of the storage. If it is right, tell this service's operator.",
+} as const;
+
+const statusPages = {
+  aws: 'the AWS Health Dashboard',
+  gcp: 'the Google Cloud Service Health page',
+  custom: 'the status of the storage',
+} as const;
+
+/** Adds a hint if the host starts with the bucket's name, which is a common mistake and may be right. */
+function withEndpointHint(hint: string, { endpoint, bucket }: Destination): string {
+  const host = endpoint === null ? '' : new URL(endpoint).hostname;
+  return host.startsWith(`${bucket.toLowerCase()}.`)
+    ? `${hint} If the host name of the endpoint starts with your bucket, leave the bucket out of the endpoint.`
+    : hint;
+}
+
+function wrongRegion(rightRegion: string | null, destination: Destination): StorageFault {
+  const { bucket, region, provider } = destination;
+  const where = provider === 'aws' ? ' in `bucketUrl`' : '';
   return rightRegion === null || rightRegion === region
     ? {
         code: 'wrong_region',
         message: `The bucket \`${bucket}\` is not in \`${region}\`; change the region.`,
-        hint: "The bucket's properties say in which region it is.",
+        hint: `The properties of the bucket show its region. Write it${where} instead of \`${region}\`.`,
       }
     : {
         code: 'wrong_region',
         message: `The bucket \`${bucket}\` is in \`${rightRegion}\`; change the region.`,
-        hint: `Write \`${rightRegion}\` in the place of \`${region}\`.`,
+        hint: `Write \`${rightRegion}\`${where} instead of \`${region}\`.`,
       };
 }
 
-function denied({ step, destination: { bucket, key } }: StorageContext): StorageFault {
+/** Describes a refused encryption. `shown` is the provider's code. */
+export function encryptionDenied(shown: string): StorageFault {
+  return {
+    code: 'encryption_denied',
+    message: `The storage refuses the encryption, or its key may not be used (${shown}).`,
+    hint: 'Check that the key exists, is enabled and is in the region of the bucket, and that the access key may use it (kms:GenerateDataKey and kms:Decrypt).',
+  };
+}
+
+const listRights = {
+  aws: 's3:ListBucket on the bucket',
+  gcp: 'storage.objects.list on the bucket',
+  custom: 's3:ListBucket on the bucket',
+} as const;
+
+const writeRights = {
+  aws: 's3:PutObject on the objects',
+  gcp: 'storage.objects.create and storage.objects.delete on the bucket',
+  custom: 's3:PutObject on the objects',
+} as const;
+
+const abortRights = {
+  aws: 's3:AbortMultipartUpload on the objects',
+  gcp: 'storage.multipartUploads.abort on the bucket',
+  custom: 's3:AbortMultipartUpload on the objects',
+} as const;
+
+function denied({ step, destination }: StorageContext): StorageFault {
+  const { bucket, key, provider } = destination;
   const folder = key === '' ? '' : `, under \`${key}/\``;
   switch (step) {
     case 'list':
       return {
         code: 'list_denied',
         message: `The access key may not list the bucket \`${bucket}\`${folder}.`,
-        hint: 'Allow ListBucket on the bucket for this key (s3:ListBucket; on Google Cloud storage.objects.list).',
+        hint: withEndpointHint(
+          `Allow ListBucket for this key (${listRights[provider]}).`,
+          destination,
+        ),
       };
     case 'abort':
       return {
         code: 'write_denied',
         message: `The access key may start uploads to the bucket \`${bucket}\`${folder}, but not abort them.`,
-        hint: 'Allow AbortMultipartUpload on the objects for this key (s3:AbortMultipartUpload), so that nothing half-done stays.',
+        hint: `Allow AbortMultipartUpload for this key (${abortRights[provider]}), so that no unfinished upload stays.`,
       };
     case 'write':
     case 'upload':
       return {
         code: 'write_denied',
         message: `The access key may not write to the bucket \`${bucket}\`${folder}.`,
-        hint: 'Allow PutObject on the objects for this key (s3:PutObject; on Google Cloud storage.objects.create and delete), and the use of its encryption key if the bucket has one.',
+        hint: `Allow PutObject for this key (${writeRights[provider]}). If the bucket has an encryption key, allow its use. If a policy demands encryption, set \`encryption\`.`,
       };
   }
 }

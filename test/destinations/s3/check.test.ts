@@ -4,6 +4,7 @@ import t from 'tap';
 import type { Credentials, Destination } from '../../../src/destinations/destination.ts';
 import { objectKey } from '../../../src/destinations/object-key.ts';
 import { type CheckResult, checkDestination } from '../../../src/destinations/s3/check.ts';
+import type { ClientEnvironment } from '../../../src/destinations/s3/client.ts';
 import { uploadObject } from '../../../src/destinations/s3/upload.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 import {
@@ -19,6 +20,7 @@ import {
   s3Server,
   setPolicy,
 } from '../../helpers/s3.ts';
+import { startGateway } from '../../helpers/s3-gateway.ts';
 import { storageErrorCodes } from './storage-error-codes.ts';
 import { bytes, digestOf, mebibyte } from './test-source.ts';
 
@@ -194,6 +196,35 @@ t.test('a suspended user', needsS3, async t => {
   const result = await check(s3Destination(), credentials);
   t.strictSame(outcome(result), ['list_denied', 'write_denied']);
   t.match(result.checks[0]?.error?.message, /suspended/);
+});
+
+t.test('an endpoint whose host names the bucket fails both checks', needsS3, async t => {
+  const gateway = await startGateway(undefined, ['--rgw-dns-name=s3.lab.example']);
+  t.teardown(gateway.kill);
+  const environment: ClientEnvironment = {
+    allowlist: parseEndpointAllowlist(['127.0.0.0/8']),
+    resolve: (_name, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]),
+  };
+  const checkAt = async (host: string, key: string) => {
+    const endpoint = `http://${host}:${gateway.port}`;
+    const destination = s3Destination({ endpoint, key });
+    return await checkDestination(
+      { destination, credentials: s3Server().users.full, objectKey: `${key}/file.csv` },
+      environment,
+    );
+  };
+  const key = freshPrefix();
+  const { bucket } = s3Server();
+  t.strictSame(outcome(await checkAt('s3.lab.example', key)), ['ok', 'ok'], 'without the bucket');
+  const refused = await checkAt(`${bucket}.s3.lab.example`, key);
+  t.strictSame(outcome(refused), ['not_s3', 'not_s3']);
+  for (const { error } of refused.checks)
+    t.match(error?.message, /leave the bucket out of the endpoint/);
+  t.strictSame(
+    await contentsOf(s3Destination({ key: `${bucket}/${key}` })),
+    { objects: [], unfinished: [] },
+    'nothing stays',
+  );
 });
 
 t.test('TLS', needsS3, async t => {

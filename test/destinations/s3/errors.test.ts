@@ -316,7 +316,7 @@ const answers: Row[] = [
     provider: 'AWS',
     status: 400,
     body: errorDocument('KMS.DisabledException'),
-    code: 'unknown',
+    code: 'encryption_denied',
     message: /KMS\.DisabledException/,
   },
   {
@@ -370,6 +370,218 @@ t.test('answers of providers', async t => {
     answers.length,
     'no redirect was followed and nothing was repeated',
   );
+});
+
+/** Codes of the published lists with the status that the provider sends. */
+const published: Record<StorageErrorCode, [string, number][]> = {
+  access_key_not_recognised: [
+    ['InvalidAccessKeyId', 403],
+    ['InvalidSecurity', 403],
+    ['Unauthorized', 401],
+    ['UnauthorizedAccess', 403],
+    ['AuthenticationRequired', 401],
+    ['InvalidClientTokenId', 403],
+    ['NoSuchUser', 404],
+    ['InvalidToken', 400],
+    ['InvalidTokenId', 403],
+    ['ExpiredToken', 400],
+    ['TokenRefreshRequired', 400],
+  ],
+  secret_key_mismatch: [['SignatureDoesNotMatch', 403]],
+  bucket_not_found: [
+    ['NoSuchBucket', 404],
+    ['InvalidBucketName', 400],
+  ],
+  wrong_region: [
+    ['PermanentRedirect', 301],
+    ['AuthorizationHeaderMalformed', 400],
+    ['IncorrectEndpoint', 400],
+    ['IllegalLocationConstraint', 400],
+    ['IllegalLocationConstraintException', 400],
+    ['InvalidLocationConstraint', 400],
+    ['InvalidRegionName', 400],
+    ['InvalidRegion', 400],
+  ],
+  list_denied: [],
+  write_denied: [
+    ['AccessDenied', 403],
+    ['AccessForbidden', 403],
+    ['InvalidPayer', 403],
+    ['UserProjectMissing', 400],
+    ['UserProjectAccessDenied', 403],
+    ['CustomOrgPolicyConstraintFailed', 412],
+    ['OrgPolicyConstraintFailed', 412],
+    ['AccountProblem', 403],
+    ['AllAccessDisabled', 403],
+    ['NotSignedUp', 403],
+    ['NotEntitled', 403],
+    ['UserSuspended', 403],
+    ['UserProjectAccountProblem', 403],
+    ['AccountDisabled', 403],
+    ['AccountNotActivated', 403],
+    ['AccessNotConfigured', 403],
+    ['ObjectLockedByBucketPolicy', 403],
+    ['ObjectUnderActiveHold', 403],
+    ['RetentionPolicyNotMet', 403],
+    ['ObjectLocked', 400],
+  ],
+  encryption_denied: [
+    ['InvalidEncryptionAlgorithmError', 400],
+    ['EncryptionNotAllowed', 400],
+    ['KMS.DisabledException', 400],
+    ['KMS.NotFoundException', 400],
+    ['KMS.InvalidStateException', 400],
+    ['KMS.InvalidKeyUsageException', 400],
+    ['CloudKmsBadKey', 400],
+    ['CloudKmsCannotChangeKeyName', 400],
+    ['CloudKmsDecryptionKeyNotFound', 400],
+    ['CloudKmsDisabledKey', 400],
+    ['CloudKmsEncryptionKeyNotFound', 400],
+    ['CloudKmsKeyLocationNotAllowed', 400],
+  ],
+  endpoint_not_allowed: [],
+  endpoint_unreachable: [
+    ['IncompleteBody', 400],
+    ['ClientDisconnect', 400],
+    ['ConnectionClosed', 410],
+  ],
+  timeout: [
+    ['RequestTimeout', 400],
+    ['RequestTimeout', 408],
+  ],
+  tls_error: [],
+  not_s3: [
+    ['MethodNotAllowed', 405],
+    ['NotImplemented', 501],
+  ],
+  clock_skew: [
+    ['RequestTimeTooSkewed', 403],
+    ['RequestExpired', 400],
+    ['ExpiredRequest', 400],
+  ],
+  storage_unavailable: [
+    ['QuotaExceeded', 403],
+    ['XMinioAdminBucketQuotaExceeded', 400],
+    ['XMinioStorageFull', 507],
+    ['LimitExceeded', 400],
+    ['SlowDown', 503],
+    ['SlowDown', 429],
+    ['SlowDownRead', 503],
+    ['SlowDownWrite', 503],
+    ['RequestLimitExceeded', 400],
+    ['TooManyRequests', 429],
+    ['RateLimitExceeded', 403],
+    ['RequestRateLimitExceeded', 403],
+    ['AuthenticationLockout', 403],
+    ['Throttling', 400],
+    ['ThrottlingException', 400],
+    ['KMS.ThrottlingException', 400],
+    ['KMS.InternalException', 400],
+    ['KMS.KeyUnavailableException', 400],
+    ['Busy', 503],
+    ['InternalError', 500],
+    ['ServiceUnavailable', 503],
+    ['TemporaryRedirect', 307],
+    ['OperationAborted', 409],
+    ['ConditionalRequestConflict', 409],
+    ['ConcurrentModification', 409],
+    ['XMinioServerNotInitialized', 503],
+    ['XMinioBackendDown', 503],
+  ],
+  unknown: [
+    ['BadDigest', 400],
+    ['InvalidDigest', 400],
+    ['XAmzContentSHA256Mismatch', 400],
+    ['XAmzContentChecksumMismatch', 400],
+    ['CrcMismatch', 400],
+    ['NoSuchKey', 404],
+    ['NoSuchUpload', 404],
+    ['InvalidPart', 400],
+    ['InvalidPartOrder', 400],
+    ['EntityTooLarge', 400],
+    ['EntityTooSmall', 400],
+    ['KeyTooLongError', 400],
+    ['InvalidObjectName', 400],
+    ['XMinioParentIsObject', 400],
+    ['InvalidArgument', 400],
+    ['InvalidRequest', 400],
+    ['MalformedXML', 400],
+    ['PreconditionFailed', 412],
+    ['InvalidStorageClass', 400],
+  ],
+};
+
+t.test('has a decision for every published code', async t => {
+  for (const [expected, rows] of Object.entries(published)) {
+    for (const [code, status] of rows) {
+      const error = Object.assign(new Error(), {
+        Code: code,
+        $metadata: { httpStatusCode: status },
+      });
+      const fault = describeStorageError(error, { step: 'upload', destination: r2 });
+      t.equal(fault.code, expected, `${status} ${code}`);
+      if (expected === 'unknown') t.match(fault.message, code);
+    }
+  }
+});
+
+t.test('says that a full storage is full', async t => {
+  const error = { Code: 'QuotaExceeded', $metadata: { httpStatusCode: 403 } };
+  const fault = describeStorageError(error, { step: 'upload', destination: r2 });
+  t.match(fault.message, /quota is full \(QuotaExceeded\)/);
+  t.match(fault.hint, /raise the quota/);
+});
+
+t.test('says that temporary keys need a session token', async t => {
+  const withKey = (Code: string, accessKeyId: string) =>
+    describeStorageError({ Code }, { step: 'list', destination: aws, accessKeyId }).hint;
+  const wanted = /expires and needs a session token, which is not supported/;
+  t.match(withKey('InvalidAccessKeyId', 'ASIAIOSFODNN7EXAMPLE'), wanted);
+  t.match(withKey('InvalidToken', 'AKIAIOSFODNN7EXAMPLE'), wanted);
+  t.match(withKey('ExpiredToken', 'AKIAIOSFODNN7EXAMPLE'), wanted);
+  t.match(withKey('InvalidAccessKeyId', 'AKIAIOSFODNN7EXAMPLE'), /Copy the access key id again/);
+});
+
+t.test('gives Amazon and Google users no hint about hosts, ports or endpoints', async t => {
+  const errors = [
+    ...Object.values(published).flatMap(rows =>
+      rows.map(([Code, httpStatusCode]) => ({ Code, $metadata: { httpStatusCode } })),
+    ),
+    { code: 'ENOTFOUND' },
+    { code: 'ETIMEDOUT' },
+    { code: 'CERT_HAS_EXPIRED' },
+    { code: 'HPE_INVALID_CONSTANT' },
+    new NotS3Error(),
+  ];
+  for (const [destination, foreign] of [
+    [aws, /\b(host|port|endpoint|firewall|Google|storage\.objects|HMAC)\b/i],
+    [gcp, /\b(host|port|endpoint|firewall|Amazon|s3:|IAM|bucketUrl|AWS)\b/i],
+    [r2, /\b(bucketUrl|Google|HMAC|AWS|Amazon)\b/],
+  ] as const) {
+    for (const error of errors) {
+      for (const step of ['list', 'write', 'abort', 'upload'] as const) {
+        const { message, hint } = describeStorageError(error, { step, destination });
+        t.notMatch(`${message} ${hint}`, foreign, JSON.stringify(error));
+      }
+    }
+  }
+});
+
+t.test('says to leave the bucket out of the endpoint', async t => {
+  const wanted = /leave the bucket out of the endpoint/;
+  const inHost = { ...r2, endpoint: 'https://acme.fra1.example.com' };
+  const describe = (error: unknown, destination: Destination, step: StorageStep = 'list') => {
+    const { message, hint } = describeStorageError(error, { step, destination });
+    return `${message} ${hint}`;
+  };
+  // No object is read by a list, so the host itself names a bucket.
+  t.match(describe({ Code: 'NoSuchKey' }, inHost), wanted);
+  t.match(describe({ Code: 'NoSuchKey' }, r2), wanted, 'a domain of the bucket alone');
+  t.notMatch(describe({ Code: 'NoSuchKey' }, r2, 'upload'), wanted);
+  for (const error of [new NotS3Error(), { Code: 'AccessDenied' }, { Code: 'NoSuchBucket' }]) {
+    t.match(describe(error, inHost), wanted);
+    t.notMatch(describe(error, r2), wanted);
+  }
 });
 
 t.test('connections that fail, by the code that Node gives', async t => {

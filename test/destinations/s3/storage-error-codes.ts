@@ -1,6 +1,6 @@
 import type { StorageErrorCode } from '../../../src/destinations/s3/errors.ts';
 
-/** All codes of the contract's table, and whether a run that meets one is repeated. */
+/** All storage error codes, and whether a run that meets one is repeated. */
 export const storageErrorCodes: Record<StorageErrorCode, boolean> = {
   access_key_not_recognised: false,
   secret_key_mismatch: false,
@@ -8,6 +8,7 @@ export const storageErrorCodes: Record<StorageErrorCode, boolean> = {
   wrong_region: false,
   list_denied: false,
   write_denied: false,
+  encryption_denied: false,
   endpoint_not_allowed: false,
   not_s3: false,
   endpoint_unreachable: true,
