@@ -1,15 +1,16 @@
-/** Where an export goes, read from a request body: one pure parser per provider. */
+/** Reads the destination of an export from a request body. Pure. */
 import type { FieldFault } from '../shared/errors.ts';
 import { parseBucketUrl } from './bucket-url.ts';
+import { endpointFault, withoutBucket } from './endpoint.ts';
 import { bucketFault, keyFault, type Provider, regionFault, trimSlashes } from './names.ts';
 
 export interface Destination {
   readonly provider: Provider;
   readonly bucket: string;
   readonly region: string;
-  /** The folder, without slashes at its ends; `''` is the bucket's root. */
+  /** The folder, without slashes at its ends; may have placeholders; `''` is the bucket's root. */
   readonly key: string;
-  /** The origin of a custom endpoint as WHATWG URL writes it (`https://minio.example.com:9000`); null for the others. */
+  /** The origin of a custom endpoint as WHATWG URL writes it; null for other providers. */
   readonly endpoint: string | null;
 }
 
@@ -18,7 +19,7 @@ export interface Credentials {
   readonly secretAccessKey: string;
 }
 
-/** The members of a config's body that say where. Others are not looked at. */
+/** The members of a config's body that name the destination. Others are ignored. */
 export interface DestinationBody {
   readonly provider: Provider;
   readonly bucketUrl?: string;
@@ -42,7 +43,7 @@ const ownFields: Readonly<Record<Provider, readonly Field[]>> = {
 
 const allFields: readonly Field[] = ['bucketUrl', 'bucket', 'region', 'key', 'endpoint'];
 
-/** Outer spaces are dropped everywhere. Faults are in the order of the fields, one a field. */
+/** Reads a destination without outer spaces. Each invalid field has one fault, in the order of the fields. */
 export function parseDestination(body: DestinationBody): Parsed<Destination> {
   const own = ownFields[body.provider];
   const foreign = allFields
@@ -56,7 +57,7 @@ export function parseDestination(body: DestinationBody): Parsed<Destination> {
   return foreign.length === 0 ? parsed : { ok: false, faults: foreign };
 }
 
-/** Outer spaces and line breaks, which come along when keys are pasted, are dropped. */
+/** Reads credentials without outer spaces and line breaks, which pasted keys often have. */
 export function parseCredentials(body: Credentials): Parsed<Credentials> {
   const value = {
     accessKeyId: body.accessKeyId.trim(),
@@ -98,11 +99,23 @@ function parseParts(body: DestinationBody): Parsed<Destination> {
     fault('bucket', bucket, name => bucketFault(provider, name)),
     fault('region', region, regionFault),
     fault('key', key, keyFault),
+    bucketInEndpoint(endpoint, bucket),
   ].filter(found => typeof found === 'object');
   if (faults.length > 0 || bucket === undefined || region === undefined)
     return { ok: false, faults };
   const origin = endpoint === undefined ? null : new URL(endpoint).origin;
   return { ok: true, value: { provider, bucket, region, key, endpoint: origin } };
+}
+
+function bucketInEndpoint(
+  endpoint: string | undefined,
+  bucket: string | undefined,
+): FieldFault | undefined {
+  if (endpoint === undefined || bucket === undefined || endpointFault(endpoint) !== null) return;
+  const better = withoutBucket(endpoint, bucket);
+  if (better === null) return;
+  const message = `names the bucket already: leave the bucket out of the endpoint, write ${better}`;
+  return { path: '/endpoint', message };
 }
 
 function fault(
@@ -112,16 +125,4 @@ function fault(
 ): FieldFault | undefined {
   const message = value === undefined ? 'is required' : rule(value);
   return message === null ? undefined : { path: `/${field}`, message };
-}
-
-/** An origin and nothing more. Which hosts may be reached is the endpoint guard's business, not this one's. */
-function endpointFault(text: string): string | null {
-  const form = 'write scheme, host and port alone, such as https://minio.example.com:9000';
-  if (!/^https?:\/\//i.test(text)) return `must start with https://: ${form}`;
-  if (text.includes('@')) return `may not contain a user or password: ${form}`;
-  // URL drops tabs and line breaks and takes "\" for "/", so it is asked only about text free of them.
-  if (/[\s\\]/.test(text) || !URL.canParse(text)) return `is not a URL: ${form}`;
-  if (!/^https?:\/\/[^/?#]+\/?$/i.test(text)) return `may not contain a path or query: ${form}`;
-  if (new URL(text).port === '0') return `has a port that cannot be reached: ${form}`;
-  return null;
 }

@@ -1,5 +1,15 @@
-/** What buckets, regions, folders and keys may look like. Each function gives the fault as text, or null. Pure. */
-import { maxKeyBytes } from './object-key.ts';
+/**
+ * Rules for names of buckets, regions and folders. Pure.
+ *
+ * Each function returns the reason for a refusal as text that completes a sentence, or null.
+ */
+import {
+  longestName,
+  maxKeyBytes,
+  placeholderNames,
+  renderFolder,
+  unknownPlaceholder,
+} from './object-key.ts';
 
 export type Provider = 'aws' | 'gcp' | 'custom';
 
@@ -15,14 +25,14 @@ const bucketShapes: Readonly<Record<Provider, { shape: RegExp; rule: string }>> 
       /^(?!goog)(?=.{3,222}$)[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9_-])?(?:\.[a-z0-9_-]{1,63})*(?<![._-])$/,
     rule: '3 to 63 lower-case letters, digits, hyphens and underscores (parts may be joined by dots), with a letter or digit at both ends, not starting with "goog"',
   },
-  // RADOS Gateway's relaxed names are the widest in use; the endpoint knows its own rules better.
+  // RADOS Gateway's relaxed names are the widest in use. The endpoint applies its own rules.
   custom: {
     shape: /^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/,
     rule: '3 to 255 letters, digits, dots, hyphens and underscores, with a letter or digit at both ends',
   },
 };
 
-/** Suffixes by which S3 clients recognise things that are not buckets, and then speak another protocol. */
+/** Suffixes of access points, directory buckets and the like, with which S3 clients use another protocol. */
 const reservedSuffix = /(?:-s3alias|--ol-s3|--op-s3|--x-s3|--table-s3|\.mrap)$/;
 const reservedPrefix = /^(?:xn--|sthree-|amzn-s3-demo-)/;
 
@@ -37,33 +47,43 @@ export function bucketFault(provider: Provider, bucket: string): string | null {
   return null;
 }
 
-/** Regions of the partitions `aws`, `aws-us-gov` and `aws-cn`; the others have no public endpoint under these hosts. */
+/** Returns whether a region is in the partition `aws`, `aws-us-gov` or `aws-cn`. Others have no public hosts. */
 export function isAwsRegion(region: string): boolean {
   return /^[a-z]{2}(?:-gov)?-[a-z]{4,12}-\d{1,2}$/.test(region);
 }
 
-/** Any label: `europe-west1`, `EU`, `auto`, `RegionOne`. It is a part of the signature, never of a host here. */
+/** Accepts any label, such as `europe-west1`, `EU`, `auto`, `RegionOne`. It is part of signatures, not of hosts. */
 export function regionFault(region: string): string | null {
   return /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/.test(region)
     ? null
     : 'must be a region such as "europe-west1" (letters, digits and hyphens)';
 }
 
-/** A folder without slashes at its ends; `''` is the bucket's root. */
+/**
+ * Checks a folder without slashes at its ends. `''` is the bucket's root.
+ *
+ * The folder may have placeholders; its length counts with their longest values.
+ */
 export function keyFault(key: string): string | null {
   if (key === '') return null;
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this looks for
   if (/[\u0000-\u001f\u007f-\u009f\ufffe\uffff]/.test(key) || !key.isWellFormed()) {
     return 'may not contain control characters';
   }
-  // Clients and proxies fold these while others sign them as they are.
+  // Some clients and proxies fold these before they sign, others do not.
   if (key.split('/').some(segment => segment === '' || segment === '.' || segment === '..')) {
     return 'may not contain empty segments ("//"), "." or ".."';
   }
-  if (Buffer.byteLength(key) > maxKeyBytes) return `may not be longer than ${maxKeyBytes} bytes`;
+  const unknown = unknownPlaceholder(key);
+  if (unknown !== null) {
+    return `has "${unknown}", which is no placeholder; there are ${placeholderNames.join(', ')}`;
+  }
+  if (Buffer.byteLength(renderFolder(key, longestName)) > maxKeyBytes)
+    return `may not be longer than ${maxKeyBytes} bytes`;
   return null;
 }
 
+/** Removes slashes at both ends. */
 export function trimSlashes(key: string): string {
   return key.replace(/^\/+|\/+$/g, '');
 }

@@ -1,41 +1,80 @@
-/** The names of what a run leaves in the bucket (contract, section 6). Pure. */
+/** Keys of what a run writes into the bucket. Pure. */
 
 export type Compression = 'none' | 'gzip';
 
-/** `<key>/company-adoption_<environmentId>_<snapshotDate>.csv`, `.csv.gz` with gzip; `key` may be empty. */
-export function objectKey(
-  key: string,
-  environmentId: string,
-  snapshotDate: string,
-  compression: Compression,
-): string {
-  return `${keyPrefix(key)}${baseName(environmentId, snapshotDate)}.csv${compression === 'gzip' ? '.gz' : ''}`;
+/** What the name of an object depends on, apart from the folder. */
+export interface ObjectName {
+  readonly environmentId: string;
+  /** YYYY-MM-DD */
+  readonly snapshotDate: string;
+  readonly compression: Compression;
 }
 
-/** `<key>/_manifest/company-adoption_<environmentId>_<snapshotDate>.json` */
-export function manifestKey(key: string, environmentId: string, snapshotDate: string): string {
-  return `${keyPrefix(key)}_manifest/${baseName(environmentId, snapshotDate)}.json`;
+/** Placeholders of a folder, with their values for one run. */
+const placeholders: Readonly<Record<string, (name: ObjectName) => string>> = {
+  '{date}': name => name.snapshotDate,
+  '{year}': name => name.snapshotDate.slice(0, 4),
+  '{month}': name => name.snapshotDate.slice(5, 7),
+  '{day}': name => name.snapshotDate.slice(8, 10),
+  '{environmentId}': name => name.environmentId,
+};
+
+export const placeholderNames = Object.keys(placeholders);
+
+const placeholder = /\{[^{}]*\}/g;
+
+/**
+ * Returns the first brace or placeholder of a folder that means nothing, or null.
+ *
+ * Braces stand for placeholders alone, so that a misspelt one is found before it names a folder.
+ */
+export function unknownPlaceholder(folder: string): string | null {
+  const unknown = folder.match(placeholder)?.find(text => !Object.hasOwn(placeholders, text));
+  if (unknown !== undefined) return unknown;
+  return /[{}]/.exec(folder.replaceAll(placeholder, ''))?.[0] ?? null;
 }
 
-/** What every key under a folder starts with: `exports/` for `exports`, nothing for no folder. */
-export function keyPrefix(key: string): string {
-  return key === '' ? '' : `${key}/`;
+/** Returns the folder with its placeholders replaced. Unknown placeholders stay. */
+export function renderFolder(folder: string, name: ObjectName): string {
+  return folder.replaceAll(placeholder, text =>
+    Object.hasOwn(placeholders, text) ? (placeholders[text]?.(name) ?? text) : text,
+  );
 }
 
-function baseName(environmentId: string, snapshotDate: string): string {
-  return `company-adoption_${environmentId}_${snapshotDate}`;
+/**
+ * Returns `<folder>/company-adoption_<environmentId>_<snapshotDate>.csv`, with `.csv.gz` for gzip.
+ *
+ * @param folder may have placeholders; `''` is the bucket's root
+ */
+export function objectKey(folder: string, name: ObjectName): string {
+  return `${prefixOf(folder, name)}${fileName(name)}`;
 }
 
-/** S3 allows 1,024 bytes of UTF-8. What remains for the folder beside the longest name that can follow it. */
-export const maxKeyBytes =
-  1024 -
-  Math.max(
-    Buffer.byteLength(objectKey('k', 'e'.repeat(64), '2026-01-02', 'gzip')),
-    Buffer.byteLength(manifestKey('k', 'e'.repeat(64), '2026-01-02')),
-  ) +
-  1;
+/** Returns `<folder>/_manifest/<file name of the object>.json`. Two objects never share a manifest. */
+export function manifestKey(folder: string, name: ObjectName): string {
+  return `${prefixOf(folder, name)}_manifest/${fileName(name)}.json`;
+}
 
 /** Returns the folder of an object's key with its last slash, or `''` for an object in the root. */
 export function folderOf(key: string): string {
   return key.slice(0, key.lastIndexOf('/') + 1);
 }
+
+function prefixOf(folder: string, name: ObjectName): string {
+  return folder === '' ? '' : `${renderFolder(folder, name)}/`;
+}
+
+function fileName({ environmentId, snapshotDate, compression }: ObjectName): string {
+  const extension = compression === 'gzip' ? 'csv.gz' : 'csv';
+  return `company-adoption_${environmentId}_${snapshotDate}.${extension}`;
+}
+
+/** The name with the longest parts that are possible. */
+export const longestName: ObjectName = {
+  environmentId: 'e'.repeat(64),
+  snapshotDate: '2026-01-02',
+  compression: 'gzip',
+};
+
+/** Bytes of UTF-8 that a folder may have. S3 allows 1,024 for the whole key. */
+export const maxKeyBytes = 1024 - Buffer.byteLength(manifestKey('k', longestName)) + 1;

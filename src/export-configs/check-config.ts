@@ -6,7 +6,7 @@ import { nextSlot, snapshotDateOf } from '../export-runs/schedule.ts';
 import { AppError } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
 
-/** Asks the bucket about the very key that the next run will write. Answers within 15 s; faults are in the result. */
+/** Asks the bucket about the key that the next run will write. Answers within 15 s; errors are in the result. */
 export async function checkConfig(
   clientEnvironment: ClientEnvironment,
   environmentId: string,
@@ -19,7 +19,7 @@ export async function checkConfig(
     {
       destination,
       credentials,
-      objectKey: objectKey(destination.key, environmentId, snapshotDate, compression),
+      objectKey: objectKey(destination.key, { environmentId, snapshotDate, compression }),
     },
     clientEnvironment,
   );

@@ -65,12 +65,15 @@ const fields = {
   schedule,
   provider,
   bucketUrl: text(
-    '`aws` alone, and needed there: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`.',
+    '`aws` alone, and needed there: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.',
     ['https://acme.s3.eu-west-1.amazonaws.com/exports/bucket'],
   ),
   bucket: text('`gcp` and `custom`, needed there.', ['acme-exports']),
   region: text('`gcp` and `custom`, needed there.', ['europe-west1']),
-  key: text('`gcp` and `custom`: the folder; default: the bucket’s root.', ['exports/bucket']),
+  key: text(
+    '`gcp` and `custom`: the folder; default: the bucket’s root. `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date and `{environmentId}` are replaced; other placeholders are refused.',
+    ['exports/bucket', 'exports/date={date}'],
+  ),
   endpoint: text('`custom` alone, and needed there: scheme, host and port.', [
     'https://minio.example.com:9000',
   ]),

@@ -319,7 +319,9 @@ function warnOfUpload(
 }
 
 function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string {
-  return objectKey(config.destination.key, attempt.environmentId, snapshotDate, config.compression);
+  const { environmentId } = attempt;
+  const { destination, compression } = config;
+  return objectKey(destination.key, { environmentId, snapshotDate, compression });
 }
 
 /** Null when the secret does not open, which is told when it is needed. */

@@ -45,7 +45,7 @@ export async function transfer(
     if (opened.plan.parts.length === 0)
       throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
     const { rowCount } = opened.plan;
-    const key = objectKey(destination.key, environmentId, snapshotDate, compression);
+    const key = objectKey(destination.key, { environmentId, snapshotDate, compression });
     const object = await uploadObject(client, {
       destination,
       key,
@@ -68,7 +68,14 @@ export async function transfer(
         columns: columns.map(column => column.header),
         completedAt: request.now().toISOString(),
       };
-      await putManifest(client, destination, environmentId, { ...result, ...about }, signal);
+      await putManifest(
+        client,
+        destination,
+        environmentId,
+        compression,
+        { ...result, ...about },
+        signal,
+      );
     }
     return result;
   } finally {

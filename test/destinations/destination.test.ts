@@ -5,7 +5,13 @@ import {
   parseCredentials,
   parseDestination,
 } from '../../src/destinations/destination.ts';
-import { manifestKey, maxKeyBytes, objectKey } from '../../src/destinations/object-key.ts';
+import {
+  folderOf,
+  longestName,
+  manifestKey,
+  maxKeyBytes,
+  objectKey,
+} from '../../src/destinations/object-key.ts';
 
 const aws = (bucketUrl: string) => parseDestination({ provider: 'aws', bucketUrl });
 const faultsOf = (body: DestinationBody) => {
@@ -44,7 +50,7 @@ t.test('Amazon bucket URLs that fit', async t => {
     ],
     ['https://acme.s3.eu-west-1.amazonaws.com/100%25', 'acme', 'eu-west-1', '100%'],
     ['https://acme.s3.eu-west-1.amazonaws.com/a%2Fb%2F', 'acme', 'eu-west-1', 'a/b'],
-    ['https://acme.s3.eu-west-1.amazonaws.com/a+b', 'acme', 'eu-west-1', 'a+b'],
+    ['https://acme.s3.eu-west-1.amazonaws.com/a%2Bb', 'acme', 'eu-west-1', 'a+b'],
     ['https://acme.s3.eu-west-1.amazonaws.com/a@b:c', 'acme', 'eu-west-1', 'a@b:c'],
     [`https://${'b'.repeat(63)}.s3.eu-west-1.amazonaws.com`, 'b'.repeat(63), 'eu-west-1', ''],
   ];
@@ -66,7 +72,7 @@ t.test('Amazon bucket URLs that do not fit say how to write them', async t => {
   const bad: [string, RegExp][] = [
     ['', /must look like https:\/\/<bucket>/],
     ['acme', /must look like/],
-    ['acme.s3.eu-west-1.amazonaws.com', /must look like/],
+    ['acme.s3.eu-west-1.amazonaws.com', /must start with https/],
     ['s3://acme/exports', /not an s3:\/\/ one/],
     ['http://acme.s3.eu-west-1.amazonaws.com', /must start with https/],
     ['ftp://acme.s3.eu-west-1.amazonaws.com', /must look like/],
@@ -86,7 +92,7 @@ t.test('Amazon bucket URLs that do not fit say how to write them', async t => {
     ['https://acme.s3.eu-west-1.amazonaws.com?x', /"\?" or "#"/],
     ['https://acme.s3.eu-west-1.amazonaws.com/a#b', /"\?" or "#"/],
     ['https://Acme.s3.eu-west-1.amazonaws.com', /lower case/],
-    ['https://acme.s3.EU-WEST-1.amazonaws.com', /must look like/],
+    ['https://acme.s3.EU-WEST-1.amazonaws.com', /lower case/],
     ['https://ac_me.s3.eu-west-1.amazonaws.com', /names the bucket "ac_me", which/],
     ['https://-acme.s3.eu-west-1.amazonaws.com', /bucket name/],
     ['https://ac..me.s3.eu-west-1.amazonaws.com', /bucket name/],
@@ -103,6 +109,7 @@ t.test('Amazon bucket URLs that do not fit say how to write them', async t => {
     ['https://acme.s3.eu-west-1.amazonaws.com.evil.example', /must look like/],
     ['https://evil.example/.s3.eu-west-1.amazonaws.com', /must look like/],
     ['https://evil.example\\.s3.eu-west-1.amazonaws.com', /bucket name/],
+    ['https://acme.s3.eu-west-1.amazonaws.com/a+b', /"%20" for a space and "%2B" for a plus/],
     ['https://acme.s3.eu-west-1.amazonaws.com//a', /empty segments/],
     ['https://acme.s3.eu-west-1.amazonaws.com/a//b', /empty segments/],
     ['https://acme.s3.eu-west-1.amazonaws.com/../b', /"\.\."/],
@@ -261,21 +268,206 @@ t.test('credentials are trimmed, and refused where a header could not carry them
   t.strictSame(paths('ÄKIA', 's'.repeat(257)), ['/accessKeyId', '/secretAccessKey']);
 });
 
-t.test('object names', async t => {
+t.test('names objects and manifests', async t => {
+  const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
+  const gzip = { ...name, compression: 'gzip' } as const;
+  t.equal(objectKey('exports/bucket', name), 'exports/bucket/company-adoption_prod_2026-03-02.csv');
+  t.equal(objectKey('', gzip), 'company-adoption_prod_2026-03-02.csv.gz');
   t.equal(
-    objectKey('exports/bucket', 'prod', '2026-03-02', 'none'),
-    'exports/bucket/company-adoption_prod_2026-03-02.csv',
+    manifestKey('exports', name),
+    'exports/_manifest/company-adoption_prod_2026-03-02.csv.json',
   );
-  t.equal(objectKey('', 'prod', '2026-03-02', 'gzip'), 'company-adoption_prod_2026-03-02.csv.gz');
+  t.equal(manifestKey('', gzip), '_manifest/company-adoption_prod_2026-03-02.csv.gz.json');
   t.equal(
-    manifestKey('exports', 'prod', '2026-03-02'),
-    'exports/_manifest/company-adoption_prod_2026-03-02.json',
-  );
-  t.equal(manifestKey('', 'prod', '2026-03-02'), '_manifest/company-adoption_prod_2026-03-02.json');
-  const longest = manifestKey('k'.repeat(maxKeyBytes), 'e'.repeat(64), '2026-03-02');
-  t.equal(
-    Buffer.byteLength(longest),
+    Buffer.byteLength(manifestKey('k'.repeat(maxKeyBytes), longestName)),
     1024,
     'the longest folder fills the 1,024 bytes that S3 allows',
   );
+});
+
+t.test('replaces placeholders in folders', async t => {
+  const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
+  const folders: [string, string][] = [
+    ['exports/date={date}', 'exports/date=2026-03-02/'],
+    ['{year}/{month}/{day}', '2026/03/02/'],
+    ['{environmentId}/y{year}{year}', 'prod/y20262026/'],
+    ['no placeholder', 'no placeholder/'],
+  ];
+  for (const [folder, rendered] of folders) {
+    t.equal(folderOf(objectKey(folder, name)), rendered, folder);
+    t.equal(folderOf(manifestKey(folder, name)), `${rendered}_manifest/`, folder);
+    const parsed = aws(`https://acme.s3.eu-west-1.amazonaws.com/${encodeURI(folder)}`);
+    t.equal(parsed.ok && parsed.value.key, folder);
+    t.equal(parsed.ok && formatBucketUrl(parsed.value).includes('{'), folder.includes('{'));
+  }
+});
+
+t.test('refuses placeholders that mean nothing', async t => {
+  const custom = {
+    provider: 'custom',
+    endpoint: 'https://minio.example.com',
+    bucket: 'acme',
+    region: 'auto',
+  } as const;
+  for (const [key, shown] of [
+    ['{hour}', '{hour}'],
+    ['{Year}', '{Year}'],
+    ['{ date }', '{ date }'],
+    ['{}', '{}'],
+    ['{constructor}', '{constructor}'],
+    ['a{date', '{'],
+    ['a}b', '}'],
+    ['{{date}}', '{'],
+    ['{date}/{toString}', '{toString}'],
+  ] as const) {
+    const [fault, ...others] = faultsOf({ ...custom, key });
+    t.equal(fault?.path, '/key', key);
+    t.ok(fault?.message.includes(`"${shown}"`), key);
+    t.match(fault?.message, /\{date\}, \{year\}, \{month\}, \{day\}, \{environmentId\}/);
+    t.equal(others.length, 0);
+    const url = `https://acme.s3.eu-west-1.amazonaws.com/${encodeURIComponent(key)}`;
+    t.equal(faultsOf({ provider: 'aws', bucketUrl: url })[0]?.path, '/bucketUrl');
+  }
+  const long = `{environmentId}${'k'.repeat(maxKeyBytes - 63)}`;
+  t.match(faultsOf({ ...custom, key: long })[0]?.message, /longer than/, 'counts longest values');
+  t.strictSame(faultsOf({ ...custom, key: long.slice(0, -1) }), []);
+});
+
+t.test('says how to write an Amazon bucket URL, with the parts that can be told', async t => {
+  const eu = 'https://acme.s3.eu-west-1.amazonaws.com';
+  const noRegion = 'https://acme.s3.<region>.amazonaws.com';
+  const noBucket = 'https://<bucket>.s3.eu-west-1.amazonaws.com/<folder>';
+  const table: [string, RegExp, string][] = [
+    ['s3://acme/exports/daily/', /not an s3:\/\/ one/, `${noRegion}/exports/daily`],
+    ['S3A://acme', /not an s3a:\/\/ one/, noRegion],
+    ['s3://acme/my folder', /s3:/, `${noRegion}/my%20folder`],
+    ['arn:aws:s3:::acme/exports', /not an ARN/, `${noRegion}/exports`],
+    ['arn:aws:s3:::acme', /not an ARN/, noRegion],
+    ['arn:aws:s3:eu-west-1:123456789012:accesspoint/point', /access point/, noBucket],
+    [
+      'arn:aws:s3::123456789012:accesspoint/alias.mrap',
+      /access point/,
+      'https://<bucket>.s3.<region>.amazonaws.com/<folder>',
+    ],
+    [
+      'https://point-123456789012.s3-accesspoint.eu-west-1.amazonaws.com/exports',
+      /access point/,
+      noBucket,
+    ],
+    [
+      'https://alias.mrap.accesspoint.s3-global.amazonaws.com',
+      /access point/,
+      'https://<bucket>.s3.<region>.amazonaws.com/<folder>',
+    ],
+    ['https://p-1.op-1.s3-outposts.eu-west-1.amazonaws.com', /access point/, noBucket],
+    [
+      'https://acme.s3-fips.us-east-1.amazonaws.com/a',
+      /"fips"/,
+      'https://acme.s3.us-east-1.amazonaws.com/a',
+    ],
+    [
+      'https://s3-fips.us-gov-west-1.amazonaws.com/acme/a',
+      /"fips"/,
+      'https://acme.s3.us-gov-west-1.amazonaws.com/a',
+    ],
+    [
+      'https://acme.s3-fips.dualstack.us-east-1.amazonaws.com',
+      /"fips"/,
+      'https://acme.s3.us-east-1.amazonaws.com',
+    ],
+    ['https://acme.s3.dualstack.eu-west-1.amazonaws.com/a', /"dualstack"/, `${eu}/a`],
+    ['https://s3.dualstack.eu-west-1.amazonaws.com/acme/a', /"dualstack"/, `${eu}/a`],
+    ['https://acme.s3-accelerate.amazonaws.com/a', /"accelerate"/, `${noRegion}/a`],
+    ['https://s3.eu-west-1.amazonaws.com/acme/exports/', /not in the path/, `${eu}/exports`],
+    ['https://s3-eu-west-1.amazonaws.com/acme', /not in the path/, eu],
+    ['https://s3.amazonaws.com/acme/a', /not in the path/, `${noRegion}/a`],
+    [
+      'https://s3.cn-north-1.amazonaws.com.cn/acme',
+      /not in the path/,
+      'https://acme.s3.cn-north-1.amazonaws.com.cn',
+    ],
+    ['https://acme.s3.amazonaws.com/a', /must name the region/, `${noRegion}/a`],
+    ['https://acme.s3-eu-west-1.amazonaws.com/a', /with a dot/, `${eu}/a`],
+    ['http://acme.s3-website-eu-west-1.amazonaws.com', /website/, eu],
+    ['http://acme.s3-website.eu-west-1.amazonaws.com', /website/, eu],
+    ['http://acme.s3.eu-west-1.amazonaws.com/a', /must start with https/, `${eu}/a`],
+    ['acme.s3.eu-west-1.amazonaws.com/a', /must start with https/, `${eu}/a`],
+    ['https://user:pass@acme.s3.eu-west-1.amazonaws.com/a', /user or password/, `${eu}/a`],
+    ['https://acme.s3.eu-west-1.amazonaws.com:443/a', /port/, `${eu}/a`],
+    ['https://acme.s3.eu-west-1.amazonaws.com/a?versionId=1', /"\?" or "#"/, `${eu}/a`],
+    ['https://ACME.S3.eu-west-1.AmazonAWS.com/A', /lower case/, `${eu}/A`],
+    [
+      'https://eu-west-1.console.aws.amazon.com/s3/buckets/acme?region=eu-west-1&tab=objects',
+      /console/,
+      eu,
+    ],
+    [
+      'https://s3.console.aws.amazon.com/s3/buckets/acme?prefix=my+folder/x/&region=eu-west-1',
+      /console/,
+      `${eu}/my%20folder/x`,
+    ],
+    ['https://eu-west-1.console.aws.amazon.com/s3/buckets/acme', /console/, eu],
+    [
+      'https://s3.console.aws.amazon.com/s3/home',
+      /console/,
+      'https://<bucket>.s3.<region>.amazonaws.com/<folder>',
+    ],
+    [
+      'https://bucket.vpce-1a2b3c4d-5e6f.s3.eu-west-1.vpce.amazonaws.com/acme',
+      /VPC endpoint/,
+      noBucket,
+    ],
+  ];
+  for (const [url, what, better] of table) {
+    const [fault] = faultsOf({ provider: 'aws', bucketUrl: url });
+    t.match(fault?.message, what, url);
+    t.ok(fault?.message.endsWith(` write ${better}`), `${url}: ${fault?.message}`);
+  }
+  for (const [url, provider] of [
+    ['gs://acme/exports', 'gcp'],
+    ['https://storage.googleapis.com/acme', 'gcp'],
+    ['https://console.cloud.google.com/storage/browser/acme', 'gcp'],
+    ['https://abc.r2.cloudflarestorage.com/acme', 'custom'],
+    ['https://acme.fra1.digitaloceanspaces.com', 'custom'],
+    ['https://s3.eu-central-003.backblazeb2.com/acme', 'custom'],
+    ['https://s3.eu-central-1.wasabisys.com', 'custom'],
+  ] as const) {
+    const [fault] = faultsOf({ provider: 'aws', bucketUrl: url });
+    t.match(fault?.message, `use "provider": "${provider}"`, url);
+  }
+});
+
+t.test('refuses endpoints that name the bucket, where that is certain', async t => {
+  const custom = { provider: 'custom', bucket: 'acme', region: 'auto' } as const;
+  const account = '0123456789abcdef0123456789abcdef';
+  for (const host of [
+    'fra1.digitaloceanspaces.com',
+    's3.eu-central-003.backblazeb2.com',
+    's3.eu-central-1.wasabisys.com',
+    's3.wasabisys.com',
+    `${account}.r2.cloudflarestorage.com`,
+    `${account}.eu.r2.cloudflarestorage.com`,
+    'eu-central-1.linodeobjects.com',
+    's3.fr-par.scw.cloud',
+    's3.gra.io.cloud.ovh.net',
+    'fsn1.your-objectstorage.com',
+    'oss-eu-central-1.aliyuncs.com',
+    's3.eu-west-1.amazonaws.com',
+    'storage.googleapis.com',
+  ]) {
+    t.strictSame(faultsOf({ ...custom, endpoint: `https://acme.${host}` }), [
+      {
+        path: '/endpoint',
+        message: `names the bucket already: leave the bucket out of the endpoint, write https://${host}`,
+      },
+    ]);
+    t.strictSame(faultsOf({ ...custom, endpoint: `https://${host}` }), []);
+  }
+  for (const [bucket, host] of [
+    ['fra1', 'fra1.digitaloceanspaces.com'],
+    ['minio', 'minio.example.com'],
+    ['acme', 'acme.example.com'],
+  ] as const) {
+    t.strictSame(faultsOf({ ...custom, bucket, endpoint: `https://${host}` }), [], host);
+  }
 });

@@ -64,7 +64,7 @@ t.test('a slot comes: file, manifest, run and status', needsS3, async t => {
   });
 
   const objectKey = `${key}/company-adoption_acme_2026-03-02.csv`;
-  const manifestKey = `${key}/_manifest/company-adoption_acme_2026-03-02.json`;
+  const manifestKey = `${key}/_manifest/company-adoption_acme_2026-03-02.csv.json`;
   t.strictSame(await contentsOf(s3Destination({ key })), {
     objects: [manifestKey, objectKey],
     unfinished: [],

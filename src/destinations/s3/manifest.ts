@@ -1,6 +1,6 @@
 import { PutObjectCommand, type S3Client } from '@aws-sdk/client-s3';
 import type { Destination } from '../destination.ts';
-import { manifestKey } from '../object-key.ts';
+import { type Compression, manifestKey } from '../object-key.ts';
 import { NotS3Error } from './error-codes.ts';
 import { describeStorageError, StorageError } from './errors.ts';
 
@@ -23,14 +23,16 @@ export async function putManifest(
   client: S3Client,
   destination: Destination,
   environmentId: string,
+  compression: Compression,
   manifest: Manifest,
   signal: AbortSignal,
 ): Promise<void> {
+  const { snapshotDate } = manifest;
   try {
     const { ETag } = await client.send(
       new PutObjectCommand({
         Bucket: destination.bucket,
-        Key: manifestKey(destination.key, environmentId, manifest.snapshotDate),
+        Key: manifestKey(destination.key, { environmentId, compression, snapshotDate }),
         Body: `${JSON.stringify(manifest)}\n`,
         ContentType: 'application/json',
       }),

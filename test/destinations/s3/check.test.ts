@@ -24,10 +24,11 @@ import { startGateway } from '../../helpers/s3-gateway.ts';
 import { storageErrorCodes } from './storage-error-codes.ts';
 import { bytes, digestOf, mebibyte } from './test-source.ts';
 
+const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
 const wrongSecret = 'this-is-not-the-secret';
 
 async function check(destination: Destination, credentials: Credentials): Promise<CheckResult> {
-  const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
+  const key = objectKey(destination.key, name);
   return await checkDestination(
     { destination, credentials, objectKey: key },
     { allowlist: loopback },
@@ -126,7 +127,7 @@ t.test(
     );
     const user = s3Client(credentials, destination);
     const { signal } = new AbortController();
-    const key = objectKey(destination.key, 'prod', '2026-03-02', 'none');
+    const key = objectKey(destination.key, name);
     const upload = (body: AsyncIterable<Uint8Array>) =>
       uploadObject(user, {
         destination,
@@ -240,7 +241,7 @@ t.test('TLS', needsS3, async t => {
     {
       destination,
       credentials: users.full,
-      objectKey: objectKey(destination.key, 'prod', '2026-03-02', 'gzip'),
+      objectKey: objectKey(destination.key, { ...name, compression: 'gzip' }),
     },
     { allowlist: loopback, extraCa: fs.readFileSync(caFile, 'utf8') },
   );

@@ -59,7 +59,7 @@ t.test('writes to a bucket with Object Lock that demands a digest', needsS3, asy
     columns: ['Company ID'],
     completedAt: '2026-03-03T00:00:09.000Z',
   };
-  await t.resolves(putManifest(client, destination, 'prod', manifest, signal));
+  await t.resolves(putManifest(client, destination, 'prod', 'none', manifest, signal));
   t.equal(proxy.requests.filter(line => line.startsWith('PUT')).length, 6, 'nothing was repeated');
 });
 

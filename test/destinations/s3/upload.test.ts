@@ -326,14 +326,14 @@ t.test('manifest', needsS3, async t => {
     completedAt: '2026-03-03T00:00:09.000Z',
   };
   const { signal } = new AbortController();
-  await putManifest(client, destination, 'prod', manifest, signal);
-  const key = `${destination.key}/_manifest/company-adoption_prod_2026-03-02.json`;
+  await putManifest(client, destination, 'prod', 'none', manifest, signal);
+  const key = `${destination.key}/_manifest/company-adoption_prod_2026-03-02.csv.json`;
   const stored = await readObject(destination.bucket, key);
   t.strictSame(JSON.parse(stored.body.toString()), manifest);
   t.equal(stored.contentType, 'application/json');
   const denied = s3Client('nothing');
   t.teardown(() => denied.destroy());
-  const thrown = await putManifest(denied, destination, 'prod', manifest, signal).catch(
+  const thrown = await putManifest(denied, destination, 'prod', 'none', manifest, signal).catch(
     (error: unknown) => error,
   );
   t.equal((thrown as StorageError).fault.code, 'write_denied');
