@@ -166,13 +166,13 @@ async function tidy(
 ): Promise<void> {
   const startedAt = performance.now();
   try {
-    const { partitions, ...counts } = await tidyUp(db, retention, now(), signal);
+    const { unrendered, unregistered, ...counts } = await tidyUp(db, retention, now(), signal);
     const durationMs = Math.round(performance.now() - startedAt);
-    log.info({ ...counts, partitions: partitions.dropped, durationMs }, 'tidied up');
-    if (partitions.unregistered.length > 0) {
-      const days = partitions.unregistered;
-      log.warn({ days }, 'old days hold rows of no registered snapshot; they are left as they are');
-    }
+    log.info({ ...counts, durationMs }, 'tidied up');
+    if (unrendered.length > 0)
+      log.warn({ days: unrendered }, 'old days keep their rows: snapshots are not rendered');
+    if (unregistered.length > 0)
+      log.warn({ days: unregistered }, 'old days keep their rows: some belong to no snapshot');
   } catch (error) {
     log.error({ err: error }, 'tidying up failed; the next night tries again');
     throw error;

@@ -1,6 +1,14 @@
+import { sql, type Transaction } from 'kysely';
+import type { Tables } from '../db/tables.ts';
+
 /** Returns the name of the partition that `ensure_snapshot_partition` makes for a day. */
 export function partitionName(date: string): string {
   return `snapshot_rows_${date.replaceAll('-', '')}`;
+}
+
+/** Returns the name of the advisory lock that `ensure_snapshot_partition` takes to make a partition. */
+export function partitionLockName(date: string): string {
+  return `warehouse-export partition ${date}`;
 }
 
 /**
@@ -14,4 +22,18 @@ export function dayLockName(date: string): string {
 /** Returns the name of the advisory lock that an ingest, a delete and retention hold for one snapshot. */
 export function snapshotLockName(environmentId: string, date: string): string {
   return `warehouse-export snapshot ${environmentId} ${date}`;
+}
+
+/**
+ * Attaches the day's table if retention began to detach it and did not drop it. Rows in such a table
+ * are not reached through `snapshot_rows`.
+ */
+export async function attachLeftPartition(trx: Transaction<Tables>, date: string): Promise<void> {
+  await sql`
+    select ensure_snapshot_partition(${date}::date)
+    where exists (
+      select from pg_class left join pg_inherits on inhrelid = pg_class.oid
+      where relname = ${partitionName(date)} and relkind = 'r' and inhdetachpending is not false
+        and relnamespace = (
+          select relnamespace from pg_class where oid = 'snapshot_rows'::regclass))`.execute(trx);
 }

@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import { AppError, notFound } from '../shared/errors.ts';
-import { snapshotLockName } from './partitions.sql.ts';
+import { attachLeftPartition, dayLockName, snapshotLockName } from './partitions.sql.ts';
 
 /** A complete snapshot as the registry knows it. */
 export interface Snapshot {
@@ -33,7 +33,10 @@ export async function listSnapshots(
   }));
 }
 
-/** @throws AppError `not_found`; `conflict` while the same snapshot is being loaded */
+/**
+ * Deletes a snapshot with its rows. Its chunks are deleted later, like those of a replaced version.
+ * @throws AppError `not_found`; `conflict` while it is being ingested or its day is being removed
+ */
 export async function deleteSnapshot(
   db: Database,
   actor: Actor,
@@ -41,18 +44,19 @@ export async function deleteSnapshot(
   date: string,
 ): Promise<void> {
   await db.transaction().execute(async trx => {
-    const lockName = snapshotLockName(environmentId, date);
-    const { rows } = await sql<{
-      locked: boolean;
-    }>`select pg_try_advisory_xact_lock(hashtextextended(${lockName}, 0)) as locked`.execute(trx);
+    const { rows } = await sql<{ locked: boolean }>`
+      select pg_try_advisory_xact_lock_shared(hashtextextended(${dayLockName(date)}, 0))
+        and pg_try_advisory_xact_lock(
+          hashtextextended(${snapshotLockName(environmentId, date)}, 0)) as locked`.execute(trx);
     if (rows[0]?.locked !== true)
-      throw new AppError('conflict', `The snapshot of ${date} is being loaded.`);
+      throw new AppError('conflict', `The snapshot of ${date} is being ingested or removed.`);
     const deleted = await trx
       .deleteFrom('snapshots')
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
       .executeTakeFirst();
     if (deleted.numDeletedRows === 0n) throw notFound('snapshot');
+    await attachLeftPartition(trx, date);
     await trx
       .deleteFrom('snapshot_rows')
       .where('environment_id', '=', environmentId)

@@ -1,0 +1,107 @@
+import { sql, type Transaction } from 'kysely';
+import { type Actor, recordChanges } from '../audit/audit-log.ts';
+import type { Tables } from '../db/tables.ts';
+import { isNeeded } from './needed-dates.ts';
+
+/** The registry of one day's snapshots, as retention sees it. */
+
+export interface SnapshotOfDay {
+  readonly environmentId: string;
+  /** The date of the environment's next newer snapshot. Null if there is none. */
+  readonly next: string | null;
+  /** Null if its current version is not rendered. */
+  readonly renderedAt: Date | null;
+}
+
+export async function listSnapshotsOfDay(
+  trx: Transaction<Tables>,
+  day: string,
+): Promise<SnapshotOfDay[]> {
+  return await trx
+    .selectFrom('snapshots as snapshot')
+    .leftJoin('rendered_snapshots as rendered', join =>
+      join
+        .onRef('rendered.environment_id', '=', 'snapshot.environment_id')
+        .onRef('rendered.version', '=', 'snapshot.version'),
+    )
+    .select(({ selectFrom }) => [
+      'snapshot.environment_id as environmentId',
+      'rendered.rendered_at as renderedAt',
+      selectFrom('snapshots as newer')
+        .select('newer.snapshot_date')
+        .whereRef('newer.environment_id', '=', 'snapshot.environment_id')
+        .whereRef('newer.snapshot_date', '>', 'snapshot.snapshot_date')
+        .orderBy('newer.snapshot_date')
+        .limit(1)
+        .as('next'),
+    ])
+    .where('snapshot.snapshot_date', '=', day)
+    .orderBy('snapshot.environment_id')
+    .execute();
+}
+
+/**
+ * Locks the snapshots of the day that no export can show any more, so that no run can be requested
+ * for them. Leaves out snapshots that another transaction has locked or that a run has to read.
+ * @returns their environments
+ */
+export async function lockUnneededSnapshots(
+  trx: Transaction<Tables>,
+  day: string,
+  today: string,
+): Promise<string[]> {
+  const listUnneeded = async () => {
+    const snapshots = await listSnapshotsOfDay(trx, day);
+    return snapshots
+      .filter(({ next }) => !isNeeded(today, day, next))
+      .map(({ environmentId }) => environmentId);
+  };
+  const locked = await trx
+    .selectFrom('snapshots')
+    .select('environment_id')
+    .where('snapshot_date', '=', day)
+    .where('environment_id', '=', anyOf(await listUnneeded()))
+    .forUpdate()
+    .skipLocked()
+    .execute();
+  if (locked.length === 0) return [];
+  const awaited = await trx
+    .selectFrom('export_runs')
+    .select('environment_id')
+    .where('snapshot_date', '=', day)
+    .where('state', 'in', ['queued', 'running'])
+    .execute();
+  // A newer snapshot may have been deleted before the lock.
+  const unneeded = new Set(await listUnneeded());
+  for (const { environment_id } of awaited) unneeded.delete(environment_id);
+  return locked.map(row => row.environment_id).filter(id => unneeded.has(id));
+}
+
+/**
+ * Deletes registry rows and writes the audit log. The chunks stay for downloads under way: they
+ * are deleted like those of a replaced version.
+ */
+export async function deleteUnneededSnapshots(
+  trx: Transaction<Tables>,
+  actor: Actor,
+  day: string,
+  environmentIds: readonly string[],
+): Promise<void> {
+  if (environmentIds.length === 0) return;
+  await trx
+    .deleteFrom('snapshots')
+    .where('snapshot_date', '=', day)
+    .where('environment_id', '=', anyOf(environmentIds))
+    .execute();
+  const changes = environmentIds.map(environmentId => ({
+    environmentId,
+    action: 'snapshot.deleted' as const,
+    targetId: day,
+  }));
+  await recordChanges(trx, actor, changes);
+}
+
+/** One parameter for any number of values. */
+function anyOf(values: readonly string[]) {
+  return sql<string>`any(${values})`;
+}

@@ -1,0 +1,230 @@
+import t, { type Test } from 'tap';
+import { tidyUp } from '../../src/retention/tidy-up.ts';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp, testNow } from '../helpers/app.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { renderSnapshots } from '../helpers/render-snapshots.ts';
+import { slowExport, slowLoad } from '../helpers/slow-transfers.ts';
+
+/** Retention while exports, ingests and deletions are under way. */
+
+const today = testNow.slice(0, 10);
+const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
+const app = await startTestApp(t);
+const { pool } = app.database;
+for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
+const tidy = (patienceMs?: number) =>
+  tidyUp(
+    app.dependencies.db,
+    settings,
+    new Date(testNow),
+    new AbortController().signal,
+    patienceMs,
+  );
+const [old, older] = ['2025-06-05', '2025-06-04'];
+
+const partitions = async () => {
+  const { rows } = await pool.query(
+    `select right(relname, 8) as day, inhdetachpending as pending from pg_class left join pg_inherits on inhrelid = pg_class.oid
+     where relname ~ '^snapshot_rows_2025.{4}$' order by 1`,
+  );
+  return rows;
+};
+
+/** Opens a transaction that is at the rows of another day, as a slow export is. */
+async function openReader() {
+  const reader = await pool.connect();
+  await reader.query('begin isolation level repeatable read read only');
+  await reader.query(`select from snapshot_rows where snapshot_date = '2026-02-28'`);
+  return {
+    query: (text: string) => reader.query(text),
+    async end() {
+      await reader.query('commit');
+      reader.release();
+    },
+  };
+}
+
+/** Begins to detach the partition of a day and gives up. Another transaction must be at the rows. */
+async function breakOffDetachment(t: Test, day: string): Promise<void> {
+  const client = await pool.connect();
+  await client.query(`set lock_timeout = '100ms'`);
+  const name = `snapshot_rows_${day.replaceAll('-', '')}`;
+  const detach = `alter table snapshot_rows detach partition ${name} concurrently`;
+  await t.rejects(client.query(detach), { code: '55P03' });
+  client.release(true);
+}
+
+const insertRow = (table: string, environmentId: string, day: string, companyName: string) =>
+  `insert into ${table} (environment_id, snapshot_date, company_id, company_name, feature_id,
+     feature_name, first_seen, last_seen, stars_state, frequency, feedback_count)
+   values ('${environmentId}', '${day}', 'c1', '${companyName}', 'f1', 'F', now(), now(), 1, 0, 0)`;
+
+t.test('does not begin to detach a day while a long export or ingest is under way', async t => {
+  for (const id of ['one', 'two'])
+    for (const day of [older, old, today]) await fillSnapshot(pool, id, day, 1_000);
+  await renderSnapshots(pool);
+  const reading = await slowExport(app, 'two');
+  const loading = await slowLoad(app, 'one', '2026-03-01');
+  t.match(await tidy(1), { partitions: 0, snapshots: 0 });
+  t.match(
+    await partitions(),
+    [older, old].map(day => ({ day: day.replaceAll('-', ''), pending: false })),
+  );
+  t.equal(await loading.end(), 201);
+  t.ok(await reading.end());
+  t.match(await tidy(), { partitions: 2, snapshots: 4 });
+  t.strictSame(await partitions(), []);
+});
+
+t.test('waits for older transactions while all other work goes on', async t => {
+  for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
+  const reader = await openReader();
+  const loading = await slowLoad(app, 'one', '2026-03-01');
+  const tidying = tidy();
+  await eventually(
+    async () => (await partitions()).some(({ pending }) => pending),
+    'a detachment that waits',
+  );
+  const client = await pool.connect();
+  await client.query(`set lock_timeout = '1s'`);
+  await client.query(`select ensure_snapshot_partition('2026-02-01')`);
+  client.release(true);
+  t.equal((await app.download('one', '6-months-weekly')).status, 200);
+  t.equal((await app.load('two', '2026-03-02', loadBody([adoptionRow()]))).status, 200);
+  const deleted = await app.call(`/v1/environments/one/snapshots/${old}`, { method: 'DELETE' });
+  t.match(deleted, { status: 409, json: { code: 'conflict' } }, 'its day is being removed');
+  const rows = `select from snapshot_rows where environment_id = 'one' and snapshot_date = '${old}'`;
+  t.equal((await reader.query(rows)).rowCount, 1_000, 'the older transaction still sees the rows');
+  await reader.end();
+  t.equal(await loading.end(), 200);
+  t.match(await tidying, { partitions: 1, snapshots: 2 });
+  t.strictSame(await partitions(), []);
+});
+
+t.test('leaves a day alone while a snapshot of it is being ingested', async t => {
+  for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
+  const loading = await slowLoad(app, 'one', old);
+  t.match(await tidy(), { partitions: 0, snapshots: 0 });
+  t.equal(await loading.end(), 200);
+  t.match(await tidy(), { partitions: 1, snapshots: 2 });
+
+  const first = await slowLoad(app, 'one', older);
+  t.match(await tidy(), { partitions: 0, snapshots: 0 }, 'also into an empty partition');
+  t.equal(await first.end(), 201);
+  t.match(await tidy(), { partitions: 1, snapshots: 1 });
+});
+
+t.test('finishes a detachment that broke off, which blocks no new day', async t => {
+  await fillSnapshot(pool, 'one', old, 10);
+  const reader = await openReader();
+  await breakOffDetachment(t, old);
+  t.match(await partitions(), [{ day: '20250605', pending: true }]);
+  const refused = await app.load('one', old, loadBody([adoptionRow()]));
+  t.equal(refused.status, 503, 'an ingest of that day while an older transaction is open');
+  t.ok(refused.headers['retry-after']);
+  t.equal((await app.load('one', '2026-01-06', loadBody([adoptionRow()]))).status, 201);
+  await fillSnapshot(pool, 'one', older, 10);
+  t.match(await tidy(1), { partitions: 0 });
+  await reader.end();
+
+  const row = adoptionRow({ companyName: 'late' });
+  t.equal((await app.load('one', old, loadBody([row]))).status, 200, 'attaches it again');
+  const { rows } = await pool.query(
+    'select company_name from snapshot_rows where snapshot_date = $1',
+    [old],
+  );
+  t.strictSame(rows, [{ company_name: 'late' }]);
+
+  const another = await openReader();
+  await breakOffDetachment(t, old);
+  await another.end();
+  // This table was detached and not dropped.
+  await pool.query('create table snapshot_rows_20250101 (like snapshot_rows including all)');
+  t.match(await tidy(), { partitions: 3, snapshots: 2 });
+  t.strictSame(
+    (await partitions()).filter(({ day }) => day !== '20260106'),
+    [],
+  );
+});
+
+t.test('keeps rows that were written before the end of a detachment', async t => {
+  await pool.query('create table snapshot_rows_20250605 (like snapshot_rows including all)');
+  await pool.query(insertRow('snapshot_rows_20250605', 'one', old, 'rescued'));
+  t.match(await tidy(), { partitions: 0, unregistered: [old] });
+  const { rows } = await pool.query(
+    `select company_name from snapshot_rows where environment_id = 'one' and snapshot_date = $1`,
+    [old],
+  );
+  t.strictSame(rows, [{ company_name: 'rescued' }]);
+  await pool.query('delete from snapshot_rows where snapshot_date = $1', [old]);
+  t.match(await tidy(), { partitions: 1 });
+});
+
+t.test('attaches a pending partition again if a needed snapshot came into it', async t => {
+  const day = '2025-07-01';
+  await app.putEnvironment('three', 'pro');
+  await pool.query(`select ensure_snapshot_partition($1)`, [day]);
+  const filler = await pool.connect();
+  await filler.query('begin');
+  await filler.query(insertRow('snapshot_rows', 'three', day, 'in time'));
+  await breakOffDetachment(t, day);
+  await filler.query(
+    `insert into snapshots (environment_id, snapshot_date, row_count) values ('three', $1, 1)`,
+    [day],
+  );
+  await filler.query('commit');
+  filler.release();
+  const find = 'select company_name from snapshot_rows where snapshot_date = $1';
+  t.equal((await pool.query(find, [day])).rowCount, 0);
+  t.match(await tidy(), { partitions: 0, unrendered: [day] });
+  t.strictSame((await pool.query(find, [day])).rows, [{ company_name: 'in time' }]);
+  t.equal((await app.download('three', 'today')).headers['x-total-rows'], '1');
+  await app.call(`/v1/environments/three`, { method: 'DELETE' });
+  t.match(await tidy(), { partitions: 1 });
+});
+
+t.test('lets a snapshot be deleted whatever became of its day', async t => {
+  await fillSnapshot(pool, 'one', older, 10);
+  await fillSnapshot(pool, 'one', old, 10);
+  await app.putEnvironment('three', 'pro');
+  await fillSnapshot(pool, 'three', old, 10);
+  await renderSnapshots(pool);
+  const remove = (id: string, day: string) =>
+    app.call(`/v1/environments/${id}/snapshots/${day}`, { method: 'DELETE' });
+
+  await pool.query('alter table snapshot_rows detach partition snapshot_rows_20250604');
+  await pool.query('drop table snapshot_rows_20250604');
+  t.equal((await remove('one', older)).status, 204, 'dropped');
+  t.equal((await remove('one', older)).status, 404);
+
+  const reader = await openReader();
+  await breakOffDetachment(t, old);
+  t.equal((await remove('one', old)).status, 503, 'while an older transaction is open');
+  await reader.end();
+  t.equal((await remove('one', old)).status, 204, 'half detached');
+  await pool.query('alter table snapshot_rows detach partition snapshot_rows_20250605');
+  t.equal((await remove('three', old)).status, 204, 'detached and not dropped');
+  t.equal((await pool.query('select from snapshot_rows_20250605')).rowCount, 0);
+  t.match(await tidy(), { unregistered: [] });
+  t.strictSame(await partitions(), []);
+});
+
+t.test('drops the rows of an environment that was deleted during a detachment', async t => {
+  await fillSnapshot(pool, 'three', old, 10);
+  await fillSnapshot(pool, 'one', old, 10);
+  const reader = await openReader();
+  await breakOffDetachment(t, old);
+  t.equal((await app.call('/v1/environments/three', { method: 'DELETE' })).status, 204);
+  await reader.end();
+  t.match(await tidy(), { partitions: 1, snapshots: 1, unregistered: [] });
+});
+
+t.test('exports show what they should at the end', async t => {
+  await app.call(`/v1/environments/two`, { method: 'DELETE' });
+  await app.putEnvironment('two', 'pro');
+  const rows = [adoptionRow()];
+  await app.load('two', today, loadBody(rows));
+  t.equal((await app.download('two', 'today')).text, exportHeader + exportPart(rows, today));
+});
