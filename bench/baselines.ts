@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import { copyRows } from '../src/exports/select-rows.ts';
+import { selectRows } from '../src/snapshots/render/select-rows.ts';
 import type { Bench } from './bench.ts';
 import { shell } from './processes.ts';
 
@@ -10,7 +10,7 @@ const utc = { PGOPTIONS: '-c timezone=UTC -c datestyle=ISO,YMD' };
 
 /** A shell command that writes the rows of a day by the very SELECT that the service uses, without a header. */
 export function copyOut(bench: Bench, environmentId = bench.environmentId): string {
-  const sql = copyRows(environmentId, bench.date, bench.date);
+  const sql = selectRows(environmentId, bench.date, bench.date);
   const file = path.join(bench.directory, `copy-${environmentId}.sql`);
   fs.writeFileSync(file, bench.hasPsql ? `\\${sql}\n` : sql);
   if (bench.hasPsql) return `psql -qXf '${file}' '${bench.databaseUrl}'`;

@@ -91,7 +91,6 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
     port: options.port,
     operatorToken,
     storageHost: new URL(storage.endpoint).host,
-    partDirectory: path.join(directory, 'parts'),
   });
   onCleanup(service.close);
 

@@ -21,8 +21,6 @@ export interface ServiceOptions {
   readonly operatorToken: string;
   /** `host:port` of the embedded S3 endpoint, which would be refused as a private address otherwise. */
   readonly storageHost: string;
-  /** For rendered parts of files; made when needed. */
-  readonly partDirectory: string;
 }
 
 /** Downloads under way may end, but nobody waits long for a demo to stop. */
@@ -36,7 +34,6 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     ADMIN_TOKEN: options.operatorToken,
     ENCRYPTION_KEYS: `demo:${randomBytes(32).toString('base64')}`,
     S3_ENDPOINT_ALLOWLIST: options.storageHost,
-    PART_STORE_DIR: options.partDirectory,
     LOG_LEVEL: 'error',
   });
   const dependencies = createDependencies(config, createLogger(config));
@@ -45,6 +42,7 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
     retention: config.retention,
+    chunkGraceMinutes: config.chunkGraceMinutes,
   });
   const close = async () => {
     dependencies.isStopping = true;

@@ -16,6 +16,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     alter table environments
       add column incarnation uuid not null default gen_random_uuid()`.execute(db);
 
+  // `crc32` is of the plain rows, `renderer` names the code and the zlib that made the chunks.
   await sql`
     create table rendered_snapshots (
       environment_id text collate "C" not null references environments (id) on delete cascade,
@@ -23,6 +24,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       snapshot_date date not null,
       plain_bytes bigint not null check (plain_bytes >= 0),
       deflated_bytes bigint not null check (deflated_bytes >= 0),
+      chunk_count integer not null check (chunk_count >= 0),
+      crc32 bigint not null check (crc32 between 0 and 4294967295),
+      renderer text not null,
       rendered_at timestamptz(3) not null default now(),
       replaced_at timestamptz(3),
       primary key (environment_id, version)
@@ -31,17 +35,20 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create index rendered_snapshots_replaced on rendered_snapshots (replaced_at)
       where replaced_at is not null`.execute(db);
 
+  // `checksum` is the CRC-32 of version, index and deflated bytes. The foreign key is checked at the end of a transaction: chunks are written before
+  // the row of their snapshot, because that row locks the environment against its deletion.
   await sql`
     create table snapshot_chunks (
       environment_id text collate "C" not null,
       version uuid not null,
       index integer not null check (index >= 0),
       plain_bytes integer not null check (plain_bytes > 0),
-      crc32 bigint not null check (crc32 between 0 and 4294967295),
+      checksum bigint not null check (checksum between 0 and 4294967295),
       deflated bytea not null,
       primary key (environment_id, version, index),
       foreign key (environment_id, version)
         references rendered_snapshots (environment_id, version) on delete cascade
+        deferrable initially deferred
     )`.execute(db);
   // Deflated data does not compress again, and Postgres would try.
   await sql`alter table snapshot_chunks alter column deflated set storage external`.execute(db);

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
+import type { PoolClient } from 'pg';
 import { auditRoutes } from './audit/routes.ts';
 import type { Config } from './config/config.ts';
 import { findSchemaObstacle } from './db/schema-state.ts';
@@ -30,6 +31,8 @@ import { registerFormats } from './http/schemas.ts';
 import { healthRoutes } from './observability/health-routes.ts';
 import { metricsRoutes } from './observability/metrics-routes.ts';
 import { endWithAnswer, tracedLogger, traceRequests } from './observability/trace-requests.ts';
+import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
+import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
 
 const jsonBodyLimitBytes = 256 * 1024;
@@ -95,6 +98,8 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
         'runs that waited could not be woken',
       );
     });
+  const beforeCommit = (client: PoolClient, { environmentId, date, version }: RegisteredSnapshot) =>
+    enqueueRendering(client, dependencies.jobs, { environmentId, date, version });
   await app.register(metricsRoutes(dependencies));
   await app.register(
     healthRoutes({
@@ -109,7 +114,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       await v1.register(environmentRoutes(configDependencies));
       await v1.register(failureWebhookRoutes(configDependencies));
       await v1.register(apiKeyRoutes(dependencies));
-      await v1.register(snapshotRoutes({ ...dependencies, onLoaded }));
+      await v1.register(snapshotRoutes({ ...dependencies, onLoaded, beforeCommit }));
       await v1.register(exportRoutes(dependencies));
       await v1.register(linkRoutes({ ...dependencies, limits, publicUrl: config.publicUrl }));
       await v1.register(configRoutes(configDependencies));

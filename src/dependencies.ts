@@ -12,11 +12,14 @@ import { runErrorCodes } from './export-runs/run-errors.ts';
 import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';
-import { createPartStore, type PartStore } from './exports/part-store.ts';
-import { createRenderTurns, type RenderTurns } from './exports/render-turns.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
 import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
 import { type ConcurrencyLimit, createConcurrencyLimit } from './shared/concurrency-limit.ts';
+import {
+  createRenderer,
+  type Renderer,
+  renderingsAtOnce,
+} from './snapshots/render/render-snapshot.ts';
 import { runsAtOnce } from './worker.ts';
 
 /** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
@@ -26,11 +29,11 @@ export interface Dependencies {
   readonly now: () => Date;
   /** For everything short. */
   readonly db: Database;
-  /** A download holds a connection for as long as its reader is slow: they have a pool of their own. */
+  /** For the short queries of exports, on the database that exports read. */
   readonly exportPool: Pool;
-  /** Parts of files that were rendered before; null: every part is rendered anew. */
-  readonly partStore: PartStore | null;
-  readonly renderTurns: RenderTurns;
+  /** For exports of snapshots that are not rendered. They hold a connection while the reader is slow. */
+  readonly sessionPool: Pool;
+  readonly renderer: Renderer;
   readonly downloadLimit: ConcurrencyLimit;
   /** The same for loads. */
   readonly loadPool: Pool;
@@ -44,7 +47,9 @@ export interface Dependencies {
   readonly runSource: ExportSource;
   /** What customers' storages may be reached. */
   readonly clientEnvironment: ClientEnvironment;
-  readonly pools: Readonly<Record<'api' | 'export' | 'load' | 'run' | 'jobs', Pool>>;
+  readonly pools: Readonly<
+    Record<'api' | 'export' | 'session' | 'render' | 'load' | 'run' | 'jobs', Pool>
+  >;
   readonly metrics: PrometheusMetrics;
   /** True from the first signal to stop. */
   isStopping: boolean;
@@ -55,6 +60,8 @@ export interface Dependencies {
 /** How much at once. A process takes no more than the sum of these connections, and one for each run. */
 const limits = {
   apiConnections: 10,
+  exportConnections: 10,
+  sessionConnections: 16,
   downloads: 16,
   downloadsPerEnvironment: 8,
   loads: 4,
@@ -80,8 +87,9 @@ export function createDependencies(
     });
   const pools = {
     api: pool('api', limits.apiConnections),
-    // Two more than downloads: the list of exports and HEAD ask here as well.
-    export: pool('export', limits.downloads + 2, config.snapshotDatabaseUrl),
+    export: pool('export', limits.exportConnections, config.snapshotDatabaseUrl),
+    session: pool('session', limits.sessionConnections, config.snapshotDatabaseUrl),
+    render: pool('render', 2 * renderingsAtOnce),
     load: pool('load', limits.loads),
     run: pool('run', runsAtOnce, config.snapshotDatabaseUrl),
     jobs: pool('jobs', limits.jobConnections),
@@ -99,31 +107,21 @@ export function createDependencies(
     code: 'rate_limited',
     what: 'snapshot loads',
   });
-  const renderTurns = createRenderTurns({ atOnce: config.rendersAtOnce });
   const metrics = createPrometheusMetrics({
     pools,
     downloadLimit,
     ingestLimit,
-    renderTurns,
-    partStoreBytes: () => partStore?.bytes() ?? null,
     runErrorCodes,
     queueState: () => selectQueueState(db, now()),
   });
-  const partStore =
-    config.partStore &&
-    createPartStore({
-      ...config.partStore,
-      onError: error => log.warn({ err: error }, 'part store'),
-      onEvent: metrics.partStoreDid,
-    });
   return {
     config,
     log,
     now,
     db,
     exportPool: pools.export,
-    partStore,
-    renderTurns,
+    sessionPool: pools.session,
+    renderer: createRenderer({ pool: pools.render, metrics }),
     downloadLimit,
     loadPool: pools.load,
     ingestLimit,
@@ -141,7 +139,7 @@ export function createDependencies(
     jobs: createJobQueue(pools.jobs, error =>
       log.warn({ err: error }, 'the job queue will try again'),
     ),
-    runSource: { exportPool: pools.run, partStore, renderTurns: null },
+    runSource: { exportPool: pools.run, sessionPool: pools.run },
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,
     metrics,
@@ -150,6 +148,8 @@ export function createDependencies(
       await pools.jobs.end();
       await pools.run.end();
       await pools.load.end();
+      await pools.render.end();
+      await pools.session.end();
       await pools.export.end();
       await db.destroy();
     },

@@ -45,6 +45,7 @@ export async function serve(
           ...dependencies,
           encryptionKeys: config.encryptionKeys,
           retention: config.retention,
+          chunkGraceMinutes: config.chunkGraceMinutes,
         });
 
   const stop = async (signal: NodeJS.Signals): Promise<void> => {

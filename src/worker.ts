@@ -2,7 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { JobWithMetadata } from 'pg-boss';
 import {
   lostRunQueue,
+  type RenderJob,
   type RunJob,
+  renderQueue,
   retentionQueue,
   runQueue,
   tickQueue,
@@ -13,11 +15,18 @@ import { enqueueDue } from './export-runs/enqueue-due.ts';
 import { failLostRun, type RunDependencies, runExport } from './export-runs/execute-run.ts';
 import { stopReasons } from './export-runs/run-errors.ts';
 import { type RetentionSettings, tidyUp } from './retention/tidy-up.ts';
+import {
+  deleteReplacedRenderings,
+  enqueueMissingRenderings,
+} from './snapshots/render/render-queue.ts';
+import { renderingsAtOnce } from './snapshots/render/render-snapshot.ts';
 import { deliverEvent } from './webhooks/deliver-event.ts';
 
 /** What the worker needs besides what runs do. */
 interface WorkerDependencies extends RunDependencies {
   readonly retention: RetentionSettings;
+  /** How long the chunks of a replaced snapshot stay for downloads under way. */
+  readonly chunkGraceMinutes: number;
 }
 
 export interface Worker {
@@ -32,6 +41,9 @@ export const runsAtOnce = 4;
  * processes instead (`groupConcurrency`), but fetches at the same moment then let too many through.
  */
 const runsAtOncePerEnvironment = 2;
+
+/** Renderings of one environment at once, so that a backfill leaves room for the others. */
+const renderingsAtOncePerEnvironment = 1;
 
 /** Webhooks at once in this process, and of one environment, so that a slow receiver holds up its own alone. */
 const deliveriesAtOnce = 8;
@@ -92,7 +104,22 @@ async function startWith(
 ): Promise<void> {
   const { jobs } = dependencies;
   await jobs.start();
-  await jobs.work(tickQueue, { pollingIntervalSeconds: 1 }, () => tick(dependencies));
+  await jobs.work(tickQueue, { pollingIntervalSeconds: 1 }, () => tick(dependencies, ending));
+  await jobs.work(
+    renderQueue,
+    {
+      includeMetadata: true,
+      localConcurrency: renderingsAtOnce,
+      localGroupConcurrency: renderingsAtOncePerEnvironment,
+      pollingIntervalSeconds: 1,
+      burstWhenReadyExceeds: renderingsAtOnce,
+      heartbeatRefreshSeconds: 5,
+    },
+    async ([job]: JobWithMetadata<RenderJob>[]) => {
+      if (job === undefined) return;
+      await render(dependencies, job.data, AbortSignal.any([job.signal, stopping]));
+    },
+  );
   await jobs.work(
     lostRunQueue,
     { includeMetadata: true, pollingIntervalSeconds: 5 },
@@ -142,11 +169,45 @@ async function startWith(
   await jobs.schedule(retentionQueue, tidyingTime, null, { missed: 'once' });
   // A minute that passed while nothing was running is made up for once: the tick looks at the clock itself.
   await jobs.schedule(tickQueue, '* * * * *', null, { missed: 'once' });
-  await tick(dependencies);
+  await tick(dependencies, ending);
 }
 
-/** A failed tick is made up for by the next one. */
-async function tick({ db, jobs, log, metrics, now }: RunDependencies): Promise<void> {
+/** Does what is due. A failure is made up for by the next tick. */
+async function tick(dependencies: WorkerDependencies, ending: AbortSignal): Promise<void> {
+  await tickRuns(dependencies);
+  await tickRenderings(dependencies, ending);
+}
+
+async function tickRenderings(
+  { db, jobs, log, now, chunkGraceMinutes }: WorkerDependencies,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    const enqueued = await enqueueMissingRenderings(db, jobs);
+    const time = now();
+    const before = new Date(time.getTime() - chunkGraceMinutes * 60_000);
+    const deleted = await deleteReplacedRenderings(db, { now: time, before, signal });
+    if (enqueued + deleted > 0) log.info({ enqueued, deleted }, 'renderings');
+  } catch (error) {
+    log.error({ err: error }, 'tick of renderings failed');
+  }
+}
+
+/** @throws what the rendering throws. The queue then tries again. */
+async function render(
+  { renderer, log }: WorkerDependencies,
+  { environmentId, date }: RenderJob,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await renderer.render({ environmentId, date }, signal);
+  } catch (error) {
+    if (!signal.aborted) log.error({ err: error, environmentId, date }, 'rendering failed');
+    throw error;
+  }
+}
+
+async function tickRuns({ db, jobs, log, metrics, now }: RunDependencies): Promise<void> {
   const startedAt = performance.now();
   try {
     const moved = await enqueueDue(db, jobs, now());

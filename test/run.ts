@@ -4,7 +4,6 @@
  *
  * Environment:
  * - `TEST_DATABASE_URL`: a Postgres to use (its user may create databases) instead of starting one;
- * - `TEST_PARTS=on`: rendered parts of files are kept, as they are by default in life;
  * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start; default: the one that npm installed;
  * - `TEST_SCALE=full`: what is tried at random is tried as often as `npm run test:faults` does;
  * - `CI=true`: a missing S3 server is a failure, and it may be installed by apt.
@@ -63,11 +62,7 @@ async function main(args: readonly string[]): Promise<number> {
   const [database, s3] = await Promise.all(preparing);
   interrupted.signal.throwIfAborted();
   if (s3.leftOut !== null) console.log(s3.leftOut);
-  const parts =
-    process.env['TEST_PARTS'] === 'on'
-      ? { TEST_PART_STORE_DIR: path.join(outputDirectory, 'parts') }
-      : {};
-  const env = { TZ: 'America/New_York', ...process.env, ...parts, ...database, ...s3.env };
+  const env = { TZ: 'America/New_York', ...process.env, ...database, ...s3.env };
   return await runTap(
     files,
     options,

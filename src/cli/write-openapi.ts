@@ -14,7 +14,6 @@ const config = readConfig({
   ADMIN_TOKEN: 'x'.repeat(32),
   ENCRYPTION_KEYS: `none:${Buffer.alloc(32).toString('base64')}`,
   LOG_LEVEL: 'silent',
-  PART_STORE_MB: '0',
 });
 const dependencies = createDependencies(config, createLogger(config));
 const app = await buildApp(dependencies);

@@ -28,10 +28,8 @@ export interface Config {
   readonly logLevel: Variables['LOG_LEVEL'];
   /** True if the standard variables of OpenTelemetry ask for traces. */
   readonly tracing: boolean;
-  /** Directory and size of the store of rendered parts; null: parts are not kept. */
-  readonly partStore: { readonly directory: string; readonly maxBytes: number } | null;
-  /** How many large parts of downloads the database renders at once for this process. */
-  readonly rendersAtOnce: number;
+  /** How long the chunks of a replaced snapshot stay for downloads under way. */
+  readonly chunkGraceMinutes: number;
   /** Milliseconds in which the process still serves after SIGTERM. */
   readonly drainMs: number;
   /** Identity provider whose access tokens are accepted; null: none. */
@@ -77,11 +75,7 @@ export function readConfig(env: Env): Config {
     s3EndpointAllowlist: read.S3_ENDPOINT_ALLOWLIST,
     logLevel: read.LOG_LEVEL,
     tracing: tracing(read),
-    partStore:
-      read.PART_STORE_MB === 0
-        ? null
-        : { directory: read.PART_STORE_DIR, maxBytes: read.PART_STORE_MB * 1024 * 1024 },
-    rendersAtOnce: read.RENDERS_AT_ONCE,
+    chunkGraceMinutes: read.CHUNK_GRACE_MINUTES,
     drainMs: 1000 * read.SHUTDOWN_DRAIN_SECONDS,
     jwt: jwt(read),
     corsOrigins: read.CORS_ORIGINS.map(value => toOrigin(value) ?? value),

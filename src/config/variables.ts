@@ -1,5 +1,3 @@
-import { availableParallelism, tmpdir } from 'node:os';
-import path from 'node:path';
 import { type Static, Type } from 'typebox';
 import {
   isHost,
@@ -118,32 +116,6 @@ export const variables = Type.Object({
     maximum: 20,
     default: 5,
   }),
-  PART_STORE_DIR: checkedWithDefault('an absolute path', path.isAbsolute, {
-    group: 'Process',
-    description:
-      'The directory that keeps rendered parts of files. They hold data of customers: use a disk that other users cannot read.',
-    default: path.join(tmpdir(), 'warehouse-export-parts'),
-    defaultText: '`warehouse-export-parts` in the temporary directory',
-    example: '/var/cache/warehouse-export',
-  }),
-  PART_STORE_MB: wholeNumber({
-    group: 'Process',
-    description: 'The size of that directory in MiB. 0 keeps nothing.',
-    unit: 'MiB',
-    minimum: 0,
-    maximum: 99_999_999,
-    default: 2048,
-  }),
-  RENDERS_AT_ONCE: wholeNumber({
-    group: 'Process',
-    description:
-      'How many large parts of downloads the database renders at once for this process. A database with a machine to itself takes as many as that machine has cores.',
-    minimum: 1,
-    maximum: 16,
-    default: Math.min(16, Math.max(1, availableParallelism() - 1)),
-    defaultText: 'the number of cores less one, at least 1',
-    example: '1',
-  }),
   LOG_LEVEL: oneOf(logLevels, {
     group: 'Process',
     description: 'The lowest level of the JSON lines on stdout.',
@@ -198,6 +170,15 @@ export const variables = Type.Object({
     minimum: 0,
     maximum: 999_999_999,
     default: 30,
+  }),
+  CHUNK_GRACE_MINUTES: wholeNumber({
+    group: 'Retention',
+    description:
+      'How long the rendered bytes of a replaced or deleted snapshot stay for downloads under way.',
+    unit: 'minutes',
+    minimum: 1,
+    maximum: 100_000,
+    default: 60,
   }),
   SNAPSHOT_RETENTION: oneOf(['needed', 'all'], {
     group: 'Retention',

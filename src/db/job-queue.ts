@@ -23,6 +23,16 @@ export interface RunOrigin extends TraceContext {
   readonly requestId?: string;
 }
 
+/** The snapshot to render. The version tells a failed attempt from one for a later version. */
+export interface RenderJob {
+  readonly environmentId: string;
+  /** `YYYY-MM-DD` */
+  readonly date: string;
+  readonly version: string;
+}
+
+/** Renders the current version of one snapshot a job. */
+export const renderQueue = 'render-snapshot';
 /** Carries out one run a job. */
 export const runQueue = 'run-export';
 /** Where jobs of `runQueue` end whose last worker died: their runs are still to be marked as failed. */
@@ -61,6 +71,18 @@ const queues: readonly Queue[] = [
     retryBackoff: true,
     retryDelayMax: 7_200,
     deleteAfterSeconds: 24 * 60 * 60,
+  },
+  // Failed jobs stay for an hour. The tick leaves their versions alone for that time.
+  {
+    name: renderQueue,
+    policy: 'short',
+    heartbeatSeconds: 20,
+    expireInSeconds: 60 * 60,
+    retryLimit: 3,
+    retryDelay: 5,
+    retryBackoff: true,
+    retryDelayMax: 300,
+    deleteAfterSeconds: 60 * 60,
   },
   {
     name: tickQueue,

@@ -77,6 +77,11 @@ interface RenderedSnapshotsTable {
   plain_bytes: number;
   /** Bytes of the same rows in `snapshot_chunks`. */
   deflated_bytes: number;
+  chunk_count: number;
+  /** CRC-32 of the plain bytes. */
+  crc32: number;
+  /** The code and the zlib that made the chunks: bytes of equal rows may differ between two renderers. */
+  renderer: string;
   rendered_at: Generated<Date>;
   /** When a newer version or a deletion was noticed; the chunks are deleted some time after. */
   replaced_at: Date | null;
@@ -89,8 +94,8 @@ interface SnapshotChunksTable {
   /** Position in the snapshot, from 0. */
   index: number;
   plain_bytes: number;
-  /** CRC-32 of the plain bytes. */
-  crc32: number;
+  /** CRC-32 of version, index and deflated bytes. */
+  checksum: number;
   /** Raw deflate data that ends with a sync flush and has no final block. */
   deflated: Buffer;
 }

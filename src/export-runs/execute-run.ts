@@ -14,6 +14,7 @@ import type { RunError } from '../export-configs/status.ts';
 import type { ExportSource } from '../exports/open-export.ts';
 import type { AttemptOutcome, Metrics } from '../observability/metrics.ts';
 import { beginJob, currentStep, during } from '../observability/tracing.ts';
+import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import {
   describeFailure,
   internalError,
@@ -35,6 +36,7 @@ export interface RunDependencies {
   readonly clientEnvironment: ClientEnvironment;
   /** Where runs read. */
   readonly runSource: ExportSource;
+  readonly renderer: Renderer;
 }
 
 /** A job as the queue hands it out. */
@@ -193,15 +195,18 @@ async function send(
   watch: AttemptWatch,
   signal: AbortSignal,
 ): Promise<updateRun.RunResult> {
-  const { db, runSource, now } = dependencies;
+  const { db, renderer, runSource, now } = dependencies;
   const { attempt, config, snapshotDate } = context;
   // Opens the secret again where it did not open, to fail as one fails.
   const used = client ?? makeClient(dependencies, config);
+  const { environmentId } = attempt;
+  const stop = AbortSignal.any([watch.signal, signal]);
+  await renderer.render({ environmentId, date: snapshotDate }, stop);
   return await transfer(runSource, used, {
-    environmentId: attempt.environmentId,
+    environmentId,
     snapshotDate,
     config,
-    signal: AbortSignal.any([watch.signal, signal]),
+    signal: stop,
     onMultipartStarted: async (uploadId, asked) => {
       if (!(await updateRun.rememberUpload(db, attempt, uploadId))) throw new AttemptStopped(null);
       if (asked > 1) await sweep(used, dependencies, context);

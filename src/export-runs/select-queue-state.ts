@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { Database } from '../db/database.ts';
-import { runQueue } from '../db/job-queue.ts';
+import { renderQueue, runQueue } from '../db/job-queue.ts';
 import type { QueueState } from '../observability/metrics.ts';
 import { fromDueConfigs } from './enqueue-due.ts';
 
@@ -19,6 +19,11 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
         count(*) filter (where state = 'active')::int as active
       from pgboss.job
       where name = ${runQueue} and state <= 'active'
+    ), renderings as (
+      select count(*)::int as renderings,
+        coalesce(extract(epoch from now() - min(created_on)), 0)::float8 as rendering_seconds
+      from pgboss.job
+      where name = ${renderQueue} and state <= 'active'
     ), runs as (
       select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'running')::int as running
       from export_runs
@@ -42,7 +47,7 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
         coalesce(extract(epoch from ${now}::timestamptz - min(slot) filter (where not has_snapshot)), 0)::float8 as of_snapshot_seconds
       from late
     )
-    select * from jobs, runs, slots`.execute(db);
+    select * from jobs, renderings, runs, slots`.execute(db);
   const found = rows[0] ?? {};
   const numberOf = (name: string) => found[name] ?? 0;
   return {
@@ -57,5 +62,7 @@ export async function selectQueueState(db: Database, now: Date): Promise<QueueSt
       oldestSeconds: numberOf('of_snapshot_seconds'),
     },
     lateForRun: { slots: numberOf('of_run'), oldestSeconds: numberOf('of_run_seconds') },
+    waitingRenderings: numberOf('renderings'),
+    oldestWaitingRenderingSeconds: numberOf('rendering_seconds'),
   };
 }

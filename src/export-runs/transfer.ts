@@ -38,11 +38,10 @@ export async function transfer(
 ): Promise<RunResult> {
   const { environmentId, snapshotDate, config, signal } = request;
   const { destination, compression } = config;
-  // A night of runs would push out what callers download by day.
-  const options = { compression, signal, keepParts: false };
+  const options = { compression, signal };
   const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
   try {
-    if (opened.plan.parts.length === 0)
+    if (opened.plan.sections.length === 0)
       throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
     const { rowCount } = opened.plan;
     const key = objectKey(destination.key, { environmentId, snapshotDate, compression });

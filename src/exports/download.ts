@@ -1,6 +1,6 @@
 import { type Aggregation, shownDates } from './aggregations.ts';
-import { type ExportSource, openExport } from './open-export.ts';
-import { type ExportPlan, findParts } from './plan-export.ts';
+import { type Compression, describeExport, type ExportSource, openExport } from './open-export.ts';
+import type { ExportPlan } from './plan-export.ts';
 
 export interface WantedFile {
   readonly environmentId: string;
@@ -22,13 +22,14 @@ export interface ExportDownload {
 /** One of the four exports as a file, with the headers that go with it. */
 export function exportDownload(source: ExportSource, wanted: WantedFile): ExportDownload {
   const dates = shownDates(wanted.aggregation, wanted.today);
+  const compression: Compression = wanted.packing === 'none' ? 'none' : 'gzip';
   return {
     async describe() {
-      return headersOf(await findParts(source.exportPool, wanted.environmentId, dates), wanted);
+      const { plan } = await describeExport(source, wanted.environmentId, dates, compression);
+      return headersOf(plan, wanted);
     },
     async open(signal) {
-      const compression = wanted.packing === 'none' ? 'none' : 'gzip';
-      const options = { compression, signal, keepParts: true } as const;
+      const options = { compression, signal };
       const opened = await openExport(source, wanted.environmentId, dates, options);
       return {
         headers: headersOf(opened.plan, wanted),

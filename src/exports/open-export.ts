@@ -1,148 +1,160 @@
-import { Readable } from 'node:stream';
 import type { Pool } from 'pg';
-import { currentStep, duringStream, type Step } from '../observability/tracing.ts';
+import { borrow } from '../db/borrow.ts';
+import { currentStep, duringStream } from '../observability/tracing.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import type { ShownDate } from './aggregations.ts';
-import { type Form, type Frame, framesOf, plainBytesOf } from './frames.ts';
-import { gzipStream } from './gzip-stream.ts';
-import type { PartStore } from './part-store.ts';
-import { type ExportPart, type ExportPlan, findParts } from './plan-export.ts';
+import { type Compression, describePlan, type ExportDescription } from './describe-export.ts';
+import { createGzipTrailer, gzipStart } from './gzip-file.ts';
+import { type ExportPlan, planExport } from './plan-export.ts';
+import {
+  type ByteRange,
+  deflatedSection,
+  plainSection,
+  type SectionSource,
+  sectionLength,
+} from './read-section.ts';
 import { openReadSession, type ReadSession } from './read-session.ts';
-import type { RenderTurns } from './render-turns.ts';
 
-/** A file that is about to be written: what it will hold is settled, its bytes are read at the reader's pace. */
-export interface OpenExport {
-  readonly plan: ExportPlan;
+export type { Compression, ExportDescription } from './describe-export.ts';
+
+const plainStart = Buffer.from(headerLine);
+
+export interface ExportSource {
+  /** For short queries. */
+  readonly exportPool: Pool;
+  /** For files with a section that is not rendered. Each holds a connection while it is read. */
+  readonly sessionPool: Pool;
+}
+
+/** A file whose content is settled. Its bytes are read at the pace of the reader. */
+export interface OpenExport extends ExportDescription {
   /**
-   * The CSV, header first, or the same as gzip: the same bytes for the same snapshots, always. Once through; ends with
-   * an error rather than early. Each piece is lent until the next is asked for.
+   * Streams the CSV, header line first, or the same as gzip. May be called once.
+   * Ends with an error rather than early.
+   * @param range allowed only when `sizeBytes` is not null; `end` is included
    */
-  bytes(): AsyncGenerator<Buffer>;
-  /** Ends it in the middle; what the database still does for it is cancelled. Safe to call again. */
+  bytes(range?: { readonly start: number; readonly end: number }): AsyncGenerator<Buffer>;
+  /** Stops reading and cancels the query under way. May be called at any time. */
   close(): void;
 }
 
-export type Compression = 'none' | 'gzip';
-
-export interface ExportSource {
-  /** Where exports read. */
-  readonly exportPool: Pool;
-  /** null: every part is rendered anew. */
-  readonly partStore: PartStore | null;
-  /** null: parts are rendered without waiting for others. */
-  readonly renderTurns: RenderTurns | null;
-}
-
-export interface OpenOptions {
+interface OpenOptions {
   readonly compression: Compression;
-  /** Ends it at once, also while the database is still sorting. */
+  /** Closes the export, also while the database sorts. */
   readonly signal: AbortSignal;
-  /** Whether parts that have to be rendered are kept for the next who asks. */
-  readonly keepParts: boolean;
 }
 
-/** So small a part is rendered in less time than a turn is worth waiting for. */
-const rowsWithoutTurn = 20_000;
-
-interface View {
-  readonly plan: ExportPlan;
-  readonly session: ReadSession;
+/** Describes the file of these dates without opening it. */
+export async function describeExport(
+  { exportPool }: ExportSource,
+  environmentId: string,
+  dates: readonly ShownDate[],
+  compression: Compression,
+): Promise<ExportDescription> {
+  return describePlan(await planExport(exportPool, environmentId, dates), compression);
 }
 
 /**
- * Opens the file of these dates. What it holds is one consistent view: parts that are kept are of just the versions that
- * the registry shows, and all others are read in the one repeatable-read transaction in which the registry was read.
- * With a kept part for every date it holds their files until it is read or closed, otherwise a connection.
+ * Opens the file of these dates.
+ * Rendered sections are read chunk by chunk in short queries, because a version never changes.
+ * If a section is not rendered, the file holds one connection and one transaction: the one in which
+ * the registry was read.
  */
 export async function openExport(
-  { exportPool, partStore, renderTurns }: ExportSource,
+  exports: ExportSource,
   environmentId: string,
   dates: readonly ShownDate[],
-  { compression, signal, keepParts }: OpenOptions,
+  { compression, signal }: OpenOptions,
 ): Promise<OpenExport> {
-  // The bytes are asked for by others, outside of what goes on here.
-  const here = currentStep();
-  const form: Form = compression === 'none' ? 'plain' : 'deflated';
-  const opened = await openView();
-  const { plan } = opened;
-  let session: ReadSession | null = opened.session;
-  /** What the session's view shows. */
-  let shown = plan;
-  const held = (await partStore?.holdAll(plan.parts, form)) ?? null;
-  signal.addEventListener('abort', close, { once: true });
-  try {
-    if (held !== null) await endSession();
-  } catch (error) {
-    close();
-    throw error;
-  }
+  // The bytes are read later, outside of this span.
+  const parent = currentStep();
+  const closing = new AbortController();
+  const closed = AbortSignal.any([signal, closing.signal]);
+  const close = () => closing.abort(new Error('The export was closed before its end.'));
+  const { plan, session } = await openView(exports, environmentId, dates, closed);
+  const source: SectionSource = {
+    environmentId,
+    compression,
+    session,
+    withClient: work => borrow(exports.exportPool, closed, work),
+  };
 
-  /** What is missing is read in the transaction in which the registry was read. */
-  async function openView(): Promise<View> {
-    const fresh = await openReadSession(exportPool, signal);
-    try {
-      return { plan: await findParts(fresh.client, environmentId, dates), session: fresh };
-    } catch (error) {
-      fresh.close();
-      throw error;
-    }
-  }
-
-  function close(): void {
-    signal.removeEventListener('abort', close);
-    session?.close();
-    held?.close();
-  }
-
-  async function endSession(): Promise<void> {
-    await session?.end();
-    session = null;
-  }
-
-  /** The view that parts which were kept and are lost are read in; none of the parts may have been replaced before it. */
-  async function viewOf(part: ExportPart): Promise<ReadSession> {
-    if (session === null) ({ session, plan: shown } = await openView());
-    if (!shown.parts.some(({ date, version }) => date === part.date && version === part.version)) {
-      throw new Error(
-        `Snapshot ${part.snapshotDate} of ${environmentId} was replaced while it was being read.`,
+  /** Streams all pieces of the file, or those that the range touches. */
+  async function* pieces(range: ByteRange | null): AsyncGenerator<Buffer> {
+    const trailer = compression === 'gzip' ? createGzipTrailer() : null;
+    let at = 0;
+    /** Returns the part of the range that lies in the next piece, or null for all of the piece. */
+    const within = (length: number | null): ByteRange | null => {
+      if (range === null || length === null) return null;
+      const start = Math.min(Math.max(range.start - at, 0), length);
+      const end = Math.max(Math.min(range.end - at, length), start);
+      at += length;
+      return { start, end };
+    };
+    const cut = (bytes: Buffer) => {
+      const wanted = within(bytes.length);
+      return wanted === null ? bytes : bytes.subarray(wanted.start, wanted.end);
+    };
+    yield cut(trailer === null ? plainStart : gzipStart);
+    for (const section of plan.sections) {
+      const wanted = within(sectionLength(section, compression));
+      const span = parent.begin('section', {
+        'whx.section.date': section.date,
+        'whx.section.rows': section.rowCount,
+        'whx.section.rendered': section.rendered !== null,
+      });
+      yield* duringStream(
+        span,
+        trailer === null
+          ? plainSection(source, section, wanted)
+          : deflatedSection(source, section, wanted, trailer),
       );
     }
-    return session;
-  }
-
-  /** Asked of the store when it needs the rows, which may be in the middle of the file. */
-  async function* render(part: ExportPart, step: Step): AsyncGenerator<Buffer> {
-    step.add({ 'whx.part.rendered': true });
-    const { rows } = await viewOf(part);
-    const read = () => rows(environmentId, part);
-    if (renderTurns === null || part.rowCount <= rowsWithoutTurn) yield* read();
-    else yield* renderTurns.inTurn(read, signal);
-  }
-
-  async function* frames(): AsyncGenerator<Frame> {
-    try {
-      yield* framesOf(Readable.from([Buffer.from(headerLine)]), form);
-      for (const part of plan.parts) {
-        const step = here.begin('part', {
-          'whx.part.date': part.date,
-          'whx.part.rows': part.rowCount,
-          'whx.part.rendered': false,
-        });
-        const wanted = { form, keep: keepParts, held, render: () => render(part, step) };
-        yield* duringStream(
-          step,
-          partStore?.frames(part, wanted) ?? framesOf(wanted.render(), form),
-        );
-      }
-      await endSession();
-    } finally {
-      close();
-    }
+    if (trailer !== null) yield cut(trailer.bytes());
   }
 
   return {
-    plan,
-    bytes: () => (form === 'plain' ? plainBytesOf(frames(), form) : gzipStream(frames())),
+    ...describePlan(plan, compression),
     close,
+    async *bytes(range) {
+      try {
+        closed.throwIfAborted();
+        // `end` is included in ranges of a file and excluded in ranges of its pieces.
+        for await (const piece of pieces(range ? { start: range.start, end: range.end + 1 } : null))
+          if (piece.length > 0) yield piece;
+        await session?.end();
+      } finally {
+        close();
+      }
+    },
   };
+}
+
+interface View {
+  readonly plan: ExportPlan;
+  /** Null if all sections are rendered. */
+  readonly session: ReadSession | null;
+}
+
+async function openView(
+  { exportPool, sessionPool }: ExportSource,
+  environmentId: string,
+  dates: readonly ShownDate[],
+  signal: AbortSignal,
+): Promise<View> {
+  const isRendered = ({ sections }: ExportPlan) =>
+    sections.every(({ rendered }) => rendered !== null);
+  const plan = await borrow(exportPool, signal, client => planExport(client, environmentId, dates));
+  if (isRendered(plan)) return { plan, session: null };
+  const session = await openReadSession(sessionPool, signal);
+  try {
+    const plan = await planExport(session.client, environmentId, dates);
+    if (!isRendered(plan)) return { plan, session };
+    // The last rendering ended between the two looks at the registry.
+    await session.end();
+    return { plan, session: null };
+  } catch (error) {
+    session.close();
+    throw error;
+  }
 }

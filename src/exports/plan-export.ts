@@ -1,35 +1,54 @@
 import { inStep } from '../observability/tracing.ts';
 import type { ShownDate } from './aggregations.ts';
 
-/** The part of a file that shows one date: one snapshot's rows. */
-export interface ExportPart {
+/** The rows of one date in a file: one snapshot. */
+export interface ExportSection {
+  /** The value of the Date column. */
   readonly date: string;
   readonly snapshotDate: string;
   /** Changes when the snapshot is replaced. */
   readonly version: string;
   readonly rowCount: number;
+  readonly completedAt: Date;
+  /** The chunks of this version; null while it is not rendered. */
+  readonly rendered: RenderedSection | null;
 }
 
-/** What a file consists of, known before its first byte. */
+export interface RenderedSection {
+  readonly plainBytes: number;
+  readonly deflatedBytes: number;
+  readonly chunkCount: number;
+  /** CRC-32 of the plain rows. */
+  readonly crc32: number;
+  /** The code and the zlib that made the chunks. */
+  readonly renderer: string;
+}
+
+/** The content of a file, known before its first byte. */
 export interface ExportPlan {
-  /** In the file's order. */
-  readonly parts: readonly ExportPart[];
-  /** Dates that no snapshot can be shown under. */
+  /** In the order of the file. */
+  readonly sections: readonly ExportSection[];
+  /** Dates that have no snapshot to show. */
   readonly missingDates: readonly string[];
   readonly rowCount: number;
 }
 
-/** Anything that runs a query: a pool, or a connection inside a transaction. */
+/** A pool, or a connection inside a transaction. */
 interface Queryable {
   query<R extends object>(text: string, values: unknown[]): Promise<{ rows: R[] }>;
 }
 
-/** $1: environment, $2: dates, $3: for each the first day that it may take its snapshot from, or null. */
+/**
+ * $1: environment. $2: dates. $3: the first day that each date may take its snapshot from, or null.
+ */
 const findSnapshots = `
-  select shown.date, found.snapshot_date as "snapshotDate", found.version, found.row_count as "rowCount"
+  select shown.date, found.snapshot_date as "snapshotDate", found.version,
+    found.row_count as "rowCount", found.completed_at as "completedAt",
+    rendered.plain_bytes as "plainBytes", rendered.deflated_bytes as "deflatedBytes",
+    rendered.chunk_count as "chunkCount", rendered.crc32, rendered.renderer
   from unnest($2::date[], $3::date[]) as shown (date, first)
   left join lateral (
-    select snapshot_date, version, row_count
+    select snapshot_date, version, row_count, completed_at
     from snapshots
     where environment_id = $1
       and snapshot_date <= shown.date
@@ -37,25 +56,38 @@ const findSnapshots = `
     order by snapshot_date desc
     limit 1
   ) as found on true
+  left join rendered_snapshots as rendered
+    on rendered.environment_id = $1 and rendered.version = found.version
   order by shown.date`;
 
-/** Chooses the snapshot of every date from the registry of complete snapshots. */
-export async function findParts(
+type Nullable<T> = { readonly [K in keyof T]: T[K] | null };
+type FoundRow = { readonly date: string } & Nullable<Omit<ExportSection, 'date' | 'rendered'>> &
+  Nullable<RenderedSection>;
+
+/** Chooses the snapshot of each date from the registry of complete snapshots. */
+export async function planExport(
   db: Queryable,
   environmentId: string,
   dates: readonly ShownDate[],
 ): Promise<ExportPlan> {
   const values = [environmentId, dates.map(shown => shown.date), dates.map(shown => shown.from)];
   const { rows } = await inStep('read the registry', { 'whx.dates': dates.length }, () =>
-    db.query<ExportPart | { [K in keyof ExportPart]: K extends 'date' ? string : null }>(
-      findSnapshots,
-      values,
-    ),
+    db.query<FoundRow>(findSnapshots, values),
   );
-  const parts = rows.filter((row): row is ExportPart => row.snapshotDate !== null);
+  const sections = rows.map(toSection).filter(section => section !== null);
   return {
-    parts,
-    missingDates: rows.filter(row => row.snapshotDate === null).map(row => row.date),
-    rowCount: parts.reduce((sum, part) => sum + part.rowCount, 0),
+    sections,
+    missingDates: rows.filter(row => row.version === null).map(row => row.date),
+    rowCount: sections.reduce((sum, section) => sum + section.rowCount, 0),
+  };
+}
+
+function toSection(row: FoundRow): ExportSection | null {
+  const { date, snapshotDate, version, rowCount, completedAt, ...rendered } = row;
+  if (version === null) return null;
+  const found = { date, snapshotDate, version, rowCount, completedAt } as ExportSection;
+  return {
+    ...found,
+    rendered: rendered.renderer === null ? null : (rendered as RenderedSection),
   };
 }

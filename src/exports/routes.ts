@@ -9,8 +9,7 @@ import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
 import { exportDownload } from './download.ts';
-import type { ExportSource } from './open-export.ts';
-import { findParts } from './plan-export.ts';
+import { describeExport, type ExportSource } from './open-export.ts';
 
 export const aggregationSchema = literals(aggregations, {
   description: 'Which of the four exports.',
@@ -66,7 +65,7 @@ export interface DownloadDependencies extends ExportSource {
 }
 
 export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginCallbackTypebox {
-  const { exportPool, downloadLimit, metrics, now } = dependencies;
+  const { downloadLimit, metrics, now } = dependencies;
   return (app, _options, done) => {
     app.get('/environments/:environmentId/exports', {
       config: needsManualExport,
@@ -111,8 +110,10 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
         const today = isoDate(now());
         const items = aggregations.map(async aggregation => {
           const dates = shownDates(aggregation, today);
-          const plan = await findParts(exportPool, id, dates);
-          const shown = new Map(plan.parts.map(part => [part.date, part.snapshotDate]));
+          const { plan } = await describeExport(dependencies, id, dates, 'none');
+          const shown = new Map(
+            plan.sections.map(({ date, snapshotDate }) => [date, snapshotDate]),
+          );
           return {
             aggregation,
             title: aggregationTitles[aggregation],

@@ -8,7 +8,7 @@ export interface Metrics {
   loadEnded(load: EndedLoad): void;
   attemptEnded(attempt: EndedAttempt): void;
   runsEnded(state: 'successful' | 'failed', code: string | null, count?: number): void;
-  partStoreDid(event: PartStoreEvent): void;
+  renderingEnded(rendering: EndedRendering): void;
 }
 
 interface EndedRequest {
@@ -62,9 +62,20 @@ interface EndedAttempt {
   readonly seconds: number;
 }
 
-/** A part came from disk, along with another request, or from the database; parts made room; one was found damaged. */
-export const partSources = ['kept', 'read_along', 'rendered'] as const;
-export type PartStoreEvent = (typeof partSources)[number] | 'evicted' | 'lost';
+/**
+ * `present`: the version was rendered already. `superseded`: the version was replaced or deleted
+ * meanwhile.
+ */
+export const renderingOutcomes = ['rendered', 'present', 'superseded', 'failed'] as const;
+export type RenderingOutcome = Exclude<(typeof renderingOutcomes)[number], 'failed'>;
+
+/** One attempt to render a snapshot. */
+interface EndedRendering {
+  readonly outcome: (typeof renderingOutcomes)[number];
+  /** Bytes of CSV. */
+  readonly bytes: number;
+  readonly seconds: number;
+}
 
 /** What waits to be exported, over all processes. */
 export interface QueueState {
@@ -79,6 +90,10 @@ export interface QueueState {
   /** Configs whose newest slot has no finished run: because its snapshot is not there, or because of us. */
   readonly lateForSnapshot: LateSlots;
   readonly lateForRun: LateSlots;
+  /** Snapshots that wait to be rendered or are being rendered. */
+  readonly waitingRenderings: number;
+  /** How long the oldest of them has waited; 0 without any. */
+  readonly oldestWaitingRenderingSeconds: number;
 }
 
 interface LateSlots {

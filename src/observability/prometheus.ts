@@ -7,8 +7,8 @@ import {
   downloadOutcomes,
   loadOutcomes,
   type Metrics,
-  partSources,
   type QueueState,
+  renderingOutcomes,
 } from './metrics.ts';
 
 /** What is looked at whenever Prometheus asks. */
@@ -16,9 +16,6 @@ export interface MetricSources {
   readonly pools: Readonly<Record<string, Pool>>;
   readonly downloadLimit: ConcurrencyLimit;
   readonly ingestLimit: ConcurrencyLimit;
-  readonly renderTurns: { readonly waiting: number };
-  /** Bytes that kept parts take; null: not known yet, or nothing is kept. */
-  readonly partStoreBytes: () => number | null;
   /** What codes a run may end with: a closed set, so that no customer's storage makes series of its own. */
   readonly runErrorCodes: readonly string[];
   /** Asks the database. */
@@ -152,19 +149,20 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   const known = new Set(runErrorCodes);
   const closed = (code: string) => (known.has(code) ? code : 'unknown');
 
-  const parts = counter(
-    'whx_part_store_parts_total',
-    'Parts of files by where they came from: kept on disk, read along with another request, or rendered by the database.',
-    'source',
-    partSources,
+  const renderings = counter(
+    'whx_renderings_total',
+    'Attempts to render a snapshot by how they ended.',
+    'outcome',
+    renderingOutcomes,
   );
-  const evictions = counter(
-    'whx_part_store_evictions_total',
-    'Kept parts that made room for others.',
+  const renderedBytes = counter(
+    'whx_rendered_bytes_total',
+    'Bytes of CSV of the snapshots that were rendered.',
   );
-  const losses = counter(
-    'whx_part_store_losses_total',
-    'Kept parts that were found damaged and rendered anew.',
+  const renderingSeconds = seconds(
+    'whx_rendering_duration_seconds',
+    'How long attempts to render a snapshot took.',
+    renderingOutcomes,
   );
 
   return {
@@ -192,19 +190,16 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     runsEnded(state, code, count = 1) {
       runs.inc({ state, code: code === null ? 'none' : closed(code) }, count);
     },
-    partStoreDid(event) {
-      if (event === 'evicted') evictions.inc();
-      else if (event === 'lost') losses.inc();
-      else parts.inc({ source: event });
+    renderingEnded({ outcome, bytes, seconds }) {
+      renderings.inc({ outcome });
+      renderedBytes.inc(bytes);
+      renderingSeconds.observe({ outcome }, seconds);
     },
   };
 }
 
 /** What this process holds now. */
-function watchNow(
-  registry: Registry,
-  { pools, downloadLimit, ingestLimit, renderTurns, partStoreBytes }: MetricSources,
-): void {
+function watchNow(registry: Registry, { pools, downloadLimit, ingestLimit }: MetricSources): void {
   const registers = [registry];
   new Gauge({
     name: 'whx_database_connections',
@@ -227,29 +222,17 @@ function watchNow(
   });
   for (const [name, pool] of Object.entries(pools)) limits.set({ pool: name }, pool.options.max);
 
-  const gauge = (name: string, help: string, read: () => number | null) =>
+  const gauge = (name: string, help: string, read: () => number) =>
     new Gauge({
       name,
       help,
       registers,
       collect() {
-        const value = read();
-        if (value === null) this.remove();
-        else this.set(value);
+        this.set(read());
       },
     });
   gauge('whx_downloads_in_progress', 'Downloads under way now.', () => downloadLimit.active);
   gauge('whx_loads_in_progress', 'Snapshot loads under way now.', () => ingestLimit.active);
-  gauge(
-    'whx_renders_waiting',
-    'Downloads that wait for their turn to have a large part rendered.',
-    () => renderTurns.waiting,
-  );
-  gauge(
-    'whx_part_store_bytes',
-    'What kept parts take on disk, as of the last look and what was written since.',
-    partStoreBytes,
-  );
 }
 
 /**
@@ -293,18 +276,29 @@ function watchQueue(
     'How long ago the oldest of these slots was; 0 without any.',
   );
 
+  const renderings = gauge(
+    'whx_renderings_waiting',
+    'Snapshots that wait to be rendered or are being rendered.',
+  );
+  const renderingAge = gauge(
+    'whx_renderings_oldest_waiting_seconds',
+    'How long the oldest of these snapshots has waited; 0 without any.',
+  );
+
   return async () => {
     const state = await read();
     up.set(state === null ? 0 : 1);
     if (state === null) {
       for (const metric of [jobs, runs, late, lateAge]) metric.reset();
-      jobAge.remove();
+      for (const metric of [jobAge, renderings, renderingAge]) metric.remove();
       return;
     }
     jobs.set({ state: 'ready' }, state.readyJobs);
     jobs.set({ state: 'delayed' }, state.delayedJobs);
     jobs.set({ state: 'active' }, state.activeJobs);
     jobAge.set(state.oldestReadyJobSeconds);
+    renderings.set(state.waitingRenderings);
+    renderingAge.set(state.oldestWaitingRenderingSeconds);
     runs.set({ state: 'queued' }, state.queuedRuns);
     runs.set({ state: 'running' }, state.runningRuns);
     for (const [waiting_for, found] of [

@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Pool } from 'pg';
+import type { Pool, PoolClient } from 'pg';
 import type { Database } from '../db/database.ts';
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import { environmentParams } from '../environments/routes.ts';
@@ -11,7 +11,7 @@ import { limitSourceStall, stallTimeoutMs } from '../http/stalls.ts';
 import type { LoadOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
-import { loadSnapshot } from './ingest/ingest-snapshot.ts';
+import { loadSnapshot, type RegisteredSnapshot } from './ingest/ingest-snapshot.ts';
 import { abortWhenCutOff, countBytes, joinSmall, readCsvBody } from './ingest/read-body.ts';
 import { deleteSnapshot, listSnapshots, type Snapshot } from './registry-repository.ts';
 
@@ -46,12 +46,14 @@ interface SnapshotRouteDependencies {
   readonly now: () => Date;
   /** Hears of every snapshot that was loaded, before the caller does. May not reject. */
   readonly onLoaded: (environmentId: string, date: string) => Promise<void>;
+  /** Work in the transaction of an ingest, right before its commit. */
+  readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
 
 export function snapshotRoutes(
   dependencies: SnapshotRouteDependencies,
 ): FastifyPluginCallbackTypebox {
-  const { db, loadPool, ingestLimit, metrics, now, onLoaded } = dependencies;
+  const { db, loadPool, ingestLimit, metrics, now, onLoaded, beforeCommit } = dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
@@ -115,6 +117,7 @@ export function snapshotRoutes(
               body: joinSmall(limitSourceStall(body, stallTimeoutMs, onStall)),
               signal: controller.signal,
               now,
+              beforeCommit,
             });
             outcome = 'complete';
             rows = loaded.rowCount;

@@ -100,10 +100,7 @@ function* bodyPieces(): Generator<Buffer> {
 
 const database = await createTestDatabase(t);
 const today = new Date().toISOString().slice(0, 10);
-const service = await startService(database.url, {
-  PART_STORE_DIR: t.testdir(),
-  PART_STORE_MB: '512',
-});
+const service = await startService(database.url, {});
 
 t.test('a body and an export of 300 MB pass in flat memory', { timeout: 110_000 }, async t => {
   await ask(`${service.origin}/v1/environments/big`, {

@@ -1,5 +1,3 @@
-import { availableParallelism, tmpdir } from 'node:os';
-import path from 'node:path';
 import t from 'tap';
 import { ConfigError, readConfig, readDatabaseUrl } from '../../src/config/config.ts';
 import { configurationPage, envExample } from '../../src/config/documents.ts';
@@ -32,11 +30,7 @@ t.test('reads the required variables and takes the default of each other one', a
     s3EndpointAllowlist: [],
     logLevel: 'info',
     tracing: false,
-    partStore: {
-      directory: path.join(tmpdir(), 'warehouse-export-parts'),
-      maxBytes: 2048 * 1024 * 1024,
-    },
-    rendersAtOnce: Math.min(16, Math.max(1, availableParallelism() - 1)),
+    chunkGraceMinutes: 60,
     drainMs: 5_000,
     jwt: null,
     corsOrigins: [],
@@ -81,9 +75,7 @@ t.test('reads every variable', async t => {
     PUBLIC_URL: 'https://Exports.example.com:443/',
     S3_ENDPOINT_ALLOWLIST: 'minio.internal, 10.0.0.0/8,,127.0.0.1:9000 ',
     LOG_LEVEL: 'debug',
-    PART_STORE_DIR: '/var/cache/parts',
-    PART_STORE_MB: '10',
-    RENDERS_AT_ONCE: '16',
+    CHUNK_GRACE_MINUTES: '1',
     SHUTDOWN_DRAIN_SECONDS: '20',
     ...provider,
     CORS_ORIGINS: 'https://App.example.com:443/, http://localhost:5173',
@@ -101,8 +93,7 @@ t.test('reads every variable', async t => {
     processRole: 'worker',
     publicUrl: 'https://exports.example.com',
     logLevel: 'debug',
-    partStore: { directory: '/var/cache/parts', maxBytes: 10 * 1024 * 1024 },
-    rendersAtOnce: 16,
+    chunkGraceMinutes: 1,
     drainMs: 20_000,
     jwt: {
       issuer: 'https://login.example.com/',
@@ -117,7 +108,6 @@ t.test('reads every variable', async t => {
     retention: { snapshots: 'all', runDays: 1, auditDays: 99_999 },
   });
   t.strictSame(config.corsOrigins, ['https://app.example.com', 'http://localhost:5173']);
-  t.equal(readConfig({ ...least, PART_STORE_MB: '0' }).partStore, null);
   t.strictSame(config.s3EndpointAllowlist, ['minio.internal', '10.0.0.0/8', '127.0.0.1:9000']);
   t.strictSame(
     config.encryptionKeys.map(({ id }) => id),
@@ -206,12 +196,9 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['PUBLIC_URL', 'https://exports.example.com/#top'],
   ['PUBLIC_URL', 'https://user:password@exports.example.com'],
   ['LOG_LEVEL', 'verbose'],
-  ['PART_STORE_DIR', 'relative/parts'],
-  ['PART_STORE_MB', '-1'],
-  ['PART_STORE_MB', '1.5'],
-  ['RENDERS_AT_ONCE', '0'],
-  ['RENDERS_AT_ONCE', '17'],
-  ['RENDERS_AT_ONCE', 'all'],
+  ['CHUNK_GRACE_MINUTES', '0'],
+  ['CHUNK_GRACE_MINUTES', '1.5'],
+  ['CHUNK_GRACE_MINUTES', 'all'],
   ['SHUTDOWN_DRAIN_SECONDS', '21'],
   ['SHUTDOWN_DRAIN_SECONDS', '0.5'],
   ['JWT_ISSUER', 'two words'],

@@ -1,4 +1,3 @@
-import fs from 'node:fs';
 import pg from 'pg';
 import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
@@ -17,14 +16,10 @@ t.teardown(primary.remove);
 await migrateToLatest(primary.url);
 const replica = await startReplica(primary);
 t.teardown(replica.remove);
-const partDirectory = fs.mkdtempSync('/tmp/warehouse-export-replica-');
-t.teardown(async () => fs.rmSync(partDirectory, { recursive: true, force: true }));
 const app = await startApp(t, {
   databaseUrl: primary.url,
   env: {
     SNAPSHOT_DATABASE_URL: replica.url(primary.url),
-    PART_STORE_DIR: partDirectory,
-    PART_STORE_MB: '64',
     S3_ENDPOINT_ALLOWLIST: '127.0.0.1',
   },
 });

@@ -7,26 +7,20 @@ import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
-// What the database does is looked at here, so it must be asked every time.
+/** Downloads of snapshots that are not rendered: COPY at the pace of the reader. */
+
 const database = await createTestDatabase(t);
 const { pool } = database;
 const rows = 2_000;
 const nameBytes = 50_000;
-// Parts of files are kept and not; where they are, each download is made the first of its kind.
-const withParts = await startApp(t, {
-  databaseUrl: database.url,
-  env: { PART_STORE_DIR: t.testdir(), PART_STORE_MB: '512' },
-});
-const withoutParts = await startApp(t, { databaseUrl: database.url, env: { PART_STORE_MB: '0' } });
-await withParts.putEnvironment('acme', 'pro');
-await withParts.putEnvironment('small', 'pro');
-await withParts.putEnvironment('odd', 'pro');
+const app = await startApp(t, { databaseUrl: database.url });
+await app.putEnvironment('acme', 'pro');
+await app.putEnvironment('small', 'pro');
+await app.putEnvironment('odd', 'pro');
 for (const environment of ['small', 'odd']) {
-  await withParts.load(environment, '2026-03-01', loadBody([adoptionRow()]));
+  await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
 }
 await writeWideSnapshot(pool, { environmentId: 'acme', date: '2026-03-02', rows, nameBytes });
-
-const forgetParts = () => pool.query('update snapshots set version = gen_random_uuid()');
 
 const path = '/v1/environments/acme/exports/today.csv';
 const authorization = { authorization: `Bearer ${testAdminToken}` };
@@ -43,7 +37,7 @@ interface Backend {
 async function busyBackends(): Promise<Backend[]> {
   const { rows: found } = await pool.query<Backend>(
     `select pid, state, wait_event from pg_stat_activity
-     where datname = current_database() and application_name = 'warehouse-export export' and state <> 'idle'`,
+     where datname = current_database() and application_name ~ '^warehouse-export (export|session)$' and state <> 'idle'`,
   );
   return found;
 }
@@ -57,200 +51,179 @@ const untilHeldBack = () =>
     'back-pressure',
   );
 
-for (const [mode, app] of [
-  ['with kept parts', withParts],
-  ['without', withoutParts],
-] as const) {
-  t.test(mode, async t => {
-    t.beforeEach(forgetParts);
-    t.afterEach(async () => {
-      await eventually(() => app.dependencies.downloadLimit.active === 0, 'all slots given back');
-      await untilNoneBusy();
-    });
+t.afterEach(async () => {
+  await eventually(() => app.dependencies.downloadLimit.active === 0, 'all slots given back');
+  await untilNoneBusy();
+});
 
-    t.test('a slow reader holds Postgres back, and little is buffered in between', async t => {
-      const before = process.memoryUsage();
-      await forgetParts();
-      const response = await open(app.origin + path, { headers: authorization });
-      response.pause();
-      await untilHeldBack();
-      const after = process.memoryUsage();
-      const grownMiB =
-        (after.arrayBuffers + after.heapUsed - before.arrayBuffers - before.heapUsed) / 2 ** 20;
-      t.ok(
-        grownMiB < 48,
-        `${grownMiB.toFixed(1)} MiB of a file of ${((rows * nameBytes) / 2 ** 20).toFixed(0)} MiB`,
-      );
+t.test('a slow reader holds Postgres back, and little is buffered in between', async t => {
+  const before = process.memoryUsage();
+  const response = await open(app.origin + path, { headers: authorization });
+  response.pause();
+  await untilHeldBack();
+  const after = process.memoryUsage();
+  const grownMiB =
+    (after.arrayBuffers + after.heapUsed - before.arrayBuffers - before.heapUsed) / 2 ** 20;
+  t.ok(
+    grownMiB < 48,
+    `${grownMiB.toFixed(1)} MiB of a file of ${((rows * nameBytes) / 2 ** 20).toFixed(0)} MiB`,
+  );
 
-      let bytes = 0;
-      for await (const chunk of response) bytes += chunk.length;
-      t.equal(response.complete, true);
-      const [line = ''] = await firstLines(1);
-      t.equal(bytes, exportHeader.length + rows * (line.length + 1));
-    });
+  let bytes = 0;
+  for await (const chunk of response) bytes += chunk.length;
+  t.equal(response.complete, true);
+  const [line = ''] = await firstLines(1);
+  t.equal(bytes, exportHeader.length + rows * (line.length + 1));
+});
 
-    /** The first rows of the file, then away. */
-    async function firstLines(count: number): Promise<string[]> {
-      await forgetParts();
-      const response = await open(app.origin + path, { headers: authorization });
-      let text = '';
-      for await (const chunk of response) {
-        text += chunk;
-        if (text.split('\n').length > count + 1) break;
-      }
-      response.destroy();
-      return text.split('\n').slice(1, count + 1);
-    }
+/** The first rows of the file, then away. */
+async function firstLines(count: number): Promise<string[]> {
+  const response = await open(app.origin + path, { headers: authorization });
+  let text = '';
+  for await (const chunk of response) {
+    text += chunk;
+    if (text.split('\n').length > count + 1) break;
+  }
+  response.destroy();
+  return text.split('\n').slice(1, count + 1);
+}
 
-    t.test('when the reader goes away the query ends within a second', async t => {
-      for (const encoding of ['identity', 'gzip']) {
-        for (const pause of [true, false]) {
-          await forgetParts();
-          const connection = await connectRaw(app.port, pause ? 1 : Number.POSITIVE_INFINITY);
-          connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
-          await eventually(async () => (await busyBackends()).length === 1);
-          const goneAt = performance.now();
-          connection.socket.destroy();
-          await untilNoneBusy();
-          t.ok(
-            performance.now() - goneAt < 1_000,
-            `${encoding}, ${pause ? 'held back' : 'under way'}`,
-          );
-        }
-      }
-    });
-
-    t.test('also while the database has nothing to say yet', async t => {
-      for (const table of ['snapshot_rows', 'snapshots']) {
-        const locker = await pool.connect();
-        await locker.query(`begin; lock table ${table} in access exclusive mode`);
-        try {
-          const connection = await connectRaw(app.port);
-          connection.socket.write(rawRequest('1.1'));
-          await eventually(async () => {
-            const { rows: waiting } = await pool.query(
-              `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-            );
-            return waiting.length === 1;
-          }, 'waits for the lock');
-          const goneAt = performance.now();
-          connection.socket.destroy();
-          await untilNoneBusy();
-          t.ok(performance.now() - goneAt < 1_000, table);
-        } finally {
-          await locker.query('rollback');
-          locker.release();
-        }
-      }
-    });
-
-    t.test(
-      'a failure after the first byte resets the connection: no cut file looks complete',
-      async t => {
-        for (const version of ['1.1', '1.0']) {
-          for (const encoding of ['identity', 'gzip']) {
-            for (const keep of ['keep-alive', 'close']) {
-              const what = `HTTP/${version}, ${encoding}, ${keep}`;
-              await forgetParts();
-              const connection = await connectRaw(app.port, 1_000);
-              connection.socket.write(
-                rawRequest(version, `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
-              );
-              // Until it has paused: the header line comes alone.
-              await connection.until(/^.{1000}/s);
-              // gzip makes so little of these rows that the socket alone takes them all: nothing holds it back for long.
-              await eventually(async () => (await busyBackends()).length === 1);
-              const [backend] = await busyBackends();
-              await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
-              connection.socket.resume();
-              t.equal(await connection.closed, 'ECONNRESET', what);
-              const text = connection.received().toString('latin1');
-              t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
-              t.notOk(text.endsWith('0\r\n\r\n'), what);
-            }
-          }
-        }
-        const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
-        t.equal(brokeOff.length, 8);
-      },
-    );
-
-    t.test(
-      'a caller who ends their side gets a reset, or the whole file: never an orderly end of half of it',
-      async t => {
-        const whole = (await app.download('acme', 'today')).body.length;
-        for (const version of ['1.1', '1.0']) {
-          await forgetParts();
-          const connection = await connectRaw(app.port, 1_000);
-          connection.socket.write(rawRequest(version, 'Connection: close'));
-          await connection.until(/^.{1000}/s);
-          connection.socket.end();
-          connection.socket.resume();
-          const how = await connection.closed;
-          t.ok(
-            how === 'ECONNRESET' || connection.received().length > whole,
-            `HTTP/${version}: ${how}`,
-          );
-        }
-      },
-    );
-
-    t.test('a registry that says otherwise than the rows breaks the file off', async t => {
-      for (const count of [0, 2]) {
-        await pool.query(
-          `update snapshots set row_count = $1, version = gen_random_uuid() where environment_id = 'odd'`,
-          [count],
-        );
-        for (const headers of [undefined, { 'accept-encoding': 'gzip' }]) {
-          const answer = app.call('/v1/environments/odd/exports/today.csv', {
-            ...(headers && { headers }),
-          });
-          // A file as short as this fails before a byte is on its way, or after: never as a 200 that is whole.
-          const status = await answer.then(
-            ({ status }) => status,
-            (error: NodeJS.ErrnoException) => error.code,
-          );
-          t.ok(status === 'ECONNRESET' || status === 500, String(status));
-        }
-        const said = app.log
-          .map(line => JSON.stringify(line))
-          .filter(line => line.includes('is not whole'));
-        t.match(
-          said.at(-1),
-          new RegExp(`registry says ${count} rows, the table has .*repeatable read.*row_count`),
-        );
-      }
-    });
-
-    t.test('HTTP/1.0 gets the whole file and then the end', async t => {
-      await forgetParts();
-      const connection = await connectRaw(app.port);
-      connection.socket.write(rawRequest('1.0').replace('/acme/', '/small/'));
-      t.equal(await connection.closed, 'end');
-      const [head = '', body = ''] = connection.received().toString().split('\r\n\r\n');
-      t.notMatch(head, /transfer-encoding/i);
-      t.equal(body, (await app.download('small', 'today')).text);
-    });
-
-    t.test('keep-alive: two files over one connection', async t => {
-      await forgetParts();
-      const connection = await connectRaw(app.port);
-      for (let count = 1; count <= 2; count += 1) {
-        connection.socket.write(rawRequest('1.1').replace('/acme/', '/small/'));
-        await connection.until(new RegExp(`(?:[\\s\\S]*\\r\\n0\\r\\n\\r\\n){${count}}`));
-      }
+t.test('when the reader goes away the query ends within a second', async t => {
+  for (const encoding of ['identity', 'gzip']) {
+    for (const pause of [true, false]) {
+      const connection = await connectRaw(app.port, pause ? 1 : Number.POSITIVE_INFINITY);
+      connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
+      await eventually(async () => (await busyBackends()).length === 1);
+      const goneAt = performance.now();
       connection.socket.destroy();
-      t.equal(connection.received().toString().split('HTTP/1.1 200 OK').length, 3);
-    });
+      await untilNoneBusy();
+      t.ok(performance.now() - goneAt < 1_000, `${encoding}, ${pause ? 'held back' : 'under way'}`);
+    }
+  }
+});
 
-    t.test('HEAD runs no query of rows and takes no slot', async t => {
-      const locker = await pool.connect();
-      await locker.query('begin; lock table snapshot_rows in access exclusive mode');
-      const head = await app.call(path, { method: 'HEAD' });
-      t.equal(head.status, 200);
-      t.equal(head.headers['x-total-rows'], String(rows));
+t.test('also while the database has nothing to say yet', async t => {
+  for (const table of ['snapshot_rows', 'snapshots']) {
+    const locker = await pool.connect();
+    await locker.query(`begin; lock table ${table} in access exclusive mode`);
+    try {
+      const connection = await connectRaw(app.port);
+      connection.socket.write(rawRequest('1.1'));
+      await eventually(async () => {
+        const { rows: waiting } = await pool.query(
+          `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+        );
+        return waiting.length === 1;
+      }, 'waits for the lock');
+      const goneAt = performance.now();
+      connection.socket.destroy();
+      await untilNoneBusy();
+      t.ok(performance.now() - goneAt < 1_000, table);
+    } finally {
       await locker.query('rollback');
       locker.release();
-    });
-  });
-}
+    }
+  }
+});
+
+t.test(
+  'a failure after the first byte resets the connection: no cut file looks complete',
+  async t => {
+    for (const version of ['1.1', '1.0']) {
+      for (const encoding of ['identity', 'gzip']) {
+        for (const keep of ['keep-alive', 'close']) {
+          const what = `HTTP/${version}, ${encoding}, ${keep}`;
+          const connection = await connectRaw(app.port, 1_000);
+          connection.socket.write(
+            rawRequest(version, `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
+          );
+          // Until it has paused: the header line comes alone.
+          await connection.until(/^.{1000}/s);
+          // gzip makes so little of these rows that the socket alone takes them all: nothing holds it back for long.
+          await eventually(async () => (await busyBackends()).length === 1);
+          const [backend] = await busyBackends();
+          await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
+          connection.socket.resume();
+          t.equal(await connection.closed, 'ECONNRESET', what);
+          const text = connection.received().toString('latin1');
+          t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
+          t.notOk(text.endsWith('0\r\n\r\n'), what);
+        }
+      }
+    }
+    const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
+    t.equal(brokeOff.length, 8);
+  },
+);
+
+t.test(
+  'a caller who ends their side gets a reset, or the whole file: never an orderly end of half of it',
+  async t => {
+    const whole = (await app.download('acme', 'today')).body.length;
+    for (const version of ['1.1', '1.0']) {
+      const connection = await connectRaw(app.port, 1_000);
+      connection.socket.write(rawRequest(version, 'Connection: close'));
+      await connection.until(/^.{1000}/s);
+      connection.socket.end();
+      connection.socket.resume();
+      const how = await connection.closed;
+      t.ok(how === 'ECONNRESET' || connection.received().length > whole, `HTTP/${version}: ${how}`);
+    }
+  },
+);
+
+t.test('a registry that says otherwise than the rows breaks the file off', async t => {
+  for (const count of [0, 2]) {
+    await pool.query(
+      `update snapshots set row_count = $1, version = gen_random_uuid() where environment_id = 'odd'`,
+      [count],
+    );
+    for (const headers of [undefined, { 'accept-encoding': 'gzip' }]) {
+      const answer = app.call('/v1/environments/odd/exports/today.csv', {
+        ...(headers && { headers }),
+      });
+      // A file as short as this fails before a byte is on its way, or after: never as a 200 that is whole.
+      const status = await answer.then(
+        ({ status }) => status,
+        (error: NodeJS.ErrnoException) => error.code,
+      );
+      t.ok(status === 'ECONNRESET' || status === 500, String(status));
+    }
+    const said = app.log
+      .map(line => JSON.stringify(line))
+      .filter(line => line.includes('is not whole'));
+    t.match(
+      said.at(-1),
+      new RegExp(`registry says ${count} rows, the table has .*repeatable read.*row_count`),
+    );
+  }
+});
+
+t.test('HTTP/1.0 gets the whole file and then the end', async t => {
+  const connection = await connectRaw(app.port);
+  connection.socket.write(rawRequest('1.0').replace('/acme/', '/small/'));
+  t.equal(await connection.closed, 'end');
+  const [head = '', body = ''] = connection.received().toString().split('\r\n\r\n');
+  t.notMatch(head, /transfer-encoding/i);
+  t.equal(body, (await app.download('small', 'today')).text);
+});
+
+t.test('keep-alive: two files over one connection', async t => {
+  const connection = await connectRaw(app.port);
+  for (let count = 1; count <= 2; count += 1) {
+    connection.socket.write(rawRequest('1.1').replace('/acme/', '/small/'));
+    await connection.until(new RegExp(`(?:[\\s\\S]*\\r\\n0\\r\\n\\r\\n){${count}}`));
+  }
+  connection.socket.destroy();
+  t.equal(connection.received().toString().split('HTTP/1.1 200 OK').length, 3);
+});
+
+t.test('HEAD runs no query of rows and takes no slot', async t => {
+  const locker = await pool.connect();
+  await locker.query('begin; lock table snapshot_rows in access exclusive mode');
+  const head = await app.call(path, { method: 'HEAD' });
+  t.equal(head.status, 200);
+  t.equal(head.headers['x-total-rows'], String(rows));
+  await locker.query('rollback');
+  locker.release();
+});

@@ -30,7 +30,7 @@ for (const id of environments) {
   await own.putEnvironment(id);
   await fillSnapshot(database.pool, id, yesterday, rowCount);
 }
-const service = await startApiProcess(database.url, { PART_STORE_MB: '0' });
+const service = await startApiProcess(database.url);
 t.teardown(() => service.end('SIGKILL'));
 const { origin, port } = service;
 const headers = { authorization: `Bearer ${testAdminToken}` };

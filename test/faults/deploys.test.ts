@@ -36,7 +36,6 @@ t.test('a rolling restart drops no request', async t => {
   const start = (port: number) =>
     startApiProcess(database.url, {
       PORT: String(port),
-      PART_STORE_MB: '0',
       SHUTDOWN_DRAIN_SECONDS: '1',
     });
   const services = await Promise.all(ports.map(start));
@@ -134,7 +133,6 @@ t.test('a rolling restart drops no request', async t => {
 
 t.test('from the signal to the end', async t => {
   const service = await startApiProcess(database.url, {
-    PART_STORE_MB: '0',
     SHUTDOWN_DRAIN_SECONDS: '2',
   });
   t.teardown(() => service.end('SIGKILL'));
@@ -187,7 +185,6 @@ t.test(
   { skip: isFullScale ? false : 'takes 30 s' },
   async t => {
     const service = await startApiProcess(database.url, {
-      PART_STORE_MB: '0',
       SHUTDOWN_DRAIN_SECONDS: '1',
     });
     t.teardown(() => service.end('SIGKILL'));

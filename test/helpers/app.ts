@@ -87,9 +87,6 @@ export async function startApp(
     // Tests make many requests; those of the limits set them.
     RATE_LIMIT_PER_CALLER: '0',
     RATE_LIMIT_FAILED_LOGINS: '0',
-    // `TEST_PARTS=on npm test` runs the same tests with parts kept.
-    PART_STORE_DIR: process.env['TEST_PART_STORE_DIR'],
-    PART_STORE_MB: process.env['TEST_PART_STORE_DIR'] === undefined ? '0' : '64',
     ...options.env,
   });
   const log: Record<string, unknown>[] = [];

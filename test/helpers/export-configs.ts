@@ -54,6 +54,7 @@ export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: Te
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
     retention: config.retention,
+    chunkGraceMinutes: config.chunkGraceMinutes,
   });
   let stopped: Promise<void> | null = null;
   const stop = () => {

@@ -1,16 +1,15 @@
-import fs from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { difference, readMetrics } from '../helpers/read-metrics.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
-const directory = t.testdir();
-const app = await startTestApp(t, { env: { PART_STORE_DIR: directory, PART_STORE_MB: '64' } });
+const app = await startTestApp(t);
 const { pool } = app.database;
 for (const id of ['small', 'wide', 'broken']) await app.putEnvironment(id, 'pro');
 await app.load('small', '2026-03-01', loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
@@ -25,8 +24,9 @@ const authorization = { authorization: `Bearer ${testAdminToken}` };
 const idle = () =>
   eventually(() => app.dependencies.downloadLimit.active === 0, 'no download under way');
 
-t.test('a whole download, rendered and then kept', async t => {
-  for (const source of ['rendered', 'kept']) {
+t.test('counts a complete download, before and after rendering', async t => {
+  for (const isRendered of [false, true]) {
+    if (isRendered) await renderAll(app);
     const before = await scrape();
     const { body } = await app.download('small', 'today');
     await idle();
@@ -39,20 +39,25 @@ t.test('a whole download, rendered and then kept', async t => {
       `the file of ${body.length} and headers: ${bytes}`,
     );
     t.equal(more('whx_download_duration_seconds_count{outcome="complete"}'), 1);
-    t.equal(more(`whx_part_store_parts_total{source="${source}"}`), 1);
   }
-  t.ok((await scrape()).get('whx_part_store_bytes'), 'what is kept takes room');
 });
 
-t.test('a kept part that is damaged', async t => {
-  await app.download('small', 'today');
-  for (const name of fs.readdirSync(directory)) fs.truncateSync(`${directory}/${name}`, 20);
+t.test('counts a rendering and its bytes', async t => {
+  await app.load('small', '2026-03-01', loadBody([adoptionRow()]));
   const before = await scrape();
-  await app.download('small', 'today');
-  await idle();
+  await renderAll(app);
+  await renderAll(app);
   const more = difference(before, await scrape());
-  t.equal(more('whx_part_store_losses_total'), 1);
-  t.equal(more('whx_part_store_parts_total{source="rendered"}'), 1);
+  t.equal(more('whx_renderings_total{outcome="rendered"}'), 1);
+  t.equal(more('whx_rendering_duration_seconds_count{outcome="rendered"}'), 1);
+  const { body } = await app.download('small', 'today');
+  t.equal(more('whx_rendered_bytes_total'), body.length - exportHeader.length);
+  await app.load(
+    'small',
+    '2026-03-01',
+    loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
+  );
+  t.equal((await scrape()).get('whx_renderings_waiting'), 1);
 });
 
 t.test('a reader who goes away', async t => {

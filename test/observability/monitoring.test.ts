@@ -79,7 +79,7 @@ const isMatch = (labels: Record<string, string>, { matchers }: Selector) =>
   });
 
 async function scrapeOfEverything(): Promise<string> {
-  const app = await startTestApp(t, { env: { PART_STORE_DIR: t.testdir(), PART_STORE_MB: '16' } });
+  const app = await startTestApp(t);
   await app.putEnvironment('acme', 'pro');
   await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
   await app.download('acme', 'today');

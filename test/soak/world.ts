@@ -150,9 +150,6 @@ export async function startWorld(t: {
       TEST_CLOCK_FILE: clockFile,
       PROCESS_ROLE: name.endsWith('worker') ? 'worker' : 'api',
       SHUTDOWN_DRAIN_SECONDS: '1',
-      PART_STORE_DIR: path.join(directory, 'parts'),
-      // So little that parts come and go.
-      PART_STORE_MB: '8',
       ...(port === undefined ? {} : { PORT: String(port) }),
     });
     ports.set(name, service.port);

@@ -28,6 +28,15 @@ interface LoadRequest {
   /** Ends the load at once; nothing has changed then. */
   readonly signal: AbortSignal;
   readonly now: () => Date;
+  /** Work in the transaction of the ingest, right before its commit. */
+  readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
+}
+
+export interface RegisteredSnapshot {
+  readonly environmentId: string;
+  readonly date: string;
+  readonly version: string;
+  readonly rowCount: number;
 }
 
 /**
@@ -102,14 +111,21 @@ async function loadWith(client: PoolClient, request: LoadRequest): Promise<Loade
   await moveRows(client, request, move, copy.rowCount);
 
   const completedAt = request.now();
-  const { rows } = await client.query<{ created: boolean }>(stagingSql.registerSnapshot, [
+  const { rows } = await client.query<Registered>(stagingSql.registerSnapshot, [
     environmentId,
     date,
     copy.rowCount,
     completedAt,
   ]);
+  const { version, created } = rows[0] as Registered;
+  await request.beforeCommit(client, { environmentId, date, version, rowCount: copy.rowCount });
   await client.query('commit');
-  return { date, rowCount: copy.rowCount, completedAt, created: rows[0]?.created === true };
+  return { date, rowCount: copy.rowCount, completedAt, created };
+}
+
+interface Registered {
+  readonly version: string;
+  readonly created: boolean;
 }
 
 /** @throws AppError `snapshot_invalid` that names the rows, unless every staged row could be moved */

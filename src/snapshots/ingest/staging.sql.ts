@@ -102,4 +102,4 @@ export const registerSnapshot = `
   values ($1, $2::date, $3, $4)
   on conflict (environment_id, snapshot_date) do update
     set version = default, row_count = excluded.row_count, completed_at = excluded.completed_at
-  returning (xmax = 0) as created`;
+  returning version, (xmax = 0) as created`;

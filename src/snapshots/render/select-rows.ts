@@ -8,11 +8,11 @@ import {
   sql,
 } from 'kysely';
 import { escapeLiteral } from 'pg';
-import type { Tables } from '../db/tables.ts';
-import { type Column, columns } from '../snapshots/columns.ts';
-import { renderInstant } from '../snapshots/instants.ts';
+import type { Tables } from '../../db/tables.ts';
+import { type Column, columns } from '../columns.ts';
+import { renderInstant } from '../instants.ts';
 
-/** Compiles only: the SELECT is carried out by COPY on a connection of its own. */
+/** Compiles statements only. COPY runs the SELECT on a connection of its own. */
 const builder = new Kysely<Tables>({
   dialect: {
     createAdapter: () => new PostgresAdapter(),
@@ -23,11 +23,12 @@ const builder = new Kysely<Tables>({
 });
 
 /**
- * The COPY that writes one snapshot's rows in the contract's 18 columns and byte order, without a header. COPY takes
- * no bind parameters, so the driver's own function quotes the values. Needs a session in UTC (`beginInUtc`).
- * @param shownDate what the Date column says
+ * Returns the COPY that writes the rows of a snapshot as CSV in byte order, without a header line.
+ * COPY takes no bind parameters, so the driver's own function quotes the values.
+ * Needs a session in UTC (`beginInUtc`).
+ * @param shownDate the value of the Date column
  */
-export function copyRows(environmentId: string, snapshotDate: string, shownDate: string): string {
+export function selectRows(environmentId: string, snapshotDate: string, shownDate: string): string {
   const query = builder
     .selectFrom('snapshot_rows')
     .select(columns.map(column => selectColumn(column, shownDate).as(column.header)))

@@ -1,0 +1,159 @@
+import { mapAhead } from '../shared/map-ahead.ts';
+import {
+  type Chunk,
+  deflateChunk,
+  type FreshChunk,
+  inflateChunk,
+  makeChunks,
+} from '../snapshots/render/chunks.ts';
+import {
+  findChunk,
+  type RenderedSnapshot,
+  readChunks,
+  type WithClient,
+} from '../snapshots/render/read-chunks.ts';
+import { replaceDates } from '../snapshots/render/records.ts';
+import { type Compression, isShownElsewhere } from './describe-export.ts';
+import type { GzipTrailer } from './gzip-file.ts';
+import type { ExportSection } from './plan-export.ts';
+import type { ReadSession } from './read-session.ts';
+
+/** A range of bytes; `end` is excluded. */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** How the sections of one file are read. */
+export interface SectionSource {
+  readonly environmentId: string;
+  readonly compression: Compression;
+  /** Not null if a section of the file is not rendered. */
+  readonly session: ReadSession | null;
+  readonly withClient: WithClient;
+}
+
+/** Chunks that are inflated or deflated before they are asked for. */
+const chunksAhead = 1;
+
+/** Returns the length of a section in the file, or null while it is unknown. */
+export function sectionLength(section: ExportSection, compression: Compression): number | null {
+  const { rendered } = section;
+  if (rendered === null) return null;
+  if (compression === 'none') return rendered.plainBytes;
+  return isShownElsewhere(section) ? null : rendered.deflatedBytes;
+}
+
+/**
+ * Streams a section as plain rows.
+ * @param range allowed only if the length of the section is known
+ */
+export async function* plainSection(
+  source: SectionSource,
+  section: ExportSection,
+  range: ByteRange | null,
+): AsyncGenerator<Buffer> {
+  if (section.rendered === null) yield* unrenderedRows(source, section);
+  else
+    yield* renderedBytes(source, section, range, chunks =>
+      mapAhead(chunks, chunksAhead, chunk => inflateShown(section, chunk)),
+    );
+}
+
+/**
+ * Streams a section as deflated rows and adds its checksum to the trailer.
+ * @param range allowed only if the length of the section is known
+ */
+export async function* deflatedSection(
+  source: SectionSource,
+  section: ExportSection,
+  range: ByteRange | null,
+  trailer: GzipTrailer,
+): AsyncGenerator<Buffer> {
+  const { rendered } = section;
+  if (rendered === null) {
+    yield* freshBytes(makeChunks(unrenderedRows(source, section)), trailer);
+  } else if (isShownElsewhere(section)) {
+    const chunks = storedChunks(source, section, 0);
+    const shown = mapAhead(chunks, chunksAhead, async chunk =>
+      deflateChunk(await inflateShown(section, chunk)),
+    );
+    yield* freshBytes(shown, trailer);
+  } else {
+    trailer.add(rendered.crc32, rendered.plainBytes);
+    yield* renderedBytes(source, section, range, async function* deflatedOf(chunks) {
+      for await (const { deflated } of chunks) yield deflated;
+    });
+  }
+}
+
+async function* freshBytes(
+  chunks: AsyncIterable<FreshChunk>,
+  trailer: GzipTrailer,
+): AsyncGenerator<Buffer> {
+  for await (const { deflated, plainCrc32, plainBytes } of chunks) {
+    trailer.add(plainCrc32, plainBytes);
+    yield deflated;
+  }
+}
+
+/** Streams a range of a rendered section, by default all of it, and skips the chunks before the range. */
+async function* renderedBytes(
+  source: SectionSource,
+  section: ExportSection,
+  range: ByteRange | null,
+  transform: (chunks: AsyncGenerator<Chunk>) => AsyncGenerator<Buffer>,
+): AsyncGenerator<Buffer> {
+  const length = sectionLength(section, source.compression) ?? 0;
+  const { start, end } = range ?? { start: 0, end: length };
+  if (start >= end) return;
+  const form = source.compression === 'none' ? 'plain' : 'deflated';
+  const first =
+    start === 0
+      ? { index: 0, start: 0 }
+      : await findChunk(source.withClient, storedSnapshot(source, section), form, start);
+  let at = first.start;
+  for await (const bytes of transform(storedChunks(source, section, first.index))) {
+    const next = at + bytes.length;
+    if (next > length) break;
+    const wanted = bytes.subarray(Math.max(start - at, 0), Math.min(end - at, bytes.length));
+    at = next;
+    if (wanted.length > 0) yield wanted;
+    if (at >= end) return;
+  }
+  throw new Error(
+    `Snapshot version ${section.version} of ${source.environmentId}: ` +
+      `the chunks are not ${length} ${form} bytes long.`,
+  );
+}
+
+function storedSnapshot(source: SectionSource, section: ExportSection): RenderedSnapshot {
+  const { version, rendered } = section;
+  if (rendered === null) throw new Error(`Snapshot version ${version} is not rendered.`);
+  return { environmentId: source.environmentId, version, ...rendered };
+}
+
+function storedChunks(
+  source: SectionSource,
+  section: ExportSection,
+  first: number,
+): AsyncGenerator<Chunk> {
+  const snapshot = storedSnapshot(source, section);
+  const { session, withClient } = source;
+  // A file with a session reads everything on that connection, one statement after the other.
+  return session === null
+    ? readChunks(withClient, snapshot, { first, ahead: 1 })
+    : readChunks(work => work(session.client), snapshot, { first, ahead: 0 });
+}
+
+function unrenderedRows(source: SectionSource, section: ExportSection): AsyncGenerator<Buffer> {
+  if (source.session === null) throw new Error('A section that is not rendered needs a session.');
+  return source.session.rows(source.environmentId, section);
+}
+
+async function inflateShown(section: ExportSection, chunk: Chunk): Promise<Buffer> {
+  const plain = await inflateChunk(chunk);
+  return isShownElsewhere(section)
+    ? replaceDates(plain, section.snapshotDate, section.date)
+    : plain;
+}

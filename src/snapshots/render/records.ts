@@ -1,0 +1,78 @@
+/** Finds records and fields in CSV as Postgres writes it: quotes are doubled inside quoted fields. */
+
+const quote = 0x22;
+const comma = 0x2c;
+const lineFeed = 0x0a;
+
+/**
+ * Cuts CSV at record ends into pieces of at least `leastBytes`, except the last.
+ * The cuts depend on the bytes alone, not on how they arrive.
+ */
+export async function* cutRecords(
+  source: AsyncIterable<Buffer>,
+  leastBytes: number,
+): AsyncGenerator<Buffer> {
+  let parts: Buffer[] = [];
+  let length = 0;
+  let isQuoted = false;
+  for await (const bytes of source) {
+    let start = 0;
+    let at = 0;
+    while (at < bytes.length) {
+      // A record that ends before this position does not end the piece.
+      const least = start + leastBytes - length - 1;
+      let end = -1;
+      for (; at < bytes.length; at += 1) {
+        const byte = bytes[at];
+        if (byte === quote) isQuoted = !isQuoted;
+        else if (byte === lineFeed && at >= least && !isQuoted) {
+          at += 1;
+          end = at;
+          break;
+        }
+      }
+      if (end === -1) break;
+      parts.push(bytes.subarray(start, end));
+      yield Buffer.concat(parts);
+      parts = [];
+      length = 0;
+      start = end;
+    }
+    if (start < bytes.length) {
+      parts.push(bytes.subarray(start));
+      length += bytes.length - start;
+    }
+  }
+  if (length > 0) yield Buffer.concat(parts);
+}
+
+/** Position of the Date field in a record. */
+const fieldsBeforeDate = 4;
+
+/**
+ * Replaces the Date field of every record in place. Both dates are `YYYY-MM-DD`, so no length changes.
+ * @param records whole records
+ * @throws Error when a record shows another date than `from`
+ */
+export function replaceDates(records: Buffer, from: string, to: string): Buffer {
+  const expected = Buffer.from(`${from},`);
+  const replacement = Buffer.from(to);
+  let field = 0;
+  let isQuoted = false;
+  for (let at = 0; at < records.length; at += 1) {
+    const byte = records[at];
+    if (byte === quote) isQuoted = !isQuoted;
+    else if (isQuoted) continue;
+    else if (byte === lineFeed) field = 0;
+    else if (byte === comma) {
+      field += 1;
+      if (field !== fieldsBeforeDate) continue;
+      const end = at + 1 + expected.length;
+      if (expected.compare(records, at + 1, end) !== 0)
+        throw new Error(`A record of snapshot ${from} shows another date.`);
+      replacement.copy(records, at + 1);
+      at += replacement.length;
+    }
+  }
+  return records;
+}

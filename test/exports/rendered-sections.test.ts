@@ -1,0 +1,232 @@
+import { execFileSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { gunzipSync } from 'node:zlib';
+import t from 'tap';
+import { type ShownDate, shownDates } from '../../src/exports/aggregations.ts';
+import { type Compression, openExport } from '../../src/exports/open-export.ts';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
+
+/** Files of rendered snapshots, read from their chunks. */
+
+const app = await startTestApp(t);
+const { pool } = app.database;
+const today = '2026-03-02';
+const signal = new AbortController().signal;
+
+async function collect(pieces: AsyncIterable<Buffer>): Promise<Buffer> {
+  const found: Buffer[] = [];
+  for await (const piece of pieces) found.push(piece);
+  return Buffer.concat(found);
+}
+
+async function open(
+  environmentId: string,
+  dates: readonly ShownDate[],
+  compression: Compression = 'none',
+) {
+  return await openExport(app.dependencies, environmentId, dates, { compression, signal });
+}
+
+const dates = shownDates('3-months-weekly', today);
+
+/** Odd text, several chunks, an empty snapshot, and a snapshot under another date than its own. */
+await app.putEnvironment('mixed');
+await writeDenseSnapshot(pool, { environmentId: 'mixed', date: '2026-02-01', rows: 4_000 });
+await app.load(
+  'mixed',
+  '2026-02-08',
+  loadBody([
+    adoptionRow({ companyName: ',2026-02-08,"\n', featureName: '"', segmentNames: ['a,b', 'c"'] }),
+    adoptionRow({ companyId: 'c2', companyName: null }),
+  ]),
+);
+await app.load('mixed', '2026-02-15', loadBody([]));
+await writeDenseSnapshot(pool, { environmentId: 'mixed', date: '2026-02-20', rows: 3_000 });
+await app.load('mixed', '2026-03-01', loadBody([adoptionRow()]));
+
+t.test('writes the same bytes before and after rendering', async t => {
+  const read = async () => ({
+    plain: await collect((await open('mixed', dates)).bytes()),
+    gzip: await collect((await open('mixed', dates, 'gzip')).bytes()),
+  });
+  const before = await read();
+  t.equal((await open('mixed', dates)).sizeBytes, null, 'the size is unknown before');
+  await renderAll(app);
+  const { rows } = await pool.query('select count(*)::int as chunks from snapshot_chunks');
+  t.ok(rows[0].chunks > 6, `${rows[0].chunks} chunks`);
+  const after = await read();
+  t.ok(after.plain.equals(before.plain));
+  t.ok(after.gzip.equals(before.gzip));
+  t.ok(gunzipSync(after.gzip).equals(after.plain));
+  t.ok(
+    execFileSync('gzip', ['-dc'], { input: after.gzip, maxBuffer: 2 ** 27 }).equals(after.plain),
+  );
+  t.match(after.plain.toString(), `${exportHeader}00000001,`);
+});
+
+t.test('describes size, hash and time of the newest snapshot', async t => {
+  for (const compression of ['none', 'gzip'] as const) {
+    const own = [
+      { date: '2026-02-01', from: '2026-02-01' },
+      { date: '2026-03-01', from: null },
+    ];
+    const opened = await open('mixed', own, compression);
+    t.equal(opened.sizeBytes, (await collect(opened.bytes())).length, compression);
+    const [listed] = (await app.call('/v1/environments/mixed/snapshots')).json.items;
+    t.equal(opened.lastModified?.toISOString(), listed.completedAt);
+    t.match(opened.contentHash, /^[0-9a-f]{64}$/);
+    const again = await open('mixed', own, compression);
+    t.equal(again.contentHash, opened.contentHash);
+    again.close();
+  }
+  const shown = await open('mixed', dates);
+  t.not(shown.sizeBytes, null, 'plain lengths do not change with the date');
+  shown.close();
+  const gzip = await open('mixed', dates, 'gzip');
+  t.equal(gzip.sizeBytes, null);
+  t.not(gzip.contentHash, shown.contentHash);
+  gzip.close();
+  const empty = await open('mixed', [{ date: '2020-01-01', from: null }]);
+  t.equal(empty.lastModified, null);
+  t.equal(empty.sizeBytes, exportHeader.length);
+  empty.close();
+});
+
+t.test('reads any range, plain and gzip', async t => {
+  const own = ['2026-02-01', '2026-02-08', '2026-02-15', '2026-02-20', '2026-03-01'].map(date => ({
+    date,
+    from: date,
+  }));
+  for (const [name, shown, compression] of [
+    ['plain', own, 'none'],
+    ['plain under other dates', dates, 'none'],
+    ['gzip', own, 'gzip'],
+  ] as const) {
+    const whole = await collect((await open('mixed', shown, compression)).bytes());
+    const last = whole.length - 1;
+    const ranges = [
+      [0, 0],
+      [0, last],
+      [last, last],
+      [last - 9, last],
+      [1, last - 1],
+      ...Array.from({ length: 40 }, () => {
+        const start = randomInt(whole.length);
+        return [start, start + randomInt(whole.length - start)] as const;
+      }),
+    ] as const;
+    for (const [start, end] of ranges) {
+      const opened = await open('mixed', shown, compression);
+      const part = await collect(opened.bytes({ start, end }));
+      if (!part.equals(whole.subarray(start, end + 1))) t.fail(`${name}: ${start} to ${end}`);
+    }
+    t.pass(`${name}: ${ranges.length} ranges`);
+  }
+});
+
+t.test('shows today’s snapshot under its date and under the next', async t => {
+  const rows = [adoptionRow({ companyId: 'now' })];
+  await app.putEnvironment('dated');
+  await app.load('dated', today, loadBody(rows));
+  await renderAll(app);
+  t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, today));
+  app.setNow('2026-03-03T01:00:00.000Z');
+  const next = exportHeader + exportPart(rows, '2026-03-03');
+  t.equal((await app.download('dated', 'today')).text, next);
+  const gzip = await app.call('/v1/environments/dated/exports/today.csv.gz');
+  t.equal(gunzipSync(gzip.body).toString(), next);
+  app.setNow('2026-03-02T10:00:00.000Z');
+});
+
+t.test('ends a file with the version that it began with', async t => {
+  await app.putEnvironment('moving');
+  await writeDenseSnapshot(pool, { environmentId: 'moving', date: '2026-02-22', rows: 6_000 });
+  await app.load('moving', '2026-03-01', loadBody([adoptionRow()]));
+  await renderAll(app);
+  const file = await collect((await open('moving', dates)).bytes());
+  const opened = await open('moving', dates);
+  const bytes = opened.bytes();
+  const first = await bytes.next();
+  await app.load('moving', '2026-03-01', loadBody([adoptionRow({ companyName: 'replaced' })]));
+  await renderAll(app);
+  const rest = await collect(bytes);
+  t.ok(Buffer.concat([first.value as Buffer, rest]).equals(file));
+  t.not((await open('moving', dates)).contentHash, opened.contentHash);
+});
+
+t.test('holds no connection while its reader waits', async t => {
+  const readers = await Promise.all(
+    Array.from({ length: 100 }, async (_, index) => {
+      const compression = index % 2 === 0 ? 'none' : 'gzip';
+      const bytes = (await open('mixed', dates, compression)).bytes();
+      await bytes.next();
+      await bytes.next();
+      return bytes;
+    }),
+  );
+  for (const database of [app.dependencies.pools.export, app.dependencies.pools.session])
+    t.equal(database.totalCount - database.idleCount, 0);
+  const { rows } = await pool.query(
+    `select state from pg_stat_activity
+     where datname = current_database() and application_name ~ 'export (export|session)'
+       and state <> 'idle'`,
+  );
+  t.strictSame(rows, []);
+  for (const bytes of readers) await bytes.return(undefined);
+});
+
+const ofDamaged = `environment_id = 'damaged'`;
+const damages: Record<string, string> = {
+  'a changed byte': `
+    update snapshot_chunks set deflated = set_byte(deflated, octet_length(deflated) / 2,
+      (get_byte(deflated, octet_length(deflated) / 2) + 1) % 256)
+    where index = 1 and ${ofDamaged}`,
+  'a missing chunk': `delete from snapshot_chunks where index = 1 and ${ofDamaged}`,
+  'a missing last chunk': `
+    delete from snapshot_chunks
+    where index = (select max(index) from snapshot_chunks where ${ofDamaged}) and ${ofDamaged}`,
+  'a chunk cut short': `
+    update snapshot_chunks set deflated = substring(deflated for octet_length(deflated) - 5)
+    where index = 1 and ${ofDamaged}`,
+  'another plain length': `
+    update snapshot_chunks set plain_bytes = plain_bytes + 1 where index = 1 and ${ofDamaged}`,
+  'one chunk twice': `
+    update snapshot_chunks as one
+    set deflated = other.deflated, plain_bytes = other.plain_bytes, checksum = other.checksum
+    from snapshot_chunks as other
+    where one.environment_id = other.environment_id and one.version = other.version
+      and one.index = 1 and other.index = 2 and one.${ofDamaged}`,
+  'another total length': `
+    update rendered_snapshots set plain_bytes = plain_bytes - 1, deflated_bytes = deflated_bytes - 1
+    where ${ofDamaged}`,
+};
+for (const [what, sql] of Object.entries(damages)) {
+  t.test(`never completes a file with ${what}`, async t => {
+    await app.putEnvironment('damaged');
+    await writeDenseSnapshot(pool, { environmentId: 'damaged', date: today, rows: 5_000 });
+    await renderAll(app);
+    t.equal((await app.download('damaged', 'today')).status, 200);
+    t.equal((await pool.query(sql)).rowCount, 1);
+    for (const headers of [{}, { 'accept-encoding': 'gzip' }]) {
+      // The plain length of a chunk is not used for gzip, and its file is right.
+      if (what === 'another plain length' && 'accept-encoding' in headers) continue;
+      const result = await app.download('damaged', 'today', headers).then(
+        ({ status }) => status,
+        (error: NodeJS.ErrnoException) => error.code,
+      );
+      t.ok(result === 'ECONNRESET' || result === 500, `${JSON.stringify(headers)}: ${result}`);
+    }
+    await app.call('/v1/environments/damaged', { method: 'DELETE' });
+  });
+}
+
+t.test('deletes the chunks of a deleted environment', async t => {
+  await app.call('/v1/environments/mixed', { method: 'DELETE' });
+  for (const table of ['rendered_snapshots', 'snapshot_chunks']) {
+    const { rowCount } = await pool.query(`select from ${table} where environment_id = 'mixed'`);
+    t.equal(rowCount, 0, table);
+  }
+});
