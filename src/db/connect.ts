@@ -45,6 +45,8 @@ export function createPool(options: PoolOptions): pg.Pool {
     onConnect: async client => {
       // After a break the query that was under way reports it; without a listener the event would end the process.
       client.on('error', () => {});
+      // A query ends soon after its connection was closed, also while it waits for a lock.
+      await client.query(`set client_connection_check_interval = '500ms'`);
       if (options.statementTimeoutMs > 0) {
         await client.query(`set statement_timeout = ${options.statementTimeoutMs}`);
       }
