@@ -1,6 +1,6 @@
 /**
- * What happens at 00:00 UTC with many environments, computed event by event from measured costs (docs/scaling.md).
- *   node bench/simulate-midnight.ts [--environments 100000] [--seed 1] [--run-ms …] [--row-us …] [--tick-us …]
+ * Computes the night's runs of many environments event by event, from measured costs (docs/scaling.md).
+ *   node bench/simulate-midnight.ts [--environments 100000] [--seed 1] [--unrendered 0.1] …
  */
 import { parseArgs } from 'node:util';
 import { quantile } from './measure.ts';
@@ -9,15 +9,20 @@ const { values } = parseArgs({
   options: {
     environments: { type: 'string', default: '100000' },
     seed: { type: 'string', default: '1' },
-    /** Measured by the bench on one core of the machine in docs/performance.md. */
-    'database-row-us': { type: 'string', default: '2.6' },
-    'worker-row-us': { type: 'string', default: '2.2' },
+    /** Share of the snapshots that are not rendered at midnight: their run renders them first. */
+    unrendered: { type: 'string', default: '0' },
+    /** Rendering: the database reads and sorts rows, the worker deflates them. */
+    'database-render-row-us': { type: 'string', default: '2.6' },
+    'worker-render-row-us': { type: 'string', default: '2.2' },
+    /** Reading chunks and sending them plain. */
+    'database-row-us': { type: 'string', default: '0.1' },
+    'worker-row-us': { type: 'string', default: '1.0' },
     'database-run-ms': { type: 'string', default: '10' },
     'worker-run-ms': { type: 'string', default: '18' },
-    /** Requests to the bucket, which wait but do not work: a small file is one, a large one overlaps with reading. */
+    /** Waiting for requests to the bucket. It overlaps with reading for large files. */
     'storage-run-ms': { type: 'string', default: '120' },
     'tick-us': { type: 'string', default: '60' },
-    /** Fetching jobs one at a time costs the queue this much of the one primary, however many workers. */
+    /** Time of the primary to hand out one job, with any number of workers. */
     'fetch-ms': { type: 'string', default: '1.5' },
   },
 });
@@ -25,12 +30,13 @@ const number = (name: keyof typeof values) => Number(values[name]);
 
 interface Job {
   readonly rows: number;
+  readonly isRendered: boolean;
 }
 
 interface Setup {
   /** Processes of one core each, with 4 runs at once. */
   readonly workers: number;
-  /** Cores of the database that exports read (replicas add up). */
+  /** Cores of the database that exports read. Replicas add up. */
   readonly databaseCores: number;
 }
 
@@ -58,10 +64,8 @@ console.log(
     ),
   ).toLocaleString('en')}, largest ${Math.max(...jobs.map(job => job.rows)).toLocaleString('en')}`,
 );
-const databaseSeconds =
-  rows * number('database-row-us') * 1e-6 + jobs.length * number('database-run-ms') * 1e-3;
-const workerSeconds =
-  rows * number('worker-row-us') * 1e-6 + jobs.length * number('worker-run-ms') * 1e-3;
+const databaseSeconds = jobs.reduce((sum, job) => sum + databaseSecondsOf(job), 0);
+const workerSeconds = jobs.reduce((sum, job) => sum + workerSecondsOf(job), 0);
 console.log(
   `by the formula: ${databaseSeconds.toFixed(0)} core-seconds of the database, ${workerSeconds.toFixed(0)} of workers; ` +
     `for 01:00 at 70 % use ${Math.ceil(databaseSeconds / 3600 / 0.7)} and ${Math.ceil(workerSeconds / 3600 / 0.7)} cores\n`,
@@ -89,17 +93,30 @@ for (const setup of [
   console.log(cells.join(' '));
 }
 
-/** Most are small, a few are huge: sizes spread over four powers of ten. */
+/** Returns log-normal sizes over four powers of ten: most are small, a few are huge. */
 function mixedSizes(count: number): Job[] {
   return Array.from({ length: count }, () => {
     const spread = Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
-    return { rows: Math.min(8_000_000, Math.round(1_500 * Math.exp(1.9 * spread))) };
+    return {
+      rows: Math.min(8_000_000, Math.round(1_500 * Math.exp(1.9 * spread))),
+      isRendered: random() >= number('unrendered'),
+    };
   });
 }
 
+function databaseSecondsOf({ rows, isRendered }: Job): number {
+  const rowUs = number('database-row-us') + (isRendered ? 0 : number('database-render-row-us'));
+  return rows * rowUs * 1e-6 + number('database-run-ms') * 1e-3;
+}
+
+function workerSecondsOf({ rows, isRendered }: Job): number {
+  const rowUs = number('worker-row-us') + (isRendered ? 0 : number('worker-render-row-us'));
+  return rows * rowUs * 1e-6 + number('worker-run-ms') * 1e-3;
+}
+
 /**
- * Runs share cores as processes do: each gets its share of its worker and of the database, at most one core of each at
- * a time, and passes its rows at the pace of the slower. Time goes from one end or start of a run to the next.
+ * Simulates one night. Each run gets its share of its worker and of the database, at most one core
+ * of each at a time. Time goes from one end or start of a run to the next.
  */
 function simulate(queue: readonly Job[], { workers, databaseCores }: Setup): Outcome {
   interface Running {
@@ -130,9 +147,8 @@ function simulate(queue: readonly Job[], { workers, databaseCores }: Setup): Out
       running.push({
         job,
         worker,
-        databaseLeft:
-          job.rows * number('database-row-us') * 1e-6 + number('database-run-ms') * 1e-3,
-        workerLeft: job.rows * number('worker-row-us') * 1e-6 + number('worker-run-ms') * 1e-3,
+        databaseLeft: databaseSecondsOf(job),
+        workerLeft: workerSecondsOf(job),
         waitLeft: number('storage-run-ms') * 1e-3,
       });
       continue;
@@ -180,7 +196,7 @@ function simulate(queue: readonly Job[], { workers, databaseCores }: Setup): Out
   };
 }
 
-/** What is left of rounding is nothing. */
+/** Treats the remains of rounding as zero. */
 function settle(left: number): number {
   return left < 1e-9 ? 0 : left;
 }
@@ -194,7 +210,7 @@ function clock(seconds: number): string {
     .join(':');
 }
 
-/** A small generator of random numbers, the same for the same seed. */
+/** Returns a random number generator that gives the same numbers for the same seed. */
 function mulberry(seed: number): () => number {
   let state = seed;
   return () => {
