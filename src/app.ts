@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
 import type { PoolClient } from 'pg';
 import { auditRoutes } from './audit/routes.ts';
@@ -20,14 +20,12 @@ import { exportRoutes } from './exports/routes.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
 import { registerCors, showWithoutHooks } from './http/cors.ts';
 import { registerDrain } from './http/drain.ts';
-import {
-  answerBrokenHttp,
-  registerErrorHandler,
-  requireHost,
-  sendProblem,
-} from './http/error-handler.ts';
+import { answerBrokenHttp, registerErrorHandler, sendProblem } from './http/error-handler.ts';
+import { validateHostHeader } from './http/host-header.ts';
+import { jsonBodyLimitBytes, registerJsonBodies } from './http/json-bodies.ts';
 import { registerOpenapi } from './http/openapi.ts';
 import { registerFormats } from './http/schemas.ts';
+import { compileValidator, configureValidator } from './http/validator-compiler.ts';
 import { healthRoutes } from './observability/health-routes.ts';
 import { metricsRoutes } from './observability/metrics-routes.ts';
 import { endWithAnswer, tracedLogger, traceRequests } from './observability/trace-requests.ts';
@@ -35,11 +33,10 @@ import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
 import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
 
-const jsonBodyLimitBytes = 256 * 1024;
-
 /** The whole HTTP service, ready for `inject` or `listen`; it never listens itself. */
 export async function buildApp(dependencies: Dependencies): Promise<FastifyInstance> {
   registerFormats();
+  configureValidator();
   const { config } = dependencies;
   const app = Fastify({
     loggerInstance: dependencies.log as FastifyBaseLogger,
@@ -55,7 +52,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     forceCloseConnections: 'idle',
     // What still comes over a connection that is open is answered like any other request, and is the last there.
     return503OnClosing: false,
-    // Node would answer 400 by itself, without a problem body: `requireHost` does it.
+    // Node would answer 400 by itself, without a problem body: `validateHostHeader` does it.
     http: { requireHostHeader: false },
     frameworkErrors: (error, request, reply) => {
       showWithoutHooks(config.corsOrigins, request, reply);
@@ -66,9 +63,10 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       answerBrokenHttp(error, socket, dependencies.log as FastifyBaseLogger),
   })
     .withTypeProvider<TypeBoxTypeProvider>()
-    .setValidatorCompiler(TypeBoxValidatorCompiler);
+    .setValidatorCompiler(compileValidator);
 
   app.removeContentTypeParser('text/plain');
+  registerJsonBodies(app as unknown as FastifyInstance);
   // Node would answer 417 by itself, without a problem body; what nobody here expects may as well be left out.
   app.server.on('checkExpectation', (request, response) =>
     app.server.emit('request', request, response),
@@ -77,7 +75,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   await registerCors(app as unknown as FastifyInstance, config.corsOrigins);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
-    requireHost(request);
+    validateHostHeader(request);
   });
   registerDrain(app, dependencies);
   registerErrorHandler(app);

@@ -12,12 +12,13 @@ import { isOrphaned } from '../db/is-orphaned.ts';
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
 import { isSchemaMissing, pendingMigrations } from '../db/schema-state.ts';
 import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts';
+import { jsonBodyLimitBytes } from './json-bodies.ts';
 import { problemMediaType, toProblem } from './problem.ts';
 
 /** How long a caller should wait when the database cannot be reached. */
 const retryAfterSeconds = '5';
 
-/** One place turns everything that can go wrong into a problem body; nothing inside ever shows. */
+/** Answers every error as a problem body that shows nothing of the inside. */
 export function registerErrorHandler(app: FastifyInstance): void {
   app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   app.setNotFoundHandler((request, reply) =>
@@ -31,14 +32,14 @@ export function sendProblem(
   reply: FastifyReply,
 ): FastifyReply {
   const error = toAppError(thrown);
-  // Nobody hears the answer then, and it is no fault of ours.
+  // The caller cannot read the answer, and the service did nothing wrong.
   if (request.raw.socket.destroyed) request.log.info({ err: thrown }, 'the caller hung up');
   else if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
   return (
     reply
       .code(error.status)
       .headers(error.headers)
-      // A URL that cannot be decoded comes here before any hook.
+      // No hook runs for a URL that cannot be decoded.
       .header('x-request-id', request.id)
       .type(problemMediaType)
       .serializer(JSON.stringify)
@@ -46,23 +47,7 @@ export function sendProblem(
   );
 }
 
-/**
- * RFC 9112, section 3.2. Links are made from the host, so it has to be one.
- * @throws AppError `validation_failed`
- */
-export function requireHost(request: FastifyRequest): void {
-  const { host } = request.headers;
-  const isHost = host === undefined ? request.raw.httpVersion === '1.0' : hostShape.test(host);
-  // The other may come from a proxy that is trusted.
-  if (isHost && hostShape.test(request.host)) return;
-  throw new AppError('validation_failed', 'The request needs a Host header that names a host.', {
-    members: { errors: [] },
-  });
-}
-
-const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
-
-/** What a caller may know of anything that was thrown. */
+/** Returns what a caller may know of an error. */
 export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
   if (isOrphaned(thrown)) {
@@ -84,13 +69,16 @@ export function toAppError(thrown: unknown): AppError {
   }
   const error = thrown as Partial<FastifyError> & { headers?: Record<string, string> };
   if (Array.isArray(error.validation))
-    return validationFailed(toFaults(error.validation, error.validationContext));
+    return validationFailed(toFieldErrors(error.validation, error.validationContext));
   switch (error.code) {
     case 'FST_ERR_CTP_INVALID_JSON_BODY':
     case 'FST_ERR_CTP_EMPTY_JSON_BODY':
       return validationFailed([{ path: '', message: 'is not valid JSON' }]);
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new AppError('payload_too_large', 'The body is larger than this path takes.');
+      return new AppError(
+        'payload_too_large',
+        `A JSON body may have at most ${jsonBodyLimitBytes} bytes.`,
+      );
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new AppError(
         'unsupported_media_type',
@@ -108,26 +96,32 @@ export function toAppError(thrown: unknown): AppError {
   return new AppError('internal_error', 'Something went wrong on our side.', { cause: thrown });
 }
 
-interface SchemaFault {
+interface SchemaError {
   readonly keyword?: string;
   readonly instancePath: string;
   readonly message?: string;
   readonly params?: Record<string, unknown>;
 }
 
-/** From the validator's words to JSON pointers and a sentence about each field. */
-function toFaults(faults: readonly SchemaFault[], context: string | undefined): FieldFault[] {
+/** Most field errors that a problem body lists. */
+const maxFieldErrors = 20;
+
+/** Longest part of an unknown property name that a problem body shows, in characters. */
+const maxShownName = 100;
+
+/** Converts errors of the validator to JSON pointers and a sentence about each field. */
+function toFieldErrors(errors: readonly SchemaError[], context: string | undefined): FieldFault[] {
   const prefix =
     { body: '', querystring: '/query', params: '/path' }[context ?? ''] ?? `/${context}`;
   return (
-    faults
-      // Said of every property that is not allowed, in the same words, beside the fault that names them.
-      .filter(fault => fault.keyword !== 'boolean')
-      .flatMap(fault => {
-        const { additionalProperties, requiredProperties, allowedValues } = fault.params ?? {};
-        const at = `${prefix}${fault.instancePath}`;
+    errors
+      // The validator repeats each unknown property as an error of this keyword.
+      .filter(error => error.keyword !== 'boolean')
+      .flatMap(error => {
+        const { additionalProperties, requiredProperties, allowedValues } = error.params ?? {};
+        const at = `${prefix}${error.instancePath}`;
         const unknown = texts(additionalProperties).map(name => ({
-          path: `${at}/${name}`,
+          path: `${at}/${escapePointer(name)}`,
           message: 'is not a known property',
         }));
         const absent = texts(requiredProperties).map(name => ({
@@ -137,16 +131,23 @@ function toFaults(faults: readonly SchemaFault[], context: string | undefined): 
         if (unknown.length + absent.length > 0) return [...unknown, ...absent];
         if (Array.isArray(allowedValues))
           return [{ path: at, message: `must be one of ${allowedValues.join(', ')}` }];
-        return [{ path: at, message: fault.message ?? 'is not valid' }];
+        return [{ path: at, message: error.message ?? 'is not valid' }];
       })
+      .slice(0, maxFieldErrors)
   );
+}
+
+/** RFC 6901, section 3. Cuts long names. */
+function escapePointer(name: string): string {
+  const shown = name.length > maxShownName ? `${name.slice(0, maxShownName)}…` : name;
+  return shown.replaceAll('~', '~0').replaceAll('/', '~1');
 }
 
 function texts(value: unknown): string[] {
   return Array.isArray(value) ? value.filter(item => typeof item === 'string') : [];
 }
 
-/** For bytes that are not HTTP at all, before there is a request: the same problem body, by hand. */
+/** Answers bytes that are not HTTP with a problem body. There is no request object for them. */
 export function answerBrokenHttp(
   error: Error & { code?: string; rawPacket?: unknown },
   socket: Socket,
@@ -169,7 +170,7 @@ export function answerBrokenHttp(
     },
   );
   const body = JSON.stringify({ ...problem, status });
-  // As much of the request as there is to see: the piece at which it broke.
+  // The packet at which the parser failed is all that is known of the request.
   const isHead =
     Buffer.isBuffer(error.rawPacket) && error.rawPacket.toString('latin1', 0, 5) === 'HEAD ';
   socket.end(

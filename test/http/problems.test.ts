@@ -126,9 +126,9 @@ t.test('JSON bodies', async t => {
     (await put('{"name":"x","plan":"pro","more":1,"a/b":2}')).json.errors
       .map((error: { path: string }) => error.path)
       .sort(),
-    ['/a/b', '/more'],
+    ['/a~1b', '/more'],
   );
-  isProblem(t, await put(`${'['.repeat(50_000)}`), 400, 'validation_failed', 'deep nesting');
+  isProblem(t, await put(`${'['.repeat(5_000)}`), 400, 'validation_failed', 'deep nesting');
   isProblem(t, await put(good, 'text/plain'), 415, 'unsupported_media_type', 'text');
   isProblem(t, await put(good, 'application/xml'), 415, 'unsupported_media_type', 'xml');
   isProblem(
