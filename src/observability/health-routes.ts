@@ -1,6 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { problemResponses } from '../http/problem.ts';
 import { AppError } from '../shared/errors.ts';
+import { cacheWithTtl } from '../shared/ttl-cache.ts';
 
 interface HealthOptions {
   /** Returns true from the first signal to shut down. */
@@ -18,8 +19,23 @@ const ok = Type.Object(
 );
 const tags = ['Operation'];
 
+/**
+ * All probes share one look-up for a second. Without that, 10,000 pipelined probes on one connection
+ * delayed other requests by 2.5 s.
+ */
+const lookUp = { ttlMs: 1_000, timeoutMs: 5_000 };
+
 /** Registers liveness and readiness, for orchestrators and load balancers. */
 export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypebox {
+  const readObstacle = cacheWithTtl<{ obstacle: string | null; cause?: unknown }>(
+    () =>
+      options.findDatabaseObstacle().then(
+        obstacle => ({ obstacle }),
+        (cause: unknown) => ({ obstacle: 'The database cannot be reached.', cause }),
+      ),
+    lookUp,
+  );
+
   return (app, _options, done) => {
     app.get('/health/live', {
       config: { access: 'public' },
@@ -43,17 +59,16 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
         summary: 'Can the process serve?',
         description:
           'Answers 503 while the database cannot be reached or lacks migrations, and from the moment ' +
-          'the process shuts down.',
+          'the process shuts down. Probes share one look-up in the database for a second.',
         tags,
         security: [],
         response: { 200: ok, ...problemResponses() },
       },
       handler: async () => {
         if (options.isStopping()) throw notReady('The process is shutting down.');
-        const obstacle = await options.findDatabaseObstacle().catch((cause: unknown) => {
-          throw notReady('The database cannot be reached.', cause);
-        });
-        if (obstacle !== null) throw notReady(obstacle);
+        const found = await readObstacle();
+        if (found === null) throw notReady('The database does not answer in time.');
+        if (found.obstacle !== null) throw notReady(found.obstacle, found.cause);
         return { status: 'ok' as const };
       },
     });

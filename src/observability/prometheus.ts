@@ -1,7 +1,7 @@
 import type { Pool } from 'pg';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
-import { readSeldom } from '../shared/ttl-cache.ts';
+import { cacheWithTtl } from '../shared/ttl-cache.ts';
 import {
   attemptOutcomes,
   downloadOutcomes,
@@ -41,9 +41,9 @@ export function createPrometheusMetrics(sources: MetricSources): PrometheusMetri
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   watchNow(registry, sources);
-  const readQueue = readSeldom(sources.queueState, {
-    keepMs: queueStateKeepMs,
-    patienceMs: queueStatePatienceMs,
+  const readQueue = cacheWithTtl(sources.queueState, {
+    ttlMs: queueStateKeepMs,
+    timeoutMs: queueStatePatienceMs,
   });
   const lookAtQueue = watchQueue(registry, readQueue);
   return {

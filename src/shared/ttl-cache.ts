@@ -1,11 +1,18 @@
+interface TtlCacheOptions {
+  /** How long an outcome is kept, in milliseconds from its arrival. */
+  readonly ttlMs: number;
+  /** How long one caller waits, in milliseconds. */
+  readonly timeoutMs: number;
+}
+
 /**
- * For numbers that many may ask for: one read at a time, its outcome kept for `keepMs`. Whoever asks waits no longer
- * than `patienceMs`.
- * @returns what gives the newest value, or null where the last read failed or takes too long
+ * Shares the outcome of a read among all callers: one read at a time, and none while the last
+ * outcome is younger than `ttlMs`. A failed read is kept like any other outcome.
+ * @returns a function that resolves to the outcome, or to null if the read failed or takes too long
  */
-export function readSeldom<T>(
+export function cacheWithTtl<T>(
   read: () => Promise<T>,
-  { keepMs, patienceMs }: { readonly keepMs: number; readonly patienceMs: number },
+  { ttlMs, timeoutMs }: TtlCacheOptions,
 ): () => Promise<T | null> {
   let outcome: Promise<T | null> | null = null;
   let keptUntilMs = 0;
@@ -15,18 +22,18 @@ export function readSeldom<T>(
     return read()
       .catch(() => null)
       .finally(() => {
-        keptUntilMs = performance.now() + keepMs;
+        keptUntilMs = performance.now() + ttlMs;
       });
   };
 
   return async () => {
     if (outcome === null || performance.now() > keptUntilMs) outcome = begin();
     let timer: NodeJS.Timeout | undefined;
-    const tooLong = new Promise<null>(resolve => {
-      timer = setTimeout(resolve, patienceMs, null);
+    const timeout = new Promise<null>(resolve => {
+      timer = setTimeout(resolve, timeoutMs, null);
     });
     try {
-      return await Promise.race([outcome, tooLong]);
+      return await Promise.race([outcome, timeout]);
     } finally {
       clearTimeout(timer);
     }

@@ -1,8 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import t from 'tap';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { startApp } from '../helpers/app.ts';
+import { startApp, type TestApp } from '../helpers/app.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
+import { eventually } from '../helpers/raw-http.ts';
+
+/** Waits for the status: probes share one look-up for a second. */
+const becomesReady = (app: TestApp, status: number) =>
+  eventually(async () => (await app.call('/health/ready')).status === status, `ready ${status}`);
 
 t.test('readiness names npm run migrate while migrations are pending', async t => {
   const { url, pool, name } = await createTestDatabase(t);
@@ -20,7 +25,7 @@ t.test('readiness names npm run migrate while migrations are pending', async t =
   t.match(list.json.detail, /npm run migrate/);
 
   await migrateToLatest(databaseUrl);
-  t.equal((await app.call('/health/ready')).status, 200);
+  await becomesReady(app, 200);
   t.equal((await app.call('/v1/environments')).status, 200);
 });
 
@@ -36,6 +41,7 @@ t.test('readiness names npm run migrate while the schema is older than the code'
     `delete from kysely_migration where name like '0007%' returning name`,
   );
   t.equal(rows.length, 1);
+  await becomesReady(app, 503);
   const older = await app.call('/health/ready');
   t.equal(older.status, 503);
   t.match(older.json.detail, /npm run migrate/);

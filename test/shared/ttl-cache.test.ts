@@ -1,7 +1,7 @@
 import t from 'tap';
-import { readSeldom } from '../../src/shared/ttl-cache.ts';
+import { cacheWithTtl } from '../../src/shared/ttl-cache.ts';
 
-/** A read that is answered by hand. */
+/** Reads that the test settles. */
 function pendingReads() {
   const pending: PromiseWithResolvers<number>[] = [];
   const read = () => {
@@ -12,9 +12,9 @@ function pendingReads() {
   return { pending, read };
 }
 
-t.test('many ask, one reads, and its outcome is kept', async t => {
+t.test('shares one read among all callers and keeps its outcome', async t => {
   const { pending, read } = pendingReads();
-  const ask = readSeldom(read, { keepMs: 60_000, patienceMs: 60_000 });
+  const ask = cacheWithTtl(read, { ttlMs: 60_000, timeoutMs: 60_000 });
   const asked = Promise.all([ask(), ask(), ask()]);
   pending[0]?.resolve(1);
   t.strictSame(await asked, [1, 1, 1]);
@@ -22,9 +22,9 @@ t.test('many ask, one reads, and its outcome is kept', async t => {
   t.equal(pending.length, 1);
 });
 
-t.test('a failure is null, and kept as well', async t => {
+t.test('keeps a failed read as null', async t => {
   const { pending, read } = pendingReads();
-  const ask = readSeldom(read, { keepMs: 60_000, patienceMs: 60_000 });
+  const ask = cacheWithTtl(read, { ttlMs: 60_000, timeoutMs: 60_000 });
   const asked = ask();
   pending[0]?.reject(new Error('away'));
   t.equal(await asked, null);
@@ -32,9 +32,9 @@ t.test('a failure is null, and kept as well', async t => {
   t.equal(pending.length, 1);
 });
 
-t.test('what was kept long enough is read again', async t => {
+t.test('reads again once the outcome is too old', async t => {
   const { pending, read } = pendingReads();
-  const ask = readSeldom(read, { keepMs: -1, patienceMs: 60_000 });
+  const ask = cacheWithTtl(read, { ttlMs: -1, timeoutMs: 60_000 });
   for (const value of [1, 2]) {
     const asked = ask();
     pending.at(-1)?.resolve(value);
@@ -42,9 +42,9 @@ t.test('what was kept long enough is read again', async t => {
   }
 });
 
-t.test('nobody waits long for a read that hangs, and no second one begins meanwhile', async t => {
+t.test('stops to wait for a slow read and starts no second one', async t => {
   const { pending, read } = pendingReads();
-  const ask = readSeldom(read, { keepMs: 0, patienceMs: 20 });
+  const ask = cacheWithTtl(read, { ttlMs: 0, timeoutMs: 20 });
   t.equal(await ask(), null);
   t.equal(await ask(), null);
   t.equal(pending.length, 1);
