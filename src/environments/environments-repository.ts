@@ -2,7 +2,7 @@ import { sql, type Transaction } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import { notFound } from '../shared/errors.ts';
+import { AppError, notFound } from '../shared/errors.ts';
 import type { Plan } from './plans.ts';
 
 /** One customer's data space. Instants are ISO-8601 UTC. */
@@ -167,4 +167,28 @@ export function toEnvironment(row: EnvironmentRow): Environment {
     createdAt: row.created_at.toISOString(),
     updatedAt: row.updated_at.toISOString(),
   };
+}
+
+/**
+ * Locks the environment until the transaction ends, so that a bound on what it holds also holds
+ * under concurrent creation. Inserts of rows that refer to it do not wait.
+ * @throws AppError `not_found`
+ */
+export async function lockEnvironment(trx: Transaction<Tables>, id: string): Promise<void> {
+  const row = await trx
+    .selectFrom('environments')
+    .select('id')
+    .where('id', '=', id)
+    .forNoKeyUpdate()
+    .executeTakeFirst();
+  if (row === undefined) throw notFound('environment');
+}
+
+/** @throws AppError `conflict` if the environment already has `bound` or more of them */
+export function requireRoom(count: number, bound: number, what: string, remedy: string): void {
+  if (count < bound) return;
+  throw new AppError(
+    'conflict',
+    `An environment may have at most ${bound} ${what}, and it has ${count}. ${remedy}`,
+  );
 }

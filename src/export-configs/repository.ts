@@ -39,6 +39,23 @@ export interface ExportConfig extends ConfigSettings, ConfigKey {
   readonly updatedAt: Date;
 }
 
+/** Most export configs of one environment. */
+export const maxConfigs = 50;
+
+/** Returns how many configs callers see. */
+export async function countConfigs(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+): Promise<number> {
+  const { count } = await db
+    .selectFrom('export_configs')
+    .select(eb => eb.fn.countAll<string>().as('count'))
+    .where('environment_id', '=', environmentId)
+    .where('deleted_at', 'is', null)
+    .executeTakeFirstOrThrow();
+  return Number(count);
+}
+
 export async function insertConfig(db: DatabaseOrTransaction, config: ExportConfig): Promise<void> {
   await db
     .insertInto('export_configs')

@@ -5,6 +5,7 @@ import { environmentParams } from '../environments/routes.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
+import { maxConfigs } from './repository.ts';
 import {
   bodyProblems,
   configParams,
@@ -33,13 +34,14 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         operationId: 'createExportConfig',
         summary: 'Make an export config',
         description:
-          'Asks the bucket first, as `…/validate` does: where a check fails, nothing is stored. The first run is at the next slot.',
+          'Checks the bucket first, as `…/validate` does. If a check fails, nothing is stored. The first run is at the next slot. ' +
+          `An environment may have at most ${maxConfigs} configs: then \`conflict\`.`,
         tags,
         params: environmentParams,
         body: newConfigBody,
         response: {
           201: configSchema,
-          ...problemResponses(...bodyProblems, 'storage_validation_failed'),
+          ...problemResponses(...bodyProblems, 'conflict', 'storage_validation_failed'),
         },
       },
       handler: async (request, reply) => {

@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { EncryptionKey } from '../config/config.ts';
-import type { Database } from '../db/database.ts';
+import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
 import { openSecret, sealSecret } from '../encryption/secrets.ts';
+import { lockEnvironment, requireRoom } from '../environments/environments-repository.ts';
 import { cancelRuns } from '../export-runs/update-run.ts';
 import { AppError } from '../shared/errors.ts';
 import { checkConfig, requireValid } from './check-config.ts';
@@ -15,9 +16,11 @@ import {
   readNewConfig,
 } from './read-config-body.ts';
 import {
+  countConfigs,
   type ExportConfig,
   hideConfig,
   insertConfig,
+  maxConfigs,
   purgeConfigs,
   replaceConfig,
 } from './repository.ts';
@@ -31,7 +34,7 @@ export interface ConfigDependencies {
   readonly now: () => Date;
 }
 
-/** @throws AppError `validation_failed`, `storage_validation_failed` */
+/** @throws AppError `validation_failed`, `storage_validation_failed`, `conflict` */
 export async function createConfig(
   { db, encryptionKeys, clientEnvironment, now }: ConfigDependencies,
   actor: Actor,
@@ -39,6 +42,11 @@ export async function createConfig(
   body: NewConfigBody,
 ): Promise<ConfigWithHistory> {
   const { settings, credentials } = readNewConfig(body);
+  const requireRoomForOne = async (executor: DatabaseOrTransaction) => {
+    const count = await countConfigs(executor, environmentId);
+    requireRoom(count, maxConfigs, 'export configs', 'Delete one first.');
+  };
+  await requireRoomForOne(db);
   requireValid(await checkConfig(clientEnvironment, environmentId, settings, credentials, now()));
   const owner = { environmentId, configId: randomUUID() };
   const createdAt = now();
@@ -54,6 +62,8 @@ export async function createConfig(
     updatedAt: createdAt,
   };
   await db.transaction().execute(async trx => {
+    await lockEnvironment(trx, environmentId);
+    await requireRoomForOne(trx);
     await insertConfig(trx, config);
     const { enabled, schedule } = config;
     await recordChange(trx, actor, {

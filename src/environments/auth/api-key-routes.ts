@@ -6,7 +6,13 @@ import { instant, literals, nullable } from '../../http/schemas.ts';
 import { validationFailed } from '../../shared/errors.ts';
 import { environmentParams } from '../routes.ts';
 import { actorOf, environmentOf } from './access.ts';
-import { type ApiKey, createApiKey, listApiKeys, revokeApiKey } from './api-keys-repository.ts';
+import {
+  type ApiKey,
+  createApiKey,
+  listApiKeys,
+  maxApiKeys,
+  revokeApiKey,
+} from './api-keys-repository.ts';
 import { scopes } from './scopes.ts';
 
 const apiKeyProperties = {
@@ -36,7 +42,8 @@ export function apiKeyRoutes({
         operationId: 'createApiKey',
         summary: 'Make an API key',
         description:
-          'The answer holds the key itself, which is stored only as a hash and never shown again.',
+          'The answer holds the key itself, which is stored only as a hash and never shown again. ' +
+          `An environment may have at most ${maxApiKeys} keys, expired ones included: then \`conflict\`.`,
         tags,
         params: environmentParams,
         body: Type.Object(
@@ -72,6 +79,7 @@ export function apiKeyRoutes({
             'unauthenticated',
             'insufficient_scope',
             'not_found',
+            'conflict',
             'payload_too_large',
             'unsupported_media_type',
           ),

@@ -2,7 +2,12 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Actor, recordChange } from '../../audit/audit-log.ts';
 import type { Database } from '../../db/database.ts';
 import { notFound } from '../../shared/errors.ts';
-import { type Environment, toEnvironment } from '../environments-repository.ts';
+import {
+  type Environment,
+  lockEnvironment,
+  requireRoom,
+  toEnvironment,
+} from '../environments-repository.ts';
 import type { Scope } from './scopes.ts';
 
 /** An API key without its secret. */
@@ -14,9 +19,16 @@ export interface ApiKey {
   readonly createdAt: string;
 }
 
+/** Most API keys of one environment, expired ones included. */
+export const maxApiKeys = 100;
+
 const tokenPattern = /^whx_([0-9a-f]{16})_([0-9a-f]{64})$/;
 
-/** @returns the key and its token `whx_<id>_<secret>`, which is stored nowhere and cannot be read again */
+/**
+ * Creates an API key.
+ * @returns the key and its token `whx_<id>_<secret>`, which is not stored and cannot be read again
+ * @throws AppError `conflict` if the environment has `maxApiKeys`
+ */
 export async function createApiKey(
   db: Database,
   actor: Actor,
@@ -33,6 +45,13 @@ export async function createApiKey(
     expires_at: input.expiresAt,
   };
   const apiKey = await db.transaction().execute(async trx => {
+    await lockEnvironment(trx, input.environmentId);
+    const { count } = await trx
+      .selectFrom('api_keys')
+      .select(eb => eb.fn.countAll<string>().as('count'))
+      .where('environment_id', '=', input.environmentId)
+      .executeTakeFirstOrThrow();
+    requireRoom(Number(count), maxApiKeys, 'API keys', 'Revoke one first.');
     const made = toApiKey(
       await trx.insertInto('api_keys').values(values).returningAll().executeTakeFirstOrThrow(),
     );
