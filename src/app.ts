@@ -40,7 +40,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   const { config } = dependencies;
   const app = Fastify({
     loggerInstance: dependencies.log as FastifyBaseLogger,
-    genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? randomUUID(),
+    genReqId: () => randomUUID(),
     logController: new LogController({ requestIdLogLabel: 'requestId' }),
     childLoggerFactory: tracedLogger,
     bodyLimit: jsonBodyLimitBytes,
@@ -129,9 +129,4 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
 function trustProxy(trusted: Config['trustProxy']) {
   if (typeof trusted === 'number') return (_address: string, hop: number) => hop < trusted;
   return trusted === false ? false : [...trusted];
-}
-
-/** The caller's own id goes through to log and problem body, if it can do no harm there. */
-function acceptedRequestId(header: string | string[] | undefined): string | null {
-  return typeof header === 'string' && /^[\w.:-]{1,64}$/.test(header) ? header : null;
 }

@@ -2,18 +2,20 @@ import type { Selectable } from 'kysely';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 
-/** Who changed what, when. Each change writes its line in its own transaction: there is never one without the other. */
+/** Who changed what and when. Each change writes its line in its own transaction. */
 
 export const actorKinds = ['operator', 'api-key', 'user', 'system'] as const;
 type ActorKind = (typeof actorKinds)[number];
 
-/** Who makes a change. */
+/** Author of a change. */
 export interface Actor {
   readonly kind: ActorKind;
-  /** Of the API key or the user; the name of the job for `system`; null for the operator. */
+  /** Id of the API key or user, or name of the job for `system`; null for the operator. */
   readonly id: string | null;
-  /** Null for what no request asked for. */
+  /** The service's own id of the request; null if no request asked for the change. */
   readonly requestId: string | null;
+  /** The id that the caller sent; null or absent: none. */
+  readonly callerRequestId?: string | null;
 }
 
 export const auditActions = [
@@ -39,27 +41,28 @@ export const auditActions = [
 ] as const;
 export type AuditAction = (typeof auditActions)[number];
 
-/** Names of fields, and values that do no harm wherever they are read. Never a secret, never free text. */
+/** Names of fields, and values that are safe to show. Never a secret, never free text. */
 type Details = Readonly<Record<string, unknown>>;
 
 export interface Change {
-  /** Null for what concerns no single environment. */
+  /** Null if the change concerns no single environment. */
   readonly environmentId: string | null;
   readonly action: AuditAction;
-  /** Of what was changed; a snapshot's is its date. */
+  /** Id of what was changed; a snapshot's is its date. */
   readonly targetId: string | null;
   readonly details?: Details;
 }
 
-/** One line as callers see it. `at` is ISO-8601 UTC. */
+/** Line as callers see it. `at` is ISO-8601 UTC. */
 export interface AuditEntry extends Required<Change> {
   readonly id: string;
   readonly at: string;
   readonly actor: { readonly kind: ActorKind; readonly id: string | null };
   readonly requestId: string | null;
+  readonly callerRequestId: string | null;
 }
 
-/** One job of the service itself, such as `retention`. */
+/** Returns the actor for a job of the service itself, such as `retention`. */
 export function systemActor(job: string): Actor {
   return { kind: 'system', id: job, requestId: null };
 }
@@ -67,7 +70,7 @@ export function systemActor(job: string): Actor {
 /** Postgres takes 65,535 parameters a statement. */
 const linesPerStatement = 5_000;
 
-/** @param trx the transaction of the change itself */
+/** Writes a line for each change. @param trx the transaction of the changes themselves */
 export async function recordChanges(
   trx: DatabaseOrTransaction,
   actor: Actor,
@@ -81,6 +84,7 @@ export async function recordChanges(
     target_id: change.targetId,
     details: JSON.stringify(change.details ?? {}),
     request_id: actor.requestId,
+    caller_request_id: actor.callerRequestId ?? null,
   }));
   for (let at = 0; at < lines.length; at += linesPerStatement) {
     await trx
@@ -98,7 +102,7 @@ export async function recordChange(
   await recordChanges(trx, actor, [change]);
 }
 
-/** Newest first, those before `before`. */
+/** Lists lines before `before`, newest first. */
 export async function listAuditLog(
   db: DatabaseOrTransaction,
   filter: { environmentId: string | null; action: AuditAction | null },
@@ -130,10 +134,11 @@ function toEntry(row: Selectable<Tables['audit_log']>): AuditEntry {
     // The check constraint allows nothing else.
     actor: { kind: row.actor_kind as ActorKind, id: row.actor_id },
     environmentId: row.environment_id,
-    // Nobody else writes here.
+    // Only `recordChanges` writes here.
     action: row.action as AuditAction,
     targetId: row.target_id,
     details: row.details,
     requestId: row.request_id,
+    callerRequestId: row.caller_request_id,
   };
 }

@@ -14,27 +14,35 @@ const entrySchema = Type.Object(
       id: nullable(
         Type.String({
           description:
-            'Of the API key or the user; the name of the job for `system`; null for the operator.',
+            'Id of the API key or user, or name of the job for `system`; null for the operator.',
         }),
       ),
     }),
     environmentId: nullable(
       Type.String({
-        description: 'Null for what concerns no single environment. It may be gone by now.',
+        description: 'Null if the change concerns no single environment. It may be gone by now.',
       }),
     ),
     action: literals(auditActions),
     targetId: nullable(
       Type.String({
-        description: 'Of what was changed; for a snapshot its date. It may be gone by now.',
+        description: 'Id of what was changed; a snapshot’s is its date. It may be gone by now.',
       }),
     ),
     details: Type.Record(Type.String(), Type.Unknown(), {
-      description: 'Names of fields, and values such as plan or scopes. Never a secret.',
+      description:
+        'Names of fields, and values such as plan, scopes or destination. Never a secret.',
     }),
     requestId: nullable(
       Type.String({
-        description: 'As in the log and in `x-request-id`; null for what no request asked for.',
+        description:
+          'Id that the service gave to the request, as in its log and in the `x-request-id` of the ' +
+          'answer; null if no request asked for the change.',
+      }),
+    ),
+    callerRequestId: nullable(
+      Type.String({
+        description: 'Id that the caller sent as `x-request-id`; null if none. Not unique.',
       }),
     ),
   },
@@ -50,15 +58,14 @@ export function auditRoutes({ db }: { db: Database }): FastifyPluginCallbackType
       schema: {
         operationId: 'listAuditLog',
         summary: 'Who changed what, when',
-        description:
-          'Newest first. A line is written with the change that it tells of: there is never one without the other.',
+        description: 'Newest first. A line is written in the transaction of its change.',
         tags: ['Audit log'],
         querystring: Type.Object({
           ...pageQuery.properties,
           environmentId: Type.Optional(
             Type.String({
               pattern: '^[A-Za-z0-9_-]{1,64}$',
-              description: 'What concerns this environment alone, also after its end.',
+              description: 'Only changes of this environment, also after its deletion.',
             }),
           ),
           action: Type.Optional(literals(auditActions)),

@@ -169,6 +169,7 @@ interface AuditLogTable {
   target_id: string | null;
   details: ColumnType<Record<string, unknown>, string, never>;
   request_id: string | null;
+  caller_request_id: string | null;
 }
 
 interface FailureWebhooksTable {

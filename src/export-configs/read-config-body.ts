@@ -65,6 +65,8 @@ export interface PatchedConfig {
   readonly newSecret: string | null;
   /** Whether the bucket has to be asked before this is stored. */
   readonly needsCheck: boolean;
+  /** True if destination or credentials are not as before. */
+  readonly isMoved: boolean;
   /** Whether its first slot is the next one after now. */
   readonly startsAnew: boolean;
   readonly isTurnedOff: boolean;
@@ -117,6 +119,7 @@ export function readConfigPatch(
     accessKeyId,
     newSecret,
     needsCheck: changedDestination.length > 0 || changedCredentials.length > 0 || isTurnedOn,
+    isMoved: changedDestination.length > 0 || changedCredentials.length > 0,
     startsAnew: isTurnedOn || schedule !== current.schedule,
     isTurnedOff: !enabled && current.enabled,
     changed: [

@@ -70,7 +70,7 @@ export async function createConfig(
       environmentId,
       action: 'export_config.created',
       targetId: config.id,
-      details: { enabled, schedule, provider: config.destination.provider },
+      details: { enabled, schedule, destination: auditedDestination(config) },
     });
   });
   return { config, history: { running: false, last: null, lastSuccessfulAt: null } };
@@ -130,7 +130,10 @@ export async function patchConfig(
       environmentId,
       action: patched.isTurnedOff ? 'export_config.turned_off' : 'export_config.updated',
       targetId: configId,
-      details: { changed: patched.changed },
+      details: {
+        changed: patched.changed,
+        ...(patched.isMoved && { destination: auditedDestination(changed) }),
+      },
     });
   });
   return await getConfig(db, environmentId, configId);
@@ -158,6 +161,11 @@ export async function deleteConfig(
       targetId: configId,
     });
   });
+}
+
+/** Returns what the audit log records of a destination: where the data goes and with whose key. */
+function auditedDestination({ destination, accessKeyId }: ExportConfig) {
+  return { ...destination, accessKeyId };
 }
 
 /** @throws Error when it was sealed under a key that is not configured any more */

@@ -55,7 +55,9 @@ export const problemSchema = Type.Object(
       enum: Object.keys(errorStatus),
       description: 'Stable and machine-readable.',
     }),
-    requestId: Type.String({ description: 'Name it when you ask for help.' }),
+    requestId: Type.String({
+      description: 'Id that the service gave to the request. Name it when you ask for help.',
+    }),
     errors: Type.Optional(
       Type.Array(
         Type.Object({

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Bindings, ChildLoggerOptions } from 'fastify/types/logger.js';
+import { callerRequestId } from '../http/request-id.ts';
 import { beginRequest, type Step } from './tracing.ts';
 
 /** Of requests that are traced. */
@@ -9,17 +10,19 @@ const steps = new WeakMap<IncomingMessage, Step>();
 /** Probes and scrapes come every few seconds and would bury the rest. */
 const untraced = /^\/(?:health\/|metrics)/;
 
-/** Where a request first comes by, so that every one of its log lines has the trace's id. */
+/** Adds the caller's request id and the trace's id to every log line of a request. */
 export function tracedLogger(
   logger: FastifyBaseLogger,
   bindings: Bindings,
   options: ChildLoggerOptions,
   request: IncomingMessage,
 ): FastifyBaseLogger {
-  if (untraced.test(request.url ?? '')) return logger.child(bindings, options);
+  const callerId = callerRequestId(request.headers);
+  const ids = { ...bindings, ...(callerId !== null && { callerRequestId: callerId }) };
+  if (untraced.test(request.url ?? '')) return logger.child(ids, options);
   const step = beginRequest(request.method ?? 'HTTP', request.headers);
   steps.set(request, step);
-  return logger.child({ ...bindings, ...step.ids }, options);
+  return logger.child({ ...ids, ...step.ids }, options);
 }
 
 /** What is done for a request is part of its step. */

@@ -15,14 +15,19 @@ const { db } = app.dependencies;
 const operator = { kind: 'operator', id: null };
 
 let seen = 0;
-/** The lines since the last look, oldest first, without what is different each time. */
+/** Returns the lines since the last call, oldest first, without members that always differ. */
 async function fresh(): Promise<Record<string, unknown>[]> {
   const { rows } = await app.database.pool.query(
     'select * from audit_log where id > $1 order by id',
     [seen],
   );
   seen = Number(rows.at(-1)?.id ?? seen);
-  return rows.map(({ id: _id, at: _at, ...line }) => line);
+  return rows.map(({ id: _id, at: _at, request_id, ...line }) => {
+    const given = line['caller_request_id'];
+    if (given !== null) t.match(request_id, /^[0-9a-f-]{36}$/, 'the id of the service');
+    t.not(request_id, 'r-1');
+    return line;
+  });
 }
 const line = (line: object) => ({
   actor_kind: 'operator',
@@ -30,7 +35,7 @@ const line = (line: object) => ({
   environment_id: 'acme',
   target_id: 'acme',
   details: {},
-  request_id: 'r-1',
+  caller_request_id: 'r-1',
   ...line,
 });
 const send = (path: string, method: string, json?: unknown, token?: string) =>
@@ -221,6 +226,7 @@ t.test('the list: newest first, page by page, filtered; for the operator alone',
       targetId: 'listed',
       details: { changed: ['plan'] },
       requestId: /^[0-9a-f-]{36}$/,
+      callerRequestId: null,
     },
   ]);
 

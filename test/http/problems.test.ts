@@ -149,11 +149,10 @@ t.test('JSON bodies', async t => {
   t.equal((await app.call('/v1/environments/new')).status, 404, 'nothing was made');
 });
 
-t.test('request ids: the caller’s own where it can do no harm, else a new one', async t => {
+t.test('gives every request an id of its own, whatever id the caller sends', async t => {
   const idFor = async (given: string) =>
     (await ask(`${app.origin}/nothing`, { headers: { 'x-request-id': given } })).json.requestId;
-  t.equal(await idFor('abc-1.2:3_4'), 'abc-1.2:3_4');
-  for (const given of ['a b', 'x'.repeat(65), '<script>', '"', ''])
+  for (const given of ['abc-1.2:3_4', 'a b', 'x'.repeat(65), '<script>', '"', ''])
     t.match(await idFor(given), /^[0-9a-f-]{36}$/);
 });
 

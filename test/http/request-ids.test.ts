@@ -5,7 +5,7 @@ import { ask, open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-/** A caller's id comes back with every answer, and finds the lines in the log. */
+/** Every answer has an id of the service; its log lines also name the caller's id. */
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'enterprise');
@@ -13,6 +13,7 @@ await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const json = { 'content-type': 'application/json' };
 const linesOf = (id: string) => app.log.filter(line => line['requestId'] === id);
+const ownId = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 let made = 0;
 const newId = () => {
   made += 1;
@@ -63,11 +64,13 @@ for (const [what, method, path, headers, body, status] of [
       body,
     });
     t.equal(answer.status, status);
-    t.equal(answer.headers['x-request-id'], id, 'header');
-    if (status >= 400) t.equal(answer.json.requestId, id, 'problem');
+    const given = String(answer.headers['x-request-id']);
+    t.match(given, ownId, 'header');
+    if (status >= 400) t.equal(answer.json.requestId, given, 'problem');
     // Links stay out of the log while nothing is wrong with the service.
     if (!path.startsWith('/v1/downloads/')) {
-      await eventually(() => linesOf(id).length >= 1, 'the log');
+      await eventually(() => linesOf(given).length >= 1, 'the log');
+      for (const line of linesOf(given)) t.equal(line['callerRequestId'], id);
     }
   });
 }
@@ -78,7 +81,10 @@ t.test('a host that is none, before any route', async t => {
     'GET /v1/environments HTTP/1.1\r\nHost: a b\r\nX-Request-Id: before\r\nConnection: close\r\n\r\n',
   );
   await connection.closed;
-  t.match(connection.received().toString(), /x-request-id: before\r\n[\s\S]*"requestId":"before"/i);
+  const text = connection.received().toString();
+  const [, id = ''] = /"requestId":"([0-9a-f-]{36})"/.exec(text) ?? [];
+  t.match(text, new RegExp(`x-request-id: ${id}\r\n`, 'i'));
+  await eventually(() => linesOf(id).some(line => line['callerRequestId'] === 'before'));
 });
 
 t.test('what is not HTTP gets an id of its own', async t => {
@@ -98,17 +104,39 @@ t.test('a fault of ours, before and after the first byte', async t => {
   const url = `${app.origin}/v1/environments/acme/exports/today.csv`;
   const failed = await ask(url, { headers: { ...authorization, 'x-request-id': before } });
   await pool.query('alter table hidden rename to snapshots');
-  t.equal(failed.status, 500);
-  t.equal(failed.json.requestId, before);
-  t.ok(linesOf(before).some(line => line['msg'] === 'request failed'));
+  t.equal(failed.status, 503);
+  t.match(failed.json.requestId, ownId);
+  t.ok(linesOf(failed.json.requestId).some(line => line['msg'] === 'request failed'));
 
   const after = newId();
   await pool.query(`update snapshots set row_count = 99`);
   const response = await open(url, { headers: { ...authorization, 'x-request-id': after } });
-  t.equal(response.headers['x-request-id'], after);
+  const given = String(response.headers['x-request-id']);
   response.on('error', () => {}).resume();
   await eventually(
-    () => linesOf(after).some(line => line['msg'] === 'download broke off'),
+    () => linesOf(given).some(line => line['msg'] === 'download broke off'),
     'the log',
   );
+});
+
+t.test('two requests with the same caller id have different ids', async t => {
+  const headers = { ...authorization, 'x-request-id': 'same' };
+  const answers = await Promise.all([1, 2].map(() => ask(`${app.origin}/nothing`, { headers })));
+  const ids = answers.map(answer => String(answer.headers['x-request-id']));
+  t.equal(new Set(ids).size, 2);
+  for (const id of ids) t.match(id, ownId);
+});
+
+t.test('the log lines of a request name its caller', async t => {
+  const key = await app.makeKey('acme', ['exports:read']);
+  const completed = async (token: string | null) => {
+    const { headers } = await app.call('/v1/environments/acme', { token });
+    const lines = () =>
+      linesOf(String(headers['x-request-id'])).filter(line => line['msg'] === 'request completed');
+    await eventually(() => lines().length === 1, 'the log');
+    return lines()[0]?.['caller'];
+  };
+  t.strictSame(await completed(testAdminToken), { kind: 'operator' });
+  t.strictSame(await completed(key.token), { kind: 'api-key', id: key.id });
+  t.strictSame(await completed(null), undefined);
 });

@@ -85,8 +85,9 @@ t.test('traces an ingest and a download with the trace of their callers', async 
     if (isRendered) await renderAll(await startApp(t, { databaseUrl: database.url }));
     const caller = callerTrace();
     const answer = await call('/v1/environments/acme/exports/today.csv', {
-      headers: { ...caller.headers, 'x-request-id': `download-${isRendered}` },
+      headers: caller.headers,
     });
+    const requestId = answer.headers['x-request-id'];
     t.equal(answer.headers['x-total-rows'], '2');
     await received(caller.traceId, download);
     t.strictSame(receiver.tree(caller.traceId), [
@@ -102,14 +103,14 @@ t.test('traces an ingest and a download with the trace of their callers', async 
     t.equal(root?.parentSpanId, caller.spanId, 'the caller’s trace goes on');
     t.match(root?.attributes, {
       'http.response.status_code': 200,
-      'whx.request.id': `download-${isRendered}`,
+      'whx.request.id': requestId,
     });
     t.match(spanOf(caller.traceId, 'section')?.attributes, {
       'whx.section.date': today,
       'whx.section.rows': 2,
       'whx.section.rendered': isRendered,
     });
-    const lines = service.logged().filter(line => line['requestId'] === `download-${isRendered}`);
+    const lines = service.logged().filter(line => line['requestId'] === requestId);
     t.ok(lines.length >= 2, 'the request’s lines in the log');
     t.ok(
       lines.every(line => line['traceId'] === caller.traceId),
@@ -146,10 +147,12 @@ t.test('a run by hand, in another process', needsS3, async t => {
   const configs = '/v1/environments/acme/export-configs';
   const made = await call(configs, { method: 'POST', body: JSON.stringify(configBody()) });
   const caller = callerTrace();
-  const headers = { ...caller.headers, 'x-request-id': 'by-hand' };
-  const run = (
-    await call(`${configs}/${made.json.id}/runs`, { method: 'POST', headers, body: '{}' })
-  ).json;
+  const started = await call(`${configs}/${made.json.id}/runs`, {
+    method: 'POST',
+    headers: caller.headers,
+    body: '{}',
+  });
+  const run = started.json;
   await until(
     async () => (await call(`/v1/environments/acme/runs/${run.id}`)).json,
     found => found.state === 'successful',
@@ -180,7 +183,11 @@ t.test('a run by hand, in another process', needsS3, async t => {
     'whx.outcome': 'successful',
   });
   const line = worker.logged().find(found => found['msg'] === 'run');
-  t.match(line, { runId: run.id, requestId: 'by-hand', traceId: caller.traceId });
+  t.match(line, {
+    runId: run.id,
+    requestId: started.headers['x-request-id'],
+    traceId: caller.traceId,
+  });
 });
 
 t.test('no secret, no link and no path is in them', needsS3, async t => {

@@ -1,26 +1,28 @@
-import type { FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Actor } from '../../audit/audit-log.ts';
+import { callerRequestId } from '../../http/request-id.ts';
 import type { Environment } from '../environments-repository.ts';
 import type { Feature } from '../plans.ts';
 import type { Scope } from './scopes.ts';
 
 /**
- * Who may call a route. Every route states it in its `config`; a route that does not is refused at start.
- * - `public`: anyone, no token looked at
- * - `operator`: the operator token alone
- * - in an environment, which must exist and be the caller's own: with a scope, with any token of it (`member`), or the
- *   operator alone; where `feature` is named, the environment's plan must have it
+ * Which callers may use a route. Every route states it in its `config`; the app does not start
+ * with a route that does not.
+ * - `public`: anyone, without a look at the token
+ * - `operator`: only the operator token
+ * - in an environment, which must exist and be the caller's own: with a scope, with any token of it
+ *   (`member`), or only the operator; the environment's plan must have the `feature`, if one is named
  */
 export type Access =
   | 'public'
   | 'operator'
   | { readonly environment: Scope | 'member' | 'operator'; readonly feature?: Feature };
 
-/** Who calls. */
+/** Party that sends a request. */
 export type Caller =
   | { readonly kind: 'operator' }
   | { readonly kind: 'api-key'; readonly keyId: string }
-  /** Of the operator's identity provider: its `sub`, and when the access token ends. */
+  /** User of the operator's identity provider: its `sub`, and when the access token ends. */
   | { readonly kind: 'user'; readonly subject: string; readonly expiresAt: Date };
 
 declare module 'fastify' {
@@ -33,28 +35,37 @@ declare module 'fastify' {
   }
 }
 
-/** The environment of a route whose access is in an environment. */
+/** Returns the environment of a route whose access is in an environment. */
 export function environmentOf(request: FastifyRequest): Environment {
   if (request.environment === null) throw new Error('This route has no environment.');
   return request.environment;
 }
 
-/** The caller of a route that is not public. */
+/** Returns the caller of a route that is not public. */
 export function callerOf(request: FastifyRequest): Caller {
   if (request.caller === null) throw new Error('This route has no caller.');
   return request.caller;
 }
 
-/** The caller as the audit log names them. */
+/** Sets the caller and names it in every later log line of the request. */
+export function setCaller(request: FastifyRequest, reply: FastifyReply, caller: Caller): void {
+  request.caller = caller;
+  const { kind, id } = actorOf(request);
+  const log = request.log.child({ caller: id === null ? { kind } : { kind, id } });
+  request.log = log;
+  reply.log = log;
+}
+
+/** Returns the caller as the audit log names it. */
 export function actorOf(request: FastifyRequest): Actor {
   const caller = callerOf(request);
-  const { id: requestId } = request;
+  const ids = { requestId: request.id, callerRequestId: callerRequestId(request.headers) };
   switch (caller.kind) {
     case 'operator':
-      return { kind: 'operator', id: null, requestId };
+      return { kind: 'operator', id: null, ...ids };
     case 'api-key':
-      return { kind: 'api-key', id: caller.keyId, requestId };
+      return { kind: 'api-key', id: caller.keyId, ...ids };
     case 'user':
-      return { kind: 'user', id: caller.subject, requestId };
+      return { kind: 'user', id: caller.subject, ...ids };
   }
 }

@@ -1,9 +1,9 @@
-import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify';
 import { AppError, notFound, validationFailed } from '../../shared/errors.ts';
 import type { Environment } from '../environments-repository.ts';
 import { findEnvironment, isEnvironmentId } from '../environments-repository.ts';
 import { type Feature, planAllows, requiredPlan } from '../plans.ts';
-import type { Access } from './access.ts';
+import { type Access, setCaller } from './access.ts';
 import { type AuthenticateDependencies, authenticate } from './authenticate.ts';
 import { type Scope, scopesAllow } from './scopes.ts';
 
@@ -27,21 +27,22 @@ export function registerAuthorization(
     done(silent && new Error(`${silent.method} ${silent.url} does not say who may call it`));
   });
 
-  app.addHook('onRequest', async request => {
+  app.addHook('onRequest', async (request, reply) => {
     const access = request.routeOptions.config.access;
     if (request.is404 || access === 'public' || access === undefined) return;
-    await authorize(dependencies, request, access);
+    await authorize(dependencies, request, reply, access);
   });
 }
 
 async function authorize(
   dependencies: AuthenticateDependencies,
   request: FastifyRequest,
+  reply: FastifyReply,
   access: Exclude<Access, 'public'>,
 ): Promise<void> {
   const identity = await authenticate(dependencies, request);
   const { rights } = identity;
-  request.caller = identity.caller;
+  setCaller(request, reply, identity.caller);
   await dependencies.limits.countRequest(request);
 
   const environmentId = (request.params as { environmentId?: string }).environmentId;
