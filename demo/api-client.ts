@@ -3,6 +3,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 /** The service answered with an error, or not at all. The message says what to do about it. */
 export class ApiError extends Error {
   override readonly name = 'ApiError';
+  /** HTTP status; null if there was no answer. */
+  readonly status: number | null;
+
+  constructor(message: string, status: number | null, options?: ErrorOptions) {
+    super(message, options);
+    this.status = status;
+  }
 }
 
 export interface ApiClient {
@@ -12,12 +19,12 @@ export interface ApiClient {
 
 interface ApiRequest {
   readonly method: 'GET' | 'PUT' | 'POST';
-  /** Below `/v1`. */
+  /** Path below `/v1`. */
   readonly path: string;
   readonly content?: {
     readonly type: string;
     readonly encoding?: 'gzip';
-    /** Called once for each attempt, as a stream can be sent only once. */
+    /** Called for each attempt, because a stream can be sent only once. */
     readonly body: () => string | AsyncIterable<Uint8Array>;
   };
   readonly signal: AbortSignal;
@@ -29,13 +36,19 @@ export function jsonContent(value: unknown): ApiRequest['content'] & object {
   return { type: 'application/json', body: () => JSON.stringify(value) };
 }
 
-/** Sends one request and reads the JSON answer. Waits and tries again when the service says that it is busy. */
+/**
+ * Sends one request and returns the JSON answer. Retries while the service is busy.
+ *
+ * @throws {ApiError} if the answer is an error, or if there is none
+ */
 export async function callApi(client: ApiClient, request: ApiRequest): Promise<unknown> {
   for (let attempt = 1; ; attempt++) {
     const response = await send(client, request);
     if (response.ok) return response.json();
     const isBusy = response.status === 429 || response.status === 503;
-    if (!isBusy || attempt === attempts) throw new ApiError(await explain(response, request));
+    if (!isBusy || attempt === attempts) {
+      throw new ApiError(await explain(response, request), response.status);
+    }
     await response.body?.cancel();
     const seconds = Number(response.headers.get('retry-after') ?? '1');
     await delay(1000 * Math.min(60, Number.isFinite(seconds) ? seconds : 1), undefined, {
@@ -64,6 +77,7 @@ async function send(client: ApiClient, request: ApiRequest): Promise<Response> {
     const reason = cause instanceof AggregateError ? cause.errors[0] : cause;
     throw new ApiError(
       `${client.url} does not answer (${reason instanceof Error ? reason.message : reason}). Is the service running there?`,
+      null,
       { cause: error },
     );
   }
@@ -75,7 +89,7 @@ async function explain(response: Response, request: ApiRequest): Promise<string>
   const advice = new Map([
     [401, 'Give the operator token with --token, or in the variable ADMIN_TOKEN.'],
     [403, 'This token may not do that: use the operator token.'],
-    [409, 'The same snapshot is being loaded by someone else: wait for that to end.'],
+    [409, 'Another caller sends the same snapshot: wait for that to end.'],
   ]).get(response.status);
   const what = `${request.method} /v1${request.path}: ${response.status} ${problem.code}`;
   return [what, problem.detail, advice]

@@ -1,10 +1,10 @@
 import { pipeline } from 'node:stream';
 import { createGzip } from 'node:zlib';
-import { type ApiClient, callApi, jsonContent } from './api-client.ts';
+import { type ApiClient, ApiError, callApi, jsonContent } from './api-client.ts';
 import { snapshotCsv } from './generate-snapshots.ts';
 import { type Story, snapshotDates, snapshotInstant } from './story.ts';
 
-/** As many snapshots are on their way at once as the service takes for one environment. */
+/** Snapshots sent at once. The service takes two at once for one environment. */
 const parallelLoads = 2;
 
 export interface Environment {
@@ -19,7 +19,7 @@ export interface LoadOptions {
   readonly story: Story;
   readonly now: Date;
   readonly signal: AbortSignal;
-  /** Called after each snapshot with what is loaded so far. */
+  /** Called after each snapshot with the totals so far. */
   readonly onProgress: (progress: LoadProgress) => void;
 }
 
@@ -31,21 +31,17 @@ export interface LoadProgress {
 }
 
 /**
- * Makes (or updates) the environment and loads the whole story through the public API, oldest day first; the newest
- * snapshot goes last and alone, so that it marks the end.
- * @throws ApiError at the first snapshot that is refused; the others under way are broken off
+ * Creates the environment if there is none, and sends the whole story through the public API.
+ * Sends the oldest day first, and the newest snapshot last and alone, so that it marks the end.
+ *
+ * @throws {ApiError} at the first snapshot that is refused; the others under way are aborted
  */
 export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
-  const { client, environment, story } = options;
+  const { story } = options;
   const failure = new AbortController();
   const signal = AbortSignal.any([options.signal, failure.signal]);
 
-  await callApi(client, {
-    method: 'PUT',
-    path: `/environments/${environment.id}`,
-    content: jsonContent({ name: environment.name, plan: environment.plan }),
-    signal,
-  });
+  await createEnvironment(options, signal);
 
   const dates = snapshotDates(story);
   const closed = dates.slice(0, -1);
@@ -72,7 +68,20 @@ export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
   return progress;
 }
 
-/** @returns the number of rows that the service counted */
+/** Creates the environment. One that exists keeps its name, plan and webhook. */
+async function createEnvironment(options: LoadOptions, signal: AbortSignal): Promise<void> {
+  const { client, environment } = options;
+  const path = `/environments/${environment.id}`;
+  try {
+    await callApi(client, { method: 'GET', path, signal });
+  } catch (error) {
+    if (!(error instanceof ApiError && error.status === 404)) throw error;
+    const { name, plan } = environment;
+    await callApi(client, { method: 'PUT', path, content: jsonContent({ name, plan }), signal });
+  }
+}
+
+/** Sends one snapshot. @returns the number of rows that the service counted */
 async function putSnapshot(
   options: LoadOptions,
   date: string,
@@ -86,7 +95,7 @@ async function putSnapshot(
       encoding: 'gzip',
       body: () => {
         const csv = snapshotCsv(options.story, snapshotInstant(date, options.now));
-        // The reader of the compressed stream hears of every error; the callback is there because pipeline asks for one.
+        // The reader of the compressed stream receives every error; pipeline needs a callback.
         return pipeline(csv, createGzip({ level: 1 }), () => {});
       },
     },

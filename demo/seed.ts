@@ -1,17 +1,19 @@
 import { parseArgs } from 'node:util';
 import { ApiError } from './api-client.ts';
+import { estimateStory } from './estimate-story.ts';
 import { type LoadProgress, loadStory } from './load-story.ts';
 import { storyUpTo } from './story.ts';
 
 const usage = `Fills an environment with lifelike data through the public API of a running service.
 
-  npm run seed -- --companies 10000 --features 50 --days 200 --environment big
+  npm run seed -- --companies 1000 --features 20 --days 60 --environment seeded
 
   --companies <n>      companies at the end of the story (default 200)
   --features <n>       features at the end of the story (default 20)
   --days <n>           closed days up to yesterday; today's snapshot comes on top (default 200)
-  --environment <id>   made when it does not exist; its snapshots of these days are replaced (required)
-  --plan <plan>        free, pro or enterprise (default enterprise)
+  --environment <id>   created if there is none, else its name and plan stay;
+                       its snapshots of these days are replaced (required)
+  --plan <plan>        of a new environment: free, pro or enterprise (default enterprise)
   --url <origin>       where the service runs (default http://127.0.0.1:3000)
   --token <token>      the operator token (default: the variable ADMIN_TOKEN)
   --seed <n>           another number tells another story (default 1)
@@ -19,7 +21,7 @@ const usage = `Fills an environment with lifelike data through the public API of
 
 All dates are UTC. The same numbers give the same data, byte for byte, except for today's snapshot.`;
 
-/** What was asked for makes no sense; the message says which option. */
+/** An option is malformed. The message names it. */
 class UsageError extends Error {
   override readonly name = 'UsageError';
 }
@@ -54,11 +56,18 @@ interface SeedOptions {
 
 async function seed(options: SeedOptions): Promise<void> {
   const now = new Date();
+  const story = storyUpTo(now, options);
+  const estimate = estimateStory(story, now);
+  const megabytes = Math.ceil(estimate.csvBytes / 1e6);
+  console.log(
+    `Sending about ${estimate.rows.toLocaleString('en')} rows in ${options.days + 1} snapshots to ` +
+      `${options.environment}, ${megabytes.toLocaleString('en')} MB as CSV. Ctrl-C stops.`,
+  );
   const started = performance.now();
   const { rows, snapshots } = await loadStory({
     client: { url: options.url, token: options.token },
     environment: { id: options.environment, name: options.environment, plan: options.plan },
-    story: storyUpTo(now, options),
+    story,
     now,
     signal: stop.signal,
     onProgress: progress => showProgress(progress, performance.now() - started),
@@ -70,14 +79,20 @@ async function seed(options: SeedOptions): Promise<void> {
   );
 }
 
-/** One line that rewrites itself; only every tenth part of it where nobody watches. */
+let shownMs = Number.NEGATIVE_INFINITY;
+
+/** Shows progress: a line that changes in a terminal, else a line every five seconds. */
 function showProgress(
   { date, snapshots, totalSnapshots, rows }: LoadProgress,
   elapsedMs: number,
 ): void {
-  const line = `${date}  ${snapshots}/${totalSnapshots} snapshots  ${rows.toLocaleString('en')} rows  ${Math.round(elapsedMs / 1000)} s`;
+  const counts = `${snapshots}/${totalSnapshots} snapshots  ${rows.toLocaleString('en')} rows`;
+  const line = `${date}  ${counts}  ${Math.round(elapsedMs / 1000)} s`;
   if (process.stdout.isTTY) process.stdout.write(`\r${line} `);
-  else if (snapshots % Math.ceil(totalSnapshots / 10) === 0) console.log(line);
+  else if (elapsedMs - shownMs >= 5_000 || snapshots === totalSnapshots) {
+    shownMs = elapsedMs;
+    console.log(line);
+  }
 }
 
 function readOptions(args: string[]): SeedOptions | 'help' {
