@@ -1,24 +1,24 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { EmbeddedS3Server } from '../dev/embedded-s3-server.ts';
 import { tickQueue } from '../src/db/job-queue.ts';
 import { type ApiClient, callApi, jsonContent } from './api-client.ts';
-import type { EmbeddedStorage } from './embedded-storage.ts';
 import type { RunningService } from './start-service.ts';
 import { dayMs } from './story.ts';
 
-/** Two export configs, each with a run by hand and a run of last night's slot. */
+/** Two export configs, each with a manual run and a run of last night's slot. */
 export interface AutomaticExports {
   readonly environmentId: string;
   readonly healthyConfigId: string;
-  /** Its bucket is gone. */
+  /** Config whose bucket does not exist any more. */
   readonly brokenConfigId: string;
-  /** Where the file of last night's slot can be fetched. */
+  /** URL of the file of last night's slot. */
   readonly fileUrl: string;
 }
 
 interface Options {
   readonly client: ApiClient;
   readonly environmentId: string;
-  readonly storage: EmbeddedStorage;
+  readonly storage: EmbeddedS3Server;
   readonly service: Pick<RunningService, 'db' | 'jobs'>;
   readonly now: () => Date;
   readonly signal: AbortSignal;
@@ -30,12 +30,12 @@ interface Run {
   readonly objectKey: string | null;
 }
 
-/** A run is taken up within a second or two. */
+/** Longest time for a run. It starts within a second or two. */
 const runDeadlineMs = 30_000;
 
-/** The body of a config for the embedded endpoint. */
+/** Returns the body of a config for the embedded endpoint. */
 export function configBody(
-  storage: EmbeddedStorage,
+  storage: EmbeddedS3Server,
   name: string,
   bucket: string,
 ): Record<string, unknown> {
@@ -52,7 +52,10 @@ export function configBody(
   };
 }
 
-/** Makes a config that works and one whose bucket then disappears, and runs both: by hand, and by a tick of the clock. */
+/**
+ * Creates a config that works and one whose bucket then disappears.
+ * Runs both by hand and by the clock.
+ */
 export async function runAutomaticExports(options: Options): Promise<AutomaticExports> {
   const { environmentId, storage, service } = options;
   const { kept, doomed } = storage.buckets;
@@ -70,7 +73,7 @@ export async function runAutomaticExports(options: Options): Promise<AutomaticEx
   for (const id of ids) await call(options, 'POST', `/${id}/runs`);
   for (const id of ids) await untilFinished(options, id, 'manual');
 
-  // As if the configs had been there yesterday: a tick then finds that last night's slot was missed.
+  // Dates the configs back, so that the next tick finds that last night's slot was missed.
   await service.db
     .updateTable('export_configs')
     .set({ active_since: new Date(options.now().getTime() - 2 * dayMs) })

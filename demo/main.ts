@@ -3,16 +3,16 @@ import { ConfigError } from '../src/config/config.ts';
 import { ApiError } from './api-client.ts';
 import { automaticExportTour } from './automatic-export-tour.ts';
 import { DemoError, operatorToken, startDemo } from './start-demo.ts';
-import { formatTour, manualExportTour } from './tour.ts';
+import { formatTour, formatVariables, manualExportTour } from './tour.ts';
 
 const stop = new AbortController();
-/** npm passes on a Ctrl-C that the terminal has sent to all: the second one is not another wish. */
+// npm passes on a Ctrl-C that the terminal has sent to all processes: ignore the second one.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.on(signal, () => stop.abort());
-/** npm passes a signal on to a shell, which dies of it and tells nobody; then there is another parent. */
+// npm passes a signal on to a shell, which may die without passing it on. The parent then changes.
 const parent = process.ppid;
 setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
-/** Nobody reads on: the terminal is gone, or `| head` has seen enough. */
+// The terminal is gone, or `| head` has ended.
 process.stdout.on('error', () => stop.abort());
 
 const undo: (() => Promise<void>)[] = [];
@@ -33,16 +33,17 @@ try {
     `\nReady after ${((performance.now() - started) / 1000).toFixed(1)} s: ${demo.url} (docs: ${demo.url}/docs)`,
   );
   console.log(`Operator token: ${operatorToken}`);
-  for (const [environment, key] of Object.entries(demo.keys))
-    console.log(`API key of ${environment}: ${key}`);
-  console.log('\nEach of these lines works as it stands:\n');
-  const { keys } = demo;
+  console.log('\nPaste these variables into another terminal first:\n');
   console.log(
-    formatTour([
-      manualExportTour({ url: demo.url, freeKey: keys['demo-free'], proKey: keys['demo-pro'] }),
-      automaticExportTour({ ...demo, enterpriseKey: keys['demo-enterprise'] }),
-    ]),
+    formatVariables({
+      api: `${demo.url}/v1/environments`,
+      free_key: demo.keys['demo-free'],
+      pro_key: demo.keys['demo-pro'],
+      enterprise_key: demo.keys['demo-enterprise'],
+    }),
   );
+  console.log('\nThen each of these commands works as it is printed:\n');
+  console.log(formatTour([manualExportTour(), automaticExportTour(demo)]));
   console.log('Ctrl-C stops the demo and leaves nothing behind.');
   await untilAborted(stop.signal);
 } catch (error) {
@@ -62,7 +63,7 @@ try {
     });
   }
 }
-// Whatever a library still holds open has nothing left to do.
+// A library may hold something open, and all work is done.
 process.exit();
 
 function readPort(value: string | undefined): number {
@@ -82,12 +83,12 @@ function readDays(args: string[]): number {
     }).values;
     if (/^[1-9]\d{0,2}$/.test(days)) return Number(days);
   } catch {
-    // The same advice for every other option.
+    // Every other option gets the same advice.
   }
   throw new DemoError('The only option is --days, from 1 to 999: npm run demo -- --days 30');
 }
 
-/** One line for each step, rewritten in a terminal as it comes further. */
+/** Prints one line for each step. A terminal shows its progress as well. */
 function showProgress(name: string, detail = ''): void {
   if (name !== step) endStep();
   if (process.stdout.isTTY) process.stdout.write(`\r${name} … ${detail}`);

@@ -1,18 +1,19 @@
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { type EmbeddedS3Server, startEmbeddedS3Server } from '../dev/embedded-s3-server.ts';
+import { startPostgresServer } from '../dev/postgres-server.ts';
 import { migrateToLatest } from '../src/db/migrator.ts';
 import { type ApiClient, callApi, jsonContent } from './api-client.ts';
 import { type AutomaticExports, runAutomaticExports } from './automatic-exports.ts';
-import { startDatabase } from './embedded-database.ts';
-import { type EmbeddedStorage, startStorage } from './embedded-storage.ts';
 import { loadStory } from './load-story.ts';
 import { startService } from './start-service.ts';
 import { storyUpTo } from './story.ts';
 
-/** Printed, and the same on every machine: the demo listens on loopback only and forgets everything. */
+/** Operator token of every demo. The demo listens on loopback only and deletes its data. */
 export const operatorToken = 'demo-operator-token-not-for-production';
 
 const environments = [
@@ -42,55 +43,63 @@ const environments = [
   },
 ] as const;
 
+/** Parameters of Postgres for a fast start and fast loads. */
+const settings = { autovacuum: 'off', jit: 'off', max_connections: '60', max_wal_size: '2GB' };
+
 type EnvironmentId = (typeof environments)[number]['id'];
 
 export interface Demo {
   /** Origin of the service. */
   readonly url: string;
-  readonly storage: EmbeddedStorage;
+  readonly storage: EmbeddedS3Server;
   readonly automaticExports: AutomaticExports;
-  /** One API key for each environment, with all scopes. */
+  /** API keys with all scopes, by environment. */
   readonly keys: Readonly<Record<EnvironmentId, string>>;
 }
 
 export interface DemoOptions {
   readonly port: number;
-  /** Of data, up to yesterday. Today comes on top. */
+  /** Number of snapshots up to yesterday. Today's comes on top. */
   readonly days: number;
   readonly now: () => Date;
   readonly signal: AbortSignal;
-  /** A step has begun, or has come further; the same step is reported many times. */
+  /** Called when a step begins, and again with its progress. */
   readonly onProgress: (step: string, detail?: string) => void;
-  /** Called as soon as there is something to undo. Undoing runs backwards and never throws on the way. */
+  /** Called with each action of the clean-up. They must run in reverse order. */
   readonly onCleanup: (undo: () => Promise<void>) => void;
 }
 
 /**
- * Starts everything: a temporary directory, Postgres, a bucket, the service; then fills three environments over HTTP.
- * @throws DemoError when the port is taken
+ * Starts Postgres, an S3 endpoint and the service, then fills three environments over HTTP.
+ *
+ * @throws {DemoError} if the port is taken
  */
 export async function startDemo(options: DemoOptions): Promise<Demo> {
   const { now, signal, onProgress, onCleanup } = options;
-  await refuseBusyPort(options.port);
+  const releasePort = await reservePort(options.port);
+  onCleanup(releasePort);
 
   const directory = await mkdtemp(path.join(os.tmpdir(), 'warehouse-export-demo-'));
   onCleanup(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }));
 
   onProgress('Starting Postgres');
-  const database = await startDatabase(directory, signal);
-  onCleanup(database.stop);
+  const database = await startPostgresServer({ settings, password: randomUUID(), signal });
+  onCleanup(database.remove);
   await migrateToLatest(database.url);
 
   onProgress('Starting an S3 endpoint');
-  const storage = await startStorage(directory);
+  const storage = await startEmbeddedS3Server(directory);
   onCleanup(storage.stop);
 
   onProgress('Starting the service');
+  await releasePort();
   const service = await startService({
     databaseUrl: database.url,
     port: options.port,
     operatorToken,
     storageHost: new URL(storage.endpoint).host,
+  }).catch((error: unknown) => {
+    throw describeListenError(options.port, error);
   });
   onCleanup(service.close);
 
@@ -118,28 +127,42 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   };
 }
 
-/** The port is taken. Its message is for the one who started the demo. */
+/** The demo cannot start. The message is one line for the person who started it. */
 export class DemoError extends Error {
   override readonly name = 'DemoError';
 }
 
-/** Asked before anything is started; the half minute until the service listens would be a long wait for a no. */
-async function refuseBusyPort(port: number): Promise<void> {
-  const probe = createServer();
+/**
+ * Listens on the port until the service does, so that a second demo fails at once.
+ *
+ * @returns a function that gives the port back
+ * @throws {DemoError} if the port is taken
+ */
+async function reservePort(port: number): Promise<() => Promise<void>> {
+  if (port === 0) return async () => {};
+  const server = createServer(socket => socket.destroy());
   try {
-    probe.listen(port, '127.0.0.1');
-    await once(probe, 'listening');
+    server.listen(port, '127.0.0.1');
+    await once(server, 'listening');
   } catch (error) {
-    const other = port < 65_535 ? port + 1 : 3000;
-    throw new DemoError(
-      `Port ${port} is taken. Stop what listens there, or choose another: PORT=${other} npm run demo`,
-      {
-        cause: error,
-      },
-    );
-  } finally {
-    probe.close();
+    throw describeListenError(port, error);
   }
+  return async () => {
+    if (!server.listening) return;
+    server.close();
+    await once(server, 'close');
+  };
+}
+
+/** Returns a one-line error about a port that cannot be used; other errors unchanged. */
+function describeListenError(port: number, error: unknown): unknown {
+  if (!(error instanceof Error && 'syscall' in error && error.syscall === 'listen')) return error;
+  const other = port < 65_535 ? port + 1 : 3000;
+  const problem =
+    'code' in error && error.code === 'EADDRINUSE'
+      ? 'is taken. Stop what listens there, or choose another'
+      : `cannot be used (${error.message}). Choose another`;
+  return new DemoError(`Port ${port} ${problem}: PORT=${other} npm run demo`, { cause: error });
 }
 
 async function fill(

@@ -8,7 +8,7 @@ import { startWorker } from '../src/worker.ts';
 export interface RunningService {
   /** `http://127.0.0.1:<port>` */
   readonly url: string;
-  /** What a demo may not do over HTTP: put the clock of its configs back, and tick without waiting for the minute. */
+  /** For what HTTP does not offer: to date configs back, and to look for due slots at once. */
   readonly db: Dependencies['db'];
   readonly jobs: Dependencies['jobs'];
   readonly close: () => Promise<void>;
@@ -16,17 +16,17 @@ export interface RunningService {
 
 export interface ServiceOptions {
   readonly databaseUrl: string;
-  /** 0 for any free one. */
+  /** 0 for a free port. */
   readonly port: number;
   readonly operatorToken: string;
-  /** `host:port` of the embedded S3 endpoint, which would be refused as a private address otherwise. */
+  /** `host:port` of the embedded S3 endpoint, a private address that must be allowed. */
   readonly storageHost: string;
 }
 
-/** Downloads under way may end, but nobody waits long for a demo to stop. */
+/** Longest time for downloads under way at the end. */
 const stopTimeoutMs = 2_000;
 
-/** The service as `npm start` runs it, in this process. Logs only what goes wrong. */
+/** Starts the service as `npm start` does, in this process. Logs errors only. */
 export async function startService(options: ServiceOptions): Promise<RunningService> {
   const config = readConfig({
     DATABASE_URL: options.databaseUrl,

@@ -1,6 +1,7 @@
-/** A command that works as printed, in bash, with curl and nothing else that a system may lack. */
+/** A command that works as printed, in bash, with curl and standard tools. */
 export interface TourStop {
   readonly title: string;
+  /** One or more lines of at most 100 columns. */
   readonly command: string;
 }
 
@@ -9,66 +10,131 @@ export interface TourSection {
   readonly stops: readonly TourStop[];
 }
 
-/** What the commands are about: the service and one API key for each of its environments. */
-export interface TourPlaces {
-  /** Origin of the service. */
-  readonly url: string;
-  readonly freeKey: string;
-  readonly proKey: string;
+/** Shell variables that the commands use: the address of all environments and three API keys. */
+export interface TourVariables {
+  readonly api: string;
+  readonly free_key: string;
+  readonly pro_key: string;
+  readonly enterprise_key: string;
 }
 
-/** The downloads by hand, from the list of exports to a plan that does not allow them. */
-export function manualExportTour({ url, freeKey, proKey }: TourPlaces): TourSection {
-  const curl = (path: string, options = '-sS', key = proKey) =>
-    `curl ${options} -H 'Authorization: Bearer ${key}' ${url}/v1/environments/${path}`;
-  // JSON ends without a line break, which would put the prompt behind it.
-  const curlJson = (path: string, key = proKey) => curl(path, "-sS -w '\\n'", key);
-  const makeLink = `${curl('demo-pro/download-links')} -H 'Content-Type: application/json' -d '{"aggregation":"today"}'`;
+/** Width of the terminals that the demo fits in. */
+const columns = 100;
+
+/** Returns the manual downloads, from the list of exports to a plan that does not allow them. */
+export function manualExportTour(): TourSection {
+  const curl = (path: string, options = ['-sS'], key: keyof TourVariables = 'pro_key') =>
+    curlWords(path, key, options);
+  // JSON ends without a line break, and the prompt would follow on the same line.
+  const curlJson = (path: string, key?: keyof TourVariables) =>
+    curl(path, ['-sS', `-w '\\n'`], key);
+  const makeLink = [
+    ...curl('demo-pro/download-links'),
+    `-H 'Content-Type: application/json' -d '{"aggregation":"today"}'`,
+  ];
   return {
     title: 'Download by hand (plan pro)',
     stops: [
-      { title: 'What there is to download', command: curlJson('demo-pro/exports') },
+      { title: 'The list of exports', command: wrap(curlJson('demo-pro/exports')) },
       {
         title: 'Today, the first lines',
-        command: `${curl('demo-pro/exports/today.csv')} | sed -n 1,3p`,
+        command: wrap([...curl('demo-pro/exports/today.csv'), '| sed -n 1,3p']),
       },
       {
         title: 'Each of the last 30 days, saved under the name that the service proposes',
-        command: `(cd "$(mktemp -d)" && ${curl('demo-pro/exports/30-days-daily.csv', '-sSOJ')} && wc -l "$PWD"/*.csv)`,
+        command: wrap([
+          '(cd "$(mktemp -d)" &&',
+          ...curl('demo-pro/exports/30-days-daily.csv', ['-sSOJ']),
+          '&& wc -l "$PWD"/*.csv)',
+        ]),
       },
       {
         title: 'Three months of weeks, the rows of each Sunday counted',
-        command: `${curl('demo-pro/exports/3-months-weekly.csv')} | grep -oE ',f[0-9]+,[0-9]{4}-[0-9]{2}-[0-9]{2},' | cut -d, -f3 | uniq -c`,
+        command: wrap([
+          ...curl('demo-pro/exports/3-months-weekly.csv'),
+          "| grep -oE ',f[0-9]+,[0-9]{4}-[0-9]{2}-[0-9]{2},'",
+          '| cut -d, -f3 | uniq -c',
+        ]),
       },
       {
-        title: 'Six months of weeks: how much that is, known before the first byte',
-        command: curl('demo-pro/exports/6-months-weekly.csv', '-sSI'),
+        title: 'Six months of weeks: the number of rows before the first byte',
+        command: wrap(curl('demo-pro/exports/6-months-weekly.csv', ['-sSI'])),
       },
       {
         title: 'The same as a gzip file',
-        command: `${curl('demo-pro/exports/6-months-weekly.csv.gz')} | gunzip | tail -n 2`,
+        command: wrap([...curl('demo-pro/exports/6-months-weekly.csv.gz'), '| gunzip | tail -n 2']),
       },
       {
         title: 'The 18 columns',
-        command: `${curl('demo-pro/exports/today.csv')} | sed -n 1p | tr ',' '\\n' | cat -n`,
+        command: wrap([
+          ...curl('demo-pro/exports/today.csv'),
+          `| sed -n 1p | tr ',' '\\n' | cat -n`,
+        ]),
       },
       {
         title: 'A link that a browser can follow without a key, for five minutes',
-        command: `link=$(${makeLink} | sed 's/.*"url":"\\([^"]*\\)".*/\\1/'); echo "$link"; curl -sS "$link" | sed -n 1,3p`,
+        command: [
+          wrap(['link=$(', ...makeLink, `| sed 's/.*"url":"\\([^"]*\\)".*/\\1/')`]),
+          'echo "$link"; curl -sS "$link" | sed -n 1,3p',
+        ].join('\n'),
       },
       {
         title: 'A plan that does not include it: 403 plan_upgrade_required',
-        command: curlJson('demo-free/exports/today.csv', freeKey),
+        command: wrap(curlJson('demo-free/exports/today.csv', 'free_key')),
       },
       {
-        title: 'A key of another environment: 404, as if there were no such place',
-        command: curlJson('demo-enterprise/exports/today.csv'),
+        title: 'A key of another environment: 404, as if the environment did not exist',
+        command: wrap(curlJson('demo-enterprise/exports/today.csv')),
       },
     ],
   };
 }
 
-/** Plain lines, so that each command can be taken with a triple click. */
+/** Returns the words of a curl command for a path below the environments. */
+export function curlWords(
+  path: string,
+  key: keyof TourVariables,
+  options: readonly string[],
+): string[] {
+  return ['curl', ...options, `-H "Authorization: Bearer $${key}"`, `$api/${path}`];
+}
+
+/** Joins words to lines that fit, with a backslash before each line break. */
+export function wrap(words: readonly string[]): string {
+  const lines: string[] = [];
+  for (const word of words) {
+    const line = lines.at(-1);
+    const longer = `${line} ${word}`;
+    // Room for " \\" at the end.
+    if (line !== undefined && longer.length <= columns - 2) lines[lines.length - 1] = longer;
+    else lines.push(line === undefined ? word : `  ${word}`);
+  }
+  return lines.join(' \\\n');
+}
+
+/** Returns JSON in single quotes, with line breaks between members where needed to fit. */
+export function wrapJson(value: Readonly<Record<string, unknown>>): string {
+  const members = Object.entries(value).map(
+    ([name, member]) => `${JSON.stringify(name)}:${JSON.stringify(member)}`,
+  );
+  const lines: string[] = [];
+  for (const member of members) {
+    const line = lines.at(-1);
+    const longer = `${line},${member}`;
+    if (line !== undefined && longer.length <= columns - 10) lines[lines.length - 1] = longer;
+    else lines.push(member);
+  }
+  return `'{${lines.join(',\n    ')}}'`;
+}
+
+/** Returns the variables as assignments for a shell. */
+export function formatVariables(variables: TourVariables): string {
+  return Object.entries(variables)
+    .map(([name, value]) => `${name}=${value}`)
+    .join('\n');
+}
+
+/** Returns the commands as plain text, each below a comment with its title. */
 export function formatTour(sections: readonly TourSection[]): string {
   return sections
     .map(section => {

@@ -2,19 +2,23 @@ import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import S3rver from '@20minutes/s3rver';
 
-export interface EmbeddedStorage {
+export interface EmbeddedS3Server {
   /** `http://127.0.0.1:<port>` */
   readonly endpoint: string;
   readonly region: string;
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
-  /** Made at the start, empty. */
+  /** Buckets that exist from the start, empty. */
   readonly buckets: { readonly kept: 'warehouse'; readonly doomed: 'archive' };
   readonly stop: () => Promise<void>;
 }
 
-/** An S3 endpoint on a free loopback port, its files in `directory`. Objects can be read without a key. */
-export async function startStorage(directory: string): Promise<EmbeddedStorage> {
+/**
+ * Starts an S3 endpoint from npm on a free port of 127.0.0.1, with its files in `directory`.
+ * Objects can be read without a key. It needs no installation, but lacks permissions and other
+ * features of S3: tests use `s3-server.ts`.
+ */
+export async function startEmbeddedS3Server(directory: string): Promise<EmbeddedS3Server> {
   const buckets = { kept: 'warehouse', doomed: 'archive' } as const;
   const files = path.join(directory, 's3');
   await mkdir(files);
@@ -24,7 +28,7 @@ export async function startStorage(directory: string): Promise<EmbeddedStorage> 
     silent: true,
     directory: files,
     vhostBuckets: false,
-    // It signs what is left of a query once `mendS3rver` is done; an unknown key is refused all the same.
+    // `mendS3rver` changes the query, so signatures no longer match. Unknown keys are refused.
     allowMismatchedSignatures: true,
     configureBuckets: Object.values(buckets).map(name => ({ name })),
   });
@@ -33,7 +37,7 @@ export async function startStorage(directory: string): Promise<EmbeddedStorage> 
   return {
     endpoint: `http://127.0.0.1:${port}`,
     region: 'us-east-1',
-    // The one pair that s3rver knows.
+    // s3rver knows this pair alone.
     accessKeyId: 'S3RVER',
     secretAccessKey: 'S3RVER',
     buckets,
@@ -45,9 +49,9 @@ export async function startStorage(directory: string): Promise<EmbeddedStorage> 
 }
 
 /**
- * Two things that s3rver 5 lacks and an export needs. AbortMultipartUpload is MethodNotAllowed there: an aborted upload
- * is simply left alone, nobody sees it, and its files go with the directory. And a listing that is cut short fails, as
- * its continuation token wants a cipher that OpenSSL 3 no longer has: so listings are not cut short.
+ * Adds what s3rver 5 lacks and an export needs.
+ * AbortMultipartUpload is answered with success. The parts stay until the directory is deleted.
+ * Listings are not cut short, because continuation tokens need a cipher that OpenSSL 3 lacks.
  */
 const mendS3rver: S3rver.Middleware = async (context, next) => {
   const { 'max-keys': _maxKeys, ...query } = context.query;

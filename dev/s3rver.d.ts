@@ -1,11 +1,11 @@
-/** @20minutes/s3rver ships no types. This is what is used of it. */
+/** Types of the parts of @20minutes/s3rver that are used here. It ships none. */
 declare module '@20minutes/s3rver' {
   import type { Server } from 'node:http';
   import type { AddressInfo } from 'node:net';
 
   interface Options {
     readonly address: string;
-    /** 0 for any free one. */
+    /** 0 for a free port. */
     readonly port: number;
     readonly silent: boolean;
     readonly directory: string;
@@ -16,7 +16,7 @@ declare module '@20minutes/s3rver' {
 
   class S3rver {
     constructor(options: Options);
-    /** Koa's, in order. */
+    /** Middleware of Koa, in order. */
     readonly middleware: S3rver.Middleware[];
     readonly httpServer: Server;
     run(): Promise<AddressInfo>;

@@ -117,12 +117,12 @@ function runInBash(command: string): Promise<{ code: unknown; stdout: string; st
 
 /** What each line of the tour must show, by its title. */
 const expected: Readonly<Record<string, RegExp>> = {
-  'What there is to download': /^\{"items":\[\{"aggregation":"today".*"6-months-weekly".*\]/,
+  'The list of exports': /^\{"items":\[\{"aggregation":"today".*"6-months-weekly".*\]/,
   'Today, the first lines': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
   'Each of the last 30 days, saved under the name that the service proposes':
     /^\d{4,} \/.*\/demo-pro_30-days-daily_\d{4}-\d\d-\d\d\.csv\n$/,
   'Three months of weeks, the rows of each Sunday counted': /^( +\d+ \d{4}-\d\d-\d\d\n){5,14}$/,
-  'Six months of weeks: how much that is, known before the first byte':
+  'Six months of weeks: the number of rows before the first byte':
     /^HTTP\/1\.1 200 OK\r\n(?:.|\s)*x-total-rows: \d+\r\n/i,
   'The same as a gzip file': /^c0000\d\d,.*\nc0000\d\d,.*\n$/,
   'The 18 columns': /^ +1\tCompany ID\n(?:.|\s)* +18\tSegment IDs\n$/,
@@ -130,20 +130,20 @@ const expected: Readonly<Record<string, RegExp>> = {
     /^http:\/\/127\.0\.0\.1:\d+\/v1\/downloads\/\S+\nCompany ID,.*\nc000001,.*\nc000001,.*\n$/,
   'A plan that does not include it: 403 plan_upgrade_required':
     /"status":403.*"code":"plan_upgrade_required".*"requiredPlan":"pro"/,
-  'A key of another environment: 404, as if there were no such place':
+  'A key of another environment: 404, as if the environment did not exist':
     /"status":404.*"code":"not_found"/,
   'Save with a key that the bucket does not know: refused, with what to change':
     /"code":"storage_validation_failed".*"storageError":\{"code":"access_key_not_recognised","message":".+","hint":".+"/,
-  'Save with the right key: the bucket was asked for the right to list and to write':
+  'Save with the right key: the service has tried to list and to write':
     /^\{"id":"(?!.*secretAccessKey).*"status":\{"status":"never ran before"/,
-  'A config that works: how it stands, and when it runs next':
+  'A config that works: its last run, and when it runs next':
     /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null,"turnedOff":null\}/,
   'A config whose bucket is gone: the error of its last run':
     /^\{"status":"failed",.*"lastSuccessfulRunAt":null,.*"error":\{"code":"bucket_not_found"/,
   'Run now': /^\{"id":.*"trigger":"manual".*"state":"(queued|running)"/,
   'The runs, newest first: one of last night, the others by hand':
     /"trigger":"manual".*"trigger":"schedule","slot":"\d{4}-\d\d-\d\dT00:00:00.000Z".*"trigger":"manual"/,
-  'What is in the bucket':
+  'The objects in the bucket':
     /^exports\/_manifest\/company-adoption_demo-enterprise_\S+\.json\n(.*\n)*exports\/company-adoption_demo-enterprise_\S+\.csv\n/,
   'The file of last night': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
 };
@@ -154,8 +154,15 @@ t.test(
     const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '40']);
     const stdout = await demo.until('Ctrl-C stops the demo');
     const commands = new Map(
-      [...stdout.matchAll(/^# (.+)\n(.+)$/gm)].map(([, title = '', line = '']) => [title, line]),
+      [...stdout.matchAll(/^# (.+)\n((?:.+\n)+)/gm)].map(([, title = '', lines = '']) => [
+        title,
+        lines,
+      ]),
     );
+    const variables = stdout.match(/^(api|\w+_key)=.+$/gm) ?? [];
+    t.equal(variables.length, 4);
+    const tooWide = stdout.split('\n').filter(line => line.length > 100);
+    t.same(tooWide, [], 'every line fits in 100 columns');
     t.same(
       [...commands.keys()].sort(),
       Object.keys(expected).sort(),
@@ -163,7 +170,7 @@ t.test(
     );
     for (const [title, line] of commands) {
       await t.test(title, async t => {
-        const { code, stdout, stderr } = await runInBash(line);
+        const { code, stdout, stderr } = await runInBash(`${variables.join('\n')}\n${line}`);
         t.equal(code, 0);
         t.equal(stderr, '');
         t.match(stdout, expected[title] ?? /never/);
@@ -176,6 +183,19 @@ t.test(
     t.notMatch(demo.stderr(), /error/i);
   },
 );
+
+t.test('the second of two demos on one port prints one line', async t => {
+  const first = await start(t, process.execPath, [main, '--days', '5']);
+  await first.until('Starting Postgres');
+  const second = await start(t, process.execPath, [main, '--days', '5'], first.port);
+  t.same(await once(second.child, 'close'), [1, null]);
+  t.match(second.stderr(), /^Port \d+ is taken\. .*PORT=\d+ npm run demo\n$/);
+  t.same(fs.readdirSync(second.temporary), []);
+  await first.until('Loading demo-free');
+  const exit = once(first.child, 'exit');
+  first.child.kill('SIGTERM');
+  t.same(await exit, [0, null]);
+});
 
 t.test('SIGTERM while it is still loading leaves nothing behind', async t => {
   const demo = await start(t, process.execPath, [main]);
