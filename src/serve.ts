@@ -1,17 +1,27 @@
 import type { Socket } from 'node:net';
+import type { Logger } from 'pino';
 import { buildApp } from './app.ts';
 import { ConfigError, readConfig } from './config/config.ts';
-import { createDependencies } from './dependencies.ts';
+import {
+  checkDatabase,
+  describeDatabaseError,
+  UnsuitableDatabaseError,
+} from './db/check-database.ts';
+import { findSchemaObstacle } from './db/schema-state.ts';
+import { createDependencies, type Dependencies } from './dependencies.ts';
 import { breakOff } from './http/break-off.ts';
 import { drain } from './http/drain.ts';
+import { createLogDestination } from './observability/log-destination.ts';
 import { createLogger } from './observability/logger.ts';
 import { startTracing } from './observability/start-tracing.ts';
 import { startWorker } from './worker.ts';
 
 /** How long downloads and runs may take to finish once the process is told to stop. */
 const stopTimeoutMs = 30_000;
+/** How long the last log lines wait for a slow reader at the end. */
+const flushTimeoutMs = 1_000;
 
-/** A setting at fault ends the start with one line that names it. */
+/** Runs `read`. A malformed variable ends the process with one line that names it. */
 function orExit<T>(read: () => T): T {
   try {
     return read();
@@ -22,15 +32,49 @@ function orExit<T>(read: () => T): T {
   }
 }
 
+/**
+ * Ends the process with one line if the database can never be used, or if its URL names a
+ * certificate file that cannot be read. While the database cannot be reached, the process starts
+ * and recovers by itself.
+ */
+async function checkDatabaseOrExit(url: string, log: Logger): Promise<void> {
+  try {
+    await checkDatabase(url);
+  } catch (error) {
+    const isFinal =
+      error instanceof UnsuitableDatabaseError ||
+      (error instanceof Error && 'syscall' in error && error.syscall === 'open');
+    if (isFinal) {
+      console.error(describeDatabaseError(error));
+      process.exit(1);
+    }
+    log.warn({ err: error }, 'database not reachable at start');
+  }
+}
+
+/** Logs what the operator has to do if the database lacks tables. The process starts anyway. */
+async function reportSchema({ db, log }: Dependencies): Promise<void> {
+  // An unreachable database has been logged already.
+  const obstacle = await findSchemaObstacle(db).catch(() => null);
+  if (obstacle !== null) log.error(obstacle);
+}
+
 /** Serves in this process, as its environment says, until a signal ends it. */
 export async function serve(
   env: NodeJS.ProcessEnv,
   now: () => Date = () => new Date(),
 ): Promise<void> {
   const config = orExit(() => readConfig(env));
-  const log = createLogger(config);
+  const logDestination = createLogDestination(process.stdout);
+  const log = createLogger(config, logDestination);
+  // A closed stderr must not end the process.
+  process.stderr.on('error', () => {});
   const tracing = config.tracing ? await startTracing(log) : null;
+  for (const url of new Set([config.databaseUrl, config.snapshotDatabaseUrl])) {
+    await checkDatabaseOrExit(url, log);
+  }
   const dependencies = orExit(() => createDependencies(config, log, now));
+  await reportSchema(dependencies);
   const app = await buildApp(dependencies);
   // To break off what is not done in time.
   const sockets = new Set<Socket>();
@@ -61,6 +105,7 @@ export async function serve(
     await dependencies.close();
     await tracing?.stop();
     log.info('stopped');
+    await logDestination.flush(flushTimeoutMs);
   };
 
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
@@ -71,7 +116,7 @@ export async function serve(
         () => process.exit(0),
         error => {
           log.fatal({ err: error }, 'could not stop in order');
-          process.exit(1);
+          logDestination.flush(flushTimeoutMs).finally(() => process.exit(1));
         },
       );
     });
@@ -83,6 +128,7 @@ export async function serve(
     log.fatal({ err: error }, 'could not start');
     await worker?.stop();
     await dependencies.close();
+    await logDestination.flush(flushTimeoutMs);
     process.exit(1);
   }
 }

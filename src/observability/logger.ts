@@ -1,7 +1,8 @@
 import { type DestinationStream, type Logger, pino } from 'pino';
 import type { Config } from '../config/config.ts';
+import { createLogDestination } from './log-destination.ts';
 
-/** Members that may hold a secret, wherever they turn up in a log line. */
+/** Members of a log line that may hold a secret, at any of three levels. */
 const secretMembers = [
   'authorization',
   'secretAccessKey',
@@ -13,10 +14,13 @@ const secretMembers = [
   'failureWebhookSecret',
 ];
 
-/** JSON lines on stdout. Secrets are cut out here once more, though nobody should log one. */
+/**
+ * Creates a logger that writes JSON lines, by default to stdout.
+ * Replaces members that may hold a secret, in case one is logged by mistake.
+ */
 export function createLogger(
   config: Pick<Config, 'logLevel'>,
-  destination?: DestinationStream,
+  destination: DestinationStream = createLogDestination(process.stdout),
 ): Logger {
   const options = {
     level: config.logLevel,
@@ -34,5 +38,5 @@ export function createLogger(
       err: pino.stdSerializers.err,
     },
   };
-  return destination === undefined ? pino(options) : pino(options, destination);
+  return pino(options, destination);
 }

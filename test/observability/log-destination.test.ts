@@ -1,0 +1,92 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { Writable } from 'node:stream';
+import t from 'tap';
+import { freePort } from '../../dev/free-port.ts';
+import { createLogDestination } from '../../src/observability/log-destination.ts';
+import { ask } from '../helpers/http-client.ts';
+import { createTestDatabase } from '../helpers/postgres.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { isReady } from '../helpers/service-process.ts';
+import { startFlags } from '../helpers/start-flags.ts';
+
+t.setTimeout(300_000);
+
+const main = path.join(import.meta.dirname, '../../src/main.ts');
+
+t.test('drops lines beyond the limit while the reader stalls, and says how many', async t => {
+  const lines: string[] = [];
+  let proceed = () => {};
+  const stream = new Writable({
+    decodeStrings: false,
+    write(line, _encoding, callback) {
+      lines.push(line);
+      proceed = callback;
+    },
+  });
+  const destination = createLogDestination(stream, 100_000);
+  for (let index = 0; index < 20; index += 1) destination.write(`${'x'.repeat(9_999)}\n`);
+  t.ok(stream.writableLength <= 100_000);
+  await destination.flush(1);
+  while (stream.writableLength > 0) {
+    proceed();
+    await new Promise(resolve => setImmediate(resolve));
+  }
+  t.match(JSON.parse(lines.at(-1) ?? ''), { level: 40, droppedLines: 10 });
+});
+
+t.test('ends by the signal whatever became of stdout and stderr', async t => {
+  const database = await createTestDatabase(t);
+  const closings: Readonly<Record<string, (child: ChildProcess) => void>> = {
+    'closed stdout': child => {
+      child.stdout?.destroy();
+      child.stderr?.resume();
+    },
+    'closed stdout and stderr': child => {
+      child.stdout?.destroy();
+      child.stderr?.destroy();
+    },
+    // Nothing reads it, and more is logged than a pipe holds.
+    'stalled stdout and stderr': child => {
+      child.stdout?.pause();
+      child.stderr?.pause();
+    },
+  };
+  for (const [title, close] of Object.entries(closings)) {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      for (const isBusy of [false, true]) {
+        await t.test(`${signal} with ${title}, ${isBusy ? 'much' : 'little'} logged`, async t => {
+          const port = await freePort();
+          const child = spawn(process.execPath, [...startFlags(), main], {
+            stdio: ['ignore', 'pipe', 'pipe'],
+            env: {
+              DATABASE_URL: database.url,
+              ADMIN_TOKEN: testAdminToken,
+              ENCRYPTION_KEYS: testEncryptionKeys.first,
+              PORT: String(port),
+              PROCESS_ROLE: 'api',
+              DRAIN_SECONDS: '0',
+            },
+          });
+          t.teardown(() => child.kill('SIGKILL'));
+          const exited = once(child, 'exit');
+          await eventually(() => isReady(`http://127.0.0.1:${port}`), 'the service', 90_000);
+          close(child);
+          if (isBusy) {
+            const url = `http://127.0.0.1:${port}/v1/environments/${'x'.repeat(60)}`;
+            const headers = { authorization: `Bearer ${testAdminToken}`, 'x-padding': 'x' };
+            for (let round = 0; round < 10; round += 1) {
+              await Promise.all(Array.from({ length: 40 }, () => ask(url, { headers })));
+            }
+          }
+          const started = performance.now();
+          child.kill(signal);
+          t.strictSame(await exited, [0, null]);
+          t.ok(performance.now() - started < 20_000, 'within the time to shut down');
+        });
+      }
+    }
+  }
+});
