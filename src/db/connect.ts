@@ -1,11 +1,12 @@
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import { inStep } from '../observability/tracing.ts';
+import { applySessionSettings } from './session-settings.sql.ts';
 import type { Tables } from './tables.ts';
 
-/** A date column stays the text that Postgres sends (`YYYY-MM-DD`): a Date would drag a time zone in. */
+/** Dates stay text (`YYYY-MM-DD`): a Date object would depend on a time zone. */
 const dateOid = 1082;
-/** Counts are bigint in the tables and far below 2^53 in life. */
+/** Counts are bigint in the tables and far below 2^53. */
 const bigintOid = 20;
 
 const types: pg.CustomTypesConfig = {
@@ -23,16 +24,20 @@ export interface PoolOptions {
   /** Shown in `pg_stat_activity`. */
   readonly applicationName: string;
   readonly maxConnections: number;
-  /** The longest that one statement may take; 0 for no limit. */
+  /** The longest that one statement may take, in milliseconds; 0 for no limit. */
   readonly statementTimeoutMs: number;
-  /** The longest that a statement may wait for a lock; default: as long as it takes. */
+  /** The longest that a statement may wait for a lock, in milliseconds. Default: no limit. */
   readonly lockTimeoutMs?: number;
-  /** Hears of connections that broke while idle; the pool has dropped them already. */
+  /** Receives errors of idle connections. The pool has removed them already. */
   readonly onIdleError: (error: Error) => void;
 }
 
-/** Opens nothing yet: the first query does. A caller waits at most 5 s for a connection. */
+/** Creates a pool that connects at the first query. A caller waits at most 5 s for a connection. */
 export function createPool(options: PoolOptions): pg.Pool {
+  const settings = applySessionSettings({
+    statementTimeoutMs: options.statementTimeoutMs,
+    lockTimeoutMs: options.lockTimeoutMs ?? 0,
+  });
   const pool = new pg.Pool({
     connectionString: options.url,
     application_name: options.applicationName,
@@ -41,25 +46,19 @@ export function createPool(options: PoolOptions): pg.Pool {
     idleTimeoutMillis: 30_000,
     keepAlive: true,
     types,
-    // Waited for before the connection is handed out; pg will soon refuse a query behind another's back.
+    // The pool waits for this before it hands the connection out.
     onConnect: async client => {
-      // After a break the query that was under way reports it; without a listener the event would end the process.
+      // The query under way reports a broken connection. Without a listener the event would
+      // end the process.
       client.on('error', () => {});
-      // A query ends soon after its connection was closed, also while it waits for a lock.
-      await client.query(`set client_connection_check_interval = '500ms'`);
-      if (options.statementTimeoutMs > 0) {
-        await client.query(`set statement_timeout = ${options.statementTimeoutMs}`);
-      }
-      if (options.lockTimeoutMs !== undefined) {
-        await client.query(`set lock_timeout = ${options.lockTimeoutMs}`);
-      }
+      await client.query(settings);
     },
   });
   pool.on('error', options.onIdleError);
   return traceWaiting(pool, options.applicationName);
 }
 
-/** Of what waits by promise; `pool.query` asks by callback, and its wait is over in no time. */
+/** Traces callers that wait by promise. `pool.query` waits by callback and is not traced. */
 function traceWaiting(pool: pg.Pool, name: string): pg.Pool {
   const connect = pool.connect.bind(pool);
   type Callback = Parameters<typeof connect>[0];

@@ -12,13 +12,15 @@ const networkCodes = new Set([
 ]);
 
 /**
- * SQLSTATEs that say "not now" rather than "never": connection exceptions (08…), too many connections, server
- * starting or shutting down, read-only after a fail-over, and time-outs of our own making, for locks too.
+ * SQLSTATEs after which a later try can succeed: connection exceptions (08…), insufficient
+ * resources such as a full disk, no memory or too many connections (53…), server starting or
+ * shutting down, read-only after a fail-over, time-outs of statements and locks, I/O errors (58030).
  * Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
  */
-const sqlStates = /^(08...|53300|57P01|57P02|57P03|57P04|57P05|25006|57014|40001|40P01|55P03)$/;
+const sqlStates =
+  /^(08...|53...|57P01|57P02|57P03|57P04|57P05|25006|57014|58030|40001|40P01|55P03)$/;
 
-/** pg and pg-pool report these without a code. */
+/** Errors of pg and pg-pool that have no code. */
 const messages = [
   'Connection terminated',
   'timeout exceeded when trying to connect',
@@ -27,7 +29,7 @@ const messages = [
   'Cannot use a pool after calling end',
 ];
 
-/** Whether the database could not be reached or could not serve now, so that trying again later makes sense. */
+/** Returns true if the database cannot be reached or cannot serve now, so that a retry makes sense. */
 export function isDatabaseUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   if (error instanceof DatabaseError) return sqlStates.test(error.code ?? '');

@@ -3,24 +3,33 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FileMigrationProvider, Migrator } from 'kysely/migration';
 import { DatabaseError } from 'pg';
+import { checkDatabase } from './check-database.ts';
 import { createKysely, createPool } from './connect.ts';
 import { installJobQueue } from './job-queue.ts';
 
 /** Directory of the migration files. */
 export const migrationFolder = path.join(import.meta.dirname, '../../migrations');
 
-/** Whoever waits for a table holds up all who come after it, so callers of the service may have to wait this long. */
+/**
+ * Longest wait for a lock, in milliseconds. Later statements queue behind the waiting one, so
+ * callers of the service wait at most this long.
+ */
 const lockTimeoutMs = 1_000;
-/** Then they go first, and the migration tries again, for so long. */
+/** Pause before the next try, in which callers get the lock. */
 const pauseMs = 2_000;
+/** Longest time for all tries. */
 const patienceMs = 30 * 60_000;
 
 /**
- * Brings the database to the newest schema, forward only. Several processes may call it at once: Kysely's migrator
- * holds an advisory lock and works in one transaction. The job queue brings its own schema up to date after it.
- * @returns the names of the migrations that were carried out now
+ * Brings the database to the newest schema, forward only. Several processes may call it at once,
+ * because Kysely's migrator holds an advisory lock and works in one transaction.
+ * pg-boss updates its own schema afterwards.
+ *
+ * @returns the names of the migrations that were applied now
+ * @throws {UnsuitableDatabaseError} if the database can never be used
  */
 export async function migrateToLatest(databaseUrl: string): Promise<string[]> {
+  await checkDatabase(databaseUrl);
   const pool = createPool({
     url: databaseUrl,
     applicationName: 'warehouse-export migrate',

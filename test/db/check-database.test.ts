@@ -1,0 +1,170 @@
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import t, { type Test } from 'tap';
+import { freePort } from '../../dev/free-port.ts';
+import { checkDatabase, describeDatabaseError } from '../../src/db/check-database.ts';
+import { migrateToLatest } from '../../src/db/migrator.ts';
+import { createTestDatabase } from '../helpers/postgres.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+
+t.setTimeout(300_000);
+
+const root = path.join(import.meta.dirname, '../..');
+
+interface Result {
+  readonly code: unknown;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs a program of the service to its end. */
+function run(program: string, databaseUrl: string): Promise<Result> {
+  const env = {
+    DATABASE_URL: databaseUrl,
+    ADMIN_TOKEN: testAdminToken,
+    ENCRYPTION_KEYS: testEncryptionKeys.first,
+    PORT: '0',
+    PATH: process.env['PATH'],
+  };
+  return new Promise(resolve =>
+    execFile(
+      process.execPath,
+      [path.join(root, program)],
+      { env, timeout: 60_000 },
+      (error, stdout, stderr) =>
+        resolve({ code: error === null ? 0 : (error.code ?? error.signal), stdout, stderr }),
+    ),
+  );
+}
+
+/** Asserts that a program ended with one line on stderr. */
+function assertOneLine(t: Test, result: Result, pattern: RegExp): void {
+  t.equal(result.code, 1, result.stdout);
+  t.equal(result.stderr.trimEnd().split('\n').length, 1, result.stderr);
+  t.match(result.stderr, pattern);
+  t.notMatch(result.stderr, /secret-word/);
+}
+
+t.test('migrate and start refuse a database that is not UTF8', async t => {
+  const { url, pool, name } = await createTestDatabase(t);
+  for (const encoding of ['LATIN1', 'SQL_ASCII']) {
+    const other = `${name}_${encoding.toLowerCase()}`;
+    await pool.query(
+      `create database ${other} encoding '${encoding}' locale_provider libc locale 'C' template template0`,
+    );
+    t.teardown(() => pool.query(`drop database ${other} with (force)`).then(() => {}));
+    const message = new RegExp(`encoding ${encoding}.*UTF8`);
+    await t.rejects(migrateToLatest(url.replace(name, other)), { message });
+    if (encoding !== 'LATIN1') continue;
+    for (const program of ['src/cli/migrate.ts', 'src/main.ts']) {
+      assertOneLine(t, await run(program, url.replace(name, other)), message);
+    }
+  }
+});
+
+t.test('migrate prints one line about a URL that does not work', async t => {
+  const { url, pool, name } = await createTestDatabase(t);
+  const port = await freePort();
+  const closedRole = `${name}_role`;
+  await pool.query(`create role ${closedRole} nologin`);
+  t.teardown(() => pool.query(`drop role ${closedRole}`).then(() => {}));
+  const cases: readonly (readonly [url: string, line: RegExp])[] = [
+    [`postgres://u:secret-word@127.0.0.1:${port}/db`, /ECONNREFUSED/],
+    [`postgres://u:secret-word@localhost:${port}/db`, /ECONNREFUSED/],
+    ['postgres://u:secret-word@host.invalid/db', /host\.invalid/],
+    [url.replace(name, 'no_such_database'), /no_such_database.*3D000/],
+    [url.replace('postgres@', 'no_such_role@'), /no_such_role.*28000/],
+    [url.replace('postgres@', `${closedRole}@`), /not permitted to log in.*28000/],
+    [`${url}?sslmode=verify-full`, /SSL/],
+    [`${url}?sslmode=verify-full&sslrootcert=/no/such/file`, /no\/such\/file/],
+  ];
+  for (const [address, pattern] of cases) {
+    const error = await migrateToLatest(address).catch((thrown: unknown) => thrown);
+    const line = describeDatabaseError(error) ?? 'no line';
+    t.match(line, pattern);
+    t.notMatch(line, /\n|secret-word/);
+  }
+  assertOneLine(t, await run('src/cli/migrate.ts', url.replace(name, 'none')), /"none".*3D000/);
+  const malformed = await run('src/cli/migrate.ts', 'postgres://u:secret-word@h:99999/db');
+  assertOneLine(t, malformed, /DATABASE_URL/);
+});
+
+t.test('start refuses a certificate file that cannot be read', async t => {
+  const { url } = await createTestDatabase(t);
+  const result = await run('src/main.ts', `${url}?sslmode=verify-full&sslrootcert=/no/such/file`);
+  assertOneLine(t, result, /no\/such\/file/);
+});
+
+const hasPgBouncer = spawnSync('pgbouncer', ['--version']).status === 0;
+
+if (!hasPgBouncer) t.pass('left out', { skip: 'pgbouncer is not installed' });
+else {
+  for (const poolSize of [1, 20]) {
+    for (const mode of ['transaction', 'statement'] as const) {
+      t.test(`migrate and start refuse PgBouncer: ${mode} mode, pool of ${poolSize}`, async t => {
+        const { url } = await startPgBouncer(t, mode, poolSize);
+        await t.rejects(checkDatabase(url), { message: /pool_mode=session/ });
+        if (mode !== 'transaction' || poolSize === 1) return;
+        for (const program of ['src/cli/migrate.ts', 'src/main.ts']) {
+          assertOneLine(t, await run(program, url), /pool_mode=session/);
+        }
+      });
+    }
+  }
+
+  t.test('migrate works through PgBouncer in session mode, also the fourth time', async t => {
+    const { url } = await startPgBouncer(t, 'session', 20);
+    for (let time = 0; time < 4; time += 1) t.strictSame(await migrateToLatest(url), []);
+  });
+}
+
+/** Starts PgBouncer in front of a migrated database of the test's own. */
+async function startPgBouncer(
+  t: Test,
+  mode: 'session' | 'transaction' | 'statement',
+  poolSize: number,
+): Promise<{ readonly url: string }> {
+  const database = await createTestDatabase(t);
+  const server = new URL(database.url);
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-pgbouncer-'));
+  t.teardown(async () => fs.rmSync(directory, { recursive: true, force: true }));
+  const port = await freePort();
+  const configFile = path.join(directory, 'pgbouncer.ini');
+  const usersFile = path.join(directory, 'users.txt');
+  const lines = [
+    '[databases]',
+    `* = host=127.0.0.1 port=${server.port}`,
+    '[pgbouncer]',
+    'listen_addr = 127.0.0.1',
+    `listen_port = ${port}`,
+    'unix_socket_dir =',
+    'auth_type = trust',
+    `auth_file = ${usersFile}`,
+    `pool_mode = ${mode}`,
+    `default_pool_size = ${poolSize}`,
+  ];
+  fs.writeFileSync(configFile, lines.join('\n'));
+  fs.writeFileSync(usersFile, '"postgres" ""\n');
+  for (const name of [directory, configFile, usersFile]) {
+    fs.chmodSync(name, name === directory ? 0o755 : 0o644);
+  }
+  // PgBouncer refuses to run as root.
+  const user = process.getuid?.() === 0 ? ['-u', 'nobody'] : [];
+  const child: ChildProcess = spawn('pgbouncer', [...user, configFile], { stdio: 'ignore' });
+  const exited = once(child, 'exit');
+  t.teardown(async () => {
+    child.kill('SIGQUIT');
+    await exited;
+  });
+  const url = `postgres://postgres@127.0.0.1:${port}/${database.name}`;
+  await eventually(
+    async () => spawnSync('bash', ['-c', `exec 3<>/dev/tcp/127.0.0.1/${port}`]).status === 0,
+    'PgBouncer',
+    30_000,
+  );
+  return { url };
+}

@@ -1,0 +1,191 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import t from 'tap';
+import { retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
+import { migrateToLatest } from '../../src/db/migrator.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { tidyUp } from '../../src/retention/tidy-up.ts';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { startApp, type TestApp } from '../helpers/app.ts';
+import { startExportWorker } from '../helpers/export-configs.ts';
+import { createTestDatabase } from '../helpers/postgres.ts';
+import { eventually } from '../helpers/raw-http.ts';
+
+t.setTimeout(300_000);
+
+/** Defaults that a database or a role may have. None may change an answer. */
+const hostileSettings: readonly (readonly [name: string, value: string])[] = [
+  ['DateStyle', `'German'`],
+  ['DateStyle', `'SQL, DMY'`],
+  ['DateStyle', `'Postgres, MDY'`],
+  ['DateStyle', `'ISO, DMY'`],
+  ['TimeZone', `'Pacific/Chatham'`],
+  ['IntervalStyle', `'sql_standard'`],
+  ['IntervalStyle', `'iso_8601'`],
+  ['bytea_output', `'escape'`],
+  ['array_nulls', 'off'],
+  ['standard_conforming_strings', 'off'],
+  ['backslash_quote', 'off'],
+  ['quote_all_identifiers', 'on'],
+  ['transform_null_equals', 'on'],
+  ['default_transaction_isolation', `'serializable'`],
+  ['default_transaction_isolation', `'repeatable read'`],
+  ['default_transaction_deferrable', 'on'],
+  ['extra_float_digits', '-15'],
+  ['lock_timeout', '1'],
+  ['statement_timeout', '20'],
+  ['idle_in_transaction_session_timeout', '1'],
+  ['idle_session_timeout', '500'],
+  ['search_path', `''`],
+  ['search_path', `'pg_catalog'`],
+  ['search_path', `'elsewhere'`],
+  ['client_encoding', `'LATIN1'`],
+  ['row_security', 'off'],
+  ['exit_on_error', 'on'],
+  ['xmlbinary', `'hex'`],
+];
+
+const rows = [
+  adoptionRow({
+    companyName: 'Łódź \\ "€"',
+    firstUsed: '2025-12-05T23:30:00.120Z',
+    lastUsed: '2026-02-28T00:00:00.001Z',
+    segmentNames: ['All', 'Paying, EU'],
+    segmentIds: ['s1', 's2'],
+  }),
+  adoptionRow({ companyId: 'c2', companyName: null, firstSeen: '2025-01-02T03:04:05.678Z' }),
+];
+const today = '2026-03-02';
+
+/** Asks every kind of route and returns the answers without what differs from run to run. */
+async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
+  const answers: string[] = [];
+  const id = `acme-${randomBytes(4).toString('hex')}`;
+  const ask = async (method: string, path: string, json?: object) => {
+    const options = json === undefined ? { method } : { method, json };
+    const { status, text } = await app.call(`/v1${path}`, options);
+    answers.push(`${method} ${path}: ${status} ${masked(text)}`);
+  };
+  await ask('PUT', `/environments/${id}`, { name: 'Łódź', plan: 'enterprise' });
+  for (const date of ['2026-02-28', today, today]) {
+    const { status, text } = await app.load(id, date, loadBody(rows));
+    answers.push(`PUT ${date}: ${status} ${masked(text)}`);
+  }
+  const invalid = await app.load(id, today, loadBody(rows).replace('2025-01-02', '2025-13-02'));
+  answers.push(`invalid: ${invalid.status} ${masked(invalid.text)}`);
+  await ask('POST', `/environments/${id}/api-keys`, {
+    name: 'k',
+    scopes: ['exports:read', 'snapshots:write'],
+    expiresAt: '2027-01-02T03:04:05.000Z',
+  });
+  await pool.query(
+    `insert into public.export_configs (environment_id, id, name, enabled, schedule, provider, bucket,
+       region, key, endpoint, access_key_id, sealed_secret, compression, manifest, active_since,
+       created_at, updated_at)
+     values ($1, 'c', 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id',
+       'sealed', 'none', false, '2026-02-20T12:00:00Z', '2026-02-20T12:00:00Z', '2026-02-20T12:00:00Z')`,
+    [id],
+  );
+  const tick = await enqueueDue(
+    app.dependencies.db,
+    app.dependencies.jobs,
+    new Date(`${today}T10:00:00Z`),
+  );
+  answers.push(`tick: ${JSON.stringify(tick)}`);
+  await ask('POST', `/environments/${id}/export-configs/c/runs`, { snapshotDate: today });
+  for (const path of [
+    '/environments',
+    `/environments/${id}`,
+    `/environments/${id}/snapshots`,
+    `/environments/${id}/exports`,
+    `/environments/${id}/exports/today.csv`,
+    `/environments/${id}/exports/30-days-daily.csv`,
+    `/environments/${id}/exports/3-months-weekly.csv`,
+    `/environments/${id}/api-keys`,
+    `/environments/${id}/export-configs`,
+    `/environments/${id}/export-configs/c/status`,
+    `/environments/${id}/export-configs/c/runs`,
+    `/audit-log?environmentId=${id}`,
+  ]) {
+    await ask('GET', path);
+  }
+  await ask('POST', `/environments/${id}/download-links`, { aggregation: 'today' });
+  const { retention } = app.config;
+  const tidied = await tidyUp(
+    app.dependencies.db,
+    retention,
+    app.dependencies.now(),
+    new AbortController().signal,
+  );
+  answers.push(`retention: ${JSON.stringify(tidied)}`);
+  await ask('DELETE', `/environments/${id}`);
+  return answers.map(answer => answer.replaceAll(id, 'acme'));
+}
+
+/** Replaces random ids, secrets and instants near the machine's clock. */
+function masked(text: string): string {
+  return text
+    .replaceAll(/[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}/g, '<uuid>')
+    .replaceAll(/whx_\w+/g, '<key>')
+    .replaceAll(/127\.0\.0\.1:\d+\/v1\/downloads\/[^"]+/g, '<link>')
+    .replaceAll(/"(id|targetId|keyId|etag|nextCursor)":"[^"]*"/g, '"$1":"<id>"')
+    .replaceAll(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, instant =>
+      Math.abs(Date.parse(instant) - Date.now()) < 600_000 ? '<now>' : instant,
+    );
+}
+
+const plain = await createTestDatabase(t);
+await plain.pool.query('create schema elsewhere');
+const expected = await askEverything(await startApp(t, { databaseUrl: plain.url }), plain.pool);
+
+t.test('the answers without hostile settings are the wanted ones', async t => {
+  const failed = expected.filter(answer => !/: (200|201|204|\{)/.test(answer));
+  t.equal(failed.length, 2, failed.join('\n'));
+  t.match(failed[0], /^invalid: 422/);
+  t.match(failed[1], /runs: 409/, 'the run of the tick is unfinished');
+});
+
+for (const [name, value] of hostileSettings) {
+  t.test(`answers stay the same with ${name} = ${value} on the database`, async t => {
+    await plain.pool.query(`alter database ${plain.name} set ${name} = ${value}`);
+    t.teardown(() => plain.pool.query(`alter database ${plain.name} reset all`).then(() => {}));
+    const app = await startApp(t, { databaseUrl: plain.url });
+    t.strictSame(await askEverything(app, plain.pool), expected);
+    t.equal((await app.call('/health/ready')).status, 200);
+  });
+}
+
+t.test('migrate, worker and job queue stay the same with every setting on a role', async t => {
+  const database = await createTestDatabase(t);
+  const role = `whx_role_${randomBytes(4).toString('hex')}`;
+  const empty = `${database.name}_empty`;
+  await database.pool.query(`create role ${role} login superuser`);
+  await database.pool.query(`create database ${empty}`);
+  t.teardown(async () => {
+    await database.pool.query(`drop database ${empty} with (force)`);
+    await database.pool.query(`drop role ${role}`);
+  });
+  for (const [name, value] of hostileSettings) {
+    await database.pool.query(`alter role ${role} set ${name} = ${value}`);
+  }
+  const url = new URL(database.url);
+  url.username = role;
+  url.pathname = `/${empty}`;
+  t.ok((await migrateToLatest(url.href)).length > 5);
+  t.strictSame(await migrateToLatest(url.href), []);
+
+  const pool = new pg.Pool({
+    connectionString: database.url.replace(database.name, empty),
+    max: 1,
+  });
+  t.teardown(() => pool.end());
+  const app = await startApp(t, { databaseUrl: url.href });
+  t.strictSame(await askEverything(app, pool), expected);
+  startExportWorker(t, app);
+  for (const queue of [tickQueue, retentionQueue]) {
+    const id = await app.dependencies.jobs.send(queue, {});
+    const state = async () =>
+      (await pool.query('select state from pgboss.job where id = $1', [id])).rows[0]?.state;
+    await eventually(async () => (await state()) === 'completed', `a job of ${queue}`, 60_000);
+  }
+});
