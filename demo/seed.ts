@@ -26,6 +26,9 @@ class UsageError extends Error {
   override readonly name = 'UsageError';
 }
 
+/** Time of the last progress line without a terminal. */
+let shownMs = Number.NEGATIVE_INFINITY;
+
 const stop = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
 
@@ -78,8 +81,6 @@ async function seed(options: SeedOptions): Promise<void> {
       `${options.environment}, ${seconds.toFixed(1)} s (${Math.round(rows / seconds).toLocaleString('en')} rows/s)`,
   );
 }
-
-let shownMs = Number.NEGATIVE_INFINITY;
 
 /** Shows progress: a line that changes in a terminal, else a line every five seconds. */
 function showProgress(

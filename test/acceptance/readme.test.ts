@@ -1,7 +1,10 @@
+import { execFile } from 'node:child_process';
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
 
 const readme = fs.readFileSync(path.join(import.meta.dirname, '../../README.md'), 'utf8');
 const app = await startTestApp(t, { now: '2026-03-01T10:00:00.000Z' });
@@ -49,6 +52,31 @@ t.test(
     }
   },
 );
+
+t.test('every curl command of the README fails when the service answers with an error', async t => {
+  const blocks = [...readme.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block = '']) => block);
+  const commands = blocks.flatMap(block => block.match(/^curl .*(?:\\\n.*)*/gm) ?? []);
+  t.ok(commands.length >= 6);
+  for (const command of commands) t.match(command, /^curl --fail-with-body /);
+
+  const download = commands.find(command => command.includes('exports/today.csv')) ?? '';
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-readme-'));
+  t.teardown(() => fs.rmSync(directory, { recursive: true, force: true }));
+  await app.putEnvironment('acme');
+  const run = (token: string) =>
+    new Promise<unknown>(resolve => {
+      const env = {
+        PATH: process.env['PATH'],
+        ADMIN_TOKEN: token,
+        api: `${app.origin}/v1/environments/acme`,
+      };
+      execFile('bash', ['-c', download], { cwd: directory, env }, error =>
+        resolve(error?.code ?? 0),
+      );
+    });
+  t.equal(await run(testAdminToken), 0);
+  t.equal(await run('wrong-token-wrong-token-wrong-token'), 22);
+});
 
 t.test('the README table names exactly the required variables', async t => {
   const example = fs.readFileSync(path.join(import.meta.dirname, '../../.env.example'), 'utf8');
