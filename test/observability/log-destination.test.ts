@@ -54,39 +54,41 @@ t.test('ends by the signal whatever became of stdout and stderr', async t => {
       child.stderr?.pause();
     },
   };
-  for (const [title, close] of Object.entries(closings)) {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      for (const isBusy of [false, true]) {
-        await t.test(`${signal} with ${title}, ${isBusy ? 'much' : 'little'} logged`, async t => {
-          const port = await freePort();
-          const child = spawn(process.execPath, [...startFlags(), main], {
-            stdio: ['ignore', 'pipe', 'pipe'],
-            env: {
-              DATABASE_URL: database.url,
-              ADMIN_TOKEN: testAdminToken,
-              ENCRYPTION_KEYS: testEncryptionKeys.first,
-              PORT: String(port),
-              PROCESS_ROLE: 'api',
-              DRAIN_SECONDS: '0',
-            },
-          });
-          t.teardown(() => child.kill('SIGKILL'));
-          const exited = once(child, 'exit');
-          await eventually(() => isReady(`http://127.0.0.1:${port}`), 'the service', 90_000);
-          close(child);
-          if (isBusy) {
-            const url = `http://127.0.0.1:${port}/v1/environments/${'x'.repeat(60)}`;
-            const headers = { authorization: `Bearer ${testAdminToken}`, 'x-padding': 'x' };
-            for (let round = 0; round < 10; round += 1) {
-              await Promise.all(Array.from({ length: 40 }, () => ask(url, { headers })));
-            }
-          }
-          const started = performance.now();
-          child.kill(signal);
-          t.strictSame(await exited, [0, null]);
-          t.ok(performance.now() - started < 20_000, 'within the time to shut down');
-        });
+  const cases = [
+    ['closed stdout', 'SIGINT', 'little'],
+    ['closed stdout', 'SIGTERM', 'much'],
+    ['closed stdout and stderr', 'SIGINT', 'much'],
+    ['stalled stdout and stderr', 'SIGTERM', 'much'],
+  ] as const;
+  for (const [title, signal, amount] of cases) {
+    await t.test(`${signal} with ${title}, ${amount} logged`, async t => {
+      const port = await freePort();
+      const child = spawn(process.execPath, [...startFlags(), main], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: {
+          DATABASE_URL: database.url,
+          ADMIN_TOKEN: testAdminToken,
+          ENCRYPTION_KEYS: testEncryptionKeys.first,
+          PORT: String(port),
+          PROCESS_ROLE: 'api',
+          SHUTDOWN_DRAIN_SECONDS: '0',
+        },
+      });
+      t.teardown(() => child.kill('SIGKILL'));
+      const exited = once(child, 'exit');
+      await eventually(() => isReady(`http://127.0.0.1:${port}`), 'the service', 90_000);
+      closings[title]?.(child);
+      if (amount === 'much') {
+        const url = `http://127.0.0.1:${port}/v1/environments/${'x'.repeat(60)}`;
+        const headers = { authorization: `Bearer ${testAdminToken}`, 'x-padding': 'x' };
+        for (let round = 0; round < 10; round += 1) {
+          await Promise.all(Array.from({ length: 40 }, () => ask(url, { headers })));
+        }
       }
-    }
+      const started = performance.now();
+      child.kill(signal);
+      t.strictSame(await exited, [0, null]);
+      t.ok(performance.now() - started < 20_000, 'within the time to shut down');
+    });
   }
 });
