@@ -1,6 +1,7 @@
 import { type DestinationStream, type Logger, pino } from 'pino';
 import type { Config } from '../config/config.ts';
 import { createLogDestination } from './log-destination.ts';
+import { redactTokens, redactUrl } from './redact-tokens.ts';
 
 /** Members of a log line that may hold a secret, at any of three levels. */
 const secretMembers = [
@@ -31,12 +32,19 @@ export function createLogger(
     serializers: {
       req: (request: { method: string; url: string; ip?: string }) => ({
         method: request.method,
-        // A download token in the path opens a file.
-        url: request.url.replace(/(\/v1\/downloads\/)[^/?]+/, '$1[redacted]'),
+        url: redactUrl(request.url),
         remoteAddress: request.ip,
       }),
-      err: pino.stdSerializers.err,
+      err: serializeError,
     },
   };
   return pino(options, destination);
+}
+
+/** Messages of errors about a URL quote it. */
+function serializeError(error: Error): unknown {
+  const serialized = pino.stdSerializers.err(error);
+  if (!(error instanceof Error)) return serialized;
+  const { message, stack } = serialized;
+  return Object.assign(serialized, { message: redactTokens(message), stack: redactTokens(stack) });
 }

@@ -1,0 +1,71 @@
+import t from 'tap';
+import { redactTokens, redactUrl } from '../../src/observability/redact-tokens.ts';
+
+const header = 'eyJhbGciOiJIUzI1NiIsImtpZCI6ImZpcnN0In0';
+const payload =
+  'eyJhZ2ciOiJ0b2RheSIsImd6IjpmYWxzZSwiZGF5IjpudWxsfQeyJhZ2ciOiJ0b2RheSIsImd6IjpmYWxzZSwiZGF5IjpudWxsfQ';
+const signature = 'c2lnbmF0dXJlc2lnbmF0dXJlc2lnbmF0dXJlc2lnbmE';
+const link = `${header}.${payload}.${signature}`;
+const apiKey = `whx_${'0'.repeat(16)}_${'a'.repeat(64)}`;
+const operatorToken = 'operator-token-of-32-characters!';
+
+t.test('redacts a token wherever it stands in a URL', async t => {
+  const encoded = link.replaceAll('.', '%2E').replace('e', '%65');
+  for (const token of [link, apiKey, encoded, `${link}.csv`]) {
+    for (const url of [
+      `/v1/downloads/${token}`,
+      `//v1/downloads/${token}`,
+      `/v1//downloads/${token}`,
+      `/V1/Downloads/${token}`,
+      `/v1/downloads/${token}/`,
+      `/v1/downloads/${token}?a=b`,
+      `/v1/downloads?token=${token}`,
+      `/v1/downloads/?${token}`,
+      `/v1/downloads/%20${token}`,
+      `/v1/downloads/${token}#x`,
+      `/v1/download/${token}`,
+      `/${token}`,
+      `http://x/v1/downloads/${token}`,
+      `/?a=1&next=/v1/downloads/${token}&b=2`,
+    ]) {
+      const shown = redactUrl(url);
+      t.notMatch(shown, /whx_|eyJ|%65yJ|c2lnbmF0dXJl/, url);
+      t.match(shown, '[redacted]', url);
+    }
+  }
+  t.equal(
+    redactUrl(`/v1/environments?token=${operatorToken}`),
+    '/v1/environments?token=[redacted]',
+  );
+});
+
+t.test('shows a URL without a token as it is', async t => {
+  for (const url of [
+    '/',
+    '/v1/environments/acme/exports/30-days-daily.csv.gz?asOf=2026-03-02',
+    `/v1/environments/${'e'.repeat(64)}/export-configs/0e9f6a52-7f0d-4c5b-9a3e-3f3d5b0c8a11/runs`,
+    '/v1/audit-log?action=failure_webhook.secret_rotated&limit=100',
+  ]) {
+    t.equal(redactUrl(url), url);
+  }
+});
+
+t.test('redacts tokens in a text that quotes a URL', async t => {
+  t.equal(
+    redactTokens(`'/v1/downloads/${link}%zz' is not a valid url component`),
+    `'/v1/downloads/[redacted]%zz' is not a valid url component`,
+  );
+  t.equal(redactTokens(`no ${apiKey}, no ${link}`), 'no [redacted], no [redacted]');
+  const stack = 'at file:///app/node_modules/fastify/lib/content-type-parser.js:12:3';
+  t.equal(redactTokens(stack), stack);
+});
+
+t.test('takes time in proportion to the length', async t => {
+  const startedAt = process.cpuUsage();
+  for (const text of ['a'.repeat(100_000), 'a.'.repeat(50_000), 'eyJ'.repeat(30_000)]) {
+    redactUrl(`/${text}`);
+    redactTokens(text);
+  }
+  const { user } = process.cpuUsage(startedAt);
+  t.ok(user < 200_000, `${user} µs of CPU time`);
+});
