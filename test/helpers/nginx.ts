@@ -1,0 +1,51 @@
+import fs from 'node:fs';
+import path from 'node:path';
+import { freePort } from '../../dev/free-port.ts';
+import { startProgram } from './programs.ts';
+import { connectRaw, eventually } from './raw-http.ts';
+
+/**
+ * Starts nginx in front of a service on 127.0.0.1.
+ *
+ * @param settings lines of its `location` block
+ * @returns its port
+ */
+export async function startNginx(
+  t: { teardown(handler: () => Promise<void>): void; testdir(): string },
+  servicePort: number,
+  settings: string,
+): Promise<number> {
+  const directory = t.testdir();
+  const port = await freePort();
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
+    kind => `${kind}_temp_path ${path.join(directory, kind)};`,
+  );
+  const configFile = path.join(directory, 'nginx.conf');
+  fs.writeFileSync(
+    configFile,
+    `${process.getuid?.() === 0 ? 'user root;' : ''}
+    daemon off;
+    worker_processes 1;
+    pid ${path.join(directory, 'nginx.pid')};
+    error_log stderr;
+    events {}
+    http {
+      access_log off;
+      ${temporary.join('\n')}
+      server {
+        listen 127.0.0.1:${port};
+        location / {
+          proxy_pass http://127.0.0.1:${servicePort};
+          ${settings}
+        }
+      }
+    }`,
+  );
+  const nginx = startProgram(t, 'nginx', ['-p', directory, '-c', configFile, '-e', 'stderr']);
+  await eventually(async () => {
+    const connection = await connectRaw(port).catch(() => null);
+    connection?.socket.destroy();
+    return connection !== null;
+  }, `nginx (${nginx.stderr()})`);
+  return port;
+}

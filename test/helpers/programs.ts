@@ -1,0 +1,38 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+
+/** @returns options of a test that needs a program: skipped with a message where it is not installed */
+export function needsProgram(name: string): { readonly skip: string | false } {
+  const isInstalled = spawnSync('sh', ['-c', `command -v ${name}`]).status === 0;
+  return { skip: isInstalled ? false : `${name} is not installed` };
+}
+
+export interface RunningProgram {
+  readonly child: ChildProcess;
+  /** Resolves with the exit code, or with the signal that ended the program. */
+  readonly ended: Promise<number | NodeJS.Signals>;
+  stderr(): string;
+}
+
+/** Starts a program whose output is not read. It is ended with the test. */
+export function startProgram(
+  t: { teardown(handler: () => Promise<void>): void },
+  name: string,
+  args: readonly string[],
+  options: { readonly cwd?: string } = {},
+): RunningProgram {
+  const child = spawn(name, args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
+  let stderr = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+  });
+  const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
+  const ended = exited.then(([code, signal]) => code ?? signal ?? 'SIGKILL');
+  t.teardown(async () => {
+    // SIGTERM, so that nginx ends its worker processes. A stopped program needs to continue for it.
+    child.kill('SIGCONT');
+    child.kill('SIGTERM');
+    await ended;
+  });
+  return { child, ended, stderr: () => stderr };
+}
