@@ -7,7 +7,7 @@ const mayImport = {
   config: ['shared'],
   observability: ['config', 'http', 'shared'],
   db: ['config', 'observability', 'shared'],
-  http: ['config', 'db', 'observability', 'shared'],
+  http: ['config', 'db', 'shared'],
   audit: ['db', 'http', 'shared'],
   outbound: ['config', 'observability', 'shared'],
   encryption: ['audit', 'config', 'db', 'shared'],
@@ -70,7 +70,7 @@ const packageRules = [
   ['@opentelemetry', '^src/observability/(tracing|start-tracing)\\.ts$'],
   [
     '(@fastify/|fastify/|fastify$)',
-    '^src/(http|observability|cli|environments/auth)/|routes\\.ts$|schemas\\.ts$|^src/(app|main)\\.ts$',
+    '^src/(http|observability|cli|environments/auth)/|routes\\.ts$|schemas\\.ts$|^src/exports/send-export\\.ts$|^src/(app|main)\\.ts$',
   ],
 ].map(([name, knownBy]) => ({
   name: `package-${name.replaceAll(/[^a-z-]/g, '')}`,

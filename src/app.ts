@@ -16,6 +16,7 @@ import { validateRoutes } from './export-configs/validate-routes.ts';
 import { wakeRuns } from './export-runs/enqueue-runs.ts';
 import { runRoutes } from './export-runs/routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
+import { maxTokenLength } from './exports/link-tokens.ts';
 import { exportRoutes } from './exports/routes.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
 import { registerCors, showWithoutHooks } from './http/cors.ts';
@@ -47,8 +48,8 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     trustProxy: trustProxy(config.trustProxy),
     // HEAD routes are written out where they make sense: deriving one would run a whole download.
     exposeHeadRoutes: false,
-    // Download tokens are longer than any id.
-    routerOptions: { maxParamLength: 1200 },
+    // Tokens of download links are longer than any id.
+    routerOptions: { maxParamLength: maxTokenLength + 200 },
     forceCloseConnections: 'idle',
     // What still comes over a connection that is open is answered like any other request, and is the last there.
     return503OnClosing: false,

@@ -12,6 +12,7 @@ import { runErrorCodes } from './export-runs/run-errors.ts';
 import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';
+import { stallTimeoutMs } from './http/stalls.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
 import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
 import { type ConcurrencyLimit, createConcurrencyLimit } from './shared/concurrency-limit.ts';
@@ -35,6 +36,10 @@ export interface Dependencies {
   readonly sessionPool: Pool;
   readonly renderer: Renderer;
   readonly downloadLimit: ConcurrencyLimit;
+  /** Limits the downloads that hold a connection of `sessionPool`. */
+  readonly sessionLimit: ConcurrencyLimit;
+  /** Time in ms without a byte sent after which a download is ended. */
+  readonly downloadStallMs: number;
   /** The same for loads. */
   readonly loadPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
@@ -61,9 +66,10 @@ export interface Dependencies {
 const limits = {
   apiConnections: 10,
   exportConnections: 10,
-  sessionConnections: 16,
-  downloads: 16,
-  downloadsPerEnvironment: 8,
+  sessions: 16,
+  sessionsPerEnvironment: 8,
+  downloads: 256,
+  downloadsPerEnvironment: 32,
   loads: 4,
   loadsPerEnvironment: 2,
   jobConnections: 4,
@@ -88,7 +94,8 @@ export function createDependencies(
   const pools = {
     api: pool('api', limits.apiConnections),
     export: pool('export', limits.exportConnections, config.snapshotDatabaseUrl),
-    session: pool('session', limits.sessionConnections, config.snapshotDatabaseUrl),
+    // Two more than the limit, so that the next request is refused instead of waiting.
+    session: pool('session', limits.sessions + 2, config.snapshotDatabaseUrl),
     render: pool('render', 2 * renderingsAtOnce),
     load: pool('load', limits.loads),
     run: pool('run', runsAtOnce, config.snapshotDatabaseUrl),
@@ -100,6 +107,12 @@ export function createDependencies(
     perEnvironment: limits.downloadsPerEnvironment,
     code: 'too_many_downloads',
     what: 'downloads',
+  });
+  const sessionLimit = createConcurrencyLimit({
+    total: limits.sessions,
+    perEnvironment: limits.sessionsPerEnvironment,
+    code: 'too_many_downloads',
+    what: 'downloads of snapshots that are not rendered',
   });
   const ingestLimit = createConcurrencyLimit({
     total: limits.loads,
@@ -123,6 +136,8 @@ export function createDependencies(
     sessionPool: pools.session,
     renderer: createRenderer({ pool: pools.render, metrics }),
     downloadLimit,
+    sessionLimit,
+    downloadStallMs: stallTimeoutMs,
     loadPool: pools.load,
     ingestLimit,
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),

@@ -9,8 +9,8 @@ import {
 } from './db/check-database.ts';
 import { findSchemaObstacle } from './db/schema-state.ts';
 import { createDependencies, type Dependencies } from './dependencies.ts';
-import { breakOff } from './http/break-off.ts';
 import { drain } from './http/drain.ts';
+import { resetConnection } from './http/reset-connection.ts';
 import { createLogDestination } from './observability/log-destination.ts';
 import { createLogger } from './observability/logger.ts';
 import { startTracing } from './observability/start-tracing.ts';
@@ -76,7 +76,7 @@ export async function serve(
   const dependencies = orExit(() => createDependencies(config, log, now));
   await reportSchema(dependencies);
   const app = await buildApp(dependencies);
-  // To break off what is not done in time.
+  // Reset if they are still open after the time limit.
   const sockets = new Set<Socket>();
   app.server.on('connection', (socket: Socket) => {
     sockets.add(socket);
@@ -96,7 +96,7 @@ export async function serve(
     dependencies.isStopping = true;
     log.info({ signal }, 'stopping');
     const cutOff = setTimeout(() => {
-      for (const socket of sockets) breakOff(socket);
+      for (const socket of sockets) resetConnection(socket);
     }, stopTimeoutMs);
     // A worker has no balancer before it, and who presses Ctrl-C does not want to wait.
     const hasBalancer = signal === 'SIGTERM' && config.processRole !== 'worker';

@@ -2,7 +2,10 @@ import type { Selectable } from 'kysely';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 
-/** Who changed what and when. Each change writes its line in its own transaction. */
+/**
+ * Records who changed or read what, and when. The line of a change is written in the transaction of
+ * the change, so neither exists without the other. The line of a download is written after its end.
+ */
 
 export const actorKinds = ['operator', 'api-key', 'user', 'system'] as const;
 type ActorKind = (typeof actorKinds)[number];
@@ -30,6 +33,8 @@ export const auditActions = [
   'api_key.created',
   'api_key.revoked',
   'snapshot.deleted',
+  'download_link.created',
+  'export.downloaded',
   'export_config.created',
   'export_config.updated',
   'export_config.turned_off',

@@ -8,6 +8,8 @@ import type { Plan } from './plans.ts';
 /** One customer's data space. Instants are ISO-8601 UTC. */
 export interface Environment {
   readonly id: string;
+  /** Tells this environment from an earlier or later one with the same id. */
+  readonly incarnation: string;
   readonly name: string;
   readonly plan: Plan;
   readonly createdAt: string;
@@ -22,6 +24,7 @@ export function isEnvironmentId(text: string): boolean {
 
 interface EnvironmentRow {
   readonly id: string;
+  readonly incarnation: string;
   readonly name: string;
   readonly plan: string;
   readonly created_at: Date;
@@ -161,6 +164,7 @@ export async function deleteEnvironment(db: Database, actor: Actor, id: string):
 export function toEnvironment(row: EnvironmentRow): Environment {
   return {
     id: row.id,
+    incarnation: row.incarnation,
     name: row.name,
     // The column's check constraint allows nothing else.
     plan: row.plan as Plan,

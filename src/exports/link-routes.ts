@@ -1,7 +1,8 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
+import { recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
-import { type Caller, callerOf, environmentOf } from '../environments/auth/access.ts';
+import { actorOf, type Caller, callerOf, environmentOf } from '../environments/auth/access.ts';
 import { findApiKey } from '../environments/auth/api-keys-repository.ts';
 import { unauthenticated } from '../environments/auth/authenticate.ts';
 import { requirePlan, requireScope } from '../environments/auth/authorize.ts';
@@ -9,15 +10,28 @@ import type { RateLimits } from '../environments/auth/rate-limits.ts';
 import { type Environment, findEnvironment } from '../environments/environments-repository.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
+import { callerRequestId } from '../http/request-id.ts';
 import { instant, isoDate, literals } from '../http/schemas.ts';
-import { acceptsGzip, sendDownload } from '../http/send-download.ts';
 import { AppError } from '../shared/errors.ts';
-import { exportDownload } from './download.ts';
-import type { LinkGrant, LinkTokens } from './link-tokens.ts';
-import { aggregationSchema, type DownloadDependencies, fileResponse } from './routes.ts';
+import { shownDates } from './aggregations.ts';
+import {
+  createLinkId,
+  type LinkGrant,
+  type LinkMaker,
+  type LinkTokens,
+  maxTokenLength,
+} from './link-tokens.ts';
+import { describeExport } from './open-export.ts';
+import {
+  aggregationSchema,
+  asOfSchema,
+  fileProblemCodes,
+  fileResponses,
+  requireAsOf,
+} from './routes.ts';
+import { createExportSender, type ExportSenderDependencies } from './send-export.ts';
 
-interface LinkRouteDependencies extends DownloadDependencies {
-  readonly db: Database;
+interface LinkRouteDependencies extends ExportSenderDependencies {
   readonly linkTokens: LinkTokens;
   readonly limits: RateLimits;
   readonly publicUrl: string | null;
@@ -27,21 +41,26 @@ const defaultExpirySeconds = 300;
 const tags = ['Manual export'];
 
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
-  const { db, linkTokens, limits, publicUrl, downloadLimit, metrics, now } = dependencies;
+  const { db, linkTokens, limits, publicUrl, now } = dependencies;
   return (app, _options, done) => {
+    const sender = createExportSender(dependencies);
+    app.addHook('onClose', () => sender.settled());
+
     app.post('/environments/:environmentId/download-links', {
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
       schema: {
         operationId: 'createDownloadLink',
         summary: 'Make a download link',
         description:
-          'A signed link that a browser can follow without a header. It opens that one file of that one environment and dies with its time, its API key or the plan. One that a user of the identity provider makes ends no later than their token, whatever `expiresInSeconds` says.',
+          'A signed link that a browser can follow without a header. It opens that one file of that one environment. It is invalid after its expiry, when its API key is revoked, when the plan is lowered, and when the environment is deleted. A link that a user of the identity provider makes expires no later than their token.',
         tags,
         params: environmentParams,
         body: Type.Object(
           {
             aggregation: aggregationSchema,
+            format: Type.Optional(literals(['csv'], { default: 'csv' })),
             compression: Type.Optional(literals(['none', 'gzip'], { default: 'none' })),
+            asOf: Type.Optional(asOfSchema),
             expiresInSeconds: Type.Optional(
               Type.Integer({ minimum: 60, maximum: 3600, default: defaultExpirySeconds }),
             ),
@@ -50,7 +69,15 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         ),
         response: {
           201: Type.Object(
-            { url: Type.String({ format: 'uri' }), expiresAt: instant() },
+            {
+              url: Type.String({ format: 'uri' }),
+              expiresAt: instant(),
+              rowCount: Type.Integer({ description: 'Number of rows of the file now.' }),
+              sizeBytes: Type.Unsafe<number | null>({
+                type: ['integer', 'null'],
+                description: 'Size of the file now; null while it is not known.',
+              }),
+            },
             { description: 'The link.' },
           ),
           ...problemResponses(
@@ -68,25 +95,57 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const {
           aggregation,
           compression = 'none',
+          asOf,
           expiresInSeconds = defaultExpirySeconds,
         } = request.body;
-        const caller = callerOf(request);
-        const keyId = caller.kind === 'api-key' ? caller.keyId : null;
         const issuedAt = now();
-        const expiresAt = linkExpiry(caller, issuedAt, expiresInSeconds);
-        const grant = { environmentId: environmentOf(request).id, aggregation, compression, keyId };
-        const token = await linkTokens.sign(grant, issuedAt, expiresAt);
-        const url = `${publicUrl ?? originOf(request)}/v1/downloads/${token}`;
-        return reply.code(201).send({ url, expiresAt: expiresAt.toISOString() });
+        requireAsOf(asOf, '/asOf', issuedAt);
+        const environment = environmentOf(request);
+        const origin = publicUrl ?? originOf(request);
+        const dates = shownDates(aggregation, asOf ?? isoDate(issuedAt));
+        const { plan, sizeBytes } = await describeExport(
+          dependencies,
+          environment.id,
+          dates,
+          compression,
+        );
+        const expiresAt = linkExpiry(callerOf(request), issuedAt, expiresInSeconds);
+        const grant: LinkGrant = {
+          linkId: createLinkId(),
+          environmentId: environment.id,
+          incarnation: environment.incarnation,
+          aggregation,
+          asOf: asOf ?? null,
+          compression,
+          maker: makerOf(callerOf(request)),
+        };
+        await recordChange(db, actorOf(request), {
+          environmentId: environment.id,
+          action: 'download_link.created',
+          targetId: grant.linkId,
+          details: {
+            aggregation,
+            format: 'csv',
+            compression,
+            asOf: grant.asOf,
+            expiresAt: expiresAt.toISOString(),
+          },
+        });
+        const url = `${origin}/v1/downloads/${await linkTokens.sign(grant, issuedAt, expiresAt)}`;
+        return reply.code(201).send({
+          url,
+          expiresAt: expiresAt.toISOString(),
+          rowCount: plan.rowCount,
+          sizeBytes,
+        });
       },
     });
 
     app.route({
       method: ['GET', 'HEAD'],
       url: '/downloads/:token',
-      // The link is the token: whoever has it may have the file.
+      // The token itself grants access.
       config: { access: 'public' },
-      // A link is a secret: it stays out of the log.
       logLevel: 'warn',
       schema: {
         operationId: 'followDownloadLink',
@@ -95,48 +154,41 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         tags,
         security: [],
         params: Type.Object({
-          token: Type.String({ maxLength: 1000, description: 'From `url` of a download link.' }),
+          token: Type.String({
+            maxLength: maxTokenLength,
+            description: 'From `url` of a download link.',
+          }),
         }),
         response: {
-          200: fileResponse('text/csv', 'application/gzip'),
+          ...fileResponses('text/csv', 'application/gzip'),
           ...problemResponses(
-            'validation_failed',
             'unauthenticated',
             'insufficient_scope',
             'plan_upgrade_required',
-            'too_many_downloads',
+            ...fileProblemCodes,
           ),
         },
       },
       handler: async (request, reply) => {
         const grant = await linkTokens.verify(request.params.token, now());
+        if (grant !== null) await limits.countLinkRequest(request, grant.linkId, grant.maker);
         const environment = grant === null ? null : await grantedEnvironment(db, grant, now());
         if (grant === null || environment === null) {
           await limits.countFailedLogin(request, null);
-          throw unauthenticated(
-            'The link is malformed, or it has expired, or its API key is gone.',
-          );
+          throw unauthenticated('The link is malformed or has expired, or its API key is gone.');
         }
         requirePlan(environment, 'manual_export');
-        const { aggregation } = grant;
-        const packing =
-          grant.compression === 'gzip'
-            ? 'gzip-file'
-            : acceptsGzip(request)
-              ? 'content-encoding'
-              : 'none';
-        const environmentId = environment.id;
-        const download = exportDownload(dependencies, {
-          environmentId,
-          aggregation,
-          today: isoDate(now()),
-          packing,
-        });
-        return await sendDownload(request, reply, {
-          concurrencyLimit: downloadLimit,
-          metrics,
-          environmentId,
-          download,
+        return await sender.send(request, reply, {
+          environmentId: environment.id,
+          aggregation: grant.aggregation,
+          asOf: grant.asOf,
+          compression: grant.compression,
+          actor: {
+            ...grant.maker,
+            requestId: request.id,
+            callerRequestId: callerRequestId(request.headers),
+          },
+          linkId: grant.linkId,
         });
       },
     });
@@ -145,7 +197,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
   };
 }
 
-/** A link outlives no access token: nothing else could end it when the user loses their rights. */
+/** A link of a user expires with their access token: nothing else ends it when they lose access. */
 function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): Date {
   const wantedMs = issuedAt.getTime() + expiresInSeconds * 1000;
   const lastMs = caller.kind === 'user' ? Math.min(wantedMs, caller.expiresAt.getTime()) : wantedMs;
@@ -153,20 +205,41 @@ function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): D
   return new Date(Math.floor(lastMs / 1000) * 1000);
 }
 
-/** The environment, if who made the link may still read it. @throws AppError `insufficient_scope` */
+function makerOf(caller: Caller): LinkMaker {
+  switch (caller.kind) {
+    case 'operator':
+      return { kind: 'operator', id: null };
+    case 'api-key':
+      return { kind: 'api-key', id: caller.keyId };
+    case 'user':
+      return { kind: 'user', id: caller.subject };
+  }
+}
+
+/**
+ * Finds the environment of a link if its maker may still read it.
+ *
+ * @returns null if the environment was deleted since, or the API key revoked
+ * @throws AppError `insufficient_scope`
+ */
 async function grantedEnvironment(
   db: Database,
-  grant: LinkGrant,
+  { environmentId, incarnation, maker }: LinkGrant,
   now: Date,
 ): Promise<Environment | null> {
-  if (grant.keyId === null) return await findEnvironment(db, grant.environmentId);
-  const apiKey = await findApiKey(db, grant.keyId, now);
-  if (apiKey === null || apiKey.environment.id !== grant.environmentId) return null;
+  const isGranted = (environment: Environment) =>
+    environment.id === environmentId && environment.incarnation === incarnation;
+  if (maker.kind !== 'api-key') {
+    const environment = await findEnvironment(db, environmentId);
+    return environment !== null && isGranted(environment) ? environment : null;
+  }
+  const apiKey = await findApiKey(db, maker.id, now);
+  if (apiKey === null || !isGranted(apiKey.environment)) return null;
   requireScope(apiKey.scopes, 'exports:read');
   return apiKey.environment;
 }
 
-/** @throws AppError `validation_failed` where the caller named no host, as HTTP/1.0 allows */
+/** @throws AppError `validation_failed` if the caller named no host, as HTTP/1.0 allows */
 function originOf(request: FastifyRequest): string {
   if (request.host === '') {
     throw new AppError('validation_failed', 'A link needs a host: send the Host header.', {

@@ -1,79 +1,121 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { environmentOf } from '../environments/auth/access.ts';
+import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date, isoDate, literals, nullable } from '../http/schemas.ts';
-import { acceptsGzip, sendDownload } from '../http/send-download.ts';
-import type { Metrics } from '../observability/metrics.ts';
-import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
+import { validationFailed } from '../shared/errors.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
-import { exportDownload } from './download.ts';
-import { describeExport, type ExportSource } from './open-export.ts';
+import { describeExport } from './open-export.ts';
+import { createExportSender, type ExportSenderDependencies, entityTag } from './send-export.ts';
 
 export const aggregationSchema = literals(aggregations, {
   description: 'Which of the four exports.',
   examples: ['30-days-daily'],
 });
 
+export const asOfSchema = date(
+  'The file as it is on this UTC date; by default the current one. Not in the future.',
+);
+
+/** The calendar of earlier dates would need years before 1. No snapshot is that old. */
+const earliestAsOf = '1970-01-01';
+
+/** @throws AppError `validation_failed` */
+export function requireAsOf(asOf: string | undefined, path: string, now: Date): void {
+  if (asOf === undefined) return;
+  if (asOf > isoDate(now)) throw validationFailed([{ path, message: 'is in the future' }]);
+  if (asOf < earliestAsOf) {
+    throw validationFailed([{ path, message: `must not be before ${earliestAsOf}` }]);
+  }
+}
+
 const example = `${headerLine}c2,,Export,f1,2026-03-02,2026-01-15T00:00:00.000Z,2026-01-15T00:00:00.000Z,,,never,1,never,0,not rated,,0,"",""\n`;
 
+const validatorHeaders = {
+  etag: Type.String({ description: 'Strong. Equal bytes have equal tags.' }),
+  'last-modified': Type.String({
+    description: 'When the newest snapshot of the file was completed; absent without one.',
+  }),
+  'cache-control': Type.String({ examples: ['private, no-cache'] }),
+};
+
 const fileHeaders = {
+  ...validatorHeaders,
   'content-disposition': Type.String({
     examples: ['attachment; filename="acme_today_2026-03-02.csv"'],
   }),
-  'cache-control': Type.String({ examples: ['private, no-store'] }),
-  'x-total-rows': Type.Integer({
-    description: 'How many rows the file has, known before its first byte.',
-  }),
+  'x-total-rows': Type.Integer({ description: 'Number of rows of the whole file.' }),
   'x-missing-dates': Type.String({
     description: 'Dates without a snapshot, comma-separated; absent when none.',
   }),
+  'accept-ranges': Type.String({
+    description: '`bytes`, with `content-length`, once all snapshots of the file are rendered.',
+  }),
 };
 
-/** The answer of a route that sends a file. */
-export function fileResponse(...mediaTypes: ('text/csv' | 'application/gzip')[]) {
-  const content = {
+type FileMediaType = 'text/csv' | 'application/gzip';
+
+/** Responses of a route that sends a file, without its problems. */
+export function fileResponses(...mediaTypes: FileMediaType[]) {
+  const schemas = {
     'text/csv': { schema: Type.String({ examples: [example] }) },
     'application/gzip': { schema: Type.String({ format: 'binary' }) },
   };
+  const content = Object.fromEntries(mediaTypes.map(mediaType => [mediaType, schemas[mediaType]]));
   return {
-    description:
-      'The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte breaks the connection.',
-    headers: fileHeaders,
-    content: Object.fromEntries(mediaTypes.map(mediaType => [mediaType, content[mediaType]])),
+    200: {
+      description:
+        'The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.',
+      headers: fileHeaders,
+      content,
+    },
+    206: {
+      description: 'The range of the file that `Range` names. Several ranges get the whole file.',
+      headers: {
+        ...fileHeaders,
+        'content-range': Type.String({ examples: ['bytes 1048576-1205850223/1205850224'] }),
+      },
+      content,
+    },
+    304: {
+      description: 'The file is the one that `If-None-Match` or `If-Modified-Since` names.',
+      headers: validatorHeaders,
+    },
   };
 }
+
+/** Problems of a route that sends a file, besides those of the caller. */
+export const fileProblemCodes = [
+  'validation_failed',
+  'precondition_failed',
+  'range_not_satisfiable',
+  'too_many_downloads',
+] as const;
 
 const tags = ['Manual export'];
 const needsManualExport = {
   access: { environment: 'exports:read', feature: 'manual_export' },
 } as const;
-const fileProblems = problemResponses(
-  'validation_failed',
+const callerProblemCodes = [
   'unauthenticated',
   'insufficient_scope',
   'plan_upgrade_required',
   'not_found',
-  'too_many_downloads',
-);
+] as const;
 
-export interface DownloadDependencies extends ExportSource {
-  readonly downloadLimit: ConcurrencyLimit;
-  readonly metrics: Metrics;
-  readonly now: () => Date;
-}
-
-export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginCallbackTypebox {
-  const { downloadLimit, metrics, now } = dependencies;
+export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPluginCallbackTypebox {
+  const { now } = dependencies;
   return (app, _options, done) => {
+    const sender = createExportSender(dependencies);
+    app.addHook('onClose', () => sender.settled());
+
     app.get('/environments/:environmentId/exports', {
       config: needsManualExport,
       schema: {
         operationId: 'listExports',
         summary: 'List the four exports',
-        description:
-          'What each would hold now: its dates, the snapshot shown under each, and its rows.',
+        description: 'The current content of each: its dates, their snapshots, and its rows.',
         tags,
         params: environmentParams,
         response: {
@@ -89,6 +131,11 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
                     description: 'At the place of each date the snapshot shown under it, or null.',
                   }),
                   rowCount: Type.Integer(),
+                  sizeBytes: Type.Unsafe<number | null>({
+                    type: ['integer', 'null'],
+                    description: 'Size of the CSV; null while a snapshot in it is not rendered.',
+                  }),
+                  etag: Type.String({ description: '`ETag` of the CSV.' }),
                   href: Type.String({ description: 'The path of the file.' }),
                 }),
               ),
@@ -96,13 +143,7 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
             },
             { description: 'The four exports.' },
           ),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'plan_upgrade_required',
-            'not_found',
-          ),
+          ...problemResponses('validation_failed', ...callerProblemCodes),
         },
       },
       handler: async request => {
@@ -110,10 +151,9 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
         const today = isoDate(now());
         const items = aggregations.map(async aggregation => {
           const dates = shownDates(aggregation, today);
-          const { plan } = await describeExport(dependencies, id, dates, 'none');
-          const shown = new Map(
-            plan.sections.map(({ date, snapshotDate }) => [date, snapshotDate]),
-          );
+          const described = await describeExport(dependencies, id, dates, 'none');
+          const { plan, contentHash, sizeBytes } = described;
+          const shown = new Map(plan.sections.map(section => [section.date, section.snapshotDate]));
           return {
             aggregation,
             title: aggregationTitles[aggregation],
@@ -121,6 +161,8 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
             missingDates: [...plan.missingDates],
             snapshotDates: dates.map(({ date }) => shown.get(date) ?? null),
             rowCount: plan.rowCount,
+            sizeBytes,
+            etag: entityTag(contentHash, 'csv'),
             href: `/v1/environments/${id}/exports/${aggregation}.csv`,
           };
         });
@@ -129,43 +171,35 @@ export function exportRoutes(dependencies: DownloadDependencies): FastifyPluginC
     });
 
     for (const extension of ['csv', 'csv.gz'] as const) {
-      const gzipFile = extension === 'csv.gz';
+      const isGzipFile = extension === 'csv.gz';
       app.route({
         method: ['GET', 'HEAD'],
         url: `/environments/:environmentId/exports/:aggregation.${extension}`,
         config: needsManualExport,
         schema: {
-          operationId: gzipFile ? 'downloadExportGzip' : 'downloadExport',
-          summary: gzipFile ? 'Download an export as a gzip file' : 'Download an export',
-          description: gzipFile
+          operationId: isGzipFile ? 'downloadExportGzip' : 'downloadExport',
+          summary: isGzipFile ? 'Download an export as a gzip file' : 'Download an export',
+          description: isGzipFile
             ? 'The same CSV as a gzip file.'
-            : 'Ordered by Date, Company ID and Feature ID, in byte order. `Accept-Encoding: gzip` is honoured.',
+            : 'Ordered by Date, Company ID and Feature ID, in byte order. `Accept-Encoding: gzip` is honoured. `If-None-Match`, `If-Modified-Since`, `If-Match`, `Range` and `If-Range` follow RFC 9110.',
           tags,
           params: Type.Object({ ...environmentParams.properties, aggregation: aggregationSchema }),
+          querystring: Type.Object({ asOf: Type.Optional(asOfSchema) }),
           response: {
-            200: fileResponse(gzipFile ? 'application/gzip' : 'text/csv'),
-            ...fileProblems,
+            ...fileResponses(isGzipFile ? 'application/gzip' : 'text/csv'),
+            ...problemResponses(...callerProblemCodes, ...fileProblemCodes),
           },
         },
         handler: async (request, reply) => {
-          const environmentId = environmentOf(request).id;
-          const packing = gzipFile
-            ? 'gzip-file'
-            : acceptsGzip(request)
-              ? 'content-encoding'
-              : 'none';
-          const { aggregation } = request.params;
-          const download = exportDownload(dependencies, {
-            environmentId,
-            aggregation,
-            today: isoDate(now()),
-            packing,
-          });
-          return await sendDownload(request, reply, {
-            concurrencyLimit: downloadLimit,
-            metrics,
-            environmentId,
-            download,
+          const { asOf } = request.query;
+          requireAsOf(asOf, '/query/asOf', now());
+          return await sender.send(request, reply, {
+            environmentId: environmentOf(request).id,
+            aggregation: request.params.aggregation,
+            asOf: asOf ?? null,
+            compression: isGzipFile ? 'gzip' : 'none',
+            actor: actorOf(request),
+            linkId: null,
           });
         },
       });

@@ -8,8 +8,10 @@ const titles: Readonly<Record<ErrorCode, string>> = {
   plan_upgrade_required: 'The plan does not include this feature',
   not_found: 'Not found',
   conflict: 'Conflict with what is under way',
+  precondition_failed: 'The file does not match the precondition',
   payload_too_large: 'The body is too large',
   unsupported_media_type: 'The media type is not supported',
+  range_not_satisfiable: 'The range starts beyond the end of the file',
   snapshot_invalid: 'The snapshot has rows at fault',
   storage_validation_failed: 'The bucket check failed',
   rate_limited: 'Too many requests',
@@ -101,6 +103,7 @@ const everyRoute: readonly ErrorCode[] = ['internal_error', 'unavailable'];
 const retryAfter = { 'retry-after': Type.Integer({ description: 'Seconds to wait.' }) };
 const headersByStatus: Readonly<Record<number, Record<string, TSchema>>> = {
   401: { 'www-authenticate': Type.String({ examples: ['Bearer'] }) },
+  416: { 'content-range': Type.String({ examples: ['bytes */1205850224'] }) },
   429: retryAfter,
   503: retryAfter,
 };

@@ -1,170 +1,231 @@
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
-import type { DownloadOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
-import { breakOff } from './break-off.ts';
-import { stallTimeoutMs } from './stalls.ts';
+import { AppError } from '../shared/errors.ts';
+import {
+  type ByteRange,
+  chooseAnswer,
+  httpDate,
+  type Representation,
+} from './conditional-request.ts';
+import { resetConnection } from './reset-connection.ts';
 
-/** A file that can be described, and opened to be sent. */
+/** A file that can be described without reading it, or opened. */
 export interface Download {
-  /** The headers, without opening it. */
-  describe(): Promise<Record<string, string>>;
-  /** The same headers and the bytes. The signal aborts when the reader is gone. */
-  open(signal: AbortSignal): Promise<OpenDownload>;
+  describe(): Promise<DownloadFile>;
+  /** @param signal aborts when the connection is closed */
+  open(signal: AbortSignal): Promise<OpenDownloadFile>;
 }
 
-interface OpenDownload {
-  readonly headers: Record<string, string>;
-  /** Each piece is lent until the next is asked for. */
-  readonly bytes: AsyncIterable<Buffer>;
-  readonly rowCount: number;
+export interface DownloadFile extends Representation {
+  /** Headers about the whole file, in lower case, without those of `Representation`. */
+  readonly headers: Readonly<Record<string, string>>;
 }
 
-interface SendOptions {
+export interface OpenDownloadFile extends DownloadFile {
+  /** Reads the file, or a range of it, once. */
+  bytes(range?: ByteRange): AsyncIterable<Buffer>;
+}
+
+export const downloadOutcomes = ['complete', 'reader_gone', 'stalled', 'failed'] as const;
+export type DownloadOutcome = (typeof downloadOutcomes)[number];
+
+export interface EndedDownload {
+  readonly outcome: DownloadOutcome;
+  /** Bytes written to the connection, headers included. */
+  readonly bytes: number;
+  readonly seconds: number;
+  /** Null for the whole file, or if the file could not be opened. */
+  readonly range: ByteRange | null;
+}
+
+export interface SendOptions {
   readonly concurrencyLimit: ConcurrencyLimit;
-  readonly metrics: Metrics;
   readonly environmentId: string;
-  readonly download: Download;
+  /** Time in ms without a byte sent after which the download is ended. */
+  readonly stallTimeoutMs: number;
+  /** Called once for every download that was begun or could not be opened. Must not throw. */
+  readonly onEnd: (ended: EndedDownload) => void;
 }
 
 /**
- * Answers GET with the file at the reader's pace, HEAD with its headers. A failure on the way resets the connection, so
- * that a cut-off file never looks complete; a reader who goes away, or stalls, ends it.
- * @throws AppError `too_many_downloads`
+ * Answers HEAD with the headers of a file, and GET with the file or a range of it.
+ *
+ * The file is sent at the pace of the reader. A failure or a stall after the first byte resets the
+ * connection, so that a truncated file never looks complete.
+ *
+ * @throws AppError `too_many_downloads`, `precondition_failed`, `range_not_satisfiable`
  */
 export async function sendDownload(
   request: FastifyRequest,
   reply: FastifyReply,
-  { concurrencyLimit, metrics, environmentId, download }: SendOptions,
+  download: Download,
+  options: SendOptions,
 ): Promise<FastifyReply> {
-  if (request.method === 'HEAD') return reply.headers(await download.describe()).send();
-
-  const release = concurrencyLimit.acquire(environmentId);
+  if (request.method === 'HEAD') {
+    const { status, headers } = prepareAnswer(request, await download.describe());
+    return reply.code(status).headers(headers).send();
+  }
+  const release = options.concurrencyLimit.acquire(options.environmentId);
   const controller = new AbortController();
-  const report = reportDownload(metrics, reply);
+  const progress = trackProgress(reply);
   const end = () => {
-    controller.abort(new Error('The reader went away.'));
+    controller.abort(new Error('The connection was closed.'));
     release();
-    report.end();
+    const ended = progress.end();
+    if (ended !== null) options.onEnd(ended);
   };
-  // A reader may have gone while the token was looked at; its close is not told twice.
+  // A connection that is closed already does not emit its event again.
   if (reply.raw.closed || request.raw.destroyed) end();
   else reply.raw.once('close', end);
 
-  const { headers, bytes, rowCount } = await download
-    .open(controller.signal)
-    .catch((error: unknown) => {
-      if (!controller.signal.aborted) report.failed('failed');
-      throw error;
-    });
-  report.opened(rowCount);
-  // From here on the bytes are ours to write: a buffer is used again once the socket has taken what is in it.
-  reply.hijack();
-  const write = createWriter(reply.raw, controller.signal, () => report.failed('stalled'));
   try {
-    reply.raw.writeHead(200, withHeaders(reply.getHeaders() as OutgoingHttpHeaders, headers));
-    for await (const piece of bytes) await write(piece);
-    limitStall(reply.raw);
-    reply.raw.end();
-  } catch (error) {
-    // A write may hear before us that the reader is gone.
-    if (controller.signal.aborted || request.raw.socket.destroyed) return reply;
-    report.failed('failed');
-    request.log.error({ err: error }, 'download broke off');
-    breakOff(request.raw.socket);
-  }
-  return reply;
-}
-
-/**
- * Writes one piece after the other; resolves once it is out of our hands, so that its memory may be used again.
- * @param gone aborts when the answer has ended, well or not: not every write hears of that
- * @param onStall called before the connection is closed because no byte of a piece has moved for a minute
- */
-function createWriter(
-  raw: ServerResponse,
-  gone: AbortSignal,
-  onStall: () => void,
-): (piece: Buffer) => Promise<void> {
-  let giveUp = (_reason: unknown) => {};
-  const { socket } = raw.req;
-  const stalled = () => {
-    onStall();
-    breakOff(socket);
-  };
-  // Node ends its own side as well when a caller ends theirs, so we have to be first.
-  const ended = () => breakOff(socket);
-  socket.on('timeout', stalled);
-  socket.prependListener('end', ended);
-  const stop = () => {
-    socket.off('timeout', stalled);
-    socket.off('end', ended);
-    giveUp(gone.reason);
-  };
-  gone.addEventListener('abort', stop, { once: true });
-  // An answer that waits for the one before it on the same connection has no socket yet.
-  raw.once('socket', () => limitStall(raw));
-  return async piece => {
-    gone.throwIfAborted();
-    limitStall(raw);
-    await new Promise<void>((resolve, reject) => {
-      giveUp = reject;
-      raw.write(piece, error => (error ? reject(error) : resolve()));
+    const file = await download.open(controller.signal);
+    const { status, headers, range } = prepareAnswer(request, file);
+    if (status === 304) {
+      progress.ignore();
+      return reply.code(status).headers(headers).send();
+    }
+    progress.range = range;
+    const body = await startReading(file.bytes(range ?? undefined));
+    body.once('error', error => {
+      // A write may notice before the response does that the reader is gone.
+      if (controller.signal.aborted || request.raw.socket.destroyed) return;
+      progress.fail('failed');
+      request.log.error({ err: error }, 'download broke off');
+      resetConnection(request.raw.socket);
     });
-    raw.socket?.setTimeout(0);
+    watchReader(reply, options.stallTimeoutMs, () => progress.fail('stalled'));
+    return reply.code(status).headers(headers).send(body);
+  } catch (error) {
+    if (error instanceof AppError && error.status < 500) progress.ignore();
+    else if (!controller.signal.aborted) progress.fail('failed');
+    throw error;
+  }
+}
+
+export function acceptsGzip(request: FastifyRequest): boolean {
+  return new Negotiator(request.raw).encodings(['gzip', 'identity'])[0] === 'gzip';
+}
+
+interface PreparedAnswer {
+  readonly status: 200 | 206 | 304;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly range: ByteRange | null;
+}
+
+/** @throws AppError `precondition_failed`, `range_not_satisfiable` */
+function prepareAnswer(request: FastifyRequest, file: DownloadFile): PreparedAnswer {
+  const { sizeBytes, lastModified } = file;
+  const validators = {
+    etag: file.etag,
+    ...(lastModified !== null && { 'last-modified': httpDate(lastModified) }),
   };
+  const whole = {
+    ...file.headers,
+    ...validators,
+    ...(sizeBytes !== null && { 'accept-ranges': 'bytes', 'content-length': String(sizeBytes) }),
+  };
+  const answer = chooseAnswer(request.method, request.headers, file);
+  switch (answer.status) {
+    case 200:
+      return { status: 200, headers: whole, range: null };
+    case 206: {
+      const { start, end } = answer.range;
+      const headers = {
+        ...whole,
+        'content-length': String(end - start + 1),
+        'content-range': `bytes ${start}-${end}/${sizeBytes}`,
+      };
+      return { status: 206, headers, range: answer.range };
+    }
+    case 304: {
+      const kept = ['cache-control', 'vary'].flatMap(name => {
+        const value = file.headers[name];
+        return value === undefined ? [] : [[name, value]];
+      });
+      return { status: 304, headers: { ...Object.fromEntries(kept), ...validators }, range: null };
+    }
+    case 412:
+      throw new AppError(
+        'precondition_failed',
+        'The file does not match If-Match or If-Unmodified-Since.',
+      );
+    case 416:
+      throw new AppError('range_not_satisfiable', 'The range starts beyond the end of the file.', {
+        headers: { 'content-range': `bytes */${sizeBytes}` },
+      });
+  }
 }
 
 /**
- * Node looks twice: what has left since the first time is progress, so a reader who is only slow goes on. After the last
- * byte it sets the time-out of idle connections in its place.
+ * Reads the first piece, so that an error before the first byte is still answered with a problem.
+ *
+ * @returns a stream of all pieces that reads one only when the connection has taken the last
  */
-function limitStall(raw: ServerResponse): void {
-  raw.socket?.setTimeout(stallTimeoutMs / 2);
+async function startReading(bytes: AsyncIterable<Buffer>): Promise<Readable> {
+  const iterator = bytes[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  async function* pieces(): AsyncGenerator<Buffer> {
+    try {
+      for (let next = first; next.done !== true; next = await iterator.next()) yield next.value;
+    } finally {
+      await iterator.return?.();
+    }
+  }
+  return Readable.from(pieces(), { objectMode: false, highWaterMark: 0 });
 }
 
-/** No hook of Fastify comes after this: what others said of `Vary` has to stay. */
-function withHeaders(
-  before: OutgoingHttpHeaders,
-  headers: Record<string, string>,
-): OutgoingHttpHeaders {
-  const vary = [headers['vary'], before['vary']].filter(value => value !== undefined).join(', ');
-  return { ...before, ...headers, ...(vary === '' ? {} : { vary }) };
+/** Resets the connection if the reader takes no byte for too long, or ends its own side. */
+function watchReader(reply: FastifyReply, stallTimeoutMs: number, onStall: () => void): void {
+  const { raw } = reply;
+  const { socket } = reply.request.raw;
+  // Node ends its own side in an orderly way when the reader does so. Its listener must come second.
+  const onReaderEnd = () => resetConnection(socket);
+  socket.prependListener('end', onReaderEnd);
+  raw.once('close', () => socket.off('end', onReaderEnd));
+  // Node emits a timeout only if no byte has left for half to the whole of this time. A listener of
+  // the response keeps Node from ending the connection in an orderly way.
+  raw.setTimeout(stallTimeoutMs / 2, () => {
+    // Nothing waits for the reader if the database is slow.
+    if (raw.writableLength === 0) return;
+    onStall();
+    resetConnection(socket);
+  });
 }
 
-function reportDownload(metrics: Metrics, reply: FastifyReply) {
+function trackProgress(reply: FastifyReply) {
   const { raw } = reply;
   const { socket } = reply.request.raw;
   const startedAt = performance.now();
   let bytesBefore = socket.bytesWritten;
-  // Until then the answer before it is still being written.
+  // Until then the previous answer on this connection is still being written.
   if (raw.socket === null) {
     raw.once('socket', () => {
       bytesBefore = socket.bytesWritten;
     });
   }
   let outcome: DownloadOutcome | null = null;
-  let rowCount = 0;
+  let isIgnored = false;
   return {
-    opened(rows: number) {
-      rowCount = rows;
-    },
-    failed(how: DownloadOutcome) {
+    range: null as ByteRange | null,
+    fail(how: DownloadOutcome): void {
       outcome ??= how;
     },
-    end() {
-      outcome ??= raw.writableFinished ? 'complete' : 'reader_gone';
-      metrics.downloadEnded({
-        outcome,
+    /** Marks a request that turned out to be no download. */
+    ignore(): void {
+      isIgnored = true;
+    },
+    /** @returns null for a request that was no download */
+    end(): EndedDownload | null {
+      if (isIgnored) return null;
+      return {
+        outcome: outcome ?? (raw.writableFinished ? 'complete' : 'reader_gone'),
         bytes: socket.bytesWritten - bytesBefore,
-        rows: outcome === 'complete' ? rowCount : 0,
         seconds: (performance.now() - startedAt) / 1000,
-      });
+        range: this.range,
+      };
     },
   };
-}
-
-export function acceptsGzip(request: FastifyRequest): boolean {
-  return new Negotiator(request.raw).encodings(['gzip', 'identity'])[0] === 'gzip';
 }

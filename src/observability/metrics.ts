@@ -1,3 +1,5 @@
+import type { DownloadOutcome } from '../http/send-download.ts';
+
 /**
  * What the parts of the service tell when they have done something, for whoever counts. Only sums come of it: nothing
  * that is told here may be about one customer.
@@ -18,9 +20,6 @@ interface EndedRequest {
   readonly status: number;
   readonly seconds: number;
 }
-
-export const downloadOutcomes = ['complete', 'reader_gone', 'stalled', 'failed'] as const;
-export type DownloadOutcome = (typeof downloadOutcomes)[number];
 
 interface EndedDownload {
   readonly outcome: DownloadOutcome;

@@ -1,10 +1,10 @@
 import type { Pool } from 'pg';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { downloadOutcomes } from '../http/send-download.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { cacheWithTtl } from '../shared/ttl-cache.ts';
 import {
   attemptOutcomes,
-  downloadOutcomes,
   loadOutcomes,
   type Metrics,
   type QueueState,

@@ -3,7 +3,7 @@ import t from 'tap';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { ask } from '../helpers/http-client.ts';
-import { connectRaw } from '../helpers/raw-http.ts';
+import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
 
 const app = await startTestApp(t);
@@ -17,6 +17,8 @@ await app.load('other', '2026-03-01', loadBody([adoptionRow({ companyName: 'Of a
 interface Link {
   readonly url: string;
   readonly expiresAt: string;
+  readonly rowCount: number;
+  readonly sizeBytes: number | null;
 }
 
 async function makeLink(
@@ -50,7 +52,7 @@ t.test('a link opens its file without a header, as often as wanted', async t => 
       answer.headers['content-disposition'],
       'attachment; filename="acme_today_2026-03-02.csv"',
     );
-    t.equal(answer.headers['cache-control'], 'private, no-store');
+    t.equal(answer.headers['cache-control'], 'private, no-cache');
     t.equal(answer.headers['x-total-rows'], '1');
   }
   const head = await ask(link.url, { method: 'HEAD' });
@@ -97,6 +99,11 @@ t.test('a body that does not fit', async t => {
     [{ aggregation: 'today', expiresInSeconds: '300' }, '/expiresInSeconds'],
     [{ aggregation: 'today', compression: 'br' }, '/compression'],
     [{ aggregation: 'today', environmentId: 'other' }, '/environmentId'],
+    [{ aggregation: 'today', format: 'xlsx' }, '/format'],
+    [{ aggregation: 'today', asOf: '2026-03-03' }, '/asOf'],
+    [{ aggregation: 'today', asOf: '2026-02-30' }, '/asOf'],
+    [{ aggregation: 'today', asOf: '0001-01-01' }, '/asOf'],
+    [{ aggregation: 'today', asOf: null }, '/asOf'],
   ] as const) {
     const answer = await app.call('/v1/environments/acme/download-links', { method: 'POST', json });
     t.equal(answer.status, 400, JSON.stringify(json));
@@ -119,10 +126,10 @@ t.test('changed in any one character it opens nothing', async t => {
     }
   }
   t.ok((statuses.get(401) ?? 0) >= 3 * (url.length - start) - 2);
-  for (const token of ['x', 'a.b.c', '...', 'x'.repeat(1000), `${url.slice(start)}x`, 'e30.e30.']) {
+  for (const token of ['x', 'a.b.c', '...', 'x'.repeat(2000), `${url.slice(start)}x`, 'e30.e30.']) {
     t.equal((await ask(`${app.origin}/v1/downloads/${token}`)).status, 401, token.slice(0, 10));
   }
-  t.equal((await ask(`${app.origin}/v1/downloads/${'x'.repeat(1001)}`)).status, 400);
+  t.equal((await ask(`${app.origin}/v1/downloads/${'x'.repeat(2001)}`)).status, 400);
 });
 
 t.test('tokens that are signed, but not by this service for this purpose', async t => {
@@ -208,16 +215,63 @@ t.test('it dies with its environment, the operator’s and the key’s', async t
   await app.call('/v1/environments/gone', { method: 'DELETE' });
   for (const { url } of links) t.equal((await ask(url)).status, 401);
   await app.putEnvironment('gone', 'pro');
-  t.equal((await ask(links[1]?.url ?? '')).status, 401, 'a key does not come back with the name');
+  for (const { url } of links) {
+    t.equal((await ask(url)).status, 401, 'a later environment of the same id is another one');
+  }
+  await app.call('/v1/environments/gone', { method: 'DELETE' });
 });
 
-t.test('no log line holds a link’s token', async t => {
+t.test('tells the size of the file, and opens it as of the date that it names', async t => {
+  const key = await app.makeKey('acme', ['exports:read']);
+  const past = await makeLink(key.token, {
+    aggregation: 'today',
+    asOf: '2026-03-01',
+    format: 'csv',
+  });
+  t.match(past, { rowCount: 1 });
+  const answer = await ask(past.url);
+  t.equal(answer.text, exportHeader + exportPart(rows, '2026-03-01'));
+  t.equal(
+    answer.headers['content-disposition'],
+    'attachment; filename="acme_today_2026-03-01.csv"',
+  );
+  const none = await makeLink(key.token, { aggregation: 'today', asOf: '2026-02-28' });
+  t.strictSame([none.rowCount, none.sizeBytes], [0, exportHeader.length]);
+  t.equal((await ask(none.url)).text, exportHeader);
+  app.setNow('2026-03-03T00:00:00.000Z');
+  const later = await makeLink(key.token, { aggregation: 'today', asOf: '2026-03-01' });
+  t.equal((await ask(later.url)).text, answer.text, 'the date does not move');
+});
+
+t.test('no log line holds the token of a valid link, however the URL is mistyped', async t => {
   const { url } = await makeLink();
   const token = url.split('/').at(-1) ?? '';
-  await ask(url);
-  await ask(`${url}x`);
-  await ask(`${url}?a=b`);
-  t.notOk(JSON.stringify(app.log).includes(token.slice(-40)));
+  const pathsBefore = app.log.length;
+  for (const path of [
+    `/v1/downloads/${token}`,
+    `/v1/downloads/${token}x`,
+    `/v1/downloads/${token}?a=b`,
+    `//v1/downloads/${token}`,
+    `/v1//downloads/${token}`,
+    `/V1/Downloads/${token}`,
+    `/v1/downloads?token=${token}`,
+    `/v1/downloads/${token}/`,
+    `/v1/downloads/${token}.csv`,
+    `/v1/downloads/${token.replaceAll('.', '%2E')}/x`,
+    `/v1/downloads/${token}%zz`,
+    `/v1/environments/${token}`,
+  ]) {
+    await ask(app.origin + path);
+    // A caller who hangs up has the error logged.
+    const connection = await connectRaw(app.port);
+    connection.socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    connection.socket.resetAndDestroy();
+    await connection.closed;
+  }
+  await eventually(() => app.log.length > pathsBefore + 8, 'log lines');
+  const lines = JSON.stringify(app.log);
+  t.notOk(lines.includes(token.slice(-40)));
+  t.notOk(lines.includes(token.slice(0, 80)));
 });
 
 t.test('there is no link without a host, as from HTTP/1.0', async t => {

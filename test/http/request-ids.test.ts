@@ -35,7 +35,7 @@ for (const [what, method, path, headers, body, status] of [
   ['no route', 'GET', '/v1/nothing', {}, undefined, 404],
   ['no such method', 'PATCH', '/v1/environments/acme', {}, undefined, 404],
   ['a URL that cannot be decoded', 'GET', '/v1/environments/%ff', authorization, undefined, 400],
-  ['a parameter that is too long', 'GET', `/v1/downloads/${'x'.repeat(1_300)}`, {}, undefined, 400],
+  ['a parameter that is too long', 'GET', `/v1/downloads/${'x'.repeat(2_300)}`, {}, undefined, 400],
   ['no good link', 'GET', '/v1/downloads/nothing', {}, undefined, 401],
   ['broken JSON', 'PUT', '/v1/environments/new', { ...authorization, ...json }, '{', 400],
   ['a field at fault', 'PUT', '/v1/environments/new', { ...authorization, ...json }, '{}', 400],

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import rateLimit, { normalizeIP } from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { Actor } from '../../audit/audit-log.ts';
 import { AppError } from '../../shared/errors.ts';
-import { callerOf } from './access.ts';
+import { actorOf } from './access.ts';
 import { createWindowStore } from './window-store.ts';
 
 interface RateLimitOptions {
@@ -13,10 +14,14 @@ interface RateLimitOptions {
   readonly now: () => Date;
 }
 
+type CountedCaller = Pick<Actor, 'kind' | 'id'>;
+
 /** Each throws AppError `rate_limited` where there were too many. */
 export interface RateLimits {
   /** Counts a request of a caller who is known by now. The operator is not counted. */
   countRequest(request: FastifyRequest): Promise<void>;
+  /** Counts a request by download link with those of its maker, or by itself if made by the operator. */
+  countLinkRequest(request: FastifyRequest, linkId: string, maker: CountedCaller): Promise<void>;
   /** To be asked before anything is looked up for a token that came from this address. */
   admitLogin(request: FastifyRequest, token: string): Promise<void>;
   countFailedLogin(request: FastifyRequest, token: string | null): Promise<void>;
@@ -37,10 +42,11 @@ export async function registerRateLimits(
   const store = createWindowStore(now, maxRemembered);
   // Not by route: only who authenticates knows whom to count.
   await app.register(rateLimit, { global: false, store });
+  const requestKeys = new WeakMap<FastifyRequest, string>();
   const requests = app.createRateLimit({
     max: perCaller,
     timeWindow: windowMs,
-    keyGenerator: callerKey,
+    keyGenerator: request => requestKeys.get(request) ?? '',
   });
   const failures = app.createRateLimit({
     max: failedLogins,
@@ -48,6 +54,14 @@ export async function registerRateLimits(
     keyGenerator: addressKey,
   });
   const proven = new Set<string>();
+
+  const count = async (request: FastifyRequest, key: string) => {
+    if (perCaller === 0) return;
+    requestKeys.set(request, key);
+    const counted = await requests(request);
+    if (counted.isAllowed || !counted.isExceeded) return;
+    throw rateLimited(`No more than ${perCaller} requests a minute.`, counted.ttlInSeconds);
+  };
 
   const refuseBlocked = async (request: FastifyRequest) => {
     const counted = await failures(request, { increment: false });
@@ -60,10 +74,11 @@ export async function registerRateLimits(
 
   return {
     async countRequest(request) {
-      if (perCaller === 0 || callerOf(request).kind === 'operator') return;
-      const counted = await requests(request);
-      if (counted.isAllowed || !counted.isExceeded) return;
-      throw rateLimited(`No more than ${perCaller} requests a minute.`, counted.ttlInSeconds);
+      const caller = actorOf(request);
+      if (caller.kind !== 'operator') await count(request, callerKey(caller));
+    },
+    async countLinkRequest(request, linkId, maker) {
+      await count(request, maker.kind === 'operator' ? `link ${linkId}` : callerKey(maker));
     },
     async admitLogin(request, token) {
       if (failedLogins === 0 || proven.has(loginKey(request, token))) return;
@@ -86,10 +101,8 @@ export async function registerRateLimits(
   };
 }
 
-function callerKey(request: FastifyRequest): string {
-  const caller = callerOf(request);
-  if (caller.kind === 'operator') return 'operator';
-  return caller.kind === 'api-key' ? `key ${caller.keyId}` : `user ${caller.subject}`;
+function callerKey({ kind, id }: CountedCaller): string {
+  return `${kind} ${id}`;
 }
 
 /** An IPv6 caller has a /64 to choose addresses from, so that counts as one. A caller who has hung up has none. */

@@ -1,0 +1,92 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import fresh from 'fresh';
+import { parse as parseRange } from 'range-parser';
+
+/** What conditional and range requests (RFC 9110, sections 13 and 14) need to know of a file. */
+export interface Representation {
+  /** Strong entity tag with its quotes. */
+  readonly etag: string;
+  /** Null for a file that no snapshot is in. */
+  readonly lastModified: Date | null;
+  /**
+   * True if the file at this URL cannot have changed since `lastModified`. Dates in requests are
+   * ignored otherwise.
+   */
+  readonly isDateValidator: boolean;
+  /** Null if the size is not known before the last byte. Ranges are ignored then. */
+  readonly sizeBytes: number | null;
+}
+
+/** Both positions are included. */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+export type Answer =
+  | { readonly status: 200 | 304 | 412 | 416 }
+  | { readonly status: 206; readonly range: ByteRange };
+
+/**
+ * Chooses the answer to a GET or HEAD request, in the order of RFC 9110, section 13.2.2.
+ * A range is served to GET alone. Several ranges are answered with the whole file.
+ */
+export function chooseAnswer(
+  method: string,
+  headers: IncomingHttpHeaders,
+  file: Representation,
+): Answer {
+  if (!meetsPrecondition(headers, file)) return { status: 412 };
+  if (isNotModified(headers, file)) return { status: 304 };
+  const { range } = headers;
+  if (method !== 'GET' || range === undefined || file.sizeBytes === null) return { status: 200 };
+  if (!matchesIfRange(headers, file)) return { status: 200 };
+  return chooseRange(range, file.sizeBytes);
+}
+
+/** HTTP dates have whole seconds. */
+export function httpDate(instant: Date): string {
+  return instant.toUTCString();
+}
+
+function meetsPrecondition(headers: IncomingHttpHeaders, file: Representation): boolean {
+  const ifMatch = headers['if-match'];
+  if (ifMatch !== undefined) {
+    if (ifMatch.trim() === '*') return true;
+    // Strong comparison: a weak tag never matches.
+    const tags: readonly string[] = ifMatch.match(/(?:W\/)?"[^"]*"/g) ?? [];
+    return tags.includes(file.etag);
+  }
+  const since = headers['if-unmodified-since'];
+  if (since === undefined || file.lastModified === null || !file.isDateValidator) return true;
+  const sinceMs = Date.parse(since);
+  return Number.isNaN(sinceMs) || secondOf(file.lastModified) <= sinceMs;
+}
+
+function isNotModified(headers: IncomingHttpHeaders, file: Representation): boolean {
+  const date =
+    file.lastModified !== null && file.isDateValidator ? httpDate(file.lastModified) : undefined;
+  return fresh(headers, { etag: file.etag, 'last-modified': date });
+}
+
+function matchesIfRange(headers: IncomingHttpHeaders, file: Representation): boolean {
+  const ifRange = headers['if-range'];
+  if (ifRange === undefined) return true;
+  const validator = String(ifRange).trim();
+  if (validator.includes('"')) return validator === file.etag;
+  if (file.lastModified === null || !file.isDateValidator) return false;
+  return Date.parse(validator) === secondOf(file.lastModified);
+}
+
+function chooseRange(header: string, sizeBytes: number): Answer {
+  const { code, type, ranges } = parseRange(sizeBytes, header);
+  // Bit 1 of the code marks a malformed range, bit 2 one that starts beyond the end.
+  if (type.trim() !== 'bytes' || (code & 1) !== 0) return { status: 200 };
+  const [range] = ranges;
+  if (range === undefined) return { status: code === 0 ? 200 : 416 };
+  return ranges.length === 1 && code === 0 ? { status: 206, range } : { status: 200 };
+}
+
+function secondOf(instant: Date): number {
+  return Math.floor(instant.getTime() / 1000) * 1000;
+}

@@ -1,0 +1,175 @@
+import t, { type Test } from 'tap';
+import { startTestApp } from '../helpers/app.ts';
+import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
+import { needsProgram, startProgram } from '../helpers/programs.ts';
+import { connectRaw, eventually, type RawConnection } from '../helpers/raw-http.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+
+/** Every way in which a download can break, as its reader sees it. */
+
+/** More than all buffers between service and reader hold, also as gzip. */
+const rows = 60_000;
+
+const app = await startTestApp(t, {
+  adjust: dependencies => Object.assign(dependencies, { downloadStallMs: 1_000 }),
+});
+const { pool } = app.database;
+t.setTimeout(300_000);
+
+for (const environmentId of ['rendered', 'fresh']) {
+  await app.putEnvironment(environmentId, 'pro');
+  await writeDenseSnapshot(pool, { environmentId, date: '2026-03-02', rows });
+  // What is written after this stays without chunks.
+  if (environmentId === 'rendered') await renderAll(app);
+}
+await pool.query('create table saved_snapshots as table rendered_snapshots');
+await pool.query('create table saved_chunks as table snapshot_chunks');
+
+async function restoreChunks(): Promise<void> {
+  await pool.query('delete from rendered_snapshots');
+  await pool.query('insert into rendered_snapshots table saved_snapshots');
+  await pool.query('insert into snapshot_chunks table saved_chunks');
+}
+
+type State = 'rendered' | 'fresh';
+const pathOf = (state: State) => `/v1/environments/${state}/exports/today.csv`;
+const forms = (['1.0', '1.1'] as const).flatMap(version =>
+  (['identity', 'gzip'] as const).map(encoding => ({ version, encoding })),
+);
+
+/** A download whose reader has stopped after the first bytes. */
+async function pausedDownload(
+  state: State,
+  version: string,
+  encoding: string,
+): Promise<RawConnection> {
+  const connection = await connectRaw(app.port, 1_000);
+  connection.socket.write(
+    `GET ${pathOf(state)} HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\n` +
+      `Accept-Encoding: ${encoding}\r\nConnection: close\r\n\r\n`,
+  );
+  await connection.until(/^HTTP\/1\.1 200 OK\r\n.*\r\n\r\n.{500}/s);
+  return connection;
+}
+
+const untilNoneActive = () =>
+  eventually(() => app.dependencies.downloadLimit.active === 0, 'no download');
+
+async function outcomes(outcome: string): Promise<number> {
+  const { text } = await app.call('/metrics');
+  return Number(new RegExp(`whx_downloads_total{outcome="${outcome}"} (\\d+)`).exec(text)?.[1]);
+}
+
+/** Ends the session of the download. */
+async function killSession(): Promise<void> {
+  await eventually(async () => {
+    const { rowCount } = await pool.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity
+       where datname = current_database() and application_name ~ 'warehouse-export (export|session)'
+         and state <> 'idle'`,
+    );
+    return rowCount === 1;
+  }, 'a session to end');
+}
+
+interface FaultCase {
+  readonly outcome: 'stalled' | 'reader_gone' | 'failed';
+  readonly states: readonly State[];
+  readonly happen: (connection: RawConnection) => Promise<void>;
+}
+
+/** What happens to a download under way, and how it is then reported. */
+const faults: Record<string, FaultCase> = {
+  'the reader stalls': {
+    outcome: 'stalled',
+    states: ['fresh', 'rendered'],
+    happen: untilNoneActive,
+  },
+  'the reader ends its side': {
+    outcome: 'reader_gone',
+    states: ['fresh', 'rendered'],
+    happen: async ({ socket }: RawConnection) => {
+      socket.end();
+      await untilNoneActive();
+    },
+  },
+  'the database ends the session': { outcome: 'failed', states: ['fresh'], happen: killSession },
+  'a chunk is damaged': {
+    outcome: 'failed',
+    states: ['rendered'],
+    happen: async () => {
+      await pool.query(
+        `update snapshot_chunks set deflated = set_byte(deflated, 50, 1 + get_byte(deflated, 50) % 255)
+         where index = (select max(index) from snapshot_chunks)`,
+      );
+    },
+  },
+  'the chunks are deleted': {
+    outcome: 'failed',
+    states: ['rendered'],
+    happen: async () => {
+      await pool.query('delete from rendered_snapshots');
+    },
+  },
+};
+
+async function breaks(t: Test, { outcome, happen }: FaultCase, state: State): Promise<void> {
+  for (const { version, encoding } of forms) {
+    const what = `HTTP/${version}, ${encoding}`;
+    const before = await outcomes(outcome);
+    const connection = await pausedDownload(state, version, encoding);
+    await happen(connection);
+    connection.socket.resume();
+    t.equal(await connection.closed, 'ECONNRESET', what);
+    const received = connection.received().toString('latin1');
+    t.notOk(received.endsWith('0\r\n\r\n'), what);
+    t.equal(/\r\ncontent-length: /i.test(received), state === 'rendered', `${what}: length`);
+    await untilNoneActive();
+    t.equal(await outcomes(outcome), before + 1, `${what}: ${outcome}`);
+  }
+}
+
+for (const state of ['fresh', 'rendered'] as const) {
+  for (const [name, fault] of Object.entries(faults)) {
+    if (!fault.states.includes(state)) continue;
+    t.test(`resets the connection of a ${state} snapshot when ${name}`, async t => {
+      t.teardown(restoreChunks);
+      await breaks(t, fault, state);
+    });
+  }
+}
+
+t.test('curl fails when it stalls', needsProgram('curl'), async t => {
+  for (const state of ['fresh', 'rendered'] as const) {
+    for (const { version, encoding } of forms) {
+      const before = await outcomes('stalled');
+      const curl = startProgram(t, 'curl', [
+        ...['-sS', '-o', '/dev/null', '--limit-rate', '1k', `--http${version}`],
+        ...['-H', `Authorization: Bearer ${testAdminToken}`, '-H', `Accept-Encoding: ${encoding}`],
+        app.origin + pathOf(state),
+      ]);
+      await eventually(() => app.dependencies.downloadLimit.active === 1, 'the download');
+      curl.child.kill('SIGSTOP');
+      await untilNoneActive();
+      curl.child.kill('SIGCONT');
+      t.notMatch(await curl.ended, 0, `HTTP/${version}, ${encoding}: ${curl.stderr()}`);
+      t.equal(await outcomes('stalled'), before + 1);
+    }
+  }
+});
+
+t.test('a slow database is not taken for a reader that stalls', async t => {
+  await app.putEnvironment('small', 'pro');
+  await writeDenseSnapshot(pool, { environmentId: 'small', date: '2026-03-02', rows: 10 });
+  const locker = await pool.connect();
+  await locker.query('begin; lock table snapshot_rows in access exclusive mode');
+  const startedAt = performance.now();
+  const answer = app.download('small', 'today');
+  await eventually(() => performance.now() - startedAt > 2_500, 'more than the time to stall');
+  await locker.query('rollback');
+  locker.release();
+  const { status, text } = await answer;
+  t.equal(status, 200);
+  t.equal(text.split('\n').length, 12);
+});

@@ -1,0 +1,338 @@
+import { gunzipSync } from 'node:zlib';
+import t from 'tap';
+import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp, testNow } from '../helpers/app.ts';
+import { type Answer, ask } from '../helpers/http-client.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
+import { registerSecret } from '../helpers/secrets.ts';
+
+t.setTimeout(300_000);
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
+const rows = [adoptionRow(), adoptionRow({ companyId: 'c2', companyName: 'Ü, "2"' })];
+await app.load('acme', '2026-03-02', loadBody(rows));
+await renderAll(app);
+const csv = Buffer.from(exportHeader + exportPart(rows, '2026-03-02'));
+
+async function linkTo(json: object): Promise<string> {
+  const answer = await app.call('/v1/environments/acme/download-links', { method: 'POST', json });
+  registerSecret(answer.json.url.split('/').at(-1));
+  return new URL(answer.json.url).pathname;
+}
+
+const base = '/v1/environments/acme/exports/today';
+const gzip = { 'accept-encoding': 'gzip' };
+/** The representations of one file, each by its two ways. */
+const files = [
+  { name: 'csv', path: `${base}.csv`, headers: {}, isPacked: false },
+  { name: 'gzip-encoded csv', path: `${base}.csv`, headers: gzip, isPacked: true },
+  { name: 'csv.gz', path: `${base}.csv.gz`, headers: {}, isPacked: true },
+  { name: 'link', path: await linkTo({ aggregation: 'today' }), headers: {}, isPacked: false },
+  {
+    name: 'gzip-encoded link',
+    path: await linkTo({ aggregation: 'today' }),
+    headers: gzip,
+    isPacked: true,
+  },
+  {
+    name: 'gzip link',
+    path: await linkTo({ aggregation: 'today', compression: 'gzip' }),
+    headers: {},
+    isPacked: true,
+  },
+  {
+    name: 'link as of a date',
+    path: await linkTo({ aggregation: 'today', asOf: '2026-03-02' }),
+    headers: {},
+    isPacked: false,
+  },
+] as const;
+type File = (typeof files)[number];
+
+const get = (file: File, headers: Record<string, string> = {}, method = 'GET') =>
+  app.call(file.path, { method, headers: { ...file.headers, ...headers } });
+
+for (const file of files) {
+  t.test(`${file.name}: length, validators and ranges`, async t => {
+    const whole = await get(file);
+    t.equal(whole.status, 200);
+    const plain = file.isPacked ? gunzipSync(whole.body) : whole.body;
+    t.equal(plain.toString(), csv.toString());
+    const { etag = '', 'last-modified': lastModified = '' } = whole.headers;
+    t.match(etag, /^"[\w-]+"$/, 'strong');
+    t.match(lastModified, /^\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$/);
+    t.equal(whole.headers['content-length'], String(whole.body.length));
+    t.equal(whole.headers['accept-ranges'], 'bytes');
+    t.equal(whole.headers['cache-control'], 'private, no-cache');
+    t.equal(whole.headers['transfer-encoding'], undefined);
+
+    const head = await get(file, {}, 'HEAD');
+    const shown = ({ headers: { date: _, 'x-request-id': __, ...headers } }: Answer) => headers;
+    t.equal(head.status, 200);
+    t.strictSame(shown(head), shown(whole), 'HEAD has the headers of GET');
+    t.equal(head.body.length, 0);
+    const headOfRange = await get(file, { range: 'bytes=0-1' }, 'HEAD');
+    t.equal(headOfRange.status, 200, 'HEAD ignores ranges');
+    t.strictSame(shown(headOfRange), shown(whole));
+
+    for (const headers of [
+      { 'if-none-match': etag },
+      { 'if-none-match': '*' },
+      { 'if-none-match': `"x", W/${etag}` },
+      { 'if-modified-since': lastModified },
+      { 'if-none-match': etag, 'if-modified-since': 'Thu, 01 Jan 1970 00:00:00 GMT' },
+      { 'if-none-match': etag, range: 'bytes=0-1' },
+    ]) {
+      for (const method of ['GET', 'HEAD']) {
+        const answer = await get(file, headers, method);
+        t.equal(answer.status, 304, JSON.stringify(headers));
+        t.equal(answer.body.length, 0);
+        t.equal(answer.headers.etag, etag);
+        t.equal(answer.headers['last-modified'], lastModified);
+        t.equal(answer.headers['cache-control'], 'private, no-cache');
+        t.equal(answer.headers.vary, whole.headers.vary);
+        t.equal(answer.headers['content-length'], undefined);
+      }
+    }
+    for (const headers of [
+      { 'if-none-match': '"x"' },
+      { 'if-none-match': '"x"', 'if-modified-since': lastModified },
+      { 'if-modified-since': 'Thu, 01 Jan 1970 00:00:00 GMT' },
+      { 'if-match': etag },
+      { 'if-match': '*' },
+    ]) {
+      t.equal((await get(file, headers)).status, 200, JSON.stringify(headers));
+    }
+    for (const headers of [
+      { 'if-match': '"x"' },
+      { 'if-match': `W/${etag}` },
+      { 'if-unmodified-since': 'Thu, 01 Jan 1970 00:00:00 GMT' },
+    ]) {
+      const answer = await get(file, headers);
+      t.equal(answer.status, 412, JSON.stringify(headers));
+      t.equal(answer.json.code, 'precondition_failed');
+      t.equal((await get(file, headers, 'HEAD')).status, 412);
+    }
+
+    const size = whole.body.length;
+    for (const [range, start, end] of [
+      ['bytes=0-0', 0, 0],
+      ['bytes=10-99', 10, 99],
+      ['bytes=100-', 100, size - 1],
+      ['bytes=-7', size - 7, size - 1],
+      [`bytes=${size - 1}-`, size - 1, size - 1],
+      ['bytes=5-99999999', 5, size - 1],
+      ['bytes=0-', 0, size - 1],
+    ] as const) {
+      for (const condition of [{}, { 'if-range': etag }, { 'if-range': lastModified }]) {
+        const answer = await get(file, { range, ...condition });
+        t.equal(answer.status, 206, range);
+        t.equal(answer.headers['content-range'], `bytes ${start}-${end}/${size}`);
+        t.equal(answer.headers['content-length'], String(end - start + 1));
+        t.equal(answer.headers.etag, etag);
+        t.strictSame(answer.body, whole.body.subarray(start, end + 1), range);
+      }
+    }
+    for (const headers of [
+      { range: 'bytes=0-1,5-6' },
+      { range: 'bytes=5-4' },
+      { range: 'rows=0-1' },
+      { range: 'bytes=0-1', 'if-range': '"x"' },
+      { range: 'bytes=0-1', 'if-range': `W/${etag}` },
+      { range: 'bytes=0-1', 'if-range': 'Thu, 01 Jan 1970 00:00:00 GMT' },
+      { range: `bytes=${size}-`, 'if-range': '"x"' },
+    ]) {
+      const answer = await get(file, headers);
+      t.equal(answer.status, 200, JSON.stringify(headers));
+      t.strictSame(answer.body, whole.body);
+    }
+    for (const range of [`bytes=${size}-`, 'bytes=99999999-', 'bytes=-0']) {
+      const answer = await get(file, { range });
+      t.equal(answer.status, 416, range);
+      t.equal(answer.json.code, 'range_not_satisfiable');
+      t.equal(answer.headers['content-range'], `bytes */${size}`);
+      t.equal(answer.headers['content-type'], 'application/problem+json; charset=utf-8');
+    }
+  });
+}
+
+t.test('every byte of a file is in the range that holds it', async t => {
+  for (const file of files.slice(0, 3)) {
+    const whole = (await get(file)).body;
+    for (let step = 1; step < whole.length; step += 61) {
+      const pieces: Buffer[] = [];
+      for (let start = 0; start < whole.length; start += step) {
+        const range = `bytes=${start}-${start + step - 1}`;
+        if (pieces.length === 12) break;
+        pieces.push((await get(file, { range })).body);
+      }
+      const joined = Buffer.concat(pieces);
+      t.strictSame(joined, whole.subarray(0, joined.length), `${file.name}, ${step} bytes each`);
+    }
+  }
+});
+
+t.test('representations have tags of their own, the same for every way to them', async t => {
+  const tags = await Promise.all(files.map(async file => (await get(file)).headers.etag));
+  const [plain, encoded, packed, link, encodedLink, packedLink, datedLink] = tags;
+  t.equal(new Set([plain, encoded, packed]).size, 3);
+  t.strictSame([link, encodedLink, packedLink, datedLink], [plain, encoded, packed, plain]);
+});
+
+t.test('the list of exports shows size and tag of the CSV', async t => {
+  const { items } = (await app.call('/v1/environments/acme/exports')).json;
+  for (const item of items) {
+    const file = await app.call(item.href);
+    t.equal(item.sizeBytes, file.body.length, item.aggregation);
+    t.equal(item.etag, file.headers.etag);
+    t.equal(item.rowCount, Number(file.headers['x-total-rows']));
+  }
+  t.equal(new Set(items.map((item: { etag: string }) => item.etag)).size > 1, true);
+});
+
+t.test('a replaced snapshot changes tag, date and size', async t => {
+  await app.putEnvironment('changing', 'pro');
+  const path = '/v1/environments/changing/exports/today.csv';
+  const call = (headers: Record<string, string>) => app.call(path, { headers });
+  await app.load('changing', '2026-03-02', loadBody(rows));
+  await renderAll(app);
+  const first = await call({});
+  await app.database.pool.query(
+    `update snapshots set completed_at = completed_at - interval '1 hour' where environment_id = 'changing'`,
+  );
+  const { etag = '', 'last-modified': lastModified = '' } = (await call({})).headers;
+  t.equal(etag, first.headers.etag);
+  const beginning = await call({ range: 'bytes=0-99' });
+  const more = [...rows, adoptionRow({ companyId: 'c3' })];
+  await app.load('changing', '2026-03-02', loadBody(more));
+  await renderAll(app);
+
+  const whole = exportHeader + exportPart(more, '2026-03-02');
+  for (const condition of [etag, lastModified]) {
+    const rest = await call({ range: 'bytes=100-', 'if-range': condition });
+    t.equal(rest.status, 200, 'the whole new file, not the end of another');
+    t.equal(rest.text, whole);
+    t.not(rest.headers.etag, etag);
+  }
+  t.equal((await call({ 'if-none-match': etag })).status, 200);
+  t.equal((await call({ 'if-modified-since': lastModified })).status, 200);
+  t.equal((await call({ 'if-match': etag })).status, 412);
+  t.equal(beginning.body.length, 100);
+});
+
+t.test('at midnight the file changes without a new snapshot', async t => {
+  const path = `${base}.csv`;
+  await app.database.pool.query(
+    `update snapshots set completed_at = '2026-03-02T09:00:00Z' where environment_id = 'acme'`,
+  );
+  const before = await app.call(path);
+  const { etag = '', 'last-modified': since = '' } = before.headers;
+  t.equal(since, 'Mon, 02 Mar 2026 09:00:00 GMT');
+  t.equal((await app.call(path, { headers: { 'if-modified-since': since } })).status, 304);
+  app.setNow('2026-03-03T00:00:00.000Z');
+  t.teardown(() => app.setNow(testNow));
+  const after = await app.call(path, { headers: { 'if-modified-since': since } });
+  t.equal(after.status, 200);
+  t.equal(after.text, exportHeader + exportPart(rows, '2026-03-03'));
+  t.equal(after.headers['last-modified'], since);
+  t.not(after.headers.etag, etag);
+  t.equal(after.headers['content-length'], String(after.body.length), 'the length stays');
+  const spliced = await app.call(path, { headers: { range: 'bytes=100-', 'if-range': since } });
+  t.equal(spliced.status, 200);
+  const asOf = `${path}?asOf=2026-03-02`;
+  t.equal((await app.call(asOf, { headers: { 'if-modified-since': since } })).status, 304);
+  t.equal((await app.call(asOf)).headers.etag, etag, 'the same bytes have the same tag');
+  const packed = await app.call(`${base}.csv.gz`);
+  t.equal(gunzipSync(packed.body).toString(), after.text);
+});
+
+t.test('a file that is not rendered has validators, and neither length nor ranges', async t => {
+  await app.putEnvironment('fresh', 'pro');
+  await app.load('fresh', '2026-03-02', loadBody(rows));
+  for (const path of ['today.csv', 'today.csv.gz'].map(
+    name => `/v1/environments/fresh/exports/${name}`,
+  )) {
+    const answer = await app.call(path, { headers: { range: 'bytes=0-1' } });
+    t.equal(answer.status, 200);
+    t.equal(answer.headers['content-length'], undefined);
+    t.equal(answer.headers['accept-ranges'], undefined);
+    const { etag = '' } = answer.headers;
+    t.equal((await app.call(path, { headers: { 'if-none-match': etag } })).status, 304);
+    t.equal((await app.call(path, { headers: { 'if-match': '"x"' } })).status, 412);
+    t.equal((await app.call(path, { headers: { range: 'bytes=99999999-' } })).status, 200);
+    await renderAll(app);
+    const rendered = await app.call(path);
+    t.equal(rendered.headers.etag, etag, 'rendering changes no byte');
+    t.strictSame(rendered.body, answer.body);
+    await app.database.pool.query(`delete from rendered_snapshots where environment_id = 'fresh'`);
+  }
+  const [item] = (await app.call('/v1/environments/fresh/exports')).json.items;
+  t.equal(item.sizeBytes, null);
+});
+
+t.test('an environment without data has the header line, with length and tag', async t => {
+  await app.putEnvironment('empty', 'pro');
+  const path = '/v1/environments/empty/exports/30-days-daily.csv';
+  const answer = await app.call(path);
+  t.equal(answer.text, exportHeader);
+  t.equal(answer.headers['content-length'], String(exportHeader.length));
+  t.equal(answer.headers['last-modified'], undefined);
+  const { etag = '' } = answer.headers;
+  t.equal((await app.call(path, { headers: { 'if-none-match': etag } })).status, 304);
+  const since = { 'if-modified-since': new Date().toUTCString() };
+  t.equal((await app.call(path, { headers: since })).status, 200);
+  t.equal(
+    (await app.call(path, { headers: { range: 'bytes=8-9' } })).text,
+    exportHeader.slice(8, 10),
+  );
+});
+
+t.test('asOf shows the file as it is on that date', async t => {
+  const today = await app.call(`${base}.csv?asOf=2026-03-01`);
+  t.equal(today.text, exportHeader);
+  t.equal(today.headers['content-disposition'], 'attachment; filename="acme_today_2026-03-01.csv"');
+  const daily = await app.call('/v1/environments/acme/exports/30-days-daily.csv?asOf=2026-03-02');
+  t.equal(daily.headers['x-total-rows'], '0');
+  for (const asOf of [
+    '2026-03-03',
+    '9999-12-31',
+    '2026-02-30',
+    '2026-3-1',
+    '0001-01-01',
+    '1969-12-31',
+    '',
+    '2026-03-02T00:00:00Z',
+    'today',
+  ]) {
+    for (const file of ['today.csv', '6-months-weekly.csv.gz']) {
+      const path = `/v1/environments/acme/exports/${file}?asOf=${asOf}`;
+      const answer = await app.call(path);
+      t.equal(answer.status, 400, path);
+      t.equal(answer.json.errors[0].path, '/query/asOf');
+    }
+  }
+  for (const aggregation of ['today', '30-days-daily', '3-months-weekly', '6-months-weekly']) {
+    const path = `/v1/environments/acme/exports/${aggregation}.csv?asOf=1970-01-01`;
+    t.equal((await app.call(path)).text, exportHeader);
+  }
+});
+
+t.test('a browser resumes a download by its link', async t => {
+  const url = app.origin + (await linkTo({ aggregation: 'today' }));
+  // Browsers ask for gzip first, and for the bytes as they are when they resume.
+  for (const encoding of ['identity', 'gzip']) {
+    const first = await ask(url, { headers: { 'accept-encoding': encoding } });
+    const { etag = '' } = first.headers;
+    const rest = await ask(url, {
+      headers: { 'accept-encoding': 'identity', range: 'bytes=100-', 'if-range': etag },
+    });
+    if (encoding === 'identity') {
+      t.equal(rest.status, 206);
+      t.strictSame(Buffer.concat([first.body.subarray(0, 100), rest.body]), csv);
+    } else {
+      t.equal(rest.status, 200, 'another representation: from the beginning');
+      t.strictSame(rest.body, csv);
+    }
+  }
+});

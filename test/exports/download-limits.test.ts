@@ -1,0 +1,119 @@
+import type { IncomingMessage } from 'node:http';
+import t from 'tap';
+import { createConcurrencyLimit } from '../../src/shared/concurrency-limit.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
+import { open } from '../helpers/http-client.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+
+t.setTimeout(300_000);
+
+/** The limit of an environment is the one of the service. That of the process would take long. */
+const total = 40;
+const app = await startTestApp(t, {
+  adjust: dependencies =>
+    Object.assign(dependencies, {
+      downloadLimit: createConcurrencyLimit({
+        total,
+        perEnvironment: 32,
+        code: 'too_many_downloads',
+        what: 'downloads',
+      }),
+    }),
+});
+const { downloadLimit, sessionLimit } = app.dependencies;
+for (const environmentId of ['one', 'two', 'three', 'fresh']) {
+  await app.putEnvironment(environmentId, 'pro');
+  const snapshot = { environmentId, date: '2026-03-02', rows: 30_000 };
+  if (environmentId === 'fresh') await renderAll(app);
+  await writeDenseSnapshot(app.database.pool, snapshot);
+}
+
+const readers: IncomingMessage[] = [];
+t.teardown(async () => {
+  for (const reader of readers) reader.destroy();
+  await eventually(() => downloadLimit.active === 0);
+});
+
+/** A reader that asks for the file and does not read it. */
+async function stalledReader(environmentId: string): Promise<number> {
+  const response = await open(`${app.origin}/v1/environments/${environmentId}/exports/today.csv`, {
+    headers: { authorization: `Bearer ${testAdminToken}` },
+  });
+  response.on('error', () => {});
+  response.pause();
+  readers.push(response);
+  return response.statusCode ?? 0;
+}
+
+t.test('an environment has 32 downloads at once, and the process has a total', async t => {
+  for (let count = 1; count <= 32; count += 1) {
+    if ((await stalledReader('one')) !== 200) t.fail(`download ${count}`);
+  }
+  const refused = await app.download('one', 'today');
+  t.equal(refused.status, 429);
+  t.equal(refused.json.code, 'too_many_downloads');
+  t.match(String(refused.headers['retry-after']), /^[1-9]\d*$/);
+  t.equal((await app.call('/v1/environments/one/exports/today.csv.gz')).status, 429);
+
+  for (let count = 33; count <= total; count += 1) t.equal(await stalledReader('two'), 200);
+  t.equal((await app.download('three', 'today')).status, 429, 'the process is full');
+});
+
+t.test('stalled readers hold no database connection', async t => {
+  await eventually(async () => {
+    const { rows } = await app.database.pool.query(
+      `select from pg_stat_activity where datname = current_database()
+         and application_name ~ 'warehouse-export (export|session)' and state <> 'idle'`,
+    );
+    return rows.length === 0;
+  }, 'no query of a download');
+  t.equal(downloadLimit.active, total);
+});
+
+t.test('short requests are served meanwhile', async t => {
+  for (const [path, method] of [
+    ['/health/ready', 'GET'],
+    ['/v1/environments/three/exports', 'GET'],
+    ['/v1/environments/three/exports/today.csv', 'HEAD'],
+  ] as const) {
+    t.equal((await app.call(path, { method })).status, 200, path);
+  }
+  t.match(
+    (await app.call('/metrics')).text,
+    new RegExp(`^whx_downloads_in_progress ${total}$`, 'm'),
+  );
+});
+
+t.test('a place is free again when its reader goes, or has read all', async t => {
+  for (const reader of readers.splice(0, 30)) reader.destroy();
+  await eventually(() => downloadLimit.active === total - 30);
+  t.equal((await app.download('three', 'today')).status, 200);
+  for (const reader of readers.splice(0, 5)) for await (const _chunk of reader);
+  await eventually(() => downloadLimit.active === total - 35);
+});
+
+t.test('an environment has 8 downloads of snapshots that are not rendered', async t => {
+  for (let count = 1; count <= 8; count += 1) t.equal(await stalledReader('fresh'), 200);
+  t.equal(sessionLimit.active, 8);
+  const refused = await app.download('fresh', 'today');
+  t.equal(refused.status, 429);
+  t.equal(refused.json.code, 'too_many_downloads');
+  t.equal((await app.download('three', 'today')).status, 200);
+  const active = downloadLimit.active - 8;
+  for (const reader of readers.splice(-8)) reader.destroy();
+  await eventually(() => sessionLimit.active === 0);
+  await eventually(() => downloadLimit.active === active);
+});
+
+t.test('a refused or failed request keeps no place', async t => {
+  const { active } = downloadLimit;
+  await app.putEnvironment('free', 'free');
+  for (let count = 1; count <= 20; count += 1) {
+    t.equal((await app.download('free', 'today')).status, 403);
+    t.equal((await app.download('three', 'nonsense')).status, 400);
+  }
+  t.equal(downloadLimit.active, active);
+});
