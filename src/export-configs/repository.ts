@@ -94,6 +94,27 @@ export async function replaceConfig(
   return result.numUpdatedRows === 1n;
 }
 
+/**
+ * Returns the configs of an environment that write into buckets of that name, at any provider.
+ * The order is the same every time.
+ */
+export async function listConfigsOfBucket(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+  bucket: string,
+): Promise<Pick<ExportConfig, 'id' | 'name' | 'destination' | 'compression'>[]> {
+  const rows = await db
+    .selectFrom('export_configs')
+    .selectAll()
+    .where('environment_id', '=', environmentId)
+    .where('bucket', '=', bucket)
+    .where('deleted_at', 'is', null)
+    .orderBy('created_at')
+    .orderBy('id')
+    .execute();
+  return rows.map(toConfig);
+}
+
 /** From now on no caller sees it. @throws AppError `not_found` */
 export async function hideConfig(
   db: DatabaseOrTransaction,

@@ -34,7 +34,7 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         operationId: 'createExportConfig',
         summary: 'Make an export config',
         description:
-          'Checks the bucket first, as `…/validate` does. If a check fails, nothing is stored. The first run is at the next slot. ' +
+          'Checks the bucket first, as `…/validate` does. If a check fails, nothing is stored. Two configs of an environment that would write the same object are refused with `conflict`. The first run is at the next slot. ' +
           `An environment may have at most ${maxConfigs} configs: then \`conflict\`.`,
         tags,
         params: environmentParams,

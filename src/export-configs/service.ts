@@ -15,6 +15,7 @@ import {
   readConfigPatch,
   readNewConfig,
 } from './read-config-body.ts';
+import { refuseSameObject } from './refuse-same-object.ts';
 import {
   countConfigs,
   type ExportConfig,
@@ -25,7 +26,7 @@ import {
   replaceConfig,
 } from './repository.ts';
 
-/** Configs change in three ways. The bucket is asked before anything is stored, and outside every transaction. */
+/** Creates, changes and deletes export configs. Buckets are checked before and outside of transactions. */
 
 export interface ConfigDependencies {
   readonly db: Database;
@@ -34,7 +35,12 @@ export interface ConfigDependencies {
   readonly now: () => Date;
 }
 
-/** @throws AppError `validation_failed`, `storage_validation_failed`, `conflict` */
+/**
+ * Stores a new config once its bucket has passed the checks.
+ *
+ * @throws AppError `validation_failed`, `storage_validation_failed`; `conflict` if the environment
+ *   has too many configs or another one that writes the same object
+ */
 export async function createConfig(
   { db, encryptionKeys, clientEnvironment, now }: ConfigDependencies,
   actor: Actor,
@@ -47,6 +53,7 @@ export async function createConfig(
     requireRoom(count, maxConfigs, 'export configs', 'Delete one first.');
   };
   await requireRoomForOne(db);
+  await refuseSameObject(db, environmentId, null, settings);
   requireValid(await checkConfig(clientEnvironment, environmentId, settings, credentials, now()));
   const owner = { environmentId, configId: randomUUID() };
   const createdAt = now();
@@ -64,6 +71,8 @@ export async function createConfig(
   await db.transaction().execute(async trx => {
     await lockEnvironment(trx, environmentId);
     await requireRoomForOne(trx);
+    // Another config may have been stored while the bucket was checked.
+    await refuseSameObject(trx, environmentId, config.id, config);
     await insertConfig(trx, config);
     const { enabled, schedule } = config;
     await recordChange(trx, actor, {
@@ -76,10 +85,20 @@ export async function createConfig(
   return { config, history: { running: false, last: null, lastSuccessfulAt: null } };
 }
 
+/** Fields that decide which objects a config writes. */
+const decidesObject: readonly string[] = [
+  'provider',
+  'endpoint',
+  'bucket',
+  'region',
+  'key',
+  'compression',
+];
+
 /**
  * Turned off, a config stops its run; turned on or given another schedule, it first runs at the next slot.
- * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` when it was changed or
- *   deleted while the bucket was asked
+ * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` if it was changed or
+ *   deleted while the bucket was checked, or if another config of the environment writes the same object
  */
 export async function patchConfig(
   dependencies: ConfigDependencies,
@@ -91,6 +110,8 @@ export async function patchConfig(
   const { db, encryptionKeys, clientEnvironment, now } = dependencies;
   const { config } = await getConfig(db, environmentId, configId);
   const { settings, accessKeyId, newSecret, ...patched } = readConfigPatch(config, patch);
+  const isMoved = patched.changed.some(field => decidesObject.includes(field));
+  if (isMoved) await refuseSameObject(db, environmentId, configId, settings);
   if (patched.needsCheck) {
     const secretAccessKey = newSecret ?? secretOf(dependencies, config);
     requireValid(
@@ -118,6 +139,10 @@ export async function patchConfig(
     updatedAt: new Date(Math.max(changedAt.getTime(), config.updatedAt.getTime() + 1)),
   };
   await db.transaction().execute(async trx => {
+    if (isMoved) {
+      await lockEnvironment(trx, environmentId);
+      await refuseSameObject(trx, environmentId, configId, settings);
+    }
     if (!(await replaceConfig(trx, changed, config, patched.needsCheck))) {
       throw new AppError(
         'conflict',

@@ -29,6 +29,7 @@ const body = {
   endpoint: 'https://127.0.0.1',
   bucket: 'acme',
   region: 'eu',
+  key: 'elsewhere',
   accessKeyId: 'id',
   secretAccessKey: 'not-a-real-secret',
 };

@@ -1,0 +1,122 @@
+/** Tells whether two exports of one environment can write the same object. Pure. */
+import type { Destination } from './destination.ts';
+import type { Compression } from './object-key.ts';
+
+export interface ExportTarget {
+  readonly destination: Destination;
+  readonly compression: Compression;
+}
+
+/**
+ * Returns whether there is a snapshot date for which both write the same object.
+ *
+ * Placeholders are compared by what they stand for: `{date}` meets `{year}-{month}-{day}`, and `{year}`
+ * meets a folder named `2026`.
+ */
+export function canWriteSameObject(
+  environmentId: string,
+  one: ExportTarget,
+  other: ExportTarget,
+): boolean {
+  return (
+    one.compression === other.compression &&
+    bucketIdentity(one.destination) === bucketIdentity(other.destination) &&
+    foldersMeet(
+      tokensOf(environmentId, one.destination.key),
+      tokensOf(environmentId, other.destination.key),
+    )
+  );
+}
+
+/**
+ * Returns a text that two destinations share if they are the same bucket.
+ *
+ * Names of buckets are unique at Google and in each partition of Amazon. Elsewhere the host and port
+ * count, because http and https of a host lead to the same storage.
+ */
+function bucketIdentity({ provider, bucket, region, endpoint }: Destination): string {
+  if (provider === 'gcp') return `gcp ${bucket}`;
+  if (provider === 'aws' || endpoint === null) return `aws ${partitionOf(region)} ${bucket}`;
+  const url = new URL(endpoint);
+  const host = url.hostname.replace(/\.$/, '');
+  if (host === 'storage.googleapis.com') return `gcp ${bucket}`;
+  const [, hostRegion] =
+    /^s3(?:[.-](?:dualstack\.|fips\.)?([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?$/.exec(host) ?? [];
+  if (host.startsWith('s3.amazonaws.com') || hostRegion !== undefined) {
+    return `aws ${partitionOf(hostRegion ?? '')} ${bucket}`;
+  }
+  return `${host}:${url.port} ${bucket}`;
+}
+
+function partitionOf(region: string): string {
+  if (region.startsWith('cn-')) return 'aws-cn';
+  return region.startsWith('us-gov-') ? 'aws-us-gov' : 'aws';
+}
+
+/** A character of a folder, or the position of a digit in a date that is written YYYYMMDD. */
+type Token = string | number;
+
+const year = [0, 1, 2, 3];
+const month = [4, 5];
+const day = [6, 7];
+const digits: Readonly<Record<string, readonly Token[]>> = {
+  '{date}': [...year, '-', ...month, '-', ...day],
+  '{year}': year,
+  '{month}': month,
+  '{day}': day,
+};
+
+function tokensOf(environmentId: string, folder: string): Token[] {
+  return folder
+    .replaceAll('{environmentId}', environmentId)
+    .split(/(\{(?:date|year|month|day)\})/)
+    .flatMap(part => digits[part] ?? [...part]);
+}
+
+/** Two tokens that have to be equal. */
+type Pair = readonly [Token, Token];
+
+function foldersMeet(one: readonly Token[], other: readonly Token[]): boolean {
+  if (one.length !== other.length) return false;
+  const pairs: Pair[] = [];
+  for (const [index, token] of one.entries()) {
+    const counterpart = other[index];
+    if (counterpart === undefined || token === counterpart) continue;
+    if (typeof token === 'string' && typeof counterpart === 'string') return false;
+    pairs.push([token, counterpart]);
+  }
+  return pairs.length === 0 || isSomeDate(pairs);
+}
+
+/** Years of snapshots that this service can hold. */
+const firstYear = 2000;
+const lastYear = 2099;
+
+/** Tries dates, year by year. Each level skips what its digits rule out already. */
+function isSomeDate(pairs: readonly Pair[]): boolean {
+  const decidedBy = (length: number) =>
+    pairs.filter(pair => Math.max(...pair.filter(isPosition)) < length);
+  const ofYear = decidedBy(4);
+  const ofMonth = decidedBy(6);
+  for (let y = firstYear; y <= lastYear; y += 1) {
+    if (!hold(ofYear, String(y))) continue;
+    for (let m = 1; m <= 12; m += 1) {
+      const yearAndMonth = `${y}${String(m).padStart(2, '0')}`;
+      if (!hold(ofMonth, yearAndMonth)) continue;
+      const days = new Date(Date.UTC(y, m, 0)).getUTCDate();
+      for (let d = 1; d <= days; d += 1) {
+        if (hold(pairs, `${yearAndMonth}${String(d).padStart(2, '0')}`)) return true;
+      }
+    }
+  }
+  return false;
+}
+
+function isPosition(token: Token): token is number {
+  return typeof token === 'number';
+}
+
+function hold(pairs: readonly Pair[], date: string): boolean {
+  const read = (token: Token) => (isPosition(token) ? date[token] : token);
+  return pairs.every(([one, other]) => read(one) === read(other));
+}

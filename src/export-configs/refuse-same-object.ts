@@ -1,0 +1,32 @@
+import { setImmediate } from 'node:timers/promises';
+import type { DatabaseOrTransaction } from '../db/database.ts';
+import { canWriteSameObject, type ExportTarget } from '../destinations/same-object.ts';
+import { AppError } from '../shared/errors.ts';
+import { listConfigsOfBucket } from './repository.ts';
+
+/**
+ * Refuses a config that would write the same object as another one of its environment.
+ *
+ * Configs that are off count, too: they can be run by hand and turned on again.
+ *
+ * @param configId the config itself, or null for a new one
+ * @throws AppError `conflict` that names the other config
+ */
+export async function refuseSameObject(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+  configId: string | null,
+  target: ExportTarget,
+): Promise<void> {
+  const { bucket } = target.destination;
+  for (const other of await listConfigsOfBucket(db, environmentId, bucket)) {
+    if (other.id !== configId && canWriteSameObject(environmentId, other, target)) {
+      throw new AppError(
+        'conflict',
+        `The export config "${other.name}" (${other.id}) writes the same objects into the bucket "${bucket}". Choose another folder or compression.`,
+      );
+    }
+    // A comparison takes up to a few milliseconds.
+    await setImmediate();
+  }
+}

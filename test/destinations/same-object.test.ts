@@ -1,0 +1,98 @@
+import t from 'tap';
+import type { Destination } from '../../src/destinations/destination.ts';
+import { canWriteSameObject } from '../../src/destinations/same-object.ts';
+
+const custom: Destination = {
+  provider: 'custom',
+  endpoint: 'https://minio.example.com',
+  bucket: 'acme',
+  region: 'us-east-1',
+  key: 'exports',
+};
+const aws: Destination = { ...custom, provider: 'aws', endpoint: null, region: 'eu-west-1' };
+const gcp: Destination = { ...custom, provider: 'gcp', endpoint: null, region: 'EU' };
+
+function meet(one: Destination, other: Destination): boolean {
+  const compression = 'none';
+  const results = [
+    canWriteSameObject(
+      'prod',
+      { destination: one, compression },
+      { destination: other, compression },
+    ),
+    canWriteSameObject(
+      'prod',
+      { destination: other, compression },
+      { destination: one, compression },
+    ),
+  ];
+  if (results[0] !== results[1]) throw new Error('the order matters');
+  return results[0] === true;
+}
+
+t.test('compares buckets by what they are', async t => {
+  const table: [Destination, Destination, boolean, string][] = [
+    [custom, custom, true, 'the same'],
+    [custom, { ...custom, region: 'auto' }, true, 'another region label'],
+    [custom, { ...custom, endpoint: 'http://minio.example.com' }, true, 'http and https'],
+    [custom, { ...custom, endpoint: 'https://minio.example.com.' }, true, 'a last dot'],
+    [custom, { ...custom, endpoint: 'https://minio.example.com:9000' }, false, 'another port'],
+    [custom, { ...custom, endpoint: 'https://other.example.com' }, false, 'another host'],
+    [custom, { ...custom, bucket: 'Acme' }, false, 'another bucket'],
+    [custom, aws, false, 'another provider'],
+    [aws, { ...aws, region: 'us-east-1' }, true, 'names are unique at Amazon'],
+    [aws, { ...aws, region: 'cn-north-1' }, false, 'but for its partitions'],
+    [aws, gcp, false, 'Amazon and Google'],
+    [gcp, { ...gcp, region: 'europe-west1' }, true, 'names are unique at Google'],
+    [gcp, { ...custom, endpoint: 'https://storage.googleapis.com' }, true, 'Google as custom'],
+    [aws, { ...custom, endpoint: 'https://s3.eu-west-1.amazonaws.com' }, true, 'Amazon as custom'],
+    [aws, { ...custom, endpoint: 'https://s3.amazonaws.com' }, true, 'Amazon as custom, global'],
+    [aws, { ...custom, endpoint: 'https://s3.cn-north-1.amazonaws.com.cn' }, false, 'China'],
+  ];
+  for (const [one, other, expected, title] of table) t.equal(meet(one, other), expected, title);
+  const gzip = { destination: custom, compression: 'gzip' } as const;
+  t.equal(canWriteSameObject('prod', { destination: custom, compression: 'none' }, gzip), false);
+});
+
+t.test('compares folders by what they can become', async t => {
+  const table: [string, string, boolean][] = [
+    ['', '', true],
+    ['a', 'b', false],
+    ['a', 'a/b', false],
+    ['{date}', '{date}', true],
+    ['{date}', '{year}-{month}-{day}', true],
+    ['{year}/{month}', '{year}/{day}', true],
+    ['{year}', '2026', true],
+    ['{year}', '1999', false],
+    ['{year}', '{month}{day}', false],
+    ['{year}', '{month}26', false],
+    ['{year}', '{day}26', true],
+    ['{month}', '13', false],
+    ['{month}', '12', true],
+    ['{month}/{day}', '02/30', false],
+    ['{month}/{day}', '02/29', true],
+    ['{year}/{month}/{day}', '2025/02/29', false],
+    ['{date}', '2026-03-02', true],
+    ['{date}', '2026-03-2', false],
+    ['{day}/x', '01/y', false],
+    ['{environmentId}', 'prod', true],
+    ['{environmentId}', 'test', false],
+    ['{environmentId}/{date}', 'prod/2026-03-02', true],
+    ['{day}/{day}', '01/02', false],
+    ['{day}/{month}', '{month}/{day}', true],
+  ];
+  for (const [one, other, expected] of table) {
+    t.equal(meet({ ...custom, key: one }, { ...custom, key: other }), expected, `${one} ${other}`);
+  }
+});
+
+t.test('decides the hardest pair quickly', async t => {
+  const hardest = [
+    `{year}{month}{day}/31/${'{day}'.repeat(100)}`,
+    `{year}{month}{day}/{day}/${'30'.repeat(100)}`,
+  ];
+  const started = process.cpuUsage();
+  t.equal(meet({ ...custom, key: hardest[0] ?? '' }, { ...custom, key: hardest[1] ?? '' }), false);
+  const { user, system } = process.cpuUsage(started);
+  t.ok(user + system < 200_000, `${(user + system) / 1000} ms of CPU for both orders`);
+});

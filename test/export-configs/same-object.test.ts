@@ -1,0 +1,92 @@
+import t from 'tap';
+import { configBody, makeConfig, startExportApp } from '../helpers/export-configs.ts';
+import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
+
+const now = '2026-03-03T10:00:00.000Z';
+const path = '/v1/environments/acme/export-configs';
+
+t.test('refuses a config that writes the same object as another one', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  await app.putEnvironment('other');
+  const key = freshPrefix();
+  const first = await makeConfig(app, 'acme', configBody('full', { key, name: 'First' }));
+  const post = (overrides: object) =>
+    app.call(path, { method: 'POST', json: configBody('full', { key, ...overrides }) });
+
+  for (const [what, overrides] of [
+    ['the same body', {}],
+    ['slashes around the folder', { key: `/${key}/` }],
+    ['another schedule', { schedule: 'weekly' }],
+    ['a config that is off', { enabled: false }],
+    ['another region label', { region: 'auto' }],
+    ['another user', { accessKeyId: 'AKIAOTHER' }],
+  ] as const) {
+    const answer = await post(overrides);
+    t.equal(answer.status, 409, what);
+    t.equal(answer.json.code, 'conflict');
+    t.match(answer.json.detail, `"First" (${first.id})`, what);
+  }
+  t.equal((await post({ compression: 'gzip' })).status, 201, 'another compression');
+  t.equal((await post({ key: `${key}/{date}` })).status, 201, 'another folder');
+  const template = await post({ key: `${key}/{year}-{month}-{day}` });
+  t.equal(template.status, 409, 'the same folder in other words');
+  const literal = await post({ key: `${key}/2026-03-02` });
+  t.equal(literal.status, 409, 'a folder that the other one has on one day');
+  const elsewhere = await app.call('/v1/environments/other/export-configs', {
+    method: 'POST',
+    json: configBody('full', { key }),
+  });
+  t.equal(elsewhere.status, 201, 'another environment has other object names');
+
+  await app.call(`${path}/${first.id}`, { method: 'DELETE' });
+  t.equal((await post({})).status, 201, 'the other one was deleted');
+});
+
+t.test('refuses a PATCH that leads to the object of another config', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const first = await makeConfig(app, 'acme');
+  const second = await makeConfig(app, 'acme', configBody('full', { compression: 'gzip' }));
+  const patch = (json: object) => app.call(`${path}/${second.id}`, { method: 'PATCH', json });
+  t.equal((await patch({ key: first.key })).status, 200, 'the compression differs');
+  const refused = await patch({ compression: 'none' });
+  t.equal(refused.status, 409);
+  t.match(refused.json.detail, first.id);
+  t.equal((await app.call(`${path}/${second.id}`)).json.compression, 'gzip');
+  t.equal((await patch({ compression: 'none', key: freshPrefix() })).status, 200);
+  t.equal((await patch({ name: 'Renamed', enabled: false })).status, 200);
+
+  // Rows of versions before this rule may share an object.
+  await app.database.pool.query('update export_configs set key = $1', [first.key]);
+  t.equal((await patch({ name: 'Still there' })).status, 200, 'other fields can be changed');
+  t.equal((await patch({ enabled: true })).status, 200);
+  t.equal((await patch({ key: freshPrefix() })).status, 200, 'the way out');
+});
+
+t.test('stores one of many configs that are saved at once', needsS3, async t => {
+  const app = await startExportApp(t, { now });
+  await app.putEnvironment('acme');
+  const { bucket } = s3Server();
+  const key = freshPrefix();
+  const folders = ['{date}', '{year}-{month}-{day}', '2026-03-02', '{date}', '{year}-03-02'];
+  const answers = await Promise.all(
+    folders.map(folder =>
+      app.call(path, { method: 'POST', json: configBody('full', { key: `${key}/${folder}` }) }),
+    ),
+  );
+  t.strictSame(answers.map(answer => answer.status).toSorted(), [201, 409, 409, 409, 409]);
+
+  const ids: string[] = [];
+  for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'acme')).id);
+  const target = freshPrefix();
+  const patched = await Promise.all(
+    ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
+  );
+  t.strictSame(patched.map(answer => answer.status).toSorted(), [200, 409, 409, 409]);
+  const { rows } = await app.database.pool.query(
+    'select count(*)::int as n from export_configs where bucket = $1 and key = $2',
+    [bucket, target],
+  );
+  t.equal(rows[0].n, 1);
+});
