@@ -85,7 +85,8 @@ const fields = {
   }),
   compression,
   manifest: Type.Boolean({
-    description: 'Whether a JSON description is written beside each file. Default: false.',
+    description:
+      'Whether a JSON manifest is written to `<folder>/_manifest/<file name>.json` after each file. It is removed before the file is replaced. Default: false.',
   }),
 };
 

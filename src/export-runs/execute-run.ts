@@ -204,6 +204,8 @@ async function send(
   await renderer.render({ environmentId, date: snapshotDate }, stop);
   return await transfer(runSource, used, {
     environmentId,
+    configId: attempt.configId,
+    runId: attempt.runId,
     snapshotDate,
     config,
     signal: stop,

@@ -1,54 +1,64 @@
 import type { S3Client } from '@aws-sdk/client-s3';
-import { objectKey } from '../destinations/object-key.ts';
-import { putManifest } from '../destinations/s3/manifest.ts';
+import { manifestKey, objectKey } from '../destinations/object-key.ts';
+import { putManifest, removeManifest } from '../destinations/s3/manifest.ts';
 import { type UploadRequest, uploadObject } from '../destinations/s3/upload.ts';
 import type { ConfigSettings } from '../export-configs/repository.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
-import { columns } from '../snapshots/columns.ts';
+import { csvColumns } from '../snapshots/column-types.ts';
 import { SnapshotAbsentError } from './run-errors.ts';
 import type { RunResult } from './update-run.ts';
 
-/** From the database to the bucket: the same file as that day's part of the manual export. */
+/** Moves one snapshot from the database into the bucket, as the same file as a manual export of that day. */
 
 export interface TransferRequest {
   readonly environmentId: string;
+  readonly configId: string;
+  readonly runId: string;
   readonly snapshotDate: string;
   readonly config: Pick<ConfigSettings, 'destination' | 'compression' | 'manifest'>;
   readonly signal: AbortSignal;
   readonly onMultipartStarted: UploadRequest['onMultipartStarted'];
   readonly onMultipartAborted: () => Promise<void>;
-  /** Asked between the last byte and the object's completion. @throws to let no object appear */
+  /** Called between the last byte and the object's completion. @throws to keep the object from appearing */
   readonly beforeCompletion: () => Promise<void>;
   readonly now: () => Date;
 }
 
-/** Above what rows of this model take, lists of segments included; uploads leave room for twice as much. */
+/** Bytes of a row, above the usual size with lists of segments. Uploads leave room for twice as much. */
 const expectedRowBytes = 400;
 
 /**
  * Writes the object, then the manifest if the config wants one. The object appears whole or not at all.
- * @throws SnapshotAbsentError, StorageError, the signal's reason, or what the database throws; also when the rows were
- *   not as many as the registry says
+ * An older manifest of the object is removed before the object is replaced.
+ *
+ * @throws SnapshotAbsentError, StorageError, the signal's reason, or what the database throws; also if the
+ *   number of rows differs from the registry
  */
 export async function transfer(
   source: ExportSource,
   client: S3Client,
   request: TransferRequest,
 ): Promise<RunResult> {
-  const { environmentId, snapshotDate, config, signal } = request;
+  const { environmentId, configId, runId, snapshotDate, config, signal } = request;
   const { destination, compression } = config;
   const options = { compression, signal };
   const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
   try {
-    if (opened.plan.sections.length === 0)
-      throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
+    const [section] = opened.plan.sections;
+    if (section === undefined) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
     const { rowCount } = opened.plan;
-    const key = objectKey(destination.key, { environmentId, snapshotDate, compression });
+    const name = { environmentId, snapshotDate, compression };
+    const key = objectKey(destination.key, name);
+    const beforeCompletion = async () => {
+      await request.beforeCompletion();
+      if (!config.manifest) return;
+      await removeManifest(client, destination, manifestKey(destination.key, name), signal);
+    };
     const object = await uploadObject(client, {
       destination,
       key,
-      body: thenAsk(opened.bytes(), request.beforeCompletion),
+      body: thenCall(opened.bytes(), beforeCompletion),
       contentType: compression === 'gzip' ? 'application/gzip' : 'text/csv',
       metadata: {
         'row-count': String(rowCount),
@@ -62,19 +72,23 @@ export async function transfer(
     });
     const result = { ...object, rowCount, objectKey: key };
     if (config.manifest) {
-      const about = {
-        snapshotDate,
-        columns: columns.map(column => column.header),
-        completedAt: request.now().toISOString(),
-      };
-      await putManifest(
-        client,
-        destination,
+      const manifest = {
+        manifestVersion: 1,
         environmentId,
+        configId,
+        runId,
+        snapshotDate,
+        snapshotVersion: section.version,
+        objectKey: key,
+        format: 'csv',
         compression,
-        { ...result, ...about },
-        signal,
-      );
+        bytes: object.bytes,
+        rowCount,
+        sha256: object.sha256,
+        columns: csvColumns,
+        completedAt: request.now().toISOString(),
+      } as const;
+      await putManifest(client, destination, manifest, signal);
     }
     return result;
   } finally {
@@ -82,11 +96,11 @@ export async function transfer(
   }
 }
 
-/** Copies, because uploads hold what they are given until a part is full. */
-async function* thenAsk(
+/** Passes the bytes on, then calls `last`. Copies them, because uploads hold pieces until a part is full. */
+async function* thenCall(
   bytes: AsyncIterable<Buffer>,
-  ask: () => Promise<void>,
+  last: () => Promise<void>,
 ): AsyncGenerator<Buffer> {
   for await (const piece of bytes) yield Buffer.from(piece);
-  await ask();
+  await last();
 }

@@ -11,7 +11,15 @@ import {
   until,
 } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
-import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
+import {
+  contentsOf,
+  freshPrefix,
+  needsS3,
+  readObject,
+  s3Destination,
+  s3Server,
+} from '../helpers/s3.ts';
+import { startS3Proxy } from '../helpers/s3-proxy.ts';
 
 /** Runs from the slot to the bucket, with the real database and the real S3 server. */
 
@@ -106,15 +114,65 @@ t.test('a slot comes: file, manifest, run and status', needsS3, async t => {
   t.strictSame((await app.call(`${path}/${id}/runs/${run.id}`)).json, run);
   t.strictSame((await app.call(`/v1/environments/acme/runs/${run.id}`)).json, run);
   const manifest = JSON.parse((await readObject(s3Server().bucket, manifestKey)).body.toString());
-  t.strictSame(manifest, {
+  const { columns, ...rest } = manifest;
+  const registered = await app.database.pool.query('select version from snapshots');
+  t.strictSame(rest, {
+    manifestVersion: 1,
+    environmentId: 'acme',
+    configId: id,
+    runId: run.id,
+    snapshotDate: '2026-03-02',
+    snapshotVersion: registered.rows[0].version,
     objectKey,
+    format: 'csv',
+    compression: 'none',
     bytes: run.bytes,
     rowCount: 3,
     sha256,
-    snapshotDate: '2026-03-02',
-    columns: exportHeader.trim().split(','),
     completedAt: '2026-03-03T00:00:00.000Z',
   });
+  t.strictSame(
+    columns.map((column: { name: string }) => column.name),
+    exportHeader.trim().split(','),
+  );
+  t.strictSame(columns[1], { name: 'Company Name', type: 'string', nullable: true });
+  t.strictSame(columns[14], { name: 'Satisfaction', type: 'int32', nullable: true });
+  t.strictSame(columns[15], { name: 'Feedback Count', type: 'int64', nullable: false });
+});
+
+t.test('removes the manifest before it replaces the object', needsS3, async t => {
+  const { app, runs } = await start(t);
+  const proxy = await startS3Proxy();
+  t.teardown(proxy.close);
+  const body = configBody('full', { manifest: true, endpoint: proxy.endpoint });
+  const { id } = await makeConfig(app, 'acme', { ...body, key: `${freshPrefix()}/{date}` });
+  startExportWorker(t, app);
+  const run = async () => {
+    const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    return await runs.finished(json.id);
+  };
+  const first = await run();
+  t.match(first.objectKey, /\/2026-03-02\/company-adoption_acme_2026-03-02\.csv$/);
+  await app.load('acme', '2026-03-02', loadBody(rows.slice(0, 1)));
+  const before = proxy.requests.length;
+  t.match(await run(), { state: 'successful', rowCount: 1 });
+  const writes = proxy.requests
+    .slice(before)
+    .filter(line => /^(?:PUT|DELETE)/.test(line))
+    .map(line => `${line.split(' ')[0]} ${line.includes('/_manifest/') ? 'manifest' : 'object'}`);
+  t.strictSame(writes, ['DELETE manifest', 'PUT object', 'PUT manifest']);
+
+  // A run that fails between the two leaves an object without a manifest, never with a wrong one.
+  proxy.decide(({ method, url }) =>
+    method === 'PUT' && !url?.includes('/_manifest/') ? 'invalid-request' : 'pass',
+  );
+  const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+  await until(
+    () => runs.read(json.id),
+    found => found.attempts === 1 && found.state === 'queued',
+  );
+  const folder = first.objectKey.split('/').slice(0, 2).join('/');
+  t.strictSame((await contentsOf(s3Destination({ key: folder }))).objects, [first.objectKey]);
 });
 
 t.test('runs by hand, gzip: the same bytes every time', needsS3, async t => {

@@ -34,8 +34,8 @@ export interface StorageFault {
   readonly hint: string;
 }
 
-/** The request that failed: one of the check, or one of a run's upload. */
-export type StorageStep = 'list' | 'write' | 'abort' | 'upload';
+/** The request that failed: one of the check, one of a run's upload, or the removal of a manifest. */
+export type StorageStep = 'list' | 'write' | 'abort' | 'upload' | 'remove';
 
 export interface StorageContext {
   readonly step: StorageStep;
@@ -317,6 +317,12 @@ const abortRights = {
   custom: 's3:AbortMultipartUpload on the objects',
 } as const;
 
+const removeRights = {
+  aws: 's3:DeleteObject on the objects under _manifest/',
+  gcp: 'storage.objects.delete on the bucket',
+  custom: 's3:DeleteObject on the objects under _manifest/',
+} as const;
+
 function denied({ step, destination }: StorageContext): StorageFault {
   const { bucket, key, provider } = destination;
   const folder = key === '' ? '' : `, under \`${key}/\``;
@@ -335,6 +341,12 @@ function denied({ step, destination }: StorageContext): StorageFault {
         code: 'write_denied',
         message: `The access key may start uploads to the bucket \`${bucket}\`${folder}, but not abort them.`,
         hint: `Allow AbortMultipartUpload for this key (${abortRights[provider]}), so that no unfinished upload stays.`,
+      };
+    case 'remove':
+      return {
+        code: 'write_denied',
+        message: `The access key may not delete the manifest of an object that is written again, in the bucket \`${bucket}\`${folder}.`,
+        hint: `Allow DeleteObject on manifests for this key (${removeRights[provider]}).`,
       };
     case 'write':
     case 'upload':

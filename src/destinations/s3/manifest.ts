@@ -1,46 +1,101 @@
-import { PutObjectCommand, type S3Client } from '@aws-sdk/client-s3';
+/**
+ * Manifests are the commit point of an export: a manifest is removed before its object is replaced and
+ * written once the object is complete. A reader that finds a manifest finds the object that it describes.
+ */
+import {
+  DeleteObjectCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+  type S3Client,
+} from '@aws-sdk/client-s3';
 import type { Destination } from '../destination.ts';
 import { type Compression, manifestKey } from '../object-key.ts';
 import { NotS3Error } from './error-codes.ts';
-import { describeStorageError, StorageError } from './errors.ts';
+import { describeStorageError, StorageError, type StorageStep } from './errors.ts';
 
-/** Says of an object, in the same bucket, what it is and that it is whole (contract, section 6). */
 export interface Manifest {
+  readonly manifestVersion: 1;
+  readonly environmentId: string;
+  readonly configId: string;
+  readonly runId: string;
+  /** YYYY-MM-DD */
+  readonly snapshotDate: string;
+  /** Differs for each replacement of the snapshot. */
+  readonly snapshotVersion: string;
   readonly objectKey: string;
+  readonly format: 'csv';
+  readonly compression: Compression;
   readonly bytes: number;
   readonly rowCount: number;
   /** Lower-case hex, of the object's bytes. */
   readonly sha256: string;
-  /** YYYY-MM-DD */
-  readonly snapshotDate: string;
-  readonly columns: readonly string[];
-  /** Instant, when the object was complete. */
+  readonly columns: readonly {
+    readonly name: string;
+    readonly type: string;
+    readonly nullable: boolean;
+  }[];
+  /** Instant at which the object was complete. */
   readonly completedAt: string;
 }
 
-/** @throws StorageError when the storage fails; the signal's reason when that aborted. */
+/** @throws StorageError if the storage fails; the signal's reason if that aborts */
 export async function putManifest(
   client: S3Client,
   destination: Destination,
-  environmentId: string,
-  compression: Compression,
   manifest: Manifest,
   signal: AbortSignal,
 ): Promise<void> {
-  const { snapshotDate } = manifest;
-  try {
+  await attempt('upload', destination, signal, async () => {
     const { ETag } = await client.send(
       new PutObjectCommand({
         Bucket: destination.bucket,
-        Key: manifestKey(destination.key, { environmentId, compression, snapshotDate }),
+        Key: manifestKey(destination.key, manifest),
         Body: `${JSON.stringify(manifest)}\n`,
         ContentType: 'application/json',
       }),
       { abortSignal: signal },
     );
     if (ETag === undefined) throw new NotS3Error('not an answer of S3');
+  });
+}
+
+/**
+ * Removes the manifest of an object that is about to be replaced.
+ *
+ * It lists first, so that a first export needs no right to delete, and leaves no delete marker in a
+ * bucket with versions.
+ *
+ * @throws StorageError if the storage fails or refuses; the signal's reason if that aborts
+ */
+export async function removeManifest(
+  client: S3Client,
+  destination: Destination,
+  key: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const { bucket: Bucket } = destination;
+  const options = { abortSignal: signal };
+  const isThere = await attempt('list', destination, signal, async () => {
+    const list = new ListObjectsV2Command({ Bucket, Prefix: key, MaxKeys: 1 });
+    const { Contents = [] } = await client.send(list, options);
+    return Contents[0]?.Key === key;
+  });
+  if (!isThere) return;
+  await attempt('remove', destination, signal, async () => {
+    await client.send(new DeleteObjectCommand({ Bucket, Key: key }), options);
+  });
+}
+
+async function attempt<T>(
+  step: StorageStep,
+  destination: Destination,
+  signal: AbortSignal,
+  work: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await work();
   } catch (error) {
     signal.throwIfAborted();
-    throw new StorageError(describeStorageError(error, { step: 'upload', destination }), error);
+    throw new StorageError(describeStorageError(error, { step, destination }), error);
   }
 }

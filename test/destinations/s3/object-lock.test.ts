@@ -51,15 +51,22 @@ t.test('writes to a bucket with Object Lock that demands a digest', needsS3, asy
     t.equal((await readObject(bucket, key)).body.length, size);
   }
   const manifest = {
-    objectKey: `${destination.key}/7.csv`,
+    manifestVersion: 1,
+    environmentId: 'prod',
+    configId: 'c',
+    runId: 'r',
+    snapshotDate: '2026-03-02',
+    snapshotVersion: 'v',
+    objectKey: `${destination.key}/company-adoption_prod_2026-03-02.csv`,
+    format: 'csv',
+    compression: 'none',
     bytes: 7,
     rowCount: 1,
     sha256: 'ab',
-    snapshotDate: '2026-03-02',
-    columns: ['Company ID'],
+    columns: [{ name: 'Company ID', type: 'string', nullable: false }],
     completedAt: '2026-03-03T00:00:09.000Z',
-  };
-  await t.resolves(putManifest(client, destination, 'prod', 'none', manifest, signal));
+  } as const;
+  await t.resolves(putManifest(client, destination, manifest, signal));
   t.equal(proxy.requests.filter(line => line.startsWith('PUT')).length, 6, 'nothing was repeated');
 });
 

@@ -5,7 +5,7 @@ import t from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
 import { abortUnfinishedUploads, abortUpload } from '../../../src/destinations/s3/abort-upload.ts';
 import { StorageError } from '../../../src/destinations/s3/errors.ts';
-import { putManifest } from '../../../src/destinations/s3/manifest.ts';
+import { putManifest, removeManifest } from '../../../src/destinations/s3/manifest.ts';
 import {
   partSizeBytes,
   type UploadRequest,
@@ -317,23 +317,42 @@ t.test('manifest', needsS3, async t => {
   const client = s3Client('full');
   t.teardown(() => client.destroy());
   const manifest = {
+    manifestVersion: 1,
+    environmentId: 'prod',
+    configId: 'c',
+    runId: 'r',
+    snapshotDate: '2026-03-02',
+    snapshotVersion: 'v',
     objectKey: `${destination.key}/company-adoption_prod_2026-03-02.csv`,
+    format: 'csv',
+    compression: 'none',
     bytes: 7,
     rowCount: 1,
     sha256: 'ab',
-    snapshotDate: '2026-03-02',
-    columns: ['Company ID'],
+    columns: [{ name: 'Company ID', type: 'string', nullable: false }],
     completedAt: '2026-03-03T00:00:09.000Z',
-  };
+  } as const;
   const { signal } = new AbortController();
-  await putManifest(client, destination, 'prod', 'none', manifest, signal);
+  await putManifest(client, destination, manifest, signal);
   const key = `${destination.key}/_manifest/company-adoption_prod_2026-03-02.csv.json`;
   const stored = await readObject(destination.bucket, key);
   t.strictSame(JSON.parse(stored.body.toString()), manifest);
   t.equal(stored.contentType, 'application/json');
+  await removeManifest(client, destination, key, signal);
+  t.strictSame((await contentsOf(destination)).objects, []);
+  await t.resolves(removeManifest(client, destination, key, signal), 'there is none');
+  await putManifest(client, destination, manifest, signal);
+  const readOnly = s3Client('readOnly');
+  t.teardown(() => readOnly.destroy());
+  await t.resolves(removeManifest(readOnly, destination, `${key}x`, signal), 'needs no right');
+  const kept = await removeManifest(readOnly, destination, key, signal).catch(
+    (error: unknown) => error,
+  );
+  t.equal((kept as StorageError).fault.code, 'write_denied');
+  t.match((kept as StorageError).fault.hint, /DeleteObject/);
   const denied = s3Client('nothing');
   t.teardown(() => denied.destroy());
-  const thrown = await putManifest(denied, destination, 'prod', 'none', manifest, signal).catch(
+  const thrown = await putManifest(denied, destination, manifest, signal).catch(
     (error: unknown) => error,
   );
   t.equal((thrown as StorageError).fault.code, 'write_denied');
