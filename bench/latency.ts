@@ -1,10 +1,14 @@
 import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Bench, Section } from './bench.ts';
 import { dayFile } from './downloads.ts';
 import { insertConfigs } from './insert-configs.ts';
 import { median, quantile } from './measure.ts';
-import { download, script } from './processes.ts';
+import { script } from './processes.ts';
+import { renderDay } from './rendering.ts';
 import { type Service, startService } from './service.ts';
 
 const perSecond = 60;
@@ -12,34 +16,30 @@ const perSecond = 60;
 /** What is asked for, in the order of `ask`. */
 const asked = ['status', 'health/ready'];
 
-/** How fast small answers come, idle and while 4 downloads run one after the other, of what is kept and of what is not. */
+/** Measures small answers while the service is idle, sends files, or takes a snapshot in and renders it. */
 export async function measureLatency(bench: Bench): Promise<Section> {
-  const keeping = await startService(bench);
-  const rendering = await startService({ ...bench, env: { PART_STORE_MB: '0' } });
+  const service = await startService({ ...bench, env: { PROCESS_ROLE: 'all' } });
   await insertConfigs(bench.pool, bench.environmentId, 1);
   const file = dayFile(bench.environmentId);
+  const asking = () => ask(bench, service);
+  const downloading = () => whileDownloading(service, file, asking);
   const loads: { name: string; measure: () => Promise<number[][]>; rounds: number[][][] }[] = [
-    { name: 'idle', measure: () => ask(bench, rendering), rounds: [] },
+    { name: 'idle', measure: asking, rounds: [] },
+    { name: '4 plain downloads', measure: downloading, rounds: [] },
     {
-      name: '4 repeated downloads',
-      measure: () => whileDownloading(keeping, file, () => ask(bench, keeping)),
-      rounds: [],
-    },
-    {
-      name: '4 cold downloads',
-      measure: () => whileDownloading(rendering, file, () => ask(bench, rendering)),
+      name: 'one ingest with its rendering',
+      measure: () => whileIngesting(bench, service, asking),
       rounds: [],
     },
   ];
   try {
-    // What was written before is on the disk, and nothing is left to write while it is measured.
+    await renderDay(bench);
+    await saveBody(bench, service, file);
+    // Nothing that was written before is left to write while small requests are measured.
     await bench.pool.query('checkpoint');
     spawnSync('sync');
-    // Renders the part that is repeated, and compiles what is measured: the first downloads of a process hold up more.
-    await download(keeping, file);
-    await ask(bench, keeping);
-    for (let time = 0; time < 4; time += 1)
-      await whileDownloading(rendering, file, () => ask(bench, rendering));
+    // The first downloads of a process compile what is measured.
+    for (let time = 0; time < 4; time += 1) await downloading();
     for (let round = 0; round < bench.rounds; round += 1) {
       for (const { measure, rounds } of loads) rounds.push(await measure());
     }
@@ -47,8 +47,9 @@ export async function measureLatency(bench: Bench): Promise<Section> {
     await bench.pool.query('delete from export_configs where environment_id = $1', [
       bench.environmentId,
     ]);
-    await keeping.stop();
-    await rendering.stop();
+    await bench.pool.query('delete from environments where id = $1', [ingesting]);
+    await bench.pool.query('delete from snapshot_rows where environment_id = $1', [ingesting]);
+    await service.stop();
   }
   // The machine that is taken away for a tenth of a second spoils the round it happens in, not the figure.
   const figure = (rounds: readonly number[][][], what: number, share: number) =>
@@ -73,8 +74,7 @@ export async function measureLatency(bench: Bench): Promise<Section> {
     })),
     notes: [
       `In turns, ${bench.rounds} times ${secondsOf(bench)} s each, ${perSecond} requests a second, sent on time whether or not the one ` +
-        'before was answered; p50 and p99 are medians of the rounds’. Cold: no part is kept, so each download is rendered; ' +
-        'four rounds of them came before and are not counted.',
+        'before was answered; p50 and p99 are medians of the rounds’. Four rounds of downloads came before and are not counted.',
     ],
     bars: [],
   };
@@ -92,6 +92,56 @@ async function ask(bench: Bench, service: Service): Promise<number[][]> {
 
 function secondsOf({ rows }: Bench): number {
   return rows >= 100_000 ? 3 : 1;
+}
+
+/** The environment whose snapshot is taken in over and over. */
+const ingesting = 'ingesting';
+const bodyFile = ({ directory }: Bench) => path.join(directory, 'ingest.csv');
+
+/** Saves the export as a body: an exported snapshot can be taken in again. */
+async function saveBody(bench: Bench, service: Service, file: string): Promise<void> {
+  await service.call(`/v1/environments/${ingesting}`, {
+    method: 'PUT',
+    json: { name: ingesting, plan: 'pro' },
+  });
+  const headers = { authorization: `Bearer ${service.token}`, 'accept-encoding': 'identity' };
+  const answer = await fetch(service.origin + file, { headers });
+  if (!answer.ok || answer.body === null) throw new Error(`${file}: ${answer.status}`);
+  await pipeline(answer.body, fs.createWriteStream(bodyFile(bench)));
+}
+
+/** Repeats the work until one ingest has ended and its snapshot is rendered. */
+async function whileIngesting(
+  bench: Bench,
+  service: Service,
+  work: () => Promise<number[][]>,
+): Promise<number[][]> {
+  const target = `${service.origin}/v1/environments/${ingesting}/snapshots/${bench.date}`;
+  let isIngested = false;
+  const ingest = fetch(target, {
+    method: 'PUT',
+    headers: { authorization: `Bearer ${service.token}`, 'content-type': 'text/csv' },
+    body: await fs.openAsBlob(bodyFile(bench)),
+  }).then(async answer => {
+    if (!answer.ok) throw new Error(`ingest: ${answer.status} ${await answer.text()}`);
+    isIngested = true;
+  });
+  const found: number[][] = [];
+  do {
+    for (const [what, milliseconds] of (await work()).entries())
+      found[what] = [...(found[what] ?? []), ...milliseconds];
+  } while (!isIngested || !(await isRendered(bench)));
+  await ingest;
+  return found;
+}
+
+async function isRendered({ pool, date }: Bench): Promise<boolean> {
+  const { rowCount } = await pool.query(
+    `select from snapshots join rendered_snapshots using (environment_id, version)
+     where environment_id = $1 and snapshots.snapshot_date = $2`,
+    [ingesting, date],
+  );
+  return rowCount === 1;
 }
 
 /** Four readers who begin again as soon as they have their file, all in one process that has started before. */

@@ -1,44 +1,156 @@
+import { once } from 'node:events';
+import net, { type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Bench, Section } from './bench.ts';
 import { dayFile } from './downloads.ts';
 import { download } from './processes.ts';
+import { forgetRendering, renderDay } from './rendering.ts';
 import { type Service, startService } from './service.ts';
 
 const slowBytesPerSecond = 100_000;
 
-/** Peak resident memory of the service while files are read, one of them slowly. */
+const stalledReaders = 100;
+
+/** Measures the peak resident memory of the service while files are read, one of them slowly. */
 export async function measureMemory(bench: Bench): Promise<Section> {
   const rows: string[][] = [];
   let worst = 0;
-  for (const [what, env] of [
-    ['parts kept', {}],
-    ['no part kept', { PART_STORE_MB: '0' }],
-  ] as const) {
-    const service = await startService({ ...bench, env });
+  const file = dayFile(bench.environmentId);
+  for (const isRendered of [false, true]) {
+    if (isRendered) await renderDay(bench);
+    else await forgetRendering(bench);
+    const service = await startService(bench);
     try {
-      const file = dayFile(bench.environmentId);
-      // What the first requests bring into memory stays there: code, connections.
-      for (let time = 0; time < 20; time += 1)
-        await service.call(`/v1/environments/${bench.environmentId}/exports`);
-      const idle = service.residentMiB();
+      const idle = await idleMemory(bench, service);
       const one = await peakDuring(service, () => download(service, file));
-      service.forgetParts();
       const eight = await peakDuring(service, () => eightDownloads(service, file));
       worst = Math.max(worst, eight - idle);
-      rows.push([what, ...[idle, one, eight, eight - idle].map(value => value.toFixed(0))]);
+      const what = isRendered ? 'rendered' : 'not rendered yet';
+      rows.push([what, ...[idle, one, eight, eight - idle].map(value => value.toFixed(0)), '']);
     } finally {
       await service.stop();
     }
   }
+  const stalled = await measureStalledReaders(bench);
+  rows.push([
+    `${stalledReaders} readers that stall`,
+    stalled.idle.toFixed(0),
+    '',
+    '',
+    (stalled.peak - stalled.idle).toFixed(0),
+    String(stalled.connections),
+  ]);
   return {
     title: 'Resident memory, MiB',
-    columns: ['', 'idle', '1 download', '8 downloads', '8 above idle'],
+    columns: ['', 'idle', '1 download', '8 downloads', 'above idle', 'connections held'],
     rows,
-    goals: [{ text: 'MiB above idle with 8 downloads', kind: 'at most', wanted: 64, value: worst }],
+    goals: [
+      { text: 'MiB above idle with 8 downloads', kind: 'at most', wanted: 64, value: worst },
+      {
+        text: `MiB above idle with ${stalledReaders} stalled readers`,
+        kind: 'at most',
+        wanted: 256,
+        value: stalled.peak - stalled.idle,
+      },
+      {
+        text: `connections held by ${stalledReaders} stalled readers`,
+        kind: 'at most',
+        wanted: 0,
+        value: stalled.connections,
+      },
+    ],
     notes: [
       `One of the eight is read at ${slowBytesPerSecond / 1000} kB/s, until the others are done.`,
+      'The readers that stall are spread over several environments and read nothing after the first bytes.',
     ],
     bars: [],
   };
+}
+
+/** What the first requests bring into memory stays there: code, connections. */
+async function idleMemory(bench: Bench, service: Service): Promise<number> {
+  for (let time = 0; time < 20; time += 1)
+    await service.call(`/v1/environments/${bench.environmentId}/exports`);
+  return service.residentMiB();
+}
+
+async function measureStalledReaders(
+  bench: Bench,
+): Promise<{ idle: number; peak: number; connections: number }> {
+  const service = await startService(bench);
+  const sockets: Socket[] = [];
+  try {
+    const environments = await copyRendering(bench, Math.ceil(stalledReaders / readersEach));
+    const idle = await idleMemory(bench, service);
+    let connections = 0;
+    const peak = await peakDuring(service, async () => {
+      for (let index = 0; index < stalledReaders; index += 1) {
+        const environment = environments[Math.floor(index / readersEach)] ?? '';
+        sockets.push(await stall(service, dayFile(environment)));
+      }
+      await delay(2_000);
+      const { rows } = await bench.pool.query<{ count: number }>(
+        `select count(*) from pg_stat_activity
+         where application_name ~ 'warehouse-export (export|session)' and state <> 'idle'`,
+      );
+      connections = rows[0]?.count ?? Number.NaN;
+    });
+    return { idle, peak, connections };
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    await bench.pool.query(`delete from environments where id like 'stalled-%'`);
+    await service.stop();
+  }
+}
+
+/** Fewer than one environment may read at once. */
+const readersEach = 8;
+
+/** Copies registry row and chunks of the day to new environments. @returns their ids */
+async function copyRendering({ pool, ...bench }: Bench, count: number): Promise<string[]> {
+  const ids = Array.from({ length: count }, (_, index) => `stalled-${index}`);
+  for (const id of ids) {
+    await pool.query(`insert into environments (id, name, plan) values ($1, $1, 'enterprise')`, [
+      id,
+    ]);
+    const values = [id, bench.environmentId, bench.date];
+    await pool.query(
+      `insert into snapshots (environment_id, snapshot_date, version, row_count)
+       select $1, snapshot_date, version, row_count from snapshots
+       where environment_id = $2 and snapshot_date = $3`,
+      values,
+    );
+    await pool.query(
+      `insert into rendered_snapshots (environment_id, version, snapshot_date,
+         plain_bytes, deflated_bytes, chunk_count, crc32, renderer)
+       select $1, version, snapshot_date, plain_bytes, deflated_bytes, chunk_count, crc32, renderer
+       from rendered_snapshots where environment_id = $2 and snapshot_date = $3`,
+      values,
+    );
+    await pool.query(
+      `insert into snapshot_chunks
+       select $1, version, index, plain_bytes, checksum, deflated
+       from snapshot_chunks where environment_id = $2`,
+      [id, bench.environmentId],
+    );
+  }
+  return ids;
+}
+
+/** Asks for a file and reads only its first bytes. */
+async function stall(service: Service, where: string): Promise<Socket> {
+  const url = new URL(service.origin + where);
+  const socket = net.connect({ host: url.hostname, port: Number(url.port) });
+  socket.on('error', () => {});
+  socket.write(
+    `GET ${url.pathname} HTTP/1.1\r\nHost: ${url.host}\r\nAccept-Encoding: identity\r\n` +
+      `Authorization: Bearer ${service.token}\r\n\r\n`,
+  );
+  const [head] = (await once(socket, 'data')) as [Buffer];
+  if (!head.toString('latin1').startsWith('HTTP/1.1 200 '))
+    throw new Error(`not a file: ${head.toString('latin1').slice(0, 300)}`);
+  socket.pause();
+  return socket;
 }
 
 async function eightDownloads(service: Service, file: string): Promise<void> {

@@ -12,9 +12,6 @@ import { cpuSeconds, residentMiB } from './proc.ts';
 export interface Service {
   readonly origin: string;
   readonly token: string;
-  /** Where it keeps parts. */
-  readonly partDirectory: string;
-  forgetParts(): void;
   /** @throws unless the answer is a success */
   call(path: string, init?: { method?: string; json?: unknown }): Promise<unknown>;
   /** Of the process now, in MiB. */
@@ -40,7 +37,6 @@ export async function startService({
 }: ServiceOptions): Promise<Service> {
   const port = await freePort();
   const token = `bench-${randomBytes(24).toString('hex')}`;
-  const partDirectory = path.join(directory, `parts-${port}`);
   const logFile = fs.openSync(path.join(directory, `service-${port}.log`), 'w');
   const child = spawn(process.execPath, [...startFlags(), path.join(root, 'src/main.ts')], {
     env: {
@@ -51,7 +47,6 @@ export async function startService({
       PORT: String(port),
       PROCESS_ROLE: 'api',
       LOG_LEVEL: 'info',
-      PART_STORE_DIR: partDirectory,
       ...env,
     },
     stdio: ['ignore', logFile, 'inherit'],
@@ -66,12 +61,6 @@ export async function startService({
   return {
     origin,
     token,
-    partDirectory,
-    forgetParts() {
-      for (const name of fs.existsSync(partDirectory) ? fs.readdirSync(partDirectory) : []) {
-        fs.rmSync(path.join(partDirectory, name), { force: true });
-      }
-    },
     async call(where, { method = 'GET', json } = {}) {
       const answer = await fetch(origin + where, {
         method,

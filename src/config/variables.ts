@@ -177,7 +177,7 @@ export const variables = Type.Object({
       'How long the rendered bytes of a replaced or deleted snapshot stay for downloads under way.',
     unit: 'minutes',
     minimum: 1,
-    maximum: 100_000,
+    maximum: 99_999,
     default: 60,
   }),
   SNAPSHOT_RETENTION: oneOf(['needed', 'all'], {

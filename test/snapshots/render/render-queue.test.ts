@@ -1,0 +1,185 @@
+import t from 'tap';
+import { renderQueue } from '../../../src/db/job-queue.ts';
+import {
+  deleteReplacedRenderings,
+  enqueueMissingRenderings,
+} from '../../../src/snapshots/render/render-queue.ts';
+import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { startTestApp } from '../../helpers/app.ts';
+import { startExportWorker } from '../../helpers/export-configs.ts';
+import { fillSnapshot } from '../../helpers/fill-snapshot.ts';
+import { eventually } from '../../helpers/raw-http.ts';
+import { renderAll } from '../../helpers/render-snapshots.ts';
+
+const date = '2026-03-01';
+const body = (companyName: string) => loadBody([adoptionRow({ companyName })]);
+const signal = new AbortController().signal;
+
+async function start(t: Parameters<typeof startTestApp>[0]) {
+  const app = await startTestApp(t);
+  await app.putEnvironment('acme');
+  const { pool } = app.database;
+  const count = async (sql: string) => Number((await pool.query(sql)).rows[0].count);
+  return {
+    app,
+    pool,
+    queued: () => count(`select count(*) from pgboss.job where name = '${renderQueue}'`),
+    rendered: () => count('select count(*) from rendered_snapshots'),
+    chunks: () => count('select count(*) from snapshot_chunks'),
+  };
+}
+
+t.test('enqueues one rendering for each ingested date, however often it is replaced', async t => {
+  const { app, queued } = await start(t);
+  for (const version of ['first', 'second', 'third']) await app.load('acme', date, body(version));
+  t.equal(await queued(), 1);
+  await app.load('acme', '2026-02-28', body('other'));
+  t.equal(await queued(), 2);
+  t.equal((await app.load('acme', date, 'no CSV of ours\n')).status, 422);
+  t.equal(await queued(), 2, 'a refused body enqueues nothing');
+});
+
+t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
+  const { app, pool, rendered } = await start(t);
+  await app.load('acme', date, body('ingested'));
+  await fillSnapshot(pool, 'acme', '2026-02-28', 10);
+  startExportWorker(t, app);
+  await eventually(async () => (await rendered()) === 2, 'both are rendered', 20_000);
+  const { rows } = await pool.query(
+    `select snapshot_date, chunk_count, plain_bytes > 0 as "hasRows"
+     from rendered_snapshots order by snapshot_date`,
+  );
+  t.strictSame(
+    rows.map(({ chunk_count, hasRows }) => ({ chunk_count, hasRows })),
+    [
+      { chunk_count: 1, hasRows: true },
+      { chunk_count: 1, hasRows: true },
+    ],
+  );
+});
+
+t.test('renders a version once when several processes ask for it', async t => {
+  const { app, rendered } = await start(t);
+  await app.load('acme', date, body('ingested'));
+  const { renderer } = app.dependencies;
+  const outcomes = await Promise.all(
+    Array.from({ length: 4 }, () => renderer.render({ environmentId: 'acme', date }, signal)),
+  );
+  t.equal(outcomes.filter(outcome => outcome === 'rendered').length, 1);
+  t.equal(outcomes.filter(outcome => outcome === 'present').length, 3);
+  t.equal(await rendered(), 1);
+  t.equal(
+    await renderer.render({ environmentId: 'acme', date: '2026-01-01' }, signal),
+    'superseded',
+  );
+});
+
+t.test('stores nothing of a version that was replaced while it was rendered', async t => {
+  const { app, pool, rendered, chunks } = await start(t);
+  await app.load('acme', date, body('first'));
+  const locker = await pool.connect();
+  // The rendering has written its chunks and waits for the environment.
+  await locker.query(`begin; select from environments where id = 'acme' for update`);
+  const rendering = app.dependencies.renderer.render({ environmentId: 'acme', date }, signal);
+  await eventually(async () => {
+    const { rowCount } = await pool.query(
+      `select from pg_stat_activity where datname = current_database()
+         and application_name = 'warehouse-export render' and wait_event_type = 'Lock'`,
+    );
+    return rowCount === 1;
+  }, 'the rendering waits');
+  await locker.query('update snapshots set version = gen_random_uuid()');
+  await locker.query('commit');
+  locker.release();
+  t.equal(await rendering, 'superseded');
+  t.equal(await rendered(), 0);
+  t.equal(await chunks(), 0);
+});
+
+t.test('stores nothing of an environment that was deleted while it was rendered', async t => {
+  const { app, pool, chunks } = await start(t);
+  await app.load('acme', date, body('first'));
+  const locker = await pool.connect();
+  await locker.query(`begin; select from environments where id = 'acme' for update`);
+  const rendering = app.dependencies.renderer.render({ environmentId: 'acme', date }, signal);
+  await eventually(async () => {
+    const { rowCount } = await pool.query(
+      `select from pg_stat_activity where datname = current_database()
+         and application_name = 'warehouse-export render' and wait_event_type = 'Lock'`,
+    );
+    return rowCount === 1;
+  }, 'the rendering waits');
+  await locker.query(`delete from environments where id = 'acme'; commit`);
+  locker.release();
+  t.equal(await rendering, 'superseded');
+  t.equal(await chunks(), 0);
+});
+
+t.test(
+  'refuses another number of rows than the registry says, and is tried again late',
+  async t => {
+    const { app, pool, rendered, queued } = await start(t);
+    await app.load('acme', date, body('first'));
+    await pool.query('update snapshots set row_count = 2');
+    const { db, jobs, renderer } = app.dependencies;
+    await t.rejects(renderer.render({ environmentId: 'acme', date }, signal), {
+      message: /Row count mismatch for snapshot 2026-03-01 of acme: expected 2, read 1/,
+    });
+    t.equal(await rendered(), 0);
+    await pool.query(`update pgboss.job set state = 'failed' where name = '${renderQueue}'`);
+    t.equal(await enqueueMissingRenderings(db, jobs), 0, 'the failed version is left alone');
+    await pool.query('update snapshots set version = gen_random_uuid()');
+    t.equal(await enqueueMissingRenderings(db, jobs), 1, 'a later version is not');
+    t.equal(await enqueueMissingRenderings(db, jobs), 0, 'it is in the queue');
+    t.equal(await queued(), 2);
+  },
+);
+
+t.test('ends at once when its signal aborts', async t => {
+  const { app, pool, chunks } = await start(t);
+  await app.load('acme', date, body('first'));
+  const locker = await pool.connect();
+  await locker.query('begin; lock table snapshot_rows in access exclusive mode');
+  const controller = new AbortController();
+  const rendering = app.dependencies.renderer.render(
+    { environmentId: 'acme', date },
+    controller.signal,
+  );
+  await eventually(async () => {
+    const { rowCount } = await pool.query(
+      `select from pg_stat_activity where datname = current_database()
+         and application_name = 'warehouse-export render' and wait_event_type = 'Lock'`,
+    );
+    return rowCount === 1;
+  }, 'the rendering waits');
+  controller.abort(new Error('stopping'));
+  await t.rejects(rendering, { message: 'stopping' });
+  await locker.query('rollback');
+  locker.release();
+  t.equal(await chunks(), 0);
+});
+
+t.test('deletes the chunks of replaced versions after their time of grace', async t => {
+  const { app, rendered, chunks } = await start(t);
+  await app.load('acme', date, body('first'));
+  await renderAll(app);
+  await app.load('acme', date, body('second'));
+  await renderAll(app);
+  t.equal(await rendered(), 2);
+  const at = (minutes: number) => new Date(Date.parse('2026-03-02T10:00:00Z') + minutes * 60_000);
+  const deleteAt = (minutes: number) =>
+    deleteReplacedRenderings(app.dependencies.db, {
+      now: at(minutes),
+      before: at(minutes - 60),
+      signal,
+    });
+  t.equal(await deleteAt(0), 0, 'noted');
+  t.equal(await deleteAt(60), 0, 'still there after an hour');
+  t.equal(await deleteAt(61), 1);
+  t.equal(await rendered(), 1);
+  t.equal(await chunks(), 1);
+  await app.call(`/v1/environments/acme/snapshots/${date}`, { method: 'DELETE' });
+  t.equal(await deleteAt(70), 0);
+  t.equal(await deleteAt(131), 1, 'those of a deleted snapshot, too');
+  t.equal(await chunks(), 0);
+});
