@@ -86,7 +86,7 @@ async function scrapeOfEverything(): Promise<string> {
   // For a series with a 5xx status.
   await app.database.pool.query('alter table snapshots rename to hidden');
   const failed = await app.download('acme', 'today');
-  if (failed.status !== 500) throw new Error(failed.text);
+  if (failed.status < 500) throw new Error(failed.text);
   await app.database.pool.query('alter table hidden rename to snapshots');
   return (await app.call('/metrics', { token: null })).text;
 }
