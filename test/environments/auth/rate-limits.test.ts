@@ -229,3 +229,32 @@ t.test('the counters: windows, forgetting, and a clock that is put back', async 
   t.equal(count('a').current, 3, 'b is the one not counted for longest');
   t.equal(count('b').current, 1);
 });
+
+t.test(
+  'requests by link count with those of their key, or by link if the operator made it',
+  async t => {
+    const app = await startLimited(t, { RATE_LIMIT_PER_CALLER: '4' });
+    const key = await app.makeKey('acme', ['exports:read']);
+    const makeLink = async (token: string): Promise<string> => {
+      const json = { aggregation: 'today' };
+      const answer = await app.call(`${path}/download-links`, { method: 'POST', token, json });
+      registerSecret(answer.json.url.split('/').at(-1));
+      return answer.json.url;
+    };
+    const ofKey = [await makeLink(key.token), await makeLink(key.token)];
+    for (const url of ofKey) t.equal((await ask(url)).status, 200);
+    for (const url of ofKey) isLimited(t, await ask(url), 60);
+    isLimited(t, await app.call(path, { token: key.token }), 60);
+
+    const ofOperator = [await makeLink(testAdminToken), await makeLink(testAdminToken)];
+    for (const url of ofOperator) {
+      for (const method of ['GET', 'HEAD', 'GET', 'HEAD']) {
+        t.equal((await ask(url, { method })).status, 200, 'each link for itself');
+      }
+      isLimited(t, await ask(url), 60);
+    }
+    t.equal((await app.call(path)).status, 200, 'the operator is not counted');
+    later(app, 60);
+    t.equal((await ask(ofKey[0] ?? '')).status, 200);
+  },
+);

@@ -1,0 +1,64 @@
+import t from 'tap';
+import { isoDate } from '../../src/http/schemas.ts';
+import { startApp } from '../helpers/app.ts';
+import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
+import { ask } from '../helpers/http-client.ts';
+import { createTestDatabase } from '../helpers/postgres.ts';
+import { needsProgram, startProgram } from '../helpers/programs.ts';
+import { eventually } from '../helpers/raw-http.ts';
+import { readMetrics } from '../helpers/read-metrics.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
+import { startApiProcess } from '../helpers/service-process.ts';
+import { isFullScale } from './scale.ts';
+
+/** Downloads of a process that is killed, as curl sees them. */
+
+t.setTimeout(400_000);
+
+const database = await createTestDatabase(t);
+const today = isoDate(new Date());
+const own = await startApp(t, { databaseUrl: database.url, now: new Date().toISOString() });
+for (const environmentId of ['rendered', 'fresh']) {
+  await own.putEnvironment(environmentId, 'pro');
+  await writeDenseSnapshot(database.pool, { environmentId, date: today, rows: 60_000 });
+  if (environmentId === 'rendered') await renderAll(own);
+}
+
+const forms = ['rendered', 'fresh'].flatMap(environmentId =>
+  ['1.0', '1.1'].flatMap(version =>
+    ['identity', 'gzip'].map(encoding => ({ environmentId, version, encoding })),
+  ),
+);
+
+for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+  const needsCurl = needsProgram('curl');
+  const skip = signal === 'SIGTERM' && !isFullScale ? 'takes 30 s' : needsCurl.skip;
+  t.test(`curl fails when ${signal} ends the process`, { skip }, async t => {
+    const service = await startApiProcess(database.url, { DRAIN_SECONDS: '1' });
+    t.teardown(() => service.end('SIGKILL'));
+    // HTTP/1.0 cannot tell the end of the connection from the end of a file without a length.
+    const visible = forms.filter(
+      ({ environmentId, version }) =>
+        signal === 'SIGTERM' || version === '1.1' || environmentId === 'rendered',
+    );
+    const downloads = visible.map(form => ({
+      form,
+      curl: startProgram(t, 'curl', [
+        ...['-sS', '-o', '/dev/null', '--limit-rate', '10k', `--http${form.version}`],
+        ...['-H', `Authorization: Bearer ${testAdminToken}`],
+        ...['-H', `Accept-Encoding: ${form.encoding}`],
+        `${service.origin}/v1/environments/${form.environmentId}/exports/today.csv`,
+      ]),
+    }));
+    await eventually(async () => {
+      const metrics = readMetrics((await ask(`${service.origin}/metrics`)).text);
+      return metrics.get('whx_downloads_in_progress') === downloads.length;
+    }, 'all downloads');
+    const ended = await service.end(signal);
+    t.equal(ended, signal === 'SIGKILL' ? 'SIGKILL' : 0);
+    for (const { form, curl } of downloads) {
+      t.not(await curl.ended, 0, `${JSON.stringify(form)}: ${curl.stderr()}`);
+    }
+  });
+}
