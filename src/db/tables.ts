@@ -116,6 +116,9 @@ interface ExportConfigsTable {
   sealed_secret: string;
   compression: string;
   manifest: boolean;
+  /** Null leaves the encryption to the bucket. */
+  encryption: Generated<string | null>;
+  kms_key_id: Generated<string | null>;
   /** Made, turned on again or given another schedule: its first slot is the next one after this. */
   active_since: Date;
   /** Gone for every caller; the row stays until the run that was under way has cleaned up. */

@@ -10,7 +10,7 @@ import type { ConfigSettings } from './repository.ts';
 export async function checkConfig(
   clientEnvironment: ClientEnvironment,
   environmentId: string,
-  { destination, schedule, compression }: ConfigSettings,
+  { destination, schedule, compression, encryption }: ConfigSettings,
   credentials: Credentials,
   now: Date,
 ): Promise<CheckResult> {
@@ -18,6 +18,7 @@ export async function checkConfig(
   return await checkDestination(
     {
       destination,
+      encryption,
       credentials,
       objectKey: objectKey(destination.key, { environmentId, snapshotDate, compression }),
     },

@@ -6,13 +6,18 @@ import {
   parseCredentials,
   parseDestination,
 } from '../destinations/destination.ts';
+import {
+  type Encryption,
+  type EncryptionBody,
+  parseEncryption,
+} from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import type { Schedule } from '../export-runs/schedule.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
 
-/** From the body of a request to what a config will be. Pure. */
+/** Reads what a config will be from the body of a request. Pure. */
 
 interface DestinationFields {
   readonly bucketUrl?: string;
@@ -31,6 +36,7 @@ export interface NewConfigBody extends DestinationFields {
   readonly secretAccessKey: string;
   readonly compression?: Compression;
   readonly manifest?: boolean;
+  readonly encryption?: EncryptionBody | null;
 }
 
 export type ConfigPatch = Partial<NewConfigBody>;
@@ -43,8 +49,16 @@ export function readNewConfig(body: NewConfigBody): {
   const name = body.name.trim();
   const destination = parseDestination(body);
   const credentials = parseCredentials(body);
-  const faults = [...nameFaults(name), ...faultsOf(destination), ...faultsOf(credentials)];
-  if (!destination.ok || !credentials.ok || faults.length > 0) throw validationFailed(faults);
+  const encryption = parseEncryption(body.encryption ?? null, body.provider);
+  const faults = [
+    ...nameFaults(name),
+    ...faultsOf(destination),
+    ...faultsOf(credentials),
+    ...encryptionFaults(encryption),
+  ];
+  if (!destination.ok || !credentials.ok || isFault(encryption) || faults.length > 0) {
+    throw validationFailed(faults);
+  }
   return {
     settings: {
       name,
@@ -53,6 +67,7 @@ export function readNewConfig(body: NewConfigBody): {
       destination: destination.value,
       compression: body.compression ?? 'none',
       manifest: body.manifest ?? false,
+      encryption,
     },
     credentials: credentials.value,
   };
@@ -89,8 +104,20 @@ export function readConfigPatch(
     // Only its form is looked at; the stored one had it when it was stored.
     secretAccessKey: patch.secretAccessKey ?? 'stored',
   });
-  const faults = [...nameFaults(name), ...faultsOf(destination), ...faultsOf(credentials)];
-  if (!destination.ok || !credentials.ok || faults.length > 0) throw validationFailed(faults);
+  const provider = patch.provider ?? current.destination.provider;
+  const encryption = parseEncryption(
+    patch.encryption === undefined ? keptEncryption(current, provider) : patch.encryption,
+    provider,
+  );
+  const faults = [
+    ...nameFaults(name),
+    ...faultsOf(destination),
+    ...faultsOf(credentials),
+    ...encryptionFaults(encryption),
+  ];
+  if (!destination.ok || !credentials.ok || isFault(encryption) || faults.length > 0) {
+    throw validationFailed(faults);
+  }
 
   const { accessKeyId, secretAccessKey } = credentials.value;
   const newSecret = patch.secretAccessKey === undefined ? null : secretAccessKey;
@@ -113,18 +140,23 @@ export function readConfigPatch(
     ...(accessKeyId === current.accessKeyId ? [] : ['accessKeyId']),
     ...(newSecret === null ? [] : ['secretAccessKey']),
   ];
+  const changedEncryption =
+    JSON.stringify(encryption) === JSON.stringify(current.encryption) ? [] : ['encryption'];
   const changedDestination = changedFields(current.destination, destination.value);
   return {
-    settings: { enabled, schedule, ...settings, destination: destination.value },
+    settings: { enabled, schedule, ...settings, destination: destination.value, encryption },
     accessKeyId,
     newSecret,
-    needsCheck: changedDestination.length > 0 || changedCredentials.length > 0 || isTurnedOn,
+    needsCheck:
+      isTurnedOn ||
+      [changedDestination, changedCredentials, changedEncryption].some(names => names.length > 0),
     isMoved: changedDestination.length > 0 || changedCredentials.length > 0,
     startsAnew: isTurnedOn || schedule !== current.schedule,
     isTurnedOff: !enabled && current.enabled,
     changed: [
       ...changedFields({ ...current }, { enabled, schedule, ...settings }),
       ...changedDestination,
+      ...changedEncryption,
       ...changedCredentials,
     ],
   };
@@ -154,6 +186,19 @@ function shownDestination(destination: Destination): DestinationFields {
   const { provider, bucket, region, key, endpoint } = destination;
   if (provider === 'aws') return { bucketUrl: formatBucketUrl(destination) };
   return { bucket, region, key, ...(endpoint === null ? {} : { endpoint }) };
+}
+
+/** Nothing of another provider is carried over. */
+function keptEncryption(current: ConfigSettings, provider: Provider): Encryption | null {
+  return provider === current.destination.provider ? current.encryption : null;
+}
+
+function isFault(parsed: Encryption | null | FieldFault): parsed is FieldFault {
+  return parsed !== null && 'path' in parsed;
+}
+
+function encryptionFaults(parsed: Encryption | null | FieldFault): FieldFault[] {
+  return isFault(parsed) ? [parsed] : [];
 }
 
 function nameFaults(name: string): FieldFault[] {

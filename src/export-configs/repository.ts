@@ -2,6 +2,7 @@ import type { Selectable } from 'kysely';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import type { Destination } from '../destinations/destination.ts';
+import type { Encryption } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import type { Schedule } from '../export-runs/schedule.ts';
@@ -25,6 +26,8 @@ export interface ConfigSettings {
   readonly compression: Compression;
   /** Whether a description of the object is written beside it. */
   readonly manifest: boolean;
+  /** Null leaves the encryption to the bucket. */
+  readonly encryption: Encryption | null;
 }
 
 /** One automatic export as it is stored. */
@@ -169,6 +172,8 @@ function toColumns({ destination, ...config }: ExportConfig) {
     sealed_secret: config.sealedSecret,
     compression: config.compression,
     manifest: config.manifest,
+    encryption: config.encryption?.type ?? null,
+    kms_key_id: config.encryption?.kmsKeyId ?? null,
     turned_off_at: config.turnedOff?.at ?? null,
     turned_off_message: config.turnedOff?.message ?? null,
     active_since: config.activeSince,
@@ -194,6 +199,10 @@ export function toConfig(row: ConfigRow): ExportConfig {
     },
     compression: row.compression as Compression,
     manifest: row.manifest,
+    encryption:
+      row.encryption === null
+        ? null
+        : { type: row.encryption as Encryption['type'], kmsKeyId: row.kms_key_id },
     accessKeyId: row.access_key_id,
     sealedSecret: row.sealed_secret,
     turnedOff:

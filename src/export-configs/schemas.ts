@@ -1,5 +1,6 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { formatBucketUrl } from '../destinations/bucket-url.ts';
+import { type EncryptionBody, encryptionTypes } from '../destinations/encryption.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { schedules } from '../export-runs/schedule.ts';
@@ -59,6 +60,23 @@ const compression = literals(['none', 'gzip'], {
   examples: ['none'],
 });
 
+const encryption = {
+  type: ['object', 'null'],
+  additionalProperties: false,
+  required: ['type'],
+  properties: {
+    type: literals(encryptionTypes),
+    kmsKeyId: {
+      type: ['string', 'null'],
+      maxLength: 2_048,
+      pattern: '^[^\\u0000]*$',
+      description:
+        'For `aws:kms`: id, ARN or alias of the key. Default: the default key of the storage.',
+      examples: ['arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab'],
+    },
+  },
+};
+
 const fields = {
   name: text('For people. Outer spaces are dropped.', ['Nightly to S3'], 200),
   enabled: Type.Boolean({ description: 'Default: true.' }),
@@ -84,6 +102,11 @@ const fields = {
     description: 'Stored encrypted; no answer ever holds it.',
   }),
   compression,
+  encryption: Type.Unsafe<EncryptionBody | null>({
+    ...encryption,
+    description:
+      'Server-side encryption, sent with every upload; null (default) leaves it to the bucket. Not for `gcp`.',
+  }),
   manifest: Type.Boolean({
     description:
       'Whether a JSON manifest is written to `<folder>/_manifest/<file name>.json` after each file. It is removed before the file is replaced. Default: false.',
@@ -162,6 +185,7 @@ export const configSchema = Type.Object(
     endpoint: nullable(Type.String({ description: '`custom` alone.' })),
     accessKeyId: Type.String(),
     compression,
+    encryption: Type.Unsafe<EncryptionBody | null>(encryption),
     manifest: Type.Boolean(),
     createdAt: instant(),
     updatedAt: instant(),
@@ -186,6 +210,7 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
     endpoint: destination.endpoint,
     accessKeyId: config.accessKeyId,
     compression: config.compression,
+    encryption: config.encryption,
     manifest: config.manifest,
     createdAt: config.createdAt.toISOString(),
     updatedAt: config.updatedAt.toISOString(),

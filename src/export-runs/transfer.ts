@@ -16,7 +16,7 @@ export interface TransferRequest {
   readonly configId: string;
   readonly runId: string;
   readonly snapshotDate: string;
-  readonly config: Pick<ConfigSettings, 'destination' | 'compression' | 'manifest'>;
+  readonly config: Pick<ConfigSettings, 'destination' | 'compression' | 'manifest' | 'encryption'>;
   readonly signal: AbortSignal;
   readonly onMultipartStarted: UploadRequest['onMultipartStarted'];
   readonly onMultipartAborted: () => Promise<void>;
@@ -41,7 +41,7 @@ export async function transfer(
   request: TransferRequest,
 ): Promise<RunResult> {
   const { environmentId, configId, runId, snapshotDate, config, signal } = request;
-  const { destination, compression } = config;
+  const { destination, compression, encryption } = config;
   const options = { compression, signal };
   const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
   try {
@@ -59,6 +59,7 @@ export async function transfer(
       destination,
       key,
       body: thenCall(opened.bytes(), beforeCompletion),
+      encryption,
       contentType: compression === 'gzip' ? 'application/gzip' : 'text/csv',
       metadata: {
         'row-count': String(rowCount),
@@ -88,7 +89,7 @@ export async function transfer(
         columns: csvColumns,
         completedAt: request.now().toISOString(),
       } as const;
-      await putManifest(client, destination, manifest, signal);
+      await putManifest(client, destination, encryption, manifest, signal);
     }
     return result;
   } finally {

@@ -32,6 +32,7 @@ t.test('made, read, listed and deleted', needsS3, async t => {
     endpoint: s3Server().endpoint,
     accessKeyId: s3Server().users.full.accessKeyId,
     compression: 'none',
+    encryption: null,
     manifest: false,
     createdAt: now,
     updatedAt: now,

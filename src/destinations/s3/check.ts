@@ -6,12 +6,14 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import type { Credentials, Destination } from '../destination.ts';
+import { type Encryption, encryptionParams } from '../encryption.ts';
 import { folderOf } from '../object-key.ts';
 import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
-import { NotS3Error } from './error-codes.ts';
+import { causeOf, NotS3Error } from './error-codes.ts';
 import {
   bucketInEndpoint,
   describeStorageError,
+  encryptionDenied,
   isBucketInEndpoint,
   type StorageContext,
   StorageError,
@@ -34,6 +36,8 @@ export interface CheckResult {
 export interface CheckRequest {
   readonly destination: Destination;
   readonly credentials: Credentials;
+  /** Default: null, which leaves it to the bucket. */
+  readonly encryption?: Encryption | null;
   /** A key that a run will write, because rights may be limited to prefixes and suffixes. No object is made. */
   readonly objectKey: string;
   /** Ends the check, which then rejects with the signal's reason. */
@@ -51,13 +55,20 @@ const lateLimitMs = 20_000;
  * Storage errors are part of the result. It rejects only when the signal aborts.
  */
 export async function checkDestination(
-  { destination, credentials, objectKey, signal, limitMs = 12_000 }: CheckRequest,
+  {
+    destination,
+    credentials,
+    encryption = null,
+    objectKey,
+    signal,
+    limitMs = 12_000,
+  }: CheckRequest,
   environment: ClientEnvironment,
 ): Promise<CheckResult> {
   const client = createS3Client(destination, credentials, environment, checkPatience);
   const limit = AbortSignal.any([AbortSignal.timeout(limitMs), ...(signal ? [signal] : [])]);
   const listing = list(client, destination, objectKey, limit);
-  const writing = write(client, destination, objectKey);
+  const writing = write(client, destination, objectKey, encryption);
   void Promise.allSettled([listing, writing]).then(() => client.destroy());
   const [listed, written] = await Promise.allSettled([
     within(listing, limit),
@@ -97,12 +108,52 @@ async function list(
     throw new NotS3Error('not a list of objects');
 }
 
+/**
+ * Tries an upload with the encryption of the config.
+ *
+ * Storage refuses encryption with many codes: AccessDenied, InvalidArgument, NotImplemented, at RADOS
+ * Gateway even InvalidAccessKeyId. If the same upload starts without encryption, that was the reason.
+ */
+async function write(
+  client: S3Client,
+  destination: Destination,
+  key: string,
+  encryption: Encryption | null,
+): Promise<void> {
+  try {
+    await tryUpload(client, destination, key, encryption);
+  } catch (error) {
+    if (encryption === null || error instanceof StorageError || !mayBeEncryption(error))
+      throw error;
+    const startsWithout = await tryUpload(client, destination, key, null).then(
+      () => true,
+      () => false,
+    );
+    throw startsWithout ? new StorageError(encryptionDenied(causeOf(error).shown), error) : error;
+  }
+}
+
+function mayBeEncryption(error: unknown): boolean {
+  return [
+    'denied',
+    'access_key_not_recognised',
+    'not_implemented',
+    'unknown',
+    'encryption_denied',
+  ].includes(causeOf(error).kind);
+}
+
 /** Ignores the check's limit: an upload that the storage starts late has to be aborted, too. */
-async function write(client: S3Client, destination: Destination, key: string): Promise<void> {
+async function tryUpload(
+  client: S3Client,
+  destination: Destination,
+  key: string,
+  encryption: Encryption | null,
+): Promise<void> {
   const Bucket = destination.bucket;
   const late = { abortSignal: AbortSignal.timeout(lateLimitMs) };
   const { UploadId } = await client.send(
-    new CreateMultipartUploadCommand({ Bucket, Key: key }),
+    new CreateMultipartUploadCommand({ Bucket, Key: key, ...encryptionParams(encryption) }),
     late,
   );
   if (UploadId === undefined) throw new NotS3Error('no upload was started');

@@ -9,6 +9,7 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import type { Destination } from '../destination.ts';
+import { type Encryption, encryptionParams } from '../encryption.ts';
 import { type Compression, manifestKey } from '../object-key.ts';
 import { NotS3Error } from './error-codes.ts';
 import { describeStorageError, StorageError, type StorageStep } from './errors.ts';
@@ -38,10 +39,14 @@ export interface Manifest {
   readonly completedAt: string;
 }
 
-/** @throws StorageError if the storage fails; the signal's reason if that aborts */
+/**
+ * @param encryption null leaves it to the bucket
+ * @throws StorageError if the storage fails; the signal's reason if that aborts
+ */
 export async function putManifest(
   client: S3Client,
   destination: Destination,
+  encryption: Encryption | null,
   manifest: Manifest,
   signal: AbortSignal,
 ): Promise<void> {
@@ -52,6 +57,7 @@ export async function putManifest(
         Key: manifestKey(destination.key, manifest),
         Body: `${JSON.stringify(manifest)}\n`,
         ContentType: 'application/json',
+        ...encryptionParams(encryption),
       }),
       { abortSignal: signal },
     );

@@ -15,6 +15,7 @@ import {
 import { Upload } from '@aws-sdk/lib-storage';
 import { type Facts, inStep } from '../../observability/tracing.ts';
 import type { Destination } from '../destination.ts';
+import { type Encryption, encryptionParams } from '../encryption.ts';
 import { abortUpload } from './abort-upload.ts';
 import { NotS3Error } from './error-codes.ts';
 import { describeStorageError, StorageError } from './errors.ts';
@@ -29,6 +30,8 @@ export interface UploadRequest {
    */
   readonly body: Readable | AsyncIterable<Uint8Array>;
   readonly contentType: string;
+  /** Default: null, which leaves it to the bucket. */
+  readonly encryption?: Encryption | null;
   readonly metadata: Readonly<Record<string, string>>;
   /** An estimate will do: the size of the parts leaves room for twice as much. */
   readonly expectedSizeBytes: number;
@@ -111,6 +114,7 @@ async function upload(client: S3Client, request: UploadRequest): Promise<Uploade
       Body: stream,
       ContentType: contentType,
       Metadata: { ...metadata },
+      ...encryptionParams(request.encryption ?? null),
     },
     partSize,
     queueSize: Math.min(Math.max(Math.floor(maxBytesInFlight / partSize), 1), maxPartsInFlight),

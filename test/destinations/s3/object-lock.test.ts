@@ -66,7 +66,7 @@ t.test('writes to a bucket with Object Lock that demands a digest', needsS3, asy
     columns: [{ name: 'Company ID', type: 'string', nullable: false }],
     completedAt: '2026-03-03T00:00:09.000Z',
   } as const;
-  await t.resolves(putManifest(client, destination, manifest, signal));
+  await t.resolves(putManifest(client, destination, null, manifest, signal));
   t.equal(proxy.requests.filter(line => line.startsWith('PUT')).length, 6, 'nothing was repeated');
 });
 

@@ -333,7 +333,7 @@ t.test('manifest', needsS3, async t => {
     completedAt: '2026-03-03T00:00:09.000Z',
   } as const;
   const { signal } = new AbortController();
-  await putManifest(client, destination, manifest, signal);
+  await putManifest(client, destination, null, manifest, signal);
   const key = `${destination.key}/_manifest/company-adoption_prod_2026-03-02.csv.json`;
   const stored = await readObject(destination.bucket, key);
   t.strictSame(JSON.parse(stored.body.toString()), manifest);
@@ -341,7 +341,7 @@ t.test('manifest', needsS3, async t => {
   await removeManifest(client, destination, key, signal);
   t.strictSame((await contentsOf(destination)).objects, []);
   await t.resolves(removeManifest(client, destination, key, signal), 'there is none');
-  await putManifest(client, destination, manifest, signal);
+  await putManifest(client, destination, null, manifest, signal);
   const readOnly = s3Client('readOnly');
   t.teardown(() => readOnly.destroy());
   await t.resolves(removeManifest(readOnly, destination, `${key}x`, signal), 'needs no right');
@@ -352,7 +352,7 @@ t.test('manifest', needsS3, async t => {
   t.match((kept as StorageError).fault.hint, /DeleteObject/);
   const denied = s3Client('nothing');
   t.teardown(() => denied.destroy());
-  const thrown = await putManifest(denied, destination, manifest, signal).catch(
+  const thrown = await putManifest(denied, destination, null, manifest, signal).catch(
     (error: unknown) => error,
   );
   t.equal((thrown as StorageError).fault.code, 'write_denied');
