@@ -74,7 +74,7 @@ t.test('a reader who goes away', async t => {
 t.test('downloads that fail before and after their first byte', async t => {
   const before = await scrape();
   await pool.query('alter table snapshots rename to hidden');
-  t.equal((await app.download('small', 'today')).status, 500);
+  t.equal((await app.download('small', 'today')).status, 503);
   await pool.query('alter table hidden rename to snapshots');
 
   await writeWideSnapshot(pool, {

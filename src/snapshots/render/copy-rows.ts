@@ -11,6 +11,9 @@ export interface RowSelection {
   readonly rowCount: number;
 }
 
+/** Bytes that are collected while the reader is busy. Small pieces cost a write to the socket each. */
+const pieceBytes = 256 * 1024;
+
 /** Diagnoses a row count mismatch: the registry, the rows and the read view that the session sees now. */
 const diagnose = `
   select current_setting('transaction_isolation') as isolation,
@@ -37,7 +40,8 @@ export async function* copyRows(
   selection: RowSelection,
 ): AsyncGenerator<Buffer> {
   const { environmentId, snapshotDate, shownDate, rowCount } = selection;
-  const copy = client.query(copyTo(selectRows(environmentId, snapshotDate, shownDate)));
+  const statement = selectRows(environmentId, snapshotDate, shownDate);
+  const copy = client.query(copyTo(statement, { highWaterMark: pieceBytes }));
   // A connection that breaks after the reader has stopped reports an error to nobody else.
   copy.on('error', () => {});
   yield* copy as AsyncIterable<Buffer>;
