@@ -90,7 +90,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   await registerOpenapi(app);
   const configDependencies = { ...dependencies, encryptionKeys: config.encryptionKeys };
   // Runs that waited for the snapshot need not wait for the next tick, which makes up for a failure here.
-  const onLoaded = (environmentId: string, date: string) =>
+  const onIngested = (environmentId: string, date: string) =>
     wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {
       dependencies.log.warn(
         { err: error, environmentId, date },
@@ -113,7 +113,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       await v1.register(environmentRoutes(configDependencies));
       await v1.register(failureWebhookRoutes(configDependencies));
       await v1.register(apiKeyRoutes(dependencies));
-      await v1.register(snapshotRoutes({ ...dependencies, onLoaded, beforeCommit }));
+      await v1.register(snapshotRoutes({ ...dependencies, onIngested, beforeCommit }));
       await v1.register(exportRoutes(dependencies));
       await v1.register(linkRoutes({ ...dependencies, limits, publicUrl: config.publicUrl }));
       await v1.register(configRoutes(configDependencies));

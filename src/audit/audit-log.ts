@@ -32,6 +32,7 @@ export const auditActions = [
   'failure_webhook.secret_resealed',
   'api_key.created',
   'api_key.revoked',
+  'snapshot.ingested',
   'snapshot.deleted',
   'download_link.created',
   'export.downloaded',

@@ -42,6 +42,13 @@ export interface Config {
   readonly rateLimitFailedLogins: number;
   /** Proxies whose `X-Forwarded-…` headers count: none, a number in a row, or addresses. */
   readonly trustProxy: false | number | readonly string[];
+  /** Bounds of a request that sends a snapshot. */
+  readonly ingest: {
+    /** A slower sender is refused. The rate is averaged over `averageMs`. */
+    readonly minBytesPerSecond: number;
+    readonly averageMs: number;
+    readonly maxMs: number;
+  };
   /** Which snapshots stay, and for how many days runs and audit lines do. */
   readonly retention: {
     readonly snapshots: Variables['SNAPSHOT_RETENTION'];
@@ -82,6 +89,11 @@ export function readConfig(env: Env): Config {
     rateLimitPerCaller: read.RATE_LIMIT_PER_CALLER,
     rateLimitFailedLogins: read.RATE_LIMIT_FAILED_LOGINS,
     trustProxy: trustProxy(read),
+    ingest: {
+      minBytesPerSecond: read.INGEST_MIN_BYTES_PER_SECOND,
+      averageMs: 60_000,
+      maxMs: 1000 * read.INGEST_MAX_SECONDS,
+    },
     retention: {
       snapshots: read.SNAPSHOT_RETENTION,
       runDays: read.RUN_RETENTION_DAYS,

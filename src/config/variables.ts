@@ -180,6 +180,23 @@ export const variables = Type.Object({
     maximum: 99_999,
     default: 60,
   }),
+  INGEST_MIN_BYTES_PER_SECOND: wholeNumber({
+    group: 'Limits',
+    description:
+      'Slowest sender of a snapshot, averaged over 60 s. A slower one is answered with 408.',
+    unit: 'bytes',
+    minimum: 1,
+    maximum: 999_999_999,
+    default: 1024,
+  }),
+  INGEST_MAX_SECONDS: wholeNumber({
+    group: 'Limits',
+    description: 'Longest time that an ingest may take. A longer one is answered with 408.',
+    unit: 'seconds',
+    minimum: 60,
+    maximum: 86_400,
+    default: 3600,
+  }),
   SNAPSHOT_RETENTION: oneOf(['needed', 'all'], {
     group: 'Retention',
     description:

@@ -72,3 +72,9 @@ function traceWaiting(pool: pg.Pool, name: string): pg.Pool {
 export function createKysely(pool: pg.Pool): Kysely<Tables> {
   return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
 }
+
+/** Returns a Kysely instance whose statements run on one client, inside the transaction it is in. */
+export function createKyselyOn(client: pg.PoolClient): Kysely<Tables> {
+  const borrowed = { query: client.query.bind(client), release: () => {} };
+  return createKysely({ connect: async () => borrowed, end: async () => {} } as unknown as pg.Pool);
+}

@@ -3,10 +3,12 @@ import { type ErrorCode, errorStatus } from '../shared/errors.ts';
 
 const titles: Readonly<Record<ErrorCode, string>> = {
   validation_failed: 'The request does not fit the schema',
+  digest_mismatch: 'The body does not match its digest',
   unauthenticated: 'A valid bearer token is needed',
   insufficient_scope: 'The token lacks the scope',
   plan_upgrade_required: 'The plan does not include this feature',
   not_found: 'Not found',
+  request_timeout: 'The body took too long',
   conflict: 'Conflict with what is under way',
   precondition_failed: 'The file does not match the precondition',
   payload_too_large: 'The body is too large',

@@ -1,20 +1,2 @@
-/** Streams that wait for a caller wait no longer than this without a byte moving. */
+/** Longest time in milliseconds that a download waits for its reader without sending a byte. */
 export const stallTimeoutMs = 60_000;
-
-/** Passes chunks on; calls `onStall` when the source takes longer than `timeoutMs` to bring the next. */
-export async function* limitSourceStall<T>(
-  source: AsyncIterable<T>,
-  timeoutMs: number,
-  onStall: () => void,
-): AsyncGenerator<T> {
-  let timer = setTimeout(onStall, timeoutMs);
-  try {
-    for await (const chunk of source) {
-      clearTimeout(timer);
-      yield chunk;
-      timer = setTimeout(onStall, timeoutMs);
-    }
-  } finally {
-    clearTimeout(timer);
-  }
-}

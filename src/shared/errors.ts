@@ -4,10 +4,12 @@
  */
 export const errorStatus = {
   validation_failed: 400,
+  digest_mismatch: 400,
   unauthenticated: 401,
   insufficient_scope: 403,
   plan_upgrade_required: 403,
   not_found: 404,
+  request_timeout: 408,
   conflict: 409,
   precondition_failed: 412,
   payload_too_large: 413,

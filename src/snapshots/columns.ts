@@ -1,22 +1,33 @@
 /**
- * The company data model: 18 columns, in this order, with this spelling (contract, section 7). Loading, checking and
- * exporting are all driven by this one table.
+ * The data model: 18 columns, in this order, with this spelling. This table states what a value may
+ * be. The validation of an ingest and the exported files are made from it.
  */
 
+/** Longest id in bytes. A key of two ids and an environment id fits into an index page. */
+const maxIdBytes = 1024;
+
 export type Column =
-  | { readonly header: string; readonly kind: 'id'; readonly name: string }
+  /** A text that is neither null nor empty. */
+  | {
+      readonly header: string;
+      readonly kind: 'id';
+      readonly name: string;
+      readonly maxBytes: number;
+    }
   | {
       readonly header: string;
       readonly kind: 'text';
       readonly name: string;
       readonly nullable: boolean;
     }
+  /** An ISO 8601 instant of the years 0001 to 9999, stored with milliseconds. */
   | {
       readonly header: string;
       readonly kind: 'instant';
       readonly name: string;
       readonly nullable: boolean;
     }
+  /** One digit from `min` to `max`. If `max` is null, a whole number of at most 18 digits. */
   | {
       readonly header: string;
       readonly kind: 'integer';
@@ -25,10 +36,17 @@ export type Column =
       readonly min: number;
       readonly max: number | null;
     }
-  | { readonly header: string; readonly kind: 'list'; readonly name: string }
-  /** The date under which a snapshot is shown; not stored with the row, ignored when loaded. */
+  /** Items joined by commas. An item with a comma, a quote or a line break is quoted. */
+  | {
+      readonly header: string;
+      readonly kind: 'list';
+      readonly name: string;
+      /** List that has an item for each item of this one, which then hold no commas. */
+      readonly pairedWith: string | null;
+    }
+  /** The date of the snapshot. It is not stored with the row. An ingest checks it. */
   | { readonly header: string; readonly kind: 'shown-date' }
-  /** A word for the number in `of`; ignored when loaded. `none` stands for null. */
+  /** A word for the number in `of`. An ingest ignores it. `none` stands for null. */
   | {
       readonly header: string;
       readonly kind: 'label';
@@ -37,14 +55,14 @@ export type Column =
       readonly none: string | null;
     };
 
-/** A column that is stored, so that a body must bring it. `name` is its name in `snapshot_rows`. */
+/** A column that is stored. A body must have it. `name` is its name in `snapshot_rows`. */
 export type StoredColumn = Exclude<Column, { kind: 'shown-date' | 'label' }>;
 
 export const columns: readonly Column[] = [
-  { header: 'Company ID', kind: 'id', name: 'company_id' },
+  { header: 'Company ID', kind: 'id', name: 'company_id', maxBytes: maxIdBytes },
   { header: 'Company Name', kind: 'text', name: 'company_name', nullable: true },
   { header: 'Feature Name', kind: 'text', name: 'feature_name', nullable: false },
-  { header: 'Feature ID', kind: 'id', name: 'feature_id' },
+  { header: 'Feature ID', kind: 'id', name: 'feature_id', maxBytes: maxIdBytes },
   { header: 'Date', kind: 'shown-date' },
   { header: 'First Seen', kind: 'instant', name: 'first_seen', nullable: false },
   { header: 'Last Seen', kind: 'instant', name: 'last_seen', nullable: false },
@@ -88,13 +106,13 @@ export const columns: readonly Column[] = [
     min: 0,
     max: null,
   },
-  { header: 'Segment Names', kind: 'list', name: 'segment_names' },
-  { header: 'Segment IDs', kind: 'list', name: 'segment_ids' },
+  { header: 'Segment Names', kind: 'list', name: 'segment_names', pairedWith: null },
+  { header: 'Segment IDs', kind: 'list', name: 'segment_ids', pairedWith: 'segment_names' },
 ];
 
 export const storedColumns: readonly StoredColumn[] = columns.filter(
   column => column.kind !== 'shown-date' && column.kind !== 'label',
 );
 
-/** The line that every file begins with. */
+/** First line of every exported file. */
 export const headerLine = `${columns.map(column => column.header).join(',')}\n`;

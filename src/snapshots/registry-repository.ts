@@ -4,33 +4,79 @@ import type { Database } from '../db/database.ts';
 import { AppError, notFound } from '../shared/errors.ts';
 import { attachLeftPartition, dayLockName, snapshotLockName } from './partitions.sql.ts';
 
-/** A complete snapshot as the registry knows it. */
+/** A complete snapshot in the registry. Instants are ISO 8601. */
 export interface Snapshot {
   readonly date: string;
+  /** Changes with every replacement. */
+  readonly version: string;
   readonly rowCount: number;
   readonly completedAt: string;
+  /** Null while this version is not rendered. */
+  readonly renderedAt: string | null;
 }
 
-/** Newest first, those before `before` (`YYYY-MM-DD`). */
+/** Returns the snapshots before `before` (`YYYY-MM-DD`), newest first. */
 export async function listSnapshots(
   db: Database,
   environmentId: string,
   page: { before: string | null; limit: number },
 ): Promise<Snapshot[]> {
   const { before } = page;
-  const rows = await db
-    .selectFrom('snapshots')
-    .select(['snapshot_date', 'row_count', 'completed_at'])
-    .where('environment_id', '=', environmentId)
-    .where(({ eb, val }) => (before === null ? val(true) : eb('snapshot_date', '<', before)))
-    .orderBy('snapshot_date', 'desc')
+  const rows = await selectSnapshots(db, environmentId)
+    .where(({ eb, val }) =>
+      before === null ? val(true) : eb('snapshot.snapshot_date', '<', before),
+    )
+    .orderBy('snapshot.snapshot_date', 'desc')
     .limit(page.limit)
     .execute();
-  return rows.map(row => ({
+  return rows.map(toSnapshot);
+}
+
+/** @throws AppError `not_found` */
+export async function findSnapshot(
+  db: Database,
+  environmentId: string,
+  date: string,
+): Promise<Snapshot> {
+  const row = await selectSnapshots(db, environmentId)
+    .where('snapshot.snapshot_date', '=', date)
+    .executeTakeFirst();
+  if (row === undefined) throw notFound('snapshot');
+  return toSnapshot(row);
+}
+
+function selectSnapshots(db: Database, environmentId: string) {
+  return db
+    .selectFrom('snapshots as snapshot')
+    .leftJoin('rendered_snapshots as rendered', join =>
+      join
+        .onRef('rendered.environment_id', '=', 'snapshot.environment_id')
+        .onRef('rendered.version', '=', 'snapshot.version'),
+    )
+    .select([
+      'snapshot.snapshot_date',
+      'snapshot.version',
+      'snapshot.row_count',
+      'snapshot.completed_at',
+      'rendered.rendered_at',
+    ])
+    .where('snapshot.environment_id', '=', environmentId);
+}
+
+function toSnapshot(row: {
+  snapshot_date: string;
+  version: string;
+  row_count: number;
+  completed_at: Date;
+  rendered_at: Date | null;
+}): Snapshot {
+  return {
     date: row.snapshot_date,
+    version: row.version,
     rowCount: row.row_count,
     completedAt: row.completed_at.toISOString(),
-  }));
+    renderedAt: row.rendered_at?.toISOString() ?? null,
+  };
 }
 
 /**
@@ -54,14 +100,20 @@ export async function deleteSnapshot(
       .deleteFrom('snapshots')
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
+      .returning(['version', 'row_count'])
       .executeTakeFirst();
-    if (deleted.numDeletedRows === 0n) throw notFound('snapshot');
+    if (deleted === undefined) throw notFound('snapshot');
     await attachLeftPartition(trx, date);
     await trx
       .deleteFrom('snapshot_rows')
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
       .execute();
-    await recordChange(trx, actor, { environmentId, action: 'snapshot.deleted', targetId: date });
+    await recordChange(trx, actor, {
+      environmentId,
+      action: 'snapshot.deleted',
+      targetId: date,
+      details: { version: deleted.version, rows: deleted.row_count },
+    });
   });
 }

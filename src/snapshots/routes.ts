@@ -1,51 +1,82 @@
 import type { Readable } from 'node:stream';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { Pool, PoolClient } from 'pg';
+import type { Config } from '../config/config.ts';
 import type { Database } from '../db/database.ts';
-import { actorOf, environmentOf } from '../environments/auth/access.ts';
+import { actorOf, callerOf, environmentOf } from '../environments/auth/access.ts';
+import { recheckAccess } from '../environments/auth/recheck-access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
-import { date, instant } from '../http/schemas.ts';
-import { limitSourceStall, stallTimeoutMs } from '../http/stalls.ts';
+import { date, instant, isoDate, nullable } from '../http/schemas.ts';
 import type { LoadOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
-import { loadSnapshot, type RegisteredSnapshot } from './ingest/ingest-snapshot.ts';
-import { abortWhenCutOff, countBytes, joinSmall, readCsvBody } from './ingest/read-body.ts';
-import { deleteSnapshot, listSnapshots, type Snapshot } from './registry-repository.ts';
+import { parseContentDigest } from './ingest/content-digest.ts';
+import { ingestSnapshot, type RegisteredSnapshot } from './ingest/ingest-snapshot.ts';
+import { abortOnHangUp, readCsvBody, requireUtf8 } from './ingest/read-body.ts';
+import {
+  deleteSnapshot,
+  findSnapshot,
+  listSnapshots,
+  type Snapshot,
+} from './registry-repository.ts';
 
+const ingestedProperties = {
+  date: date('The UTC day at whose end this was the state.'),
+  version: Type.String({ format: 'uuid', description: 'Changes with every replacement.' }),
+  rowCount: Type.Integer(),
+  completedAt: instant(),
+};
+const ingestedSchema = Type.Object(ingestedProperties);
 const snapshotSchema = Type.Object(
   {
-    date: date('The UTC day at whose end this was the state.'),
-    rowCount: Type.Integer(),
-    completedAt: instant(),
+    ...ingestedProperties,
+    renderedAt: nullable(instant('When this version was rendered. Null before.')),
   },
   { description: 'A complete snapshot.' },
 );
 
-const snapshotParams = Type.Object({
-  ...environmentParams.properties,
-  date: Type.String({
-    format: 'date',
-    description: 'The snapshot’s UTC date, not in the future.',
-    examples: ['2026-03-01'],
-  }),
+const dateParam = Type.String({
+  format: 'date',
+  description: 'UTC date of the snapshot.',
+  examples: ['2026-03-01'],
+});
+const snapshotParams = Type.Object({ ...environmentParams.properties, date: dateParam });
+
+const ingestHeaders = Type.Object({
+  'content-digest': Type.Optional(
+    Type.String({
+      description:
+        'Digest of the body as sent, RFC 9530. `sha-256` and `sha-512` are verified, others ignored.',
+      examples: ['sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:'],
+    }),
+  ),
 });
 
-/** Every date makes a partition; the product has no data from before. */
-const earliestDate = '2000-01-01';
+const ingestQuery = Type.Object({
+  rowCount: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: Number.MAX_SAFE_INTEGER,
+      description: 'Refuses a body with another number of rows, such as a truncated one.',
+    }),
+  ),
+});
 
 const tags = ['Snapshots'];
+const writeScope = 'snapshots:write';
+const readAccess = { environment: ['exports:read', writeScope] } as const;
 
 interface SnapshotRouteDependencies {
+  readonly config: Pick<Config, 'ingest' | 'retention'>;
   readonly db: Database;
   readonly loadPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly now: () => Date;
-  /** Hears of every snapshot that was loaded, before the caller does. May not reject. */
-  readonly onLoaded: (environmentId: string, date: string) => Promise<void>;
+  /** Called after each ingest, before the answer. Must not reject. */
+  readonly onIngested: (environmentId: string, date: string) => Promise<void>;
   /** Work in the transaction of an ingest, right before its commit. */
   readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
@@ -53,33 +84,38 @@ interface SnapshotRouteDependencies {
 export function snapshotRoutes(
   dependencies: SnapshotRouteDependencies,
 ): FastifyPluginCallbackTypebox {
-  const { db, loadPool, ingestLimit, metrics, now, onLoaded, beforeCommit } = dependencies;
+  const { config, db, loadPool, ingestLimit, metrics, now, onIngested, beforeCommit } =
+    dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
-      // The body stays a stream: the handler decides how fast it comes.
+      // The body stays a stream. The handler reads it at the pace of the database.
       uploads.addContentTypeParser('text/csv', (_request, payload, parsed) =>
         parsed(null, payload),
       );
 
       uploads.put('/environments/:environmentId/snapshots/:date', {
-        config: { access: { environment: 'snapshots:write' } },
+        config: { access: { environment: writeScope } },
         schema: {
           operationId: 'putSnapshot',
-          summary: 'Load a snapshot',
+          summary: 'Ingest a snapshot',
           description:
-            'Replaces the snapshot of that date atomically: readers see the old one or the new one whole, and a body that breaks off or has a row at fault changes nothing. The header names the columns in any order. An empty field without quotes is null, `""` is an empty string. `Content-Encoding: gzip` is understood.',
+            'Replaces the snapshot of that date atomically: readers see the old one or the new one. A body that is truncated or has an invalid row changes nothing. The date may not be in the future, nor more than 400 days in the past (3,660 if all snapshots are kept). The header names the columns in any order. An empty field without quotes is null, `""` is an empty string. Where the column Date is not empty, it must be the date of the path. `Content-Encoding: gzip` is understood.',
           tags,
           consumes: ['text/csv'],
           params: snapshotParams,
+          querystring: ingestQuery,
+          headers: ingestHeaders,
           response: {
-            200: { ...snapshotSchema, description: 'It replaced one.' },
-            201: { ...snapshotSchema, description: 'It is new.' },
+            200: { ...ingestedSchema, description: 'It replaced a snapshot.' },
+            201: { ...ingestedSchema, description: 'The date had no snapshot.' },
             ...problemResponses(
               'validation_failed',
+              'digest_mismatch',
               'unauthenticated',
               'insufficient_scope',
               'not_found',
+              'request_timeout',
               'conflict',
               'payload_too_large',
               'unsupported_media_type',
@@ -89,49 +125,60 @@ export function snapshotRoutes(
           },
         },
         handler: async (request, reply) => {
-          const today = now().toISOString().slice(0, 10);
-          requireLoadableDate(request.params.date, today);
-          const environmentId = environmentOf(request).id;
-          const release = ingestLimit.acquire(environmentId);
+          const { headers, params } = request;
+          requireDateInRange(params.date, now(), config.retention.snapshots);
+          requireUtf8(headers['content-type']);
+          const digests = parseContentDigest(headers['content-digest']);
+          const environment = environmentOf(request);
+          const caller = callerOf(request);
+          const release = ingestLimit.acquire(environment.id);
           const controller = new AbortController();
-          abortWhenCutOff(request.raw, controller);
+          const { signal } = controller;
+          abortOnHangUp(request.raw, controller);
+          const timer = setTimeout(() => {
+            const detail = `An ingest may take ${config.ingest.maxMs / 1000} s.`;
+            controller.abort(new AppError('request_timeout', detail));
+          }, config.ingest.maxMs);
           const startedAt = performance.now();
           let bytes = 0;
           let rows = 0;
           let outcome: LoadOutcome = 'failed';
           try {
-            const stream = (request.body ?? request.raw) as Readable;
-            const body = countBytes(
-              readCsvBody(stream, request.headers['content-encoding']),
-              length => {
+            const body = readCsvBody((request.body ?? request.raw) as Readable, {
+              ...config.ingest,
+              signal,
+              contentEncoding: headers['content-encoding'],
+              digests,
+              onBytes: length => {
                 bytes += length;
               },
-            );
-            const onStall = () => {
-              outcome = 'stalled';
-              request.raw.destroy();
-            };
-            const loaded = await loadSnapshot(loadPool, {
-              environmentId,
-              date: request.params.date,
-              body: joinSmall(limitSourceStall(body, stallTimeoutMs, onStall)),
-              signal: controller.signal,
+            });
+            const ingested = await ingestSnapshot(loadPool, {
+              environmentId: environment.id,
+              date: params.date,
+              body,
+              announcedRows: request.query.rowCount ?? null,
+              signal,
+              actor: actorOf(request),
               now,
+              recheck: trx =>
+                recheckAccess(trx, { environment, caller, scope: writeScope, now: now() }),
               beforeCommit,
             });
             outcome = 'complete';
-            rows = loaded.rowCount;
-            await onLoaded(environmentId, loaded.date);
-            return reply.code(loaded.created ? 201 : 200).send({
-              date: loaded.date,
-              rowCount: loaded.rowCount,
-              completedAt: loaded.completedAt.toISOString(),
-            });
+            rows = ingested.rowCount;
+            await onIngested(environment.id, ingested.date);
+            const { created, completedAt, ...shown } = ingested;
+            return reply
+              .code(created ? 201 : 200)
+              .send({ ...shown, completedAt: completedAt.toISOString() });
           } catch (error) {
-            if (outcome === 'failed' && controller.signal.aborted) outcome = 'sender_gone';
-            else if (error instanceof AppError && error.status < 500) outcome = 'refused';
+            if (outcome === 'failed') outcome = outcomeOf(error, signal);
             throw error;
           } finally {
+            clearTimeout(timer);
+            // Ends what still waits for the body.
+            controller.abort();
             release();
             metrics.loadEnded({
               outcome,
@@ -146,7 +193,7 @@ export function snapshotRoutes(
     });
 
     app.get('/environments/:environmentId/snapshots', {
-      config: { access: { environment: 'snapshots:write' } },
+      config: { access: readAccess },
       schema: {
         operationId: 'listSnapshots',
         summary: 'List snapshots',
@@ -173,16 +220,38 @@ export function snapshotRoutes(
         ),
     });
 
-    app.delete('/environments/:environmentId/snapshots/:date', {
-      config: { access: { environment: 'snapshots:write' } },
+    app.get('/environments/:environmentId/snapshots/:date', {
+      config: { access: readAccess },
       schema: {
-        operationId: 'deleteSnapshot',
-        summary: 'Delete a snapshot',
-        description: 'Downloads that have begun still show it whole.',
+        operationId: 'getSnapshot',
+        summary: 'Read a snapshot',
+        description: 'What the list shows of one date.',
         tags,
         params: snapshotParams,
         response: {
-          204: Type.Null({ description: 'It is gone.' }),
+          200: snapshotSchema,
+          ...problemResponses(
+            'validation_failed',
+            'unauthenticated',
+            'insufficient_scope',
+            'not_found',
+          ),
+        },
+      },
+      handler: async request =>
+        await findSnapshot(db, environmentOf(request).id, request.params.date),
+    });
+
+    app.delete('/environments/:environmentId/snapshots/:date', {
+      config: { access: { environment: writeScope } },
+      schema: {
+        operationId: 'deleteSnapshot',
+        summary: 'Delete a snapshot',
+        description: 'Downloads that have started still show it.',
+        tags,
+        params: snapshotParams,
+        response: {
+          204: Type.Null({ description: 'The snapshot was deleted.' }),
           ...problemResponses(
             'validation_failed',
             'unauthenticated',
@@ -204,11 +273,24 @@ export function snapshotRoutes(
   };
 }
 
-function requireLoadableDate(wanted: string, today: string): void {
-  if (wanted > today)
-    throw validationFailed([
-      { path: '/path/date', message: `is in the future: today is ${today} UTC` },
-    ]);
-  if (wanted < earliestDate)
-    throw validationFailed([{ path: '/path/date', message: `is before ${earliestDate}` }]);
+const maxAgeDays = { needed: 400, all: 3_660 } as const;
+
+/** Every date has a partition, so that their number is limited. */
+function requireDateInRange(date: string, now: Date, kept: keyof typeof maxAgeDays): void {
+  const today = isoDate(now);
+  const maxAge = maxAgeDays[kept];
+  const earliest = isoDate(new Date(Date.parse(today) - maxAge * 86_400_000));
+  if (date > today) throw invalidDate(`is in the future: today is ${today} UTC`);
+  if (date < earliest)
+    throw invalidDate(`is more than ${maxAge} days in the past: the earliest date is ${earliest}`);
+}
+
+function invalidDate(message: string): AppError {
+  return validationFailed([{ path: '/path/date', message }]);
+}
+
+function outcomeOf(error: unknown, signal: AbortSignal): LoadOutcome {
+  if (error instanceof AppError && error.code === 'request_timeout') return 'stalled';
+  if (signal.aborted) return 'sender_gone';
+  return error instanceof AppError && error.status < 500 ? 'refused' : 'failed';
 }

@@ -112,10 +112,23 @@ t.test('keys: made and revoked; the secret is nowhere', async t => {
   t.strictSame(await fresh(), [line({ action: 'api_key.revoked', target_id: made.json.id })]);
 });
 
-t.test('a snapshot deleted, by a key', async t => {
+t.test('records each version of a snapshot and its deletion by a key', async t => {
   const key = await app.makeKey('acme', ['snapshots:write']);
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
   await fresh();
+  const versions: string[] = [];
+  for (const rows of [[adoptionRow()], []]) {
+    const { json } = await app.load('acme', '2026-03-01', loadBody(rows));
+    versions.push(json.version);
+  }
+  await app.load('acme', '2026-03-01', 'nonsense');
+  const [first, second] = versions;
+  t.not(first, second);
+  for (const found of await fresh()) {
+    const version = versions.shift();
+    const details = { version, rows: versions.length };
+    t.match(found, { action: 'snapshot.ingested', target_id: '2026-03-01', details });
+  }
+  t.strictSame(versions, []);
   await send('acme/snapshots/2026-03-01', 'DELETE', undefined, key.token);
   t.strictSame(await fresh(), [
     line({
@@ -123,6 +136,7 @@ t.test('a snapshot deleted, by a key', async t => {
       actor_id: key.id,
       action: 'snapshot.deleted',
       target_id: '2026-03-01',
+      details: { version: second, rows: 0 },
     }),
   ]);
 });

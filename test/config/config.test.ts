@@ -37,6 +37,7 @@ t.test('reads the required variables and takes the default of each other one', a
     rateLimitPerCaller: 1200,
     rateLimitFailedLogins: 30,
     trustProxy: false,
+    ingest: { minBytesPerSecond: 1024, averageMs: 60_000, maxMs: 3_600_000 },
     retention: { snapshots: 'needed', runDays: 90, auditDays: 400 },
   });
   t.ok(adminToken === testAdminToken);
@@ -82,6 +83,8 @@ t.test('reads every variable', async t => {
     RATE_LIMIT_PER_CALLER: '0',
     RATE_LIMIT_FAILED_LOGINS: '5',
     TRUST_PROXY: '2',
+    INGEST_MIN_BYTES_PER_SECOND: '1',
+    INGEST_MAX_SECONDS: '60',
     SNAPSHOT_RETENTION: 'all',
     RUN_RETENTION_DAYS: '1',
     AUDIT_RETENTION_DAYS: '99999',
@@ -105,6 +108,7 @@ t.test('reads every variable', async t => {
     rateLimitPerCaller: 0,
     rateLimitFailedLogins: 5,
     trustProxy: 2,
+    ingest: { minBytesPerSecond: 1, maxMs: 60_000 },
     retention: { snapshots: 'all', runDays: 1, auditDays: 99_999 },
   });
   t.strictSame(config.corsOrigins, ['https://app.example.com', 'http://localhost:5173']);
@@ -226,6 +230,9 @@ const bad: readonly [name: keyof typeof least | string, value: string | undefine
   ['TRUST_PROXY', '10.0.0.0/8/8'],
   ['TRUST_PROXY', 'proxy.internal'],
   ['TRUST_PROXY', ',,'],
+  ['INGEST_MIN_BYTES_PER_SECOND', '0'],
+  ['INGEST_MAX_SECONDS', '59'],
+  ['INGEST_MAX_SECONDS', '86401'],
   ['SNAPSHOT_RETENTION', 'none'],
   ['RUN_RETENTION_DAYS', '0'],
   ['RUN_RETENTION_DAYS', 'ninety'],

@@ -10,14 +10,18 @@ import { writeWideSnapshot } from './wide-snapshot.ts';
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
-/** A load of one row that holds its snapshot until it is told to end. */
+/** An ingest reads this much before it takes locks. */
+const beforeLocks = 20_000;
+
+/** Starts an ingest of one row that holds the lock of its snapshot until `end` is called. */
 export async function slowLoad(app: App, environmentId: string, day: string) {
   const body = new PassThrough();
-  body.write(`${loadColumns.join(',')}\n${loadLine(adoptionRow({ companyName: 'slow' }))}`);
+  const row = adoptionRow({ companyName: 'slow', featureName: 'x'.repeat(beforeLocks) });
+  body.write(`${loadColumns.join(',')}\n${loadLine(row)}`);
   const answer = app.load(environmentId, day, body);
-  // Seen by whoever awaits it; a test that fails before that says so itself.
+  // A test that fails before it awaits the answer reports its failure itself.
   answer.catch(() => {});
-  // It takes other locks before, and lets go of them.
+  // Other advisory locks are taken and released before this one.
   await eventually(async () => {
     const { rowCount } = await app.database.pool.query(
       `select from pg_locks

@@ -73,10 +73,10 @@ t.test('traces an ingest and a download with the trace of their callers', async 
   t.strictSame(receiver.tree(loading.traceId).slice(0, 4), [
     put,
     '  wait for a connection',
-    '  load',
+    '  ingest',
     '    wait for a connection',
   ]);
-  t.match(spanOf(loading.traceId, 'load')?.attributes, {
+  t.match(spanOf(loading.traceId, 'ingest')?.attributes, {
     'whx.environment.id': 'acme',
     'whx.rows': 2,
   });

@@ -10,13 +10,16 @@ import type { Scope } from './scopes.ts';
  * with a route that does not.
  * - `public`: anyone, without a look at the token
  * - `operator`: only the operator token
- * - in an environment, which must exist and be the caller's own: with a scope, with any token of it
- *   (`member`), or only the operator; the environment's plan must have the `feature`, if one is named
+ * - in an environment, which must exist and be the caller's own: with a scope or one of several,
+ *   with any token of it (`member`), or only the operator; the environment's plan must have the `feature`, if one is named
  */
 export type Access =
   | 'public'
   | 'operator'
-  | { readonly environment: Scope | 'member' | 'operator'; readonly feature?: Feature };
+  | {
+      readonly environment: Scope | readonly Scope[] | 'member' | 'operator';
+      readonly feature?: Feature;
+    };
 
 /** Party that sends a request. */
 export type Caller =

@@ -84,9 +84,11 @@ export function requirePlan(environment: Environment, feature: Feature): void {
 }
 
 /** @throws AppError `insufficient_scope` */
-export function requireScope(granted: readonly Scope[], needed: Scope): void {
-  if (scopesAllow(granted, needed)) return;
-  throw new AppError('insufficient_scope', `This needs a token with the scope ${needed}.`);
+export function requireScope(granted: readonly Scope[], needed: Scope | readonly Scope[]): void {
+  const anyOf = [needed].flat();
+  if (anyOf.some(scope => scopesAllow(granted, scope))) return;
+  const detail = `This needs a token with the scope ${anyOf.join(' or ')}.`;
+  throw new AppError('insufficient_scope', detail);
 }
 
 function operatorOnly(): AppError {

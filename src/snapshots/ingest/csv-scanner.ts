@@ -1,180 +1,191 @@
 import { isUtf8 } from 'node:buffer';
-import { snapshotInvalid } from './snapshot-invalid.ts';
 
-/** A record longer than this is a quote that nobody closed, or an attack on memory. */
+/** Longest record in bytes. A longer one is most likely a quote that is never closed. */
 export const maxRecordBytes = 1024 * 1024;
+export const maxHeaderBytes = 8 * 1024;
+export const maxColumns = 64;
 
 const comma = 0x2c;
 const quote = 0x22;
 const lf = 0x0a;
 const cr = 0x0d;
-const nul = 0x00;
 
-/** Sees the bytes `start` … `end` of one field, without its outer quotes. */
-export type FieldInspector = (bytes: Buffer, start: number, end: number, isQuoted: boolean) => void;
+/** How a field is written. A doubled quote inside an escaped field stands for one quote. */
+export const Quoting = { none: 0, quoted: 1, escaped: 2 } as const;
 
-/**
- * Finds the records of a CSV body by RFC 4180 and hands them on whole; Postgres takes their fields apart. What
- * Postgres cannot do, it does: tell the record (not the line) at fault, take CRLF and LF alike, and refuse what a
- * lenient parser would guess at.
- */
-export interface CsvScanner {
-  /**
-   * Takes the next bytes and gives back the records that are complete with them, CRLF outside quotes made LF. With
-   * `isLast` what is left is the last record, line break or not.
-   * @param atMostOne stop after one record and keep the rest for the next call
-   * @throws AppError `snapshot_invalid`
-   */
-  scan(chunk: Buffer, isLast: boolean, atMostOne?: boolean): Buffer;
-  /** From now on every record has these columns; each field is shown to the inspector at its place, if any. */
-  expect(columns: readonly string[], inspectors: readonly (FieldInspector | null)[]): void;
+/** One record of the body. The scanner reuses the object: it is valid only during the call. */
+export interface CsvRecord {
+  /** Position in the body. The header is record 0. */
+  row: number;
+  /** Holds the record from `start` to `end`, line break included. */
+  bytes: Buffer;
+  start: number;
+  end: number;
+  /** Number of fields. Only the first `maxColumns` have a place in the three arrays. */
+  fieldCount: number;
+  /** Where the text of each field starts and ends, without its outer quotes. */
+  readonly from: Int32Array;
+  readonly to: Int32Array;
+  readonly quoting: Uint8Array;
+  /** False if the bytes around this record hold a NUL byte or are not UTF-8. */
+  isText: boolean;
 }
 
-export function createCsvScanner(): CsvScanner {
-  let columns: readonly string[] | null = null;
-  let inspectors: readonly (FieldInspector | null)[] = [];
-  /** The record under way: 0 is the header. */
-  let row = 0;
-  let rest: Buffer = Buffer.alloc(0);
+/** A record that is not CSV, so that the end of it is unknown. */
+export class MalformedCsv extends Error {
+  readonly row: number;
+  /** Index of the field; null if the whole record is meant. */
+  readonly field: number | null;
 
-  function fault(message: string, field: number | null): Error {
-    const column = field === null ? null : (columns?.[field] ?? null);
-    return snapshotInvalid([{ row, column, message }]);
+  constructor(row: number, field: number | null, message: string) {
+    super(message);
+    this.row = row;
+    this.field = field;
+  }
+}
+
+export interface CsvScanner {
+  /**
+   * Takes the next bytes of the body and reports each record that they complete. The cost is linear
+   * in the length of the body, however it is cut.
+   *
+   * @param isLast true for the last call; the last record needs no line break
+   * @throws MalformedCsv
+   */
+  scan(piece: Buffer, isLast: boolean): void;
+}
+
+/** Finds records and fields by RFC 4180, with LF or CRLF. Refuses text that lenient readers guess. */
+export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScanner {
+  const record: CsvRecord = {
+    row: 0,
+    bytes: Buffer.alloc(0),
+    start: 0,
+    end: 0,
+    fieldCount: 0,
+    from: new Int32Array(maxColumns),
+    to: new Int32Array(maxColumns),
+    quoting: new Uint8Array(maxColumns),
+    isText: true,
+  };
+  const { from: starts, to: ends, quoting: quotings } = record;
+  /** Bytes of the unfinished record. Positions below are relative to its start. */
+  let rest: Buffer = Buffer.alloc(0);
+  let field = 0;
+  let isInField = false;
+  let from = 0;
+  let quoting = 0;
+  let at = 0;
+
+  function malformed(message: string, atField: number | null = field): MalformedCsv {
+    return new MalformedCsv(record.row, atField, message);
+  }
+
+  function requireLength(length: number): void {
+    if (record.row > 0 && length > maxRecordBytes) throw malformed('is longer than 1 MiB', null);
+    if (record.row === 0 && length > maxHeaderBytes) throw malformed('is longer than 8 KiB', null);
   }
 
   /**
-   * Where the record that begins at `start` ends, after its line break; -1 when it goes on beyond these bytes.
+   * Moves `at` to the end of the field.
+   *
+   * @returns the end of its text, or -1 if it goes on after these bytes
    */
-  function findRecordEnd(bytes: Buffer, start: number, isLast: boolean): number {
+  function findFieldEnd(bytes: Buffer, isLast: boolean): number {
     const length = bytes.length;
-    let at = start;
-    let field = 0;
+    let position = at;
+    if (quoting === Quoting.none) {
+      while (position < length) {
+        const byte = bytes[position];
+        if (byte === comma || byte === lf || byte === cr || byte === quote) break;
+        position += 1;
+      }
+      at = position;
+      return position;
+    }
     for (;;) {
-      let from = at;
-      let to: number;
-      const isQuoted = bytes[at] === quote;
-      if (isQuoted) {
-        from += 1;
-        to = findClosingQuote(bytes, from);
-        // A quote that is the last byte so far may be the first of a doubled one.
-        if (to === -1 || (to + 1 === length && !isLast)) {
-          if (isLast) throw fault('has a quote that is never closed', field);
-          return -1;
-        }
-        at = to + 1;
-      } else {
-        let byte = bytes[at];
-        while (at < length && byte !== comma && byte !== lf && byte !== cr && byte !== quote) {
-          at += 1;
-          byte = bytes[at];
-        }
-        to = at;
+      while (position < length && bytes[position] !== quote) position += 1;
+      at = position;
+      if (position >= length) {
+        if (isLast) throw malformed('has a quote that is never closed');
+        return -1;
       }
-
-      const byte = bytes[at];
-      const next = bytes[at + 1];
-      if (at >= length) {
-        if (!isLast) return -1;
-      } else if (byte === cr) {
-        if (next === undefined && !isLast) return -1;
-        if (next !== lf) throw fault('has a carriage return outside quotes', field);
-      } else if (byte !== comma && byte !== lf) {
-        const what = isQuoted
-          ? 'has text after its closing quote'
-          : 'has a quote but does not begin with one';
-        throw fault(what, field);
-      }
-
-      inspectors[field]?.(bytes, from, to, isQuoted);
-      if (byte === comma) {
-        field += 1;
-        at += 1;
-        continue;
-      }
-      if (columns !== null && field + 1 !== columns.length) {
-        const fields = field === 0 ? '1 field' : `${field + 1} fields`;
-        throw fault(`has ${fields} where the header has ${columns.length}`, null);
-      }
-      return at >= length ? length : at + (byte === cr ? 2 : 1);
+      // The last byte so far may be the first quote of a doubled one.
+      if (position + 1 === length && !isLast) return -1;
+      if (bytes[position + 1] !== quote) break;
+      quoting = Quoting.escaped;
+      position += 2;
     }
-  }
-
-  /** Goes through the records once more to tell which field has the bytes that must not be. */
-  function refuseBadBytes(records: Buffer, firstRow: number): never {
-    const refuse = (bytes: Buffer, from: number, to: number, field: number | null) => {
-      const text = bytes.subarray(from, to);
-      if (text.includes(nul)) throw fault('has a NUL byte', field);
-      if (!isUtf8(text)) throw fault('is not valid UTF-8', field);
-    };
-    row = firstRow;
-    if (columns === null)
-      throw fault(records.includes(nul) ? 'has a NUL byte' : 'is not valid UTF-8', null);
-    inspectors = columns.map((_, field) => (bytes, from, to) => refuse(bytes, from, to, field));
-    for (let start = 0; start < records.length; row += 1)
-      start = findRecordEnd(records, start, true);
-    throw fault('is not valid UTF-8', null);
-  }
-
-  /** The same; but a row before it that is no text comes first, however the chunks fell. */
-  function findRecordEndAfter(
-    bytes: Buffer,
-    start: number,
-    isLast: boolean,
-    firstRow: number,
-  ): number {
-    try {
-      return findRecordEnd(bytes, start, isLast);
-    } catch (error) {
-      requireText(bytes.subarray(0, start), firstRow);
-      throw error;
-    }
-  }
-
-  function requireText(records: Buffer, firstRow: number): void {
-    if (!isUtf8(records) || records.includes(nul)) refuseBadBytes(records, firstRow);
+    at = position + 1;
+    return position;
   }
 
   return {
-    expect(names, fieldInspectors) {
-      columns = names;
-      inspectors = fieldInspectors;
-    },
-
-    scan(chunk, isLast, atMostOne = false) {
-      const bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
-      const pieces: Buffer[] = [];
-      let pieceStart = 0;
-      const firstRow = row;
+    scan(piece, isLast) {
+      const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
+      const length = bytes.length;
+      // A line break never lies inside a character, and every record that ends here ends before.
+      const checked = bytes.subarray(0, isLast ? length : bytes.lastIndexOf(lf) + 1);
+      record.isText = isUtf8(checked) && !checked.includes(0);
+      record.bytes = bytes;
       let start = 0;
-      while (start < bytes.length) {
-        const end = findRecordEndAfter(bytes, start, isLast, firstRow);
-        if (end === -1) break;
-        if (end - start > maxRecordBytes) throw fault('is longer than 1 MiB', null);
-        if (bytes[end - 1] === lf && bytes[end - 2] === cr && end - 2 >= start) {
-          pieces.push(bytes.subarray(pieceStart, end - 2));
-          pieceStart = end - 1;
+      for (;;) {
+        if (!isInField) {
+          if (at >= length && (!isLast || (field === 0 && at === start))) break;
+          quoting = bytes[at] === quote ? Quoting.quoted : Quoting.none;
+          if (quoting !== Quoting.none) at += 1;
+          from = at;
+          isInField = true;
         }
-        start = end;
-        row += 1;
-        if (atMostOne) break;
+        const to = findFieldEnd(bytes, isLast);
+        if (to === -1) break;
+        const byte = bytes[at];
+        if (byte === undefined) {
+          if (!isLast) break;
+        } else if (byte === cr) {
+          if (at + 1 === length && !isLast) {
+            // The next bytes tell whether this is CRLF. A quoted field resumes at its last quote.
+            at = to;
+            break;
+          }
+          if (bytes[at + 1] !== lf) throw malformed('has a carriage return outside quotes');
+        } else if (byte !== comma && byte !== lf) {
+          throw malformed(
+            quoting === Quoting.none
+              ? 'has a quote but does not begin with one'
+              : 'has text after its closing quote',
+          );
+        }
+        if (field < maxColumns) {
+          starts[field] = from;
+          ends[field] = to;
+          quotings[field] = quoting;
+        }
+        field += 1;
+        isInField = false;
+        if (byte === comma) {
+          at += 1;
+          continue;
+        }
+        if (byte !== undefined) at += byte === cr ? 2 : 1;
+        requireLength(at - start);
+        record.start = start;
+        record.end = at;
+        record.fieldCount = field;
+        onRecord(record);
+        record.row += 1;
+        start = at;
+        field = 0;
       }
-      const records = bytes.subarray(0, start);
-      requireText(records, firstRow);
       rest = bytes.subarray(start);
-      if (!atMostOne && rest.length > maxRecordBytes) throw fault('is longer than 1 MiB', null);
-      pieces.push(bytes.subarray(pieceStart, start));
-      return pieces.length === 1 ? (pieces[0] ?? chunk) : Buffer.concat(pieces);
+      requireLength(rest.length);
+      at -= start;
+      from -= start;
+      const open = Math.min(field, maxColumns);
+      for (let index = 0; index < open; index += 1) {
+        starts[index] = (starts[index] ?? 0) - start;
+        ends[index] = (ends[index] ?? 0) - start;
+      }
     },
   };
-}
-
-/** The quote that ends the field whose text begins at `from`: the first that is not doubled; -1 for none. */
-function findClosingQuote(bytes: Buffer, from: number): number {
-  const length = bytes.length;
-  for (let at = from; at < length; at += 1) {
-    if (bytes[at] !== quote) continue;
-    if (bytes[at + 1] !== quote) return at;
-    at += 1;
-  }
-  return -1;
 }

@@ -1,34 +1,39 @@
-import { pipeline } from 'node:stream/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Pool, PoolClient } from 'pg';
-import { DatabaseError } from 'pg';
-import { from as copyFrom } from 'pg-copy-streams';
+import { type Actor, recordChange } from '../../audit/audit-log.ts';
+import { createKyselyOn } from '../../db/connect.ts';
+import type { Database } from '../../db/database.ts';
 import { inStep } from '../../observability/tracing.ts';
-import { AppError, notFound } from '../../shared/errors.ts';
+import { AppError } from '../../shared/errors.ts';
 import { dayLockName, partitionName, snapshotLockName } from '../partitions.sql.ts';
-import { matchHeader } from './match-header.ts';
-import { openCsv } from './open-csv.ts';
-import { createPlainCheck } from './plain-values.ts';
-import { type RowFault, snapshotInvalid } from './snapshot-invalid.ts';
-import * as stagingSql from './staging.sql.ts';
+import { duplicateRow, startCopy } from './copy-rows.ts';
+import * as ingestSql from './ingest.sql.ts';
+import { createRowReader, type RowReader } from './read-rows.ts';
 
-export interface LoadedSnapshot {
+export interface IngestedSnapshot {
   readonly date: string;
+  readonly version: string;
   readonly rowCount: number;
   readonly completedAt: Date;
-  /** False when it replaced one. */
+  /** False if it replaced an earlier version. */
   readonly created: boolean;
 }
 
-interface LoadRequest {
+export interface IngestRequest {
   readonly environmentId: string;
   /** `YYYY-MM-DD` */
   readonly date: string;
-  /** The CSV, of any size. */
+  /** The CSV in pieces of at most 64 KiB. The first one has 16 KiB, unless the body is shorter. */
   readonly body: AsyncIterable<Buffer>;
-  /** Ends the load at once; nothing has changed then. */
+  /** Number of rows that the sender announced; null if it did not. */
+  readonly announcedRows: number | null;
+  /** Ends the ingest at once. Nothing has changed then. */
   readonly signal: AbortSignal;
+  readonly actor: Actor;
   readonly now: () => Date;
-  /** Work in the transaction of the ingest, right before its commit. */
+  /** Checks once more, before the commit, that the caller may do this. @throws AppError */
+  readonly recheck: (trx: Database) => Promise<void>;
+  /** Runs in the transaction, just before its commit. */
   readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
 
@@ -39,123 +44,177 @@ export interface RegisteredSnapshot {
   readonly rowCount: number;
 }
 
+/** Longest time without a turn for others, in milliseconds. */
+const turnMs = 10;
+
 /**
- * Replaces the snapshot of one date, whole or not at all: everything happens in one transaction, which readers see
- * the end of. Memory stays flat: the body is streamed into the database and checked there.
- * @throws AppError `snapshot_invalid`, `conflict` while the same snapshot is being loaded, `not_found`; or what the
- *   body throws
+ * Replaces the snapshot of one date in one transaction. Readers see the old rows or the new ones.
+ * Valid rows go straight into the partition of the day. After the first invalid field, the rest of
+ * the body is only validated. Memory use does not depend on the length of the body.
+ *
+ * @throws AppError `snapshot_invalid`, `conflict` during another ingest of the same snapshot, and
+ *   what the body and `recheck` throw
  */
-export async function loadSnapshot(pool: Pool, request: LoadRequest): Promise<LoadedSnapshot> {
+export async function ingestSnapshot(
+  pool: Pool,
+  request: IngestRequest,
+): Promise<IngestedSnapshot> {
   const facts = { 'whx.environment.id': request.environmentId, 'whx.snapshot.date': request.date };
-  return await inStep('load', facts, async step => {
-    const loaded = await loadOver(pool, request);
-    step.add({ 'whx.rows': loaded.rowCount });
-    return loaded;
+  return await inStep('ingest', facts, async step => {
+    const reader = createRowReader(request.environmentId, request.date);
+    const pieces = readPieces(reader, request);
+    // The header is read before a connection, a lock or a transaction is taken.
+    while (!reader.hasHeader && (await pieces.next()).done !== true);
+    const ingested = await inTransaction(pool, request.signal, client =>
+      ingestWith(client, request, reader, pieces),
+    );
+    step.add({ 'whx.rows': ingested.rowCount });
+    return ingested;
   });
 }
 
-async function loadOver(pool: Pool, request: LoadRequest): Promise<LoadedSnapshot> {
+/** Validates the body piece by piece and gives other requests a turn in between. */
+async function* readPieces(reader: RowReader, request: IngestRequest): AsyncGenerator<void> {
+  let turnStartedAt = performance.now();
+  let isReadable = true;
+  for await (const piece of request.body) {
+    isReadable = reader.read(piece, false);
+    if (!isReadable) break;
+    yield;
+    if (performance.now() - turnStartedAt > turnMs) {
+      await nextTurn();
+      turnStartedAt = performance.now();
+    }
+  }
+  if (isReadable) reader.read(Buffer.alloc(0), true);
+  const { announcedRows } = request;
+  if (isReadable && announcedRows !== null && announcedRows !== reader.rowCount) {
+    const message = `has ${reader.rowCount} rows where rowCount announces ${announcedRows}`;
+    reader.errors.add(0, null, message);
+  }
+}
+
+/** Runs `work`, which begins a transaction, and commits it. An abort cannot end the commit. */
+async function inTransaction<T>(
+  pool: Pool,
+  signal: AbortSignal,
+  work: (client: PoolClient) => Promise<T>,
+): Promise<T> {
   const client = await pool.connect();
-  let released = false;
+  let isReleased = false;
   const release = (broken?: Error) => {
-    if (!released) client.release(broken);
-    released = true;
+    if (!isReleased) client.release(broken);
+    isReleased = true;
   };
-  // Closes the socket, also under a statement that may run for long; Postgres rolls back.
-  const breakOff = () => release(new Error('The load was aborted.'));
-  request.signal.addEventListener('abort', breakOff, { once: true });
+  // Closes the connection, also during a long statement. Postgres rolls the transaction back.
+  const abort = () => release(new Error('The ingest was aborted.'));
+  signal.addEventListener('abort', abort, { once: true });
   try {
-    request.signal.throwIfAborted();
-    return await loadWith(client, request);
+    signal.throwIfAborted();
+    const result = await work(client);
+    signal.throwIfAborted();
+    signal.removeEventListener('abort', abort);
+    await client.query('commit');
+    return result;
   } catch (error) {
-    if (!released) await client.query('rollback').catch(release);
+    if (!isReleased) await client.query('rollback').catch(release);
+    // The abort closed the connection. Its reason tells more than what the connection reports.
+    else signal.throwIfAborted();
     throw error;
   } finally {
-    request.signal.removeEventListener('abort', breakOff);
+    signal.removeEventListener('abort', abort);
     release();
   }
 }
 
-async function loadWith(client: PoolClient, request: LoadRequest): Promise<LoadedSnapshot> {
-  const { environmentId, date } = request;
-  // In a transaction of its own, so that what it locks is free again before the body is read.
-  await client.query(stagingSql.ensurePartition, [date]);
-  await client.query(stagingSql.beginLoad);
-  await client.query(stagingSql.shareDay, [dayLockName(date)]);
-  const partition = await client.query<{ there: boolean }>(stagingSql.isPartitionThere, [
-    partitionName(date),
-  ]);
-  if (partition.rows[0]?.there !== true) {
-    // The old and empty day was removed between the two.
+async function ingestWith(
+  client: PoolClient,
+  request: IngestRequest,
+  reader: RowReader,
+  pieces: AsyncGenerator<void>,
+): Promise<IngestedSnapshot> {
+  const { environmentId, date, now, actor } = request;
+  await beginLocked(client, environmentId, date);
+  await client.query(ingestSql.deleteRows, [environmentId, date]);
+  const stored = await copyValidRows(client, request, reader, pieces);
+  reader.errors.throwIfAny();
+  if (stored !== reader.rowCount)
+    throw new Error(`Postgres stored ${stored} rows of ${reader.rowCount}.`);
+
+  const trx = createKyselyOn(client);
+  await request.recheck(trx);
+  const completedAt = now();
+  const values = [environmentId, date, stored, completedAt];
+  const { rows } = await client.query<{ version: string; created: boolean }>(
+    ingestSql.registerSnapshot,
+    values,
+  );
+  const [registered] = rows;
+  if (registered === undefined) throw new Error('The snapshot was not registered.');
+  const { version, created } = registered;
+  await recordChange(trx, actor, {
+    environmentId,
+    action: 'snapshot.ingested',
+    targetId: date,
+    details: { version, rows: stored },
+  });
+  await request.beforeCommit(client, { environmentId, date, version, rowCount: stored });
+  return { date, version, rowCount: stored, completedAt, created };
+}
+
+/** Begins the transaction and locks the day and the snapshot. @throws AppError `conflict` */
+async function beginLocked(client: PoolClient, environmentId: string, date: string): Promise<void> {
+  for (;;) {
+    // In a transaction of its own, so that its locks end before the body is read.
+    await client.query(ingestSql.ensurePartition, [date]);
+    await client.query(ingestSql.beginIngest);
+    await client.query(ingestSql.shareDay, [dayLockName(date)]);
+    const { rows } = await client.query<{ attached: boolean }>(ingestSql.isPartitionAttached, [
+      partitionName(date),
+    ]);
+    if (rows[0]?.attached === true) break;
+    // Retention removed the empty partition in between.
     await client.query('rollback');
-    return await loadWith(client, request);
   }
-  const lock = await client.query<{ locked: boolean }>(stagingSql.tryLockSnapshot, [
+  const { rows } = await client.query<{ locked: boolean }>(ingestSql.tryLockSnapshot, [
     snapshotLockName(environmentId, date),
   ]);
-  if (lock.rows[0]?.locked !== true) {
-    throw new AppError('conflict', `The snapshot of ${date} is being loaded by another request.`);
-  }
-
-  const csv = await openCsv(request.body);
-  const fields = matchHeader(csv.header);
-  await client.query(stagingSql.createStaging(fields));
-  const copy = client.query(copyFrom(stagingSql.copyIntoStaging(fields)));
-  const check = createPlainCheck(fields);
-  await pipeline(csv.records(check.inspectors), copy, { signal: request.signal });
-
-  const lockedEnvironment = await client.query(stagingSql.lockEnvironment, [environmentId]);
-  if (lockedEnvironment.rowCount === 0) throw notFound('environment');
-  await client.query(stagingSql.deleteRows, [environmentId, date]);
-  const move = check.isPlain() ? stagingSql.movePlainRows : stagingSql.moveAcceptedRows;
-  await moveRows(client, request, move, copy.rowCount);
-
-  const completedAt = request.now();
-  const { rows } = await client.query<Registered>(stagingSql.registerSnapshot, [
-    environmentId,
-    date,
-    copy.rowCount,
-    completedAt,
-  ]);
-  const { version, created } = rows[0] as Registered;
-  await request.beforeCommit(client, { environmentId, date, version, rowCount: copy.rowCount });
-  await client.query('commit');
-  return { date, rowCount: copy.rowCount, completedAt, created };
+  if (rows[0]?.locked !== true)
+    throw new AppError('conflict', `Another request ingests the snapshot of ${date}.`);
 }
 
-interface Registered {
-  readonly version: string;
-  readonly created: boolean;
-}
-
-/** @throws AppError `snapshot_invalid` that names the rows, unless every staged row could be moved */
-async function moveRows(
+/**
+ * Copies the rows before the first invalid field and reads the body to its end. Postgres finds a
+ * repeated key among these rows. No other rows are compared.
+ *
+ * @returns the number of rows that Postgres stored
+ */
+async function copyValidRows(
   client: PoolClient,
-  request: LoadRequest,
-  move: string,
-  staged: number,
-): Promise<void> {
-  await client.query('savepoint before_rows');
-  const moved = await client
-    .query(move, [request.environmentId, request.date])
-    .catch(async (error: unknown) => {
-      if (!isFaultOfARow(error)) throw error;
-      await client.query('rollback to savepoint before_rows');
-      return null;
-    });
-  if (moved?.rowCount === staged) return;
-
-  const { rows } = await client.query<RowFault & { total: number }>(stagingSql.findFaults);
-  const [first] = rows;
-  if (first === undefined)
-    throw new Error('The rows were refused, but none is at fault: the rules disagree.');
-  throw snapshotInvalid(
-    rows.map(({ row, column, message }) => ({ row, column, message })),
-    first.total,
-  );
-}
-
-/** Data exceptions and constraint violations, by class: https://www.postgresql.org/docs/current/errcodes-appendix.html */
-function isFaultOfARow(error: unknown): boolean {
-  return error instanceof DatabaseError && /^(22|23)/.test(error.code ?? '');
+  { date }: IngestRequest,
+  reader: RowReader,
+  pieces: AsyncGenerator<void>,
+): Promise<number> {
+  const copy = startCopy(client, ingestSql.copyRows(date, reader.columns));
+  try {
+    for (;;) {
+      for (const bytes of reader.takeEncoded(false)) await copy.write(bytes);
+      if (copy.error !== null && duplicateRow(copy.error, date) === null) throw copy.error;
+      if ((await pieces.next()).done === true) break;
+    }
+    for (const bytes of reader.takeEncoded(true)) await copy.write(bytes);
+    return await copy.end();
+  } catch (error) {
+    const row = duplicateRow(error, date);
+    if (row !== null) {
+      reader.errors.addFirst(
+        row,
+        'Company ID',
+        'stands with the same Feature ID in an earlier row',
+      );
+      return 0;
+    }
+    copy.cancel();
+    throw error;
+  }
 }

@@ -1,29 +1,33 @@
-import { columns, type StoredColumn, storedColumns } from '../columns.ts';
-import { type RowFault, snapshotInvalid } from './snapshot-invalid.ts';
+import { type Column, columns, storedColumns } from '../columns.ts';
+import { maxColumns } from './csv-scanner.ts';
+import { createFieldErrors } from './snapshot-invalid.ts';
 
-/** A field of the body, in the body's order: the column it fills, or null for one that is ignored. */
-export type HeaderField = StoredColumn | null;
+/** Longest name of an unknown column that an answer repeats, in characters. */
+const maxShownName = 200;
 
 /**
- * Finds the column of every field. The order is free; the label columns and Date may be there and are ignored.
- * @throws AppError `snapshot_invalid` that names every unknown, doubled and missing column
+ * Finds the column of each field of the body. Columns may stand in any order. Date and the label
+ * columns may be absent.
+ *
+ * @throws AppError `snapshot_invalid` that names every unknown, repeated and missing column
  */
-export function matchHeader(header: readonly string[]): HeaderField[] {
-  const known = new Set(columns.map(column => column.header));
-  const faults: RowFault[] = [];
+export function matchHeader(names: readonly string[]): Column[] {
+  const errors = createFieldErrors();
+  if (names.length > maxColumns) errors.add(0, null, `has more than ${maxColumns} columns`);
+  const known = new Map(columns.map(column => [column.header, column]));
   const seen = new Set<string>();
-  for (const name of header) {
-    if (!known.has(name)) faults.push(fault(name, 'is not a column of the data model'));
-    else if (seen.has(name)) faults.push(fault(name, 'stands twice in the header'));
+  const found: Column[] = [];
+  for (const name of names.slice(0, maxColumns)) {
+    const column = known.get(name);
+    const shown = name.slice(0, maxShownName);
+    if (column === undefined) errors.add(0, shown, 'is not a column of the data model');
+    else if (seen.has(name)) errors.add(0, shown, 'stands twice in the header');
+    else found.push(column);
     seen.add(name);
   }
-  for (const column of storedColumns) {
-    if (!seen.has(column.header)) faults.push(fault(column.header, 'is missing from the header'));
+  for (const { header } of storedColumns) {
+    if (!seen.has(header)) errors.add(0, header, 'is missing from the header');
   }
-  if (faults.length > 0) throw snapshotInvalid(faults.slice(0, 20), faults.length);
-  return header.map(name => storedColumns.find(column => column.header === name) ?? null);
-}
-
-function fault(name: string, message: string): RowFault {
-  return { row: 0, column: name.slice(0, 200), message };
+  errors.throwIfAny();
+  return found;
 }

@@ -1,96 +1,133 @@
 import type { IncomingMessage } from 'node:http';
 import { pipeline, type Readable } from 'node:stream';
+import { MIMEType } from 'node:util';
 import { createGunzip } from 'node:zlib';
-import { AppError } from '../../shared/errors.ts';
-import { snapshotInvalid } from './snapshot-invalid.ts';
+import { AppError, validationFailed } from '../../shared/errors.ts';
+import { type ContentDigest, verifyDigests } from './content-digest.ts';
+import { type RateOptions, requireRate } from './require-rate.ts';
 
-/** Some fifty million rows. A gzip bomb of valid rows would fill the database's disk. */
+/** About fifty million rows. A gzip bomb of valid rows would fill the disk of the database. */
 const maxUnpackedBytes = 16 * 1024 ** 3;
 
-/**
- * The bytes of a CSV body, unpacked when its `Content-Encoding` is gzip.
- * @throws AppError `unsupported_media_type` for any other encoding; while it is read `payload_too_large`, and
- *   `snapshot_invalid` for a gzip stream that is broken
- */
-export function readCsvBody(
-  body: Readable,
-  contentEncoding: string | undefined,
-  limitBytes = maxUnpackedBytes,
-): AsyncIterable<Buffer> {
-  const encoding = (contentEncoding ?? 'identity').trim().toLowerCase();
-  if (encoding === 'identity' || encoding === '') return limitSize(chunksOf(body), limitBytes);
-  if (encoding !== 'gzip' && encoding !== 'x-gzip') {
-    throw new AppError('unsupported_media_type', 'Content-Encoding may be gzip or absent.');
-  }
-  return limitSize(unpack(body), limitBytes);
+const leastPieceBytes = 16 * 1024;
+const maxPieceBytes = 64 * 1024;
+
+export interface BodyOptions extends RateOptions {
+  readonly contentEncoding: string | undefined;
+  readonly digests: readonly ContentDigest[];
+  /** Default: 16 GiB. */
+  readonly maxBytes?: number;
+  /** Receives the length of each unpacked chunk. */
+  readonly onBytes?: (bytes: number) => void;
 }
 
-async function* limitSize(body: AsyncIterable<Buffer>, limitBytes: number): AsyncGenerator<Buffer> {
+/**
+ * Reads a CSV body, unpacked, in pieces of at most 64 KiB. The first one has at least 16 KiB,
+ * unless the body is shorter.
+ *
+ * @throws AppError `unsupported_media_type` at once; while it is read `payload_too_large`,
+ *   `validation_failed` for a broken gzip stream, `digest_mismatch` and `request_timeout`
+ */
+export function readCsvBody(body: Readable, options: BodyOptions): AsyncGenerator<Buffer> {
+  const encoding = (options.contentEncoding ?? 'identity').trim().toLowerCase();
+  const isGzip = encoding === 'gzip' || encoding === 'x-gzip';
+  if (!isGzip && encoding !== 'identity' && encoding !== '')
+    throw new AppError('unsupported_media_type', 'Content-Encoding may be gzip or absent.');
+  // Reading may end early. The request has to stay open for the answer.
+  const chunks = body.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
+  const sent = verifyDigests(requireRate(chunks, options), options.digests);
+  return inPieces(limitSize(isGzip ? unpack(sent) : sent, options));
+}
+
+/** @throws AppError `unsupported_media_type` for a charset other than UTF-8 */
+export function requireUtf8(contentType: string | undefined): void {
+  const charset = charsetOf(contentType ?? '');
+  if (charset === null || ['utf-8', 'utf8', 'us-ascii'].includes(charset.toLowerCase())) return;
+  throw new AppError('unsupported_media_type', 'The charset may be utf-8 or absent.');
+}
+
+function charsetOf(contentType: string): string | null {
+  try {
+    return new MIMEType(contentType).params.get('charset');
+  } catch {
+    throw new AppError('unsupported_media_type', 'The Content-Type is malformed.');
+  }
+}
+
+async function* limitSize(
+  body: AsyncIterable<Buffer>,
+  { maxBytes = maxUnpackedBytes, onBytes }: BodyOptions,
+): AsyncGenerator<Buffer> {
   let bytes = 0;
   for await (const chunk of body) {
     bytes += chunk.length;
-    if (bytes > limitBytes) {
-      throw new AppError(
-        'payload_too_large',
-        `A snapshot may have at most ${limitBytes} bytes, unpacked.`,
-      );
+    onBytes?.(chunk.length);
+    if (bytes > maxBytes) {
+      const detail = `A snapshot may have at most ${maxBytes} bytes, unpacked.`;
+      throw new AppError('payload_too_large', detail);
     }
     yield chunk;
   }
 }
 
-/** Reading may stop half-way, and the request must live on to carry the answer. */
-function chunksOf(body: Readable): AsyncIterable<Buffer> {
-  return body.iterator({ destroyOnReturn: false });
-}
-
-async function* unpack(body: Readable): AsyncGenerator<Buffer> {
-  const gunzip = createGunzip();
-  // Every failure comes out of the iteration below as well.
-  pipeline(chunksOf(body), gunzip, () => {});
+/** Unpacks all members of a gzip stream. */
+async function* unpack(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const gunzip = createGunzip({ chunkSize: maxPieceBytes });
+  let sentBytes = 0;
+  let hasEnded = false;
+  async function* counted() {
+    for await (const chunk of body) {
+      sentBytes += chunk.length;
+      yield chunk;
+    }
+    hasEnded = true;
+  }
+  // The iteration below reports every error as well.
+  pipeline(counted, gunzip, () => {});
   try {
     yield* gunzip as AsyncIterable<Buffer>;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && /^Z_/.test(String(error.code))) {
-      throw snapshotInvalid([{ row: 0, column: null, message: 'the gzip stream is broken' }]);
-    }
+    if (error instanceof Error && 'code' in error && /^Z_/.test(String(error.code)))
+      throw brokenGzip('is damaged or incomplete');
     throw error;
+  } finally {
+    gunzip.destroy();
   }
+  if (sentBytes === 0) throw brokenGzip('is empty');
+  // The decompressor ignores everything after a byte that starts no further member.
+  if (!hasEnded || gunzip.bytesWritten !== sentBytes) throw brokenGzip('has bytes after its end');
 }
 
-/** Passes chunks on and tells how long each is. */
-export async function* countBytes(
-  body: AsyncIterable<Buffer>,
-  onBytes: (bytes: number) => void,
-): AsyncGenerator<Buffer> {
-  for await (const chunk of body) {
-    onBytes(chunk.length);
-    yield chunk;
-  }
+function brokenGzip(what: string): AppError {
+  return validationFailed([{ path: '', message: `is a gzip stream that ${what}` }]);
 }
 
-/** A record is looked at again with every piece that it goes on in, so a sender may not make them single bytes. */
-const leastPieceBytes = 16 * 1024;
-
-/** The same bytes in pieces that are not small, but for the last. */
-export async function* joinSmall(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  let pieces: Buffer[] = [];
+/** Joins small chunks and cuts large ones, so that each piece takes about a millisecond. */
+async function* inPieces(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let chunks: Buffer[] = [];
   let bytes = 0;
-  for await (const piece of body) {
-    pieces.push(piece);
-    bytes += piece.length;
+  for await (const chunk of body) {
+    chunks.push(chunk);
+    bytes += chunk.length;
     if (bytes < leastPieceBytes) continue;
-    yield pieces.length === 1 ? piece : Buffer.concat(pieces);
-    pieces = [];
+    yield* cut(chunks);
+    chunks = [];
     bytes = 0;
   }
-  if (bytes > 0) yield Buffer.concat(pieces);
+  if (bytes > 0) yield* cut(chunks);
 }
 
-/** Aborts when the caller hangs up before the whole body has come. */
-export function abortWhenCutOff(request: IncomingMessage, controller: AbortController): void {
+function* cut(chunks: readonly Buffer[]): Generator<Buffer> {
+  const [first] = chunks;
+  const bytes = chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks);
+  for (let at = 0; at < bytes.length; at += maxPieceBytes)
+    yield bytes.subarray(at, at + maxPieceBytes);
+}
+
+/** Aborts if the caller closes the connection before the whole body was received. */
+export function abortOnHangUp(request: IncomingMessage, controller: AbortController): void {
   const abort = () => {
-    if (!request.complete) controller.abort(new Error('The caller hung up.'));
+    if (!request.complete) controller.abort(new Error('The caller closed the connection.'));
   };
   if (request.destroyed) abort();
   else request.once('close', abort);

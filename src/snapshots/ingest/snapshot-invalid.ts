@@ -1,25 +1,60 @@
 import { AppError } from '../../shared/errors.ts';
 
-/** What is wrong with one field of a snapshot body. Row 1 is the first after the header, row 0 the header. */
-export interface RowFault {
+/** An invalid field of a body. Row 1 is the first after the header, row 0 the header or the body. */
+export interface FieldError {
   readonly row: number;
-  /** The header of the column; null where no one column is at fault. */
+  /** Header of the column; null if no single column is meant. */
   readonly column: string | null;
   readonly message: string;
 }
 
-/** The most faults that an answer names. */
-export const faultLimit = 20;
+/** Most errors that an answer names. */
+const errorLimit = 20;
 
-/** @param errorCount how many faults there are in all; `faults` are the first of them */
-export function snapshotInvalid(faults: readonly RowFault[], errorCount = faults.length): AppError {
-  const [first] = faults;
+/** Collects the errors of a body. Keeps the first 20 and counts all. */
+export interface FieldErrors {
+  readonly count: number;
+  add(row: number, column: string | null, message: string): void;
+  /** Adds an error before those that were found so far. */
+  addFirst(row: number, column: string | null, message: string): void;
+  /** @throws AppError `snapshot_invalid` if there is an error */
+  throwIfAny(): void;
+}
+
+export function createFieldErrors(): FieldErrors {
+  const first: FieldError[] = [];
+  let count = 0;
+  return {
+    get count() {
+      return count;
+    },
+    add(row, column, message) {
+      count += 1;
+      if (first.length < errorLimit) first.push({ row, column, message });
+    },
+    addFirst(row, column, message) {
+      count += 1;
+      first.unshift({ row, column, message });
+      first.splice(errorLimit);
+    },
+    throwIfAny() {
+      if (count > 0) throw snapshotInvalid(first, count);
+    },
+  };
+}
+
+function snapshotInvalid(errors: readonly FieldError[], errorCount: number): AppError {
+  const [first] = errors;
   const where =
     first === undefined
       ? ''
       : ` The first: row ${first.row}, ${first.column ?? 'the whole row'}: ${first.message}.`;
-  const count = errorCount === 1 ? 'one fault' : `${errorCount} faults`;
-  return new AppError('snapshot_invalid', `The snapshot has ${count} and was not loaded.${where}`, {
-    members: { errors: faults, errorCount },
-  });
+  const number = errorCount === 1 ? 'one error' : `${errorCount} errors`;
+  return new AppError(
+    'snapshot_invalid',
+    `The snapshot has ${number} and was not stored.${where}`,
+    {
+      members: { errors, errorCount },
+    },
+  );
 }

@@ -50,11 +50,17 @@ const good: readonly [name: string, body: string | Buffer, headers?: Record<stri
   ['any case of type', body, { 'content-type': 'Text/CSV' }],
 ];
 
+const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
 t.test('forms of one body', async t => {
   for (const [name, sent, headers] of good) {
     const answer = await app.load('acme', date, sent, headers);
     t.equal(answer.status, 200, `${name}: ${answer.text}`);
-    t.strictSame(answer.json, { date, rowCount: 2, completedAt: '2026-03-02T10:00:00.000Z' }, name);
+    t.strictSame(
+      { ...answer.json, version: uuidPattern.test(answer.json.version) },
+      { date, version: true, rowCount: 2, completedAt: '2026-03-02T10:00:00.000Z' },
+      name,
+    );
     t.ok(await shows(rows), name);
     await app.load('acme', date, loadBody(kept));
   }
@@ -74,7 +80,6 @@ t.test('the header alone makes a snapshot without rows', async t => {
 
 const header = `${loadColumns.join(',')}\n`;
 const line = loadLine(adoptionRow());
-const broken = gzipSync(body);
 const refused: readonly [
   name: string,
   body: string | Buffer,
@@ -136,39 +141,8 @@ const refused: readonly [
     `${header}"${'x'.repeat(1_100_000)}`,
     { row: 1, message: /longer than 1 MiB|never closed/ },
   ],
-  [
-    'gzip cut off',
-    broken.subarray(0, -9),
-    { row: 0, message: /gzip stream is broken/ },
-    { 'content-encoding': 'gzip' },
-  ],
-  [
-    'gzip with a wrong checksum',
-    flipped(broken, -6),
-    { row: 0, message: /gzip stream is broken/ },
-    { 'content-encoding': 'gzip' },
-  ],
-  [
-    'gzip that is none',
-    body,
-    { row: 0, message: /gzip stream is broken/ },
-    { 'content-encoding': 'gzip' },
-  ],
-  [
-    'gzip that is empty',
-    '',
-    { row: 0, message: /gzip stream is broken|missing from/ },
-    { 'content-encoding': 'gzip' },
-  ],
-  ['gzip without saying so', broken, { row: 0, message: /./ }],
+  ['gzip without saying so', gzipSync(body), { row: 0, message: /looks like gzip/ }],
 ];
-
-function flipped(bytes: Buffer, at: number): Buffer {
-  const copy = Buffer.from(bytes);
-  const place = copy.length + at;
-  copy[place] = (copy[place] ?? 0) ^ 1;
-  return copy;
-}
 
 t.test('bodies at fault say where and change nothing', async t => {
   for (const [name, sent, fault, headers] of refused) {
@@ -212,6 +186,7 @@ t.test('dates', async t => {
   for (const wrong of [
     '2026-03-03',
     '2027-01-01',
+    '2025-01-25',
     '1999-12-31',
     '2026-02-30',
     '2026-3-1',
@@ -242,13 +217,15 @@ t.test('dates', async t => {
 
 t.test('the list: newest first, page by page', async t => {
   await app.putEnvironment('listed', 'free');
-  const dates = ['2024-02-29', '2025-12-31', '2026-01-01', '2026-02-28', '2026-03-01'];
+  const dates = ['2025-02-28', '2025-12-31', '2026-01-01', '2026-02-28', '2026-03-01'];
   for (const day of dates) await app.load('listed', day, body);
   const first = (await app.call('/v1/environments/listed/snapshots?limit=2')).json;
-  t.strictSame(first.items[0], {
+  t.match(first.items[0], {
     date: '2026-03-01',
+    version: uuidPattern,
     rowCount: 2,
     completedAt: '2026-03-02T10:00:00.000Z',
+    renderedAt: null,
   });
   const second = (
     await app.call(`/v1/environments/listed/snapshots?limit=3&cursor=${first.nextCursor}`)

@@ -1,0 +1,53 @@
+import type { DatabaseOrTransaction } from '../../db/database.ts';
+import { notFound } from '../../shared/errors.ts';
+import type { Environment } from '../environments-repository.ts';
+import type { Caller } from './access.ts';
+import { unauthenticated } from './authenticate.ts';
+import { requireScope } from './authorize.ts';
+import type { Scope } from './scopes.ts';
+
+/**
+ * Checks at the end of a long request what was checked at its start. The rows stay locked until
+ * the transaction ends, so that a deletion or revocation waits for it.
+ *
+ * @throws AppError `not_found` if the environment was deleted, also if a new one has its id;
+ *   `unauthenticated` if the token was revoked or expired; `insufficient_scope`
+ */
+export async function recheckAccess(
+  trx: DatabaseOrTransaction,
+  request: {
+    readonly environment: Environment;
+    readonly caller: Caller;
+    readonly scope: Scope;
+    readonly now: Date;
+  },
+): Promise<void> {
+  const { environment, caller, scope, now } = request;
+  const found = await trx
+    .selectFrom('environments')
+    .select('id')
+    .where('id', '=', environment.id)
+    .where('incarnation', '=', environment.incarnation)
+    .forKeyShare()
+    .executeTakeFirst();
+  if (found === undefined) throw notFound('environment');
+  if (caller.kind === 'operator') return;
+  if (caller.kind === 'user') {
+    if (caller.expiresAt <= now) throw noLongerValid();
+    return;
+  }
+  const key = await trx
+    .selectFrom('api_keys')
+    .select(['scopes', 'expires_at'])
+    .where('environment_id', '=', environment.id)
+    .where('id', '=', caller.keyId)
+    .forKeyShare()
+    .executeTakeFirst();
+  if (key === undefined || (key.expires_at !== null && key.expires_at <= now))
+    throw noLongerValid();
+  requireScope(key.scopes as Scope[], scope);
+}
+
+function noLongerValid() {
+  return unauthenticated('The token was revoked or expired while the request ran.');
+}
