@@ -1,6 +1,9 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Environments and their API keys. Instants have milliseconds, as the API shows them. Text ids compare in byte order, as the exported files are sorted. */
+/**
+ * Creates environments and API keys. Instants have milliseconds, as in the API. Text ids compare in
+ * byte order, like the sort order of exported files.
+ */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table environments (
@@ -22,6 +25,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       created_at timestamptz(3) not null default now(),
       primary key (environment_id, id)
     )`.execute(db);
-  // A bearer token names the key alone, so it is found before its environment is known.
+  // A bearer token names only the key, so the key is looked up without its environment.
   await sql`create index api_keys_id on api_keys (id)`.execute(db);
 }

@@ -1,8 +1,8 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * The registry of complete snapshots and the rows themselves: one wide table, partitioned by day, its columns the
- * data model of the contract (section 7).
+ * Creates the registry of complete snapshots and the table of their rows, partitioned by day.
+ * Columns: docs/file-format.md.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -15,7 +15,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       primary key (environment_id, snapshot_date)
     )`.execute(db);
 
-  // No foreign key from here: attaching a partition would then lock the referenced table against writers.
+  // No foreign key: attaching a partition would lock the referenced table against writers.
   await sql`
     create table snapshot_rows (
       environment_id text collate "C" not null,
@@ -37,10 +37,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       primary key (environment_id, snapshot_date, company_id, feature_id)
     ) partition by range (snapshot_date)`.execute(db);
 
-  // `LIKE` and `ATTACH PARTITION` take locks that neither wait for running exports nor hold them up;
-  // `PARTITION OF` would lock the parent against every reader. The advisory lock makes two loaders of one new day
-  // take turns, and the second look finds what the first one made: it asks the tables of the catalog, because
-  // `to_regclass` would answer from a cache that a wait for an advisory lock does not refresh.
+  // `LIKE` and `ATTACH PARTITION` take locks that do not conflict with running exports. `PARTITION
+  // OF` would lock the parent against every reader. The advisory lock serializes two ingests of the
+  // same new day. The second check reads the catalog: `to_regclass` may answer from
+  // a cache that a wait for an advisory lock does not refresh.
   await sql`
     create function ensure_snapshot_partition(day date) returns void
     language plpgsql as $function$

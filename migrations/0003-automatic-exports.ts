@@ -1,6 +1,9 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Export configs and their runs. Text ids compare in byte order; `environment_id` stands first in every key. */
+/**
+ * Creates export configs and runs. Text ids compare in byte order. Every key starts with
+ * `environment_id`.
+ */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table export_configs (

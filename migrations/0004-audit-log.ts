@@ -1,8 +1,8 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Who changed what, when. No foreign keys: a line outlives what it is about. The id comes from a sequence, so that
- * lines of one millisecond keep their order.
+ * Creates the audit log. It has no foreign keys, because lines outlive the objects that they name.
+ * The id comes from a sequence, which keeps the order of lines with equal times.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`

@@ -1,14 +1,15 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Days come and go: a day's partition may have been removed, or half removed, when it is needed again. And the tables
- * that are written over and over get the storage parameters that keep them small (docs/retention.md).
+ * Prepares the tables for retention (docs/retention.md). A needed partition may have been removed
+ * or be half removed. Frequently updated tables get storage parameters that keep them small.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`create index snapshots_of_day on snapshots (snapshot_date, environment_id)`.execute(db);
 
-  // As before, and besides: a partition that is being detached does not count, a detachment that broke off is brought
-  // to its end, which waits for older exports and therefore not for long, and a detached table is attached again.
+  // Replaces the function of 0002. A partition that is being detached no longer counts as present.
+  // An interrupted detachment is completed, which waits briefly for older exports. A detached table
+  // is attached again.
   await sql`
     create or replace function ensure_snapshot_partition(day date) returns void
     language plpgsql as $function$
@@ -53,8 +54,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $function$`.execute(db);
 
-  // A load replaces one of many environments, a night adds one of many nights' runs: by default a fifth of the table
-  // would have to be dead before anything is taken back.
+  // An ingest replaces one row and a night adds few rows relative to the table. By default
+  // autovacuum would start only when a fifth of the table is dead.
   await sql`alter table snapshots set (autovacuum_vacuum_scale_factor = 0.02)`.execute(db);
   await sql`alter table export_runs set (autovacuum_vacuum_scale_factor = 0.02)`.execute(db);
 }

@@ -1,8 +1,8 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Failure webhooks, what is pushed to them, and how many runs in a row failed. The webhook has a table of its own:
- * a column of `environments` would have to wait for loads that hold that table.
+ * Creates failure webhooks and their events, and counts consecutive failures of a config. Webhooks
+ * have their own table: adding a column to `environments` would wait for ingests that lock it.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -20,7 +20,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       add column turned_off_at timestamptz(3),
       add column turned_off_message text`.execute(db);
 
-  // `json` keeps the order of members, so that every try sends the same bytes.
+  // `json` keeps the order of members, so that every attempt sends the same bytes.
   await sql`
     create table webhook_events (
       environment_id text collate "C" not null,

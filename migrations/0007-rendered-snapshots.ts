@@ -3,11 +3,13 @@ import { type Kysely, sql } from 'kysely';
 /**
  * Adds the incarnation of an environment and the rendered form of snapshots.
  *
- * - `environments.incarnation` tells a deleted environment from a later one with the same id.
- * - `rendered_snapshots` has one row for each rendered snapshot version. A version is rendered if its row is there, so
- *   a backend that replaces a snapshot by SQL needs to know nothing of rendering.
- * - `snapshot_chunks` holds the CSV rows of a rendered version in order, without the header line. A chunk ends at the
- *   end of a record. The bytes are raw deflate data that ends with a sync flush, so chunks can be joined to one stream.
+ * - `environments.incarnation` differs between a deleted environment and a later one with the same
+ *   id.
+ * - `rendered_snapshots` has one row for each rendered snapshot version. A version without a row is
+ *   not rendered, so a backend that replaces a snapshot by SQL can ignore rendering.
+ * - `snapshot_chunks` holds the CSV rows of a rendered version in order, without the header line. A
+ *   chunk ends at the end of a record. The bytes are raw deflate data that ends with a sync flush,
+ *   so chunks can be joined to one stream.
  *
  * The primary keys start with `environment_id`, so that all three tables can be distributed by it.
  */
@@ -16,7 +18,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     alter table environments
       add column incarnation uuid not null default gen_random_uuid()`.execute(db);
 
-  // `crc32` is of the plain rows, `renderer` names the code and the zlib that made the chunks.
+  // `crc32` covers the plain rows. `renderer` names the versions of the code and of zlib.
   await sql`
     create table rendered_snapshots (
       environment_id text collate "C" not null references environments (id) on delete cascade,
@@ -35,8 +37,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create index rendered_snapshots_replaced on rendered_snapshots (replaced_at)
       where replaced_at is not null`.execute(db);
 
-  // `checksum` is the CRC-32 of version, index and deflated bytes. The foreign key is checked at the end of a transaction: chunks are written before
-  // the row of their snapshot, because that row locks the environment against its deletion.
+  // `checksum` is the CRC-32 of version, index and deflated bytes. The foreign key is deferred,
+  // because chunks are written before the row of their snapshot. That row locks the environment
+  // against deletion and is therefore written last.
   await sql`
     create table snapshot_chunks (
       environment_id text collate "C" not null,
@@ -50,6 +53,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         references rendered_snapshots (environment_id, version) on delete cascade
         deferrable initially deferred
     )`.execute(db);
-  // Deflated data does not compress again, and Postgres would try.
+  // Deflated data cannot be compressed further, so Postgres shall not try.
   await sql`alter table snapshot_chunks alter column deflated set storage external`.execute(db);
 }

@@ -3,8 +3,9 @@ import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 
 /**
- * Records who changed or read what, and when. The line of a change is written in the transaction of
- * the change, so neither exists without the other. The line of a download is written after its end.
+ * Records changes and downloads with their actor and time. The line of a change is written in the
+ * transaction of the change, so neither exists without the other. The line of a download is written
+ * after its end.
  */
 
 export const actorKinds = ['operator', 'api-key', 'user', 'system'] as const;
@@ -15,9 +16,9 @@ export interface Actor {
   readonly kind: ActorKind;
   /** Id of the API key or user, or name of the job for `system`; null for the operator. */
   readonly id: string | null;
-  /** The service's own id of the request; null if no request asked for the change. */
+  /** Id that the service gave to the request; null if no request asked for the change. */
   readonly requestId: string | null;
-  /** The id that the caller sent; null or absent: none. */
+  /** Id that the caller sent; null or absent if it sent none. */
   readonly callerRequestId?: string | null;
 }
 
@@ -47,19 +48,19 @@ export const auditActions = [
 ] as const;
 export type AuditAction = (typeof auditActions)[number];
 
-/** Names of fields, and values that are safe to show. Never a secret, never free text. */
+/** Field names, and values that are safe to show. Never a secret, never free text. */
 type Details = Readonly<Record<string, unknown>>;
 
 export interface Change {
   /** Null if the change concerns no single environment. */
   readonly environmentId: string | null;
   readonly action: AuditAction;
-  /** Id of what was changed; a snapshot's is its date. */
+  /** Id of the changed object. For a snapshot it is the date. */
   readonly targetId: string | null;
   readonly details?: Details;
 }
 
-/** Line as callers see it. `at` is ISO-8601 UTC. */
+/** Audit line as the API returns it. `at` is ISO 8601 UTC. */
 export interface AuditEntry extends Required<Change> {
   readonly id: string;
   readonly at: string;
@@ -73,10 +74,13 @@ export function systemActor(job: string): Actor {
   return { kind: 'system', id: job, requestId: null };
 }
 
-/** Postgres takes 65,535 parameters a statement. */
+/** Lines per statement. Postgres accepts at most 65,535 parameters in one statement. */
 const linesPerStatement = 5_000;
 
-/** Writes a line for each change. @param trx the transaction of the changes themselves */
+/**
+ * Writes one line per change.
+ * @param trx transaction of the changes
+ */
 export async function recordChanges(
   trx: DatabaseOrTransaction,
   actor: Actor,

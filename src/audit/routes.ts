@@ -20,13 +20,15 @@ const entrySchema = Type.Object(
     }),
     environmentId: nullable(
       Type.String({
-        description: 'Null if the change concerns no single environment. It may be gone by now.',
+        description:
+          'Null if the change concerns no single environment. It may have been deleted since.',
       }),
     ),
     action: literals(auditActions),
     targetId: nullable(
       Type.String({
-        description: 'Id of what was changed; a snapshot’s is its date. It may be gone by now.',
+        description:
+          'Id of the changed object; for a snapshot the date. It may have been deleted since.',
       }),
     ),
     details: Type.Record(Type.String(), Type.Unknown(), {
@@ -57,8 +59,8 @@ export function auditRoutes({ db }: { db: Database }): FastifyPluginCallbackType
       config: { access: 'operator' },
       schema: {
         operationId: 'listAuditLog',
-        summary: 'Who changed what, when',
-        description: 'Newest first. A line is written in the transaction of its change.',
+        summary: 'List the audit log',
+        description: 'Returns changes and downloads with actor and time, newest first.',
         tags: ['Audit log'],
         querystring: Type.Object({
           ...pageQuery.properties,

@@ -1,7 +1,7 @@
 import { DatabaseError, type Pool, type PoolClient } from 'pg';
 import { createPool } from './connect.ts';
 
-/** The database is one that the service cannot work with. The message is one line for operators. */
+/** The service can never work with this database. The message is one line for operators. */
 export class UnsuitableDatabaseError extends Error {
   override readonly name = 'UnsuitableDatabaseError';
 }
@@ -13,10 +13,11 @@ const protocolViolation = '08P01';
 const statementTimeoutMs = 10_000;
 
 /**
- * Checks what no retry changes: the encoding, and that each connection has its own session.
+ * Checks properties that no retry can change: the encoding, and that each connection has its own
+ * session.
  *
  * @throws {UnsuitableDatabaseError} if the database can never be used
- * @throws what the driver throws when the database cannot be reached
+ * @throws the driver's error if the database cannot be reached
  */
 export async function checkDatabase(url: string): Promise<void> {
   const pool = createPool({
@@ -52,12 +53,12 @@ async function checkEncoding(pool: Pool): Promise<void> {
 }
 
 /**
- * Returns true if two open connections can get the same session of the server.
- * Advisory locks and settings of a session would then pass from one caller to another.
+ * Returns true if two open connections can get the same session of the server. Advisory locks and
+ * session settings would then leak between callers.
  *
- * A pooler reports process ids of its own, so a direct connection is recognised at once.
- * In transaction mode the second connection's transaction takes the session that the first has
- * just used, or the first gets another one while that transaction is open.
+ * A pooler reports other process ids than the server, so a direct connection is recognized at once.
+ * In transaction mode, the transaction of the second connection takes the session that the first
+ * has just used. Otherwise the first gets another session while that transaction is open.
  */
 async function sharesSessions(pool: Pool): Promise<boolean> {
   const first = await pool.connect();

@@ -4,9 +4,9 @@ import { inStep } from '../observability/tracing.ts';
 import { applySessionSettings } from './session-settings.sql.ts';
 import type { Tables } from './tables.ts';
 
-/** Dates stay text (`YYYY-MM-DD`): a Date object would depend on a time zone. */
+/** OID of `date`. Dates stay text (`YYYY-MM-DD`), because a Date depends on a time zone. */
 const dateOid = 1082;
-/** Counts are bigint in the tables and far below 2^53. */
+/** OID of `bigint`. All bigint columns hold counts far below 2^53. */
 const bigintOid = 20;
 
 const types: pg.CustomTypesConfig = {
@@ -24,11 +24,11 @@ export interface PoolOptions {
   /** Shown in `pg_stat_activity`. */
   readonly applicationName: string;
   readonly maxConnections: number;
-  /** The longest that one statement may take, in milliseconds; 0 for no limit. */
+  /** Longest time of one statement in milliseconds; 0 for no limit. */
   readonly statementTimeoutMs: number;
-  /** The longest that a statement may wait for a lock, in milliseconds. Default: no limit. */
+  /** Longest wait of a statement for a lock in milliseconds. Default: 0, no limit. */
   readonly lockTimeoutMs?: number;
-  /** Receives errors of idle connections. The pool has removed them already. */
+  /** Receives errors of idle connections, after the pool has removed them. */
   readonly onIdleError: (error: Error) => void;
 }
 
@@ -48,8 +48,8 @@ export function createPool(options: PoolOptions): pg.Pool {
     types,
     // The pool waits for this before it hands the connection out.
     onConnect: async client => {
-      // The query under way reports a broken connection. Without a listener the event would
-      // end the process.
+      // The running query reports a broken connection. Without a listener the event would end the
+      // process.
       client.on('error', () => {});
       await client.query(settings);
     },

@@ -3,5 +3,5 @@ import type { Tables } from './tables.ts';
 
 export type Database = Kysely<Tables>;
 
-/** A function that takes this works in the transaction it is handed. */
+/** Database, or the transaction of the caller. */
 export type DatabaseOrTransaction = Kysely<Tables> | Transaction<Tables>;

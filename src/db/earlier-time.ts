@@ -1,7 +1,10 @@
 import { sql } from 'kysely';
 import type { Database } from './database.ts';
 
-/** The database's time or `now`, whichever is earlier: for what a clock that is ahead must not do. */
+/**
+ * Returns the earlier of `now` and the database's time. A process whose clock is fast then does not
+ * act too early.
+ */
 export async function earlierOf(db: Database, now: Date): Promise<Date> {
   const { rows } = await sql<{
     earlier: Date;

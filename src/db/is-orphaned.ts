@@ -1,6 +1,8 @@
 import { DatabaseError } from 'pg';
 
-/** Whether a row could not be written because what it belongs to, an environment or a config, was deleted meanwhile. */
+/**
+ * Returns true if a write failed because its parent row, an environment or a config, was deleted.
+ */
 export function isOrphaned(error: unknown): boolean {
   return error instanceof DatabaseError && error.code === '23503';
 }

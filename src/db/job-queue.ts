@@ -3,27 +3,33 @@ import { type Db, PgBoss, type Queue } from 'pg-boss';
 import type { TraceContext } from '../observability/tracing.ts';
 import { createPool } from './connect.ts';
 
-/** The queues and what pg-boss does for each. Its tables stand in the schema `pgboss` of the same database. */
+/**
+ * Queues of pg-boss and their settings. pg-boss keeps its tables in the schema `pgboss` of the same
+ * database.
+ */
 
-/** What a job says: whose run it is. Everything else is read when the job runs. Never a secret. */
+/**
+ * Job that executes a run. It holds ids only, never a secret. All other data is read when the job
+ * runs.
+ */
 export interface RunJob extends RunOrigin {
   readonly environmentId: string;
   readonly configId: string;
   readonly runId: string;
 }
 
-/** Which event is to be pushed. Where to and signed with what is read when it is sent. */
+/** Job that sends an event. The URL and the secret are read when it is sent. */
 export interface WebhookJob {
   readonly environmentId: string;
   readonly eventId: string;
 }
 
-/** The request that started a run by hand, for log and trace; empty for a slot's run. */
+/** Request that started a manual run, for log and trace; empty for scheduled runs. */
 export interface RunOrigin extends TraceContext {
   readonly requestId?: string;
 }
 
-/** The snapshot to render. The version tells a failed attempt from one for a later version. */
+/** Job that renders a snapshot version. */
 export interface RenderJob {
   readonly environmentId: string;
   /** `YYYY-MM-DD` */
@@ -31,23 +37,25 @@ export interface RenderJob {
   readonly version: string;
 }
 
-/** Renders the current version of one snapshot a job. */
+/** Queue whose jobs each render one snapshot. */
 export const renderQueue = 'render-snapshot';
-/** Carries out one run a job. */
+/** Queue whose jobs each execute one run. */
 export const runQueue = 'run-export';
-/** Where jobs of `runQueue` end whose last worker died: their runs are still to be marked as failed. */
+/** Dead letter queue of `runQueue`. Its jobs mark runs as failed whose last worker died. */
 export const lostRunQueue = 'run-export-lost';
-/** Looks every minute for what is due. */
+/** Queue of the job that enqueues due work every minute. */
 export const tickQueue = 'enqueue-due';
-/** Sends one event to a failure webhook. */
+/** Queue whose jobs each send one event to a failure webhook. */
 export const webhookQueue = 'deliver-webhook';
-/** Removes at night what nobody needs any more. */
+/** Queue of the nightly job that deletes expired data. */
 export const retentionQueue = 'retention';
 
 /**
- * A worker that says nothing for 20 s is taken for dead; that is looked for every 10 s (`supervision`), and the first
- * retry comes within 10 s, so another takes over in less than a minute. Later retries wait longer, with jitter: the
- * last comes after two to three hours.
+ * Settings of the queues.
+ *
+ * A job without a heartbeat for 20 s counts as abandoned. `supervision` detects that every 10 s,
+ * and the first retry follows within 10 s, so another worker takes over within a minute. Later
+ * retries wait longer, with jitter. The last follows after two to three hours.
  */
 const queues: readonly Queue[] = [
   { name: lostRunQueue, retryLimit: 100, retryDelay: 5, retryBackoff: true, retryDelayMax: 1_800 },
@@ -62,7 +70,7 @@ const queues: readonly Queue[] = [
     retryDelayMax: 1_800,
     deleteAfterSeconds: 24 * 60 * 60,
   },
-  // 21 tries within about a day: pauses from 15 s, doubled each time, to two hours.
+  // 21 attempts within about a day. Pauses double from 15 s to 2 h.
   {
     name: webhookQueue,
     expireInSeconds: 60,
@@ -72,7 +80,7 @@ const queues: readonly Queue[] = [
     retryDelayMax: 7_200,
     deleteAfterSeconds: 24 * 60 * 60,
   },
-  // Failed jobs stay for an hour. The tick leaves their versions alone for that time.
+  // Failed jobs stay for an hour. Meanwhile the tick does not enqueue their versions again.
   {
     name: renderQueue,
     policy: 'short',
@@ -93,7 +101,7 @@ const queues: readonly Queue[] = [
   },
   {
     name: retentionQueue,
-    // One at a time; one that died makes room for the next within minutes.
+    // One job at a time. An abandoned job is detected within minutes.
     policy: 'exclusive',
     heartbeatSeconds: 60,
     expireInSeconds: 12 * 60 * 60,
@@ -102,7 +110,7 @@ const queues: readonly Queue[] = [
   },
 ];
 
-/** Names of all queues, which `npm run migrate` creates. */
+/** Names of all queues. `npm run migrate` creates them. */
 export const queueNames: readonly string[] = queues.map(queue => queue.name);
 
 const supervision = {
@@ -113,15 +121,16 @@ const supervision = {
 };
 
 /**
- * Jobs can be inserted at once; nothing is connected, watched or carried out before `start()`, which workers call.
- * @param onError hears of failures between jobs, such as a fetch while the database is away
+ * Creates the client of the job queue. It can insert jobs without `start()`, which only workers
+ * call.
+ * @param onError receives errors outside of jobs, such as a fetch while the database is unreachable
  */
 export function createJobQueue(pool: Pool, onError: (error: Error) => void): PgBoss {
   const boss = new PgBoss({
     db: overPool(pool),
     migrate: false,
     registerInstance: false,
-    // It would trace every look for work, and put a midnight's thousands of runs into the trace of one tick.
+    // Tracing by pg-boss would record every poll, and put thousands of runs into one tick's trace.
     openTelemetry: { enabled: false },
     ...supervision,
   });
@@ -130,8 +139,8 @@ export function createJobQueue(pool: Pool, onError: (error: Error) => void): PgB
 }
 
 /**
- * Makes or updates pg-boss's own schema and our queues. Several processes may call it at once.
- * @throws what the database throws
+ * Creates or updates the schema of pg-boss and the queues. Several processes may call it at once.
+ * @throws the errors of the database driver
  */
 export async function installJobQueue(databaseUrl: string): Promise<void> {
   const pool = createPool({
@@ -149,7 +158,7 @@ export async function installJobQueue(databaseUrl: string): Promise<void> {
       );
       await installWith(pool);
     } finally {
-      // Closing the connection gives the lock back.
+      // Closing the connection releases the lock.
       client.release(true);
     }
   } finally {

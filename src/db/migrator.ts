@@ -11,19 +11,19 @@ import { installJobQueue } from './job-queue.ts';
 export const migrationFolder = path.join(import.meta.dirname, '../../migrations');
 
 /**
- * Longest wait for a lock, in milliseconds. Later statements queue behind the waiting one, so
- * callers of the service wait at most this long.
+ * Longest wait for a lock. Statements of the service queue behind the waiting one, so they wait at
+ * most this long.
  */
 const lockTimeoutMs = 1_000;
-/** Pause before the next try, in which callers get the lock. */
+/** Pause before the next try, in which the service gets the lock. */
 const pauseMs = 2_000;
 /** Longest time for all tries. */
 const patienceMs = 30 * 60_000;
 
 /**
- * Brings the database to the newest schema, forward only. Several processes may call it at once,
- * because Kysely's migrator holds an advisory lock and works in one transaction.
- * pg-boss updates its own schema afterwards.
+ * Migrates the database to the newest schema, forward only. Several processes may call it at once:
+ * Kysely's migrator holds an advisory lock and works in one transaction. Afterwards pg-boss updates
+ * its schema.
  *
  * @returns the names of the migrations that were applied now
  * @throws {UnsuitableDatabaseError} if the database can never be used

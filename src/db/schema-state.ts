@@ -6,16 +6,16 @@ import type { Database } from './database.ts';
 import { queueNames } from './job-queue.ts';
 import { migrationFolder } from './migrator.ts';
 
-/** What an operator reads when the database lacks tables. */
+/** Sentence for the operator if the database lacks tables. */
 export const pendingMigrations =
   'The database lacks tables or columns of this version: run npm run migrate.';
 
 /**
- * Compares the database with the migrations and job queues of this version.
- * A newer database has no obstacle, because every migration keeps the version before working.
+ * Compares the database with the migrations and job queues of this version. A newer database is
+ * accepted, because every migration keeps the previous version working.
  *
  * @returns a sentence for the operator, or null if the schema is complete
- * @throws what the database throws when it cannot be reached
+ * @throws the driver's error if the database cannot be reached
  */
 export async function findSchemaObstacle(db: Database): Promise<string | null> {
   try {
@@ -33,7 +33,7 @@ export async function findSchemaObstacle(db: Database): Promise<string | null> {
 }
 
 /**
- * Returns whether a statement failed because a table, a column or a schema does not exist.
+ * Returns true if a statement failed because a table, a column or a schema does not exist.
  * Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html (undefined_table,
  * undefined_column, invalid_schema_name).
  */

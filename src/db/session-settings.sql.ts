@@ -1,9 +1,9 @@
-/** The settings of every connection, in one place. */
+/** Settings of every database connection. */
 
 interface SessionLimits {
-  /** The longest that one statement may take, in milliseconds; 0 for no limit. */
+  /** Longest time of one statement in milliseconds; 0 for no limit. */
   readonly statementTimeoutMs: number;
-  /** The longest that a statement may wait for a lock, in milliseconds; 0 for no limit. */
+  /** Longest wait of a statement for a lock in milliseconds; 0 for no limit. */
   readonly lockTimeoutMs: number;
 }
 
@@ -16,7 +16,7 @@ const fixedSettings: Readonly<Record<string, string>> = {
   array_nulls: 'on',
   backslash_quote: 'safe_encoding',
   bytea_output: 'hex',
-  // A query ends soon after its connection was closed, also while it waits for a lock.
+  // Ends a query soon after its connection was closed, also while it waits for a lock.
   client_connection_check_interval: '500ms',
   client_encoding: 'UTF8',
   datestyle: 'ISO, MDY',

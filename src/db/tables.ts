@@ -1,6 +1,9 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely';
 
-/** What the migrations made, as Kysely sees it. Instants come back as Date, dates as `YYYY-MM-DD` text. */
+/**
+ * Tables of the database as the migrations create them. Instants are Date, dates are `YYYY-MM-DD`
+ * text.
+ */
 export interface Tables {
   environments: EnvironmentsTable;
   api_keys: ApiKeysTable;
@@ -38,11 +41,13 @@ interface ApiKeysTable {
   created_at: CreatedAt;
 }
 
-/** The registry of complete snapshots: a date is listed here once its rows are all in `snapshot_rows`. */
+/**
+ * Registry of complete snapshots. A snapshot is listed once all its rows are in `snapshot_rows`.
+ */
 interface SnapshotsTable {
   environment_id: string;
   snapshot_date: string;
-  /** Changes with every replacement and never comes again. */
+  /** Differs for every replacement and is never reused. */
   version: Generated<string>;
   row_count: number;
   completed_at: Generated<Date>;
@@ -63,7 +68,7 @@ interface SnapshotRowsTable {
   frequency: number;
   satisfaction: number | null;
   feedback_count: number;
-  /** Lists in the contract's own form: items joined by commas, RFC 4180 quotes inside where needed. */
+  /** Items joined by commas, with RFC 4180 quotes where needed (docs/file-format.md). */
   segment_names: string;
   segment_ids: string;
 }
@@ -80,14 +85,18 @@ interface RenderedSnapshotsTable {
   chunk_count: number;
   /** CRC-32 of the plain bytes. */
   crc32: number;
-  /** The code and the zlib that made the chunks: bytes of equal rows may differ between two renderers. */
+  /**
+   * Versions of the rendering code and of zlib. Two renderers may compress equal rows differently.
+   */
   renderer: string;
   rendered_at: Generated<Date>;
-  /** When a newer version or a deletion was noticed; the chunks are deleted some time after. */
+  /**
+   * Time at which a newer version or a deletion was noticed. Retention deletes the chunks later.
+   */
   replaced_at: Date | null;
 }
 
-/** A piece of a rendered snapshot that ends at the end of a record. */
+/** Compressed piece of a rendered snapshot. It ends at the end of a record. */
 interface SnapshotChunksTable {
   environment_id: string;
   version: string;
@@ -109,27 +118,33 @@ interface ExportConfigsTable {
   provider: string;
   bucket: string;
   region: string;
-  /** The folder; `''` is the bucket's root. */
+  /** Folder; `''` for the root of the bucket. */
   key: string;
   endpoint: string | null;
   access_key_id: string;
   sealed_secret: string;
   compression: string;
   manifest: boolean;
-  /** Null leaves the encryption to the bucket. */
+  /** Server-side encryption that the export asks for; null for the default of the bucket. */
   encryption: Generated<string | null>;
   kms_key_id: Generated<string | null>;
-  /** Made, turned on again or given another schedule: its first slot is the next one after this. */
+  /**
+   * Time of creation, of the last turn-on or of the last change of schedule. The first slot is the
+   * next one after it.
+   */
   active_since: Date;
-  /** Gone for every caller; the row stays until the run that was under way has cleaned up. */
+  /**
+   * Time of deletion. Callers no longer see the config. The row stays until the unfinished run has
+   * cleaned up.
+   */
   deleted_at: Date | null;
-  /** Runs that failed since the last that succeeded. */
+  /** Consecutive failed runs since the last successful one. */
   failures_in_a_row: Generated<number>;
-  /** Of these the slots since the last failure of another kind. */
+  /** Consecutive scheduled runs that failed with a configuration error. */
   faulty_slots_in_a_row: Generated<number>;
-  /** A failure was pushed and its end was not yet. */
+  /** True if a failure was pushed and the recovery was not yet. */
   has_pushed_failure: Generated<boolean>;
-  /** When it turned itself off; null once it is turned on again. */
+  /** Time at which the service turned the config off; null once it is turned on again. */
   turned_off_at: Date | null;
   turned_off_message: string | null;
   created_at: ColumnType<Date, Date, never>;
@@ -155,13 +170,15 @@ interface ExportRunsTable {
   object_key: string | null;
   error_code: string | null;
   error_message: string | null;
-  /** The job that carries it out; null while it waits for its snapshot, and once nothing is left to do. */
+  /**
+   * Job that executes the run; null while the run waits for its snapshot and after it has ended.
+   */
   job_id: string | null;
-  /** The multipart upload under way, so that whoever comes after a dead worker can abort it. */
+  /** Multipart upload in progress. After a crash of the worker another one aborts it. */
   upload_id: string | null;
 }
 
-/** Lines are written and, once old, removed; never changed. */
+/** Lines are inserted and deleted after their retention time, never updated. */
 interface AuditLogTable {
   id: GeneratedAlways<number>;
   at: CreatedAt;
@@ -181,13 +198,13 @@ interface FailureWebhooksTable {
   sealed_secret: string;
 }
 
-/** What is pushed to a failure webhook. Kept for a few days, to send it and to know that it was pushed. */
+/** Event for a failure webhook. Kept for a few days, for retries and to push only once a day. */
 interface WebhookEventsTable {
   environment_id: string;
   config_id: string;
   id: string;
   type: string;
-  /** UTC; one failure a config and day. */
+  /** UTC day of the event. Each config has at most one failure event a day. */
   day: string;
   data: ColumnType<Record<string, unknown>, string, never>;
   created_at: ColumnType<Date, Date, never>;

@@ -5,10 +5,10 @@ import type { Tables } from '../db/tables.ts';
 import { AppError, notFound } from '../shared/errors.ts';
 import type { Plan } from './plans.ts';
 
-/** One customer's data space. Instants are ISO-8601 UTC. */
+/** Data space of one customer. Instants are ISO 8601 UTC. */
 export interface Environment {
   readonly id: string;
-  /** Tells this environment from an earlier or later one with the same id. */
+  /** Differs between a deleted environment and a later one with the same id. */
   readonly incarnation: string;
   readonly name: string;
   readonly plan: Plan;
@@ -37,7 +37,10 @@ export interface EnvironmentInput {
   readonly plan: Plan;
 }
 
-/** Creates the environment or updates its name and plan, and holds its row. The audit log hears of it if anything changes. */
+/**
+ * Creates the environment or updates its name and plan, and locks its row. Writes an audit line if
+ * anything changes.
+ */
 export async function putEnvironment(
   trx: Transaction<Tables>,
   actor: Actor,
@@ -48,11 +51,11 @@ export async function putEnvironment(
     if (inserted !== null) return { environment: inserted, created: true };
     const updated = await updateEnvironment(trx, actor, input);
     if (updated !== null) return { environment: updated, created: false };
-    // It was deleted between the two.
+    // The environment was deleted between the two statements. Try again.
   }
 }
 
-/** Null: it is there already. */
+/** Returns null if the environment exists. */
 async function insertEnvironment(
   trx: DatabaseOrTransaction,
   actor: Actor,
@@ -75,14 +78,14 @@ async function insertEnvironment(
   return toEnvironment(row);
 }
 
-/** Null: it is not there any more. */
+/** Returns null if the environment does not exist. */
 async function updateEnvironment(
   trx: DatabaseOrTransaction,
   actor: Actor,
   input: EnvironmentInput,
 ): Promise<Environment | null> {
   const { id, ...values } = input;
-  // The lock keeps another update from coming between what is told as the plan before and the one after.
+  // The lock keeps other updates out, so that the audit line names the correct previous plan.
   const before = await trx
     .selectFrom('environments')
     .select(['name', 'plan'])
@@ -121,7 +124,7 @@ export async function findEnvironment(
   return row === undefined ? null : toEnvironment(row);
 }
 
-/** In order of id, those after `after`. */
+/** Lists environments in order of id, starting after `after`. */
 export async function listEnvironments(
   db: DatabaseOrTransaction,
   page: { after: string | null; limit: number },
@@ -137,12 +140,12 @@ export async function listEnvironments(
 }
 
 /**
- * Removes the environment and all that belongs to it, at once: a reader sees all of it or nothing.
+ * Deletes the environment and all its data in one transaction: readers see all of it or nothing.
  * @throws AppError `not_found`
  */
 export async function deleteEnvironment(db: Database, actor: Actor, id: string): Promise<void> {
   await db.transaction().execute(async trx => {
-    // The row lock waits for loads that are about to swap their snapshot in, and turns later ones away.
+    // The row lock waits for ingests that are about to commit. Later ingests find no environment.
     const row = await trx
       .selectFrom('environments')
       .select('plan')
@@ -174,8 +177,8 @@ export function toEnvironment(row: EnvironmentRow): Environment {
 }
 
 /**
- * Locks the environment until the transaction ends, so that a bound on what it holds also holds
- * under concurrent creation. Inserts of rows that refer to it do not wait.
+ * Locks the environment until the transaction ends. A limit on its contents then also holds under
+ * concurrent creation. Inserts of rows that refer to the environment do not wait.
  * @throws AppError `not_found`
  */
 export async function lockEnvironment(trx: Transaction<Tables>, id: string): Promise<void> {
@@ -188,7 +191,10 @@ export async function lockEnvironment(trx: Transaction<Tables>, id: string): Pro
   if (row === undefined) throw notFound('environment');
 }
 
-/** @throws AppError `conflict` if the environment already has `bound` or more of them */
+/**
+ * Checks a limit on the contents of an environment.
+ * @throws AppError `conflict` if the environment already has `bound` or more of them
+ */
 export function requireRoom(count: number, bound: number, what: string, remedy: string): void {
   if (count < bound) return;
   throw new AppError(

@@ -16,7 +16,9 @@ const problems = problemResponses(
   'unsupported_media_type',
 );
 
-/** The webhook itself is set with the environment. */
+/**
+ * Registers routes to rotate the secret and to test the webhook. `PUT /environments` sets its URL.
+ */
 export function failureWebhookRoutes(
   dependencies: WebhookDependencies,
 ): FastifyPluginCallbackTypebox {
@@ -26,14 +28,19 @@ export function failureWebhookRoutes(
       config: ofOperator,
       schema: {
         operationId: 'rotateFailureWebhookSecret',
-        summary: 'Give the failure webhook a new secret',
+        summary: 'Rotate the secret of the failure webhook',
         description:
-          'The old one signs nothing any more. What a receiver refuses until it knows the new one is sent again for about a day.',
+          'The old secret is no longer used. Messages that the receiver refuses until it has the new ' +
+          'secret are sent again for about a day.',
         tags,
         params: environmentParams,
         response: {
           201: Type.Object(
-            { failureWebhookSecret: Type.String({ description: 'Shown this once: `whsec_…`.' }) },
+            {
+              failureWebhookSecret: Type.String({
+                description: 'The secret, `whsec_…`. It is shown only once.',
+              }),
+            },
             { description: 'The new secret.' },
           ),
           ...problems,
@@ -50,9 +57,10 @@ export function failureWebhookRoutes(
       config: ofOperator,
       schema: {
         operationId: 'testFailureWebhook',
-        summary: 'Try the failure webhook',
+        summary: 'Test the failure webhook',
         description:
-          'Sends one signed message of the type `webhook.test`, once, and tells what came of it. Answers within 15 s.',
+          'Sends one signed message of the type `webhook.test` without retries and returns the ' +
+          'result. Takes at most 15 s.',
         tags,
         params: environmentParams,
         response: { 200: sendResultSchema, ...problems },
@@ -69,7 +77,7 @@ const sendResultSchema = Type.Object(
     delivered: Type.Boolean({ description: 'The receiver answered with 2xx.' }),
     status: Type.Unsafe<number | null>({
       type: ['integer', 'null'],
-      description: 'What the receiver answered; null when it did not.',
+      description: 'HTTP status of the receiver; null if it did not answer.',
     }),
     error: Type.Unsafe<{ code: string; message: string } | null>({
       anyOf: [
@@ -85,5 +93,5 @@ const sendResultSchema = Type.Object(
       ],
     }),
   },
-  { description: 'What came of it.' },
+  { description: 'Result of the test.' },
 );

@@ -1,4 +1,7 @@
-/** What each plan may do, as pure rules. The billing backend keeps the plan of an environment up to date. */
+/**
+ * Rules for what each plan includes. The billing backend keeps the plan of an environment up to
+ * date.
+ */
 
 export const plans = ['free', 'pro', 'enterprise'] as const;
 export type Plan = (typeof plans)[number];
@@ -10,7 +13,7 @@ const requiredPlans: Readonly<Record<Feature, Plan>> = {
   automatic_export: 'enterprise',
 };
 
-/** The lowest plan that has the feature. */
+/** Returns the lowest plan that includes the feature. */
 export function requiredPlan(feature: Feature): Plan {
   return requiredPlans[feature];
 }

@@ -37,13 +37,14 @@ const environmentProperties = {
   failureWebhook: nullable(
     Type.String({
       description:
-        'Where failures of automatic exports are pushed. A URL may be a secret: whoever is not the operator reads null.',
+        'URL that receives failures of automatic exports. Only the operator sees it, because a URL ' +
+        'may be a secret; other callers get null.',
     }),
   ),
   createdAt: instant(),
   updatedAt: instant(),
 };
-const description = 'One customer’s data space.';
+const description = 'Data space of one customer.';
 const environmentSchema = Type.Object(environmentProperties, { description });
 const savedEnvironmentSchema = Type.Object(
   {
@@ -51,7 +52,8 @@ const savedEnvironmentSchema = Type.Object(
     failureWebhookSecret: Type.Optional(
       Type.String({
         description:
-          'Signs what is pushed. There where the webhook is new, and never shown again: `whsec_…`.',
+          'Secret that signs messages, `whsec_…`. Present only in the response that creates the ' +
+          'webhook; it cannot be read again.',
       }),
     ),
   },
@@ -68,7 +70,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       schema: {
         operationId: 'putEnvironment',
         summary: 'Create or update an environment',
-        description: 'For the billing backend: it keeps the name and the plan up to date.',
+        description: 'The billing backend uses this to keep the name and the plan up to date.',
         tags,
         params: environmentParams,
         body: Type.Object(
@@ -80,7 +82,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
                 Type.String({
                   maxLength: maxUrlLength,
                   description:
-                    'An https URL. Absent: stays as it is; null: removed, with its secret.',
+                    'An https URL. If absent, the webhook is unchanged. null removes it with its secret.',
                   examples: ['https://hooks.example.com/warehouse-export'],
                 }),
               ),
@@ -167,12 +169,11 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       schema: {
         operationId: 'deleteEnvironment',
         summary: 'Delete an environment',
-        description:
-          'Removes it and all that belongs to it: snapshots, keys, export configs and runs.',
+        description: 'Deletes the environment with its snapshots, keys, export configs and runs.',
         tags,
         params: environmentParams,
         response: {
-          204: Type.Null({ description: 'It is gone.' }),
+          204: Type.Null({ description: 'The environment is deleted.' }),
           ...problemResponses(
             'validation_failed',
             'unauthenticated',

@@ -19,13 +19,13 @@ interface SavedEnvironment {
   readonly environment: Environment;
   readonly created: boolean;
   readonly failureWebhook: string | null;
-  /** Of a webhook that is new; it cannot be read again. */
+  /** Secret of a new webhook, else null. It cannot be read again. */
   readonly failureWebhookSecret: string | null;
 }
 
 /**
- * Creates or updates an environment and its failure webhook at once.
- * @param input `failureWebhook`: absent: stays; null: removed
+ * Creates or updates an environment and its failure webhook in one transaction.
+ * @param input `failureWebhook` unchanged if absent, removed if null
  * @throws AppError `validation_failed`
  */
 export async function upsertEnvironment(

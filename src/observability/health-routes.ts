@@ -15,7 +15,7 @@ interface HealthOptions {
 
 const ok = Type.Object(
   { status: Type.Literal('ok') },
-  { description: 'The process is alive, or can serve.' },
+  { description: 'The process is alive (live), or it can serve requests (ready).' },
 );
 const tags = ['Operation'];
 
@@ -43,7 +43,7 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
       schema: {
         operationId: 'getLiveness',
         summary: 'Is the process alive?',
-        description: 'Asks nothing of the database.',
+        description: 'Does not use the database.',
         tags,
         security: [],
         response: { 200: ok },
@@ -58,8 +58,8 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
         operationId: 'getReadiness',
         summary: 'Can the process serve?',
         description:
-          'Answers 503 while the database cannot be reached or lacks migrations, and from the moment ' +
-          'the process shuts down. Probes share one look-up in the database for a second.',
+          'Returns 503 while the database cannot be reached or lacks migrations, and once the process ' +
+          'has begun to shut down. Probes share one database look-up for a second.',
         tags,
         security: [],
         response: { 200: ok, ...problemResponses() },

@@ -2,20 +2,20 @@ import type { Writable } from 'node:stream';
 
 export interface LogDestination {
   write(line: string): void;
-  /** Resolves once everything is written, the reader is gone, or the time is over. */
+  /** Resolves when all lines are written, when the stream has failed, or after `timeoutMs`. */
   flush(timeoutMs: number): Promise<void>;
 }
 
-/** Bytes that wait for a slow reader. Lines beyond are dropped and counted. */
+/** Most bytes that wait for a slow reader. Further lines are dropped and counted. */
 const maxWaitingBytes = 16 * 1024 * 1024;
 
 /**
- * Writes log lines to a stream such as `process.stdout`, whatever becomes of its reader.
- * A reader that is gone (EPIPE) ends the writing, and a reader that stalls costs lines.
- * Neither blocks the process or its end.
+ * Writes log lines to a stream such as `process.stdout`. After a write error (EPIPE) it writes
+ * nothing more. While the reader stalls, it drops lines beyond the limit. Neither case blocks the
+ * process or its exit.
  *
- * pino's own destination (sonic-boom 4) does both: at exit it repeats a write that fails with
- * EPIPE for ever, and a write to a full pipe holds a thread that the exit waits for.
+ * pino's own destination (sonic-boom 4) blocks in both cases. At exit it retries a write that fails
+ * with EPIPE without end. A write to a full pipe occupies a thread that the exit waits for.
  */
 export function createLogDestination(
   stream: Writable,
@@ -47,7 +47,7 @@ export function createLogDestination(
           resolve();
         };
         stream.once('error', end);
-        // Called after all writes before it.
+        // The callback runs after all earlier writes.
         stream.write('', end);
       });
     },

@@ -3,7 +3,7 @@ import type { Config } from '../config/config.ts';
 import { createLogDestination } from './log-destination.ts';
 import { redactTokens, redactUrl } from './redact-tokens.ts';
 
-/** Members of a log line that may hold a secret, at any of three levels. */
+/** Members of a log line that may hold a secret. They are redacted at the top three levels. */
 const secretMembers = [
   'authorization',
   'secretAccessKey',
@@ -16,8 +16,8 @@ const secretMembers = [
 ];
 
 /**
- * Creates a logger that writes JSON lines, by default to stdout.
- * Replaces members that may hold a secret, in case one is logged by mistake.
+ * Creates a logger that writes JSON lines. The default destination is stdout.
+ * Redacts members that may hold a secret, in case one is logged by mistake.
  */
 export function createLogger(
   config: Pick<Config, 'logLevel'>,
@@ -41,7 +41,7 @@ export function createLogger(
   return pino(options, destination);
 }
 
-/** Messages of errors about a URL quote it. */
+/** Serializes an error without tokens. Messages of errors about a URL quote the URL. */
 function serializeError(error: Error): unknown {
   const serialized = pino.stdSerializers.err(error);
   if (!(error instanceof Error)) return serialized;

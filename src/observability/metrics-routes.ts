@@ -2,7 +2,7 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import fastifyPlugin from 'fastify-plugin';
 import type { PrometheusMetrics } from './prometheus.ts';
 
-/** Numbers for Prometheus, none of them about one customer. */
+/** Registers `/metrics` and counts every request. No metric identifies a customer. */
 export function metricsRoutes({
   metrics,
 }: {
@@ -26,12 +26,13 @@ export function metricsRoutes({
         operationId: 'getMetrics',
         summary: 'Metrics for Prometheus',
         description:
-          'Nothing in them is about one customer. Answers while the database is away, too: `whx_database_up` tells.',
+          'No metric identifies a customer. The route also answers while the database cannot be ' +
+          'reached: `whx_database_up` is then 0.',
         tags: ['Operation'],
         security: [],
         response: {
           200: {
-            description: 'The text format.',
+            description: 'Prometheus text format.',
             content: { 'text/plain': { schema: Type.String() } },
           },
         },
@@ -41,6 +42,6 @@ export function metricsRoutes({
     });
     done();
   };
-  // Its hook watches every route, not only its own.
+  // fastify-plugin lifts the encapsulation, so that the hook sees every route.
   return fastifyPlugin(plugin);
 }

@@ -1,8 +1,8 @@
 import type { DownloadOutcome } from '../http/send-download.ts';
 
 /**
- * What the parts of the service tell when they have done something, for whoever counts. Only sums come of it: nothing
- * that is told here may be about one customer.
+ * Receives the events that the service counts. Implementations keep sums only: no value may
+ * identify a customer.
  */
 export interface Metrics {
   requestEnded(request: EndedRequest): void;
@@ -15,7 +15,7 @@ export interface Metrics {
 
 interface EndedRequest {
   readonly method: string;
-  /** As it is written in the code, never as it was asked for. */
+  /** Route pattern as declared in the code, never the requested path. */
   readonly route: string;
   readonly status: number;
   readonly seconds: number;
@@ -23,9 +23,9 @@ interface EndedRequest {
 
 interface EndedDownload {
   readonly outcome: DownloadOutcome;
-  /** As they went over the connection. */
+  /** Bytes sent over the connection, after any compression. */
   readonly bytes: number;
-  /** Of a complete file; 0 of any other. */
+  /** Rows of a complete file; 0 if the download did not complete. */
   readonly rows: number;
   readonly seconds: number;
 }
@@ -35,7 +35,7 @@ export type LoadOutcome = (typeof loadOutcomes)[number];
 
 interface EndedLoad {
   readonly outcome: LoadOutcome;
-  /** Of the CSV, unpacked. */
+  /** Bytes of CSV after decompression. */
   readonly bytes: number;
   readonly rows: number;
   readonly seconds: number;
@@ -51,10 +51,10 @@ export const attemptOutcomes = [
 ] as const;
 export type AttemptOutcome = (typeof attemptOutcomes)[number];
 
-/** One attempt at a run of an automatic export. */
+/** Attempt at a run of an automatic export. */
 interface EndedAttempt {
   readonly outcome: AttemptOutcome;
-  /** Of the fault that it met. */
+  /** Code of the error that the attempt met; null if none. */
   readonly code: string | null;
   readonly bytes: number;
   readonly rows: number;
@@ -62,13 +62,13 @@ interface EndedAttempt {
 }
 
 /**
- * `present`: the version was rendered already. `superseded`: the version was replaced or deleted
- * meanwhile.
+ * Outcomes of rendering. `present`: the version was already rendered. `superseded`: the version was
+ * replaced or deleted meanwhile.
  */
 export const renderingOutcomes = ['rendered', 'present', 'superseded', 'failed'] as const;
 export type RenderingOutcome = Exclude<(typeof renderingOutcomes)[number], 'failed'>;
 
-/** One attempt to render a snapshot. */
+/** Attempt to render a snapshot. */
 interface EndedRendering {
   readonly outcome: (typeof renderingOutcomes)[number];
   /** Bytes of CSV. */
@@ -76,9 +76,9 @@ interface EndedRendering {
   readonly seconds: number;
 }
 
-/** What waits to be exported, over all processes. */
+/** Work that waits in the database, for all processes together. */
 export interface QueueState {
-  /** Jobs whose time has come and that no worker has taken. */
+  /** Jobs that are due and that no worker has taken. */
   readonly readyJobs: number;
   readonly oldestReadyJobSeconds: number;
   /** Jobs that wait for their next attempt. */
@@ -86,17 +86,18 @@ export interface QueueState {
   readonly activeJobs: number;
   readonly queuedRuns: number;
   readonly runningRuns: number;
-  /** Configs whose newest slot has no finished run: because its snapshot is not there, or because of us. */
+  /** Enabled configs whose newest slot has no finished run because its snapshot is missing. */
   readonly lateForSnapshot: LateSlots;
+  /** Enabled configs whose newest slot has no finished run although its snapshot is present. */
   readonly lateForRun: LateSlots;
   /** Snapshots that wait to be rendered or are being rendered. */
   readonly waitingRenderings: number;
-  /** How long the oldest of them has waited; 0 without any. */
+  /** Seconds that the oldest of these snapshots has waited; 0 if none waits. */
   readonly oldestWaitingRenderingSeconds: number;
 }
 
 interface LateSlots {
   readonly slots: number;
-  /** Since the oldest of these slots; 0 without any. */
+  /** Seconds since the oldest of these slots; 0 if there is none. */
   readonly oldestSeconds: number;
 }

@@ -11,27 +11,30 @@ import {
   renderingOutcomes,
 } from './metrics.ts';
 
-/** What is looked at whenever Prometheus asks. */
+/** Sources that are read at each scrape. */
 export interface MetricSources {
   readonly pools: Readonly<Record<string, Pool>>;
   readonly downloadLimit: ConcurrencyLimit;
   readonly ingestLimit: ConcurrencyLimit;
-  /** What codes a run may end with: a closed set, so that no customer's storage makes series of its own. */
+  /**
+   * All codes that a run may end with. A closed set, so that answers of customers' storage cannot
+   * create series.
+   */
   readonly runErrorCodes: readonly string[];
-  /** Asks the database. */
+  /** Queries the database. */
   readonly queueState: () => Promise<QueueState>;
 }
 
-/** Counts in the form that Prometheus reads. The only place that knows its client. */
+/** Metrics in Prometheus form. Only this file uses `prom-client`. */
 export interface PrometheusMetrics extends Metrics {
   readonly contentType: string;
-  /** Everything as text. Answers also while the database is away. */
+  /** Returns all metrics as text. It also succeeds while the database cannot be reached. */
   render(): Promise<string>;
 }
 
-/** The database is asked this often at most, however many scrape. */
+/** Interval for which one database look-up serves all scrapes. */
 const queueStateKeepMs = 15_000;
-/** Less than the ten seconds that Prometheus itself waits. */
+/** Longest wait for the database. Prometheus' own scrape timeout is 10 s by default. */
 const queueStatePatienceMs = 2_000;
 
 const requestBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
@@ -56,7 +59,9 @@ export function createPrometheusMetrics(sources: MetricSources): PrometheusMetri
   };
 }
 
-/** What happened since the process began. Every series of a closed set is there from the start, at 0. */
+/**
+ * Counts events since the start of the process. Series of a closed set exist from the start, at 0.
+ */
 function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metrics {
   const registers = [registry];
   const counter = (name: string, help: string, label?: string, values: readonly string[] = []) => {
@@ -79,7 +84,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
 
   const requests = new Histogram({
     name: 'whx_http_request_duration_seconds',
-    help: 'From the first byte of a request to the last of its answer.',
+    help: 'Time from the first byte of a request to the last byte of its response.',
     labelNames: ['method', 'route', 'status'],
     buckets: requestBuckets,
     registers,
@@ -87,60 +92,60 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
 
   const downloads = counter(
     'whx_downloads_total',
-    'Downloads by how they ended.',
+    'Downloads by outcome.',
     'outcome',
     downloadOutcomes,
   );
   const downloadBytes = counter(
     'whx_download_bytes_total',
-    'Bytes that downloads sent, as they went over the connection.',
+    'Bytes that downloads sent over the connection.',
   );
-  const downloadRows = counter(
-    'whx_download_rows_total',
-    'Rows of downloads that were sent whole.',
-  );
+  const downloadRows = counter('whx_download_rows_total', 'Rows of downloads that completed.');
   const downloadSeconds = seconds(
     'whx_download_duration_seconds',
-    'From the request of a download to its end, at the pace of its reader.',
+    'Time from the request of a download to its end. It includes waits for a slow reader.',
     downloadOutcomes,
   );
 
   const loads = counter(
     'whx_loads_total',
-    'Loads of snapshots by how they ended.',
+    'Ingests of snapshots by outcome.',
     'outcome',
     loadOutcomes,
   );
-  const loadBytes = counter('whx_load_bytes_total', 'Bytes of CSV that loads read, unpacked.');
-  const loadRows = counter('whx_load_rows_total', 'Rows of snapshots that were loaded.');
+  const loadBytes = counter(
+    'whx_load_bytes_total',
+    'Bytes of CSV that ingests read, decompressed.',
+  );
+  const loadRows = counter('whx_load_rows_total', 'Rows of snapshots that were ingested.');
   const loadSeconds = seconds(
     'whx_load_duration_seconds',
-    'From the request of a load to its end.',
+    'Time from the request of an ingest to its end.',
     loadOutcomes,
   );
 
   const attempts = counter(
     'whx_run_attempts_total',
-    'Attempts at runs of automatic exports by how they ended.',
+    'Attempts at runs of automatic exports by outcome.',
     'outcome',
     attemptOutcomes,
   );
   const faults = counter(
     'whx_run_faults_total',
-    'Faults that attempts at runs met, also when another attempt follows.',
+    'Errors of attempts at runs by code, including errors that are retried.',
     'code',
     runErrorCodes,
   );
   const attemptSeconds = seconds(
     'whx_run_attempt_duration_seconds',
-    'How long attempts at runs took.',
+    'Duration of attempts at runs.',
     attemptOutcomes,
   );
   const runBytes = counter('whx_run_bytes_total', 'Bytes of the objects that runs wrote.');
   const runRows = counter('whx_run_rows_total', 'Rows of the objects that runs wrote.');
   const runs = new Counter({
     name: 'whx_runs_total',
-    help: 'Runs that ended here, by state, and code of the error when failed.',
+    help: 'Runs that ended in this process by state, and by error code if they failed.',
     labelNames: ['state', 'code'],
     registers,
   });
@@ -151,7 +156,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
 
   const renderings = counter(
     'whx_renderings_total',
-    'Attempts to render a snapshot by how they ended.',
+    'Attempts to render a snapshot by outcome.',
     'outcome',
     renderingOutcomes,
   );
@@ -161,7 +166,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   );
   const renderingSeconds = seconds(
     'whx_rendering_duration_seconds',
-    'How long attempts to render a snapshot took.',
+    'Duration of attempts to render a snapshot.',
     renderingOutcomes,
   );
 
@@ -198,12 +203,12 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   };
 }
 
-/** What this process holds now. */
+/** Registers gauges of connections and transfers of this process. */
 function watchNow(registry: Registry, { pools, downloadLimit, ingestLimit }: MetricSources): void {
   const registers = [registry];
   new Gauge({
     name: 'whx_database_connections',
-    help: 'Connections of each pool by what they do, and callers that wait for one.',
+    help: 'Connections of each pool by state, and callers that wait for a connection.',
     labelNames: ['pool', 'state'],
     registers,
     collect() {
@@ -216,7 +221,7 @@ function watchNow(registry: Registry, { pools, downloadLimit, ingestLimit }: Met
   });
   const limits = new Gauge({
     name: 'whx_database_connections_limit',
-    help: 'The most connections that each pool may hold.',
+    help: 'Maximum number of connections of each pool.',
     labelNames: ['pool'],
     registers,
   });
@@ -231,13 +236,14 @@ function watchNow(registry: Registry, { pools, downloadLimit, ingestLimit }: Met
         this.set(read());
       },
     });
-  gauge('whx_downloads_in_progress', 'Downloads under way now.', () => downloadLimit.active);
-  gauge('whx_loads_in_progress', 'Snapshot loads under way now.', () => ingestLimit.active);
+  gauge('whx_downloads_in_progress', 'Downloads in progress.', () => downloadLimit.active);
+  gauge('whx_loads_in_progress', 'Snapshot ingests in progress.', () => ingestLimit.active);
 }
 
 /**
- * What waits in the database, the same from every process. While the database is away these series are not there.
- * @returns how to bring them up to date
+ * Registers gauges of the work that waits in the database. Every process reports the same values.
+ * The series are absent while the database cannot be reached.
+ * @returns a function that updates the gauges
  */
 function watchQueue(
   registry: Registry,
@@ -249,7 +255,7 @@ function watchQueue(
     new Gauge({ name, help, labelNames: [label], registers });
   const up = gauge(
     'whx_database_up',
-    'Whether the database answered when this process last asked it what waits.',
+    '1 if the database answered the last query of this process for the queue state, else 0.',
   );
   const jobs = gaugeBy(
     'state',
@@ -258,22 +264,22 @@ function watchQueue(
   );
   const jobAge = gauge(
     'whx_queue_oldest_ready_seconds',
-    'How long the oldest job that is ready has waited for a worker; 0 without any.',
+    'Time that the oldest ready job has waited for a worker; 0 if none is ready.',
   );
   const runs = gaugeBy(
     'state',
     'whx_runs_unfinished',
-    'Runs that are queued, also for their snapshot, or running.',
+    'Runs that are queued (also those that wait for their snapshot) or running.',
   );
   const late = gaugeBy(
     'waiting_for',
     'whx_slots_late',
-    'Enabled configs whose newest slot has no finished run, by what that waits for: the snapshot, or the run.',
+    'Enabled configs whose newest slot has no finished run: the snapshot or the run is missing.',
   );
   const lateAge = gaugeBy(
     'waiting_for',
     'whx_slots_late_oldest_seconds',
-    'How long ago the oldest of these slots was; 0 without any.',
+    'Time since the oldest of these slots; 0 if there is none.',
   );
 
   const renderings = gauge(
@@ -282,7 +288,7 @@ function watchQueue(
   );
   const renderingAge = gauge(
     'whx_renderings_oldest_waiting_seconds',
-    'How long the oldest of these snapshots has waited; 0 without any.',
+    'Time that the oldest of these snapshots has waited; 0 if none waits.',
   );
 
   return async () => {

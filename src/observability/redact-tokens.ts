@@ -1,14 +1,14 @@
-/** Longer than any id in a URL, and shorter than any token that is issued here. */
+/** Longest path segment that is logged. No id is longer, and every issued token is longer. */
 const longestId = 64;
 
-/** Shorter than any operator token, and longer than what short query parameters hold. */
+/** Longest query value that is logged. Every operator token is longer. */
 const longestQueryValue = 31;
 
 const redacted = '[redacted]';
 
 /**
- * Removes everything from a URL that may be a token.
- * A token can stand anywhere in a mistyped URL, so it is recognized by its length alone.
+ * Removes everything from a URL that may be a token. A mistyped URL may hold a token in any place,
+ * so tokens are recognized by length alone.
  */
 export function redactUrl(url: string): string {
   const queryStart = url.indexOf('?');

@@ -2,15 +2,15 @@ import { DiagLogLevel, diag } from '@opentelemetry/api';
 import type { Logger } from 'pino';
 
 export interface Tracing {
-  /** Sends what is recorded. Never rejects, and takes no longer than 3 s. */
+  /** Sends the recorded spans and stops. Never rejects and takes at most 3 s. */
   stop(): Promise<void>;
 }
 
 const stopLimitMs = 3_000;
 
 /**
- * Records traces and sends them as the standard `OTEL_*` variables say, which the SDK reads by itself. The only place
- * that loads the SDK, and only when it is called: it takes 60 MiB of memory and a second or two of the start.
+ * Starts to record and send traces. The SDK reads the standard `OTEL_*` variables.
+ * Only this function loads the SDK, which takes 60 MiB of memory and 1 to 2 s of start-up time.
  * https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
  */
 export async function startTracing(log: Logger): Promise<Tracing> {
@@ -19,9 +19,9 @@ export async function startTracing(log: Logger): Promise<Tracing> {
     import('@opentelemetry/resources'),
   ]);
   const sdk = new NodeSDK({
-    // `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come over it.
+    // `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` override this.
     resource: resourceFromAttributes({ 'service.name': 'warehouse-export' }),
-    // Metrics are Prometheus's, logs are lines on stdout.
+    // Prometheus collects the metrics, and logs go to stdout.
     metricReaders: [],
     logRecordProcessors: [],
     instrumentations: [],

@@ -4,10 +4,12 @@ import type { Bindings, ChildLoggerOptions } from 'fastify/types/logger.js';
 import { callerRequestId } from '../http/request-id.ts';
 import { beginRequest, type Step } from './tracing.ts';
 
-/** Of requests that are traced. */
+/** Spans of traced requests. */
 const steps = new WeakMap<IncomingMessage, Step>();
 
-/** Probes and scrapes come every few seconds and would bury the rest. */
+/**
+ * Probes and scrapes are not traced: they arrive every few seconds and would hide other requests.
+ */
 const untraced = /^\/(?:health\/|metrics)/;
 
 /** Adds the caller's request id and the trace's id to every log line of a request. */
@@ -25,7 +27,7 @@ export function tracedLogger(
   return logger.child({ ...ids, ...step.ids }, options);
 }
 
-/** What is done for a request is part of its step. */
+/** Makes the handling of each request part of its span. */
 export function traceRequests(app: FastifyInstance): void {
   const within = (request: FastifyRequest, done: () => void) => {
     const step = steps.get(request.raw);
@@ -36,15 +38,17 @@ export function traceRequests(app: FastifyInstance): void {
     endWithAnswer(request, reply);
     within(request, done);
   });
-  // The end of a body is told outside of all steps.
+  // Node emits the end of a body outside of any async context, so the span is entered again.
   app.addHook('preValidation', (request, _reply, done) => within(request, done));
 }
 
-/** Also for a URL that no hook gets to see. */
+/**
+ * Ends the span of a request when its response closes. Called directly for URLs that reach no hook.
+ */
 export function endWithAnswer(request: FastifyRequest, reply: FastifyReply): void {
   const step = steps.get(request.raw);
   if (step === undefined) return;
-  // The route as it is written, never the path: what stands in a download link opens a file.
+  // Records the route pattern, never the path: the token in a download link opens a file.
   const route = request.is404 ? undefined : request.routeOptions.url;
   const method = request.method;
   step.rename(route === undefined ? method : `${method} ${route}`);

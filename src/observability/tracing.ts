@@ -1,6 +1,6 @@
 /**
- * Steps of what the service does, for traces: the only place that knows OpenTelemetry's interface. Unless tracing was
- * started (`start-tracing.ts`) nothing is recorded, and every step is the same empty one.
+ * Spans of the work of the service. Only this file uses the OpenTelemetry API. Until
+ * `start-tracing.ts` starts tracing, nothing is recorded and every span is the same empty one.
  */
 import {
   type Context,
@@ -13,21 +13,25 @@ import {
   trace,
 } from '@opentelemetry/api';
 
-/** What is known of a step. Never a secret, and no URL: a download link is one. */
+/** Attributes of a span. Never a secret and never a URL: a download link opens a file. */
 export type Facts = Readonly<Record<string, string | number | boolean>>;
 
+/** Tracing span. */
 export interface Step {
-  /** A step inside this one. */
+  /** Starts a child span. */
   begin(name: string, facts?: Facts): Step;
-  /** Carries the work out inside this step: steps that it begins by `inStep` are part of this one. */
+  /** Runs the work inside this span: spans that it starts by `inStep` become children. */
   within<T>(work: () => T): T;
   rename(name: string): void;
   add(facts: Facts): void;
-  /** Of an error no more is kept than its kind: its message may hold what it was about. */
+  /**
+   * Ends the span. Of an error only the type is recorded, because the message may hold customer
+   * data.
+   */
   end(error?: unknown): void;
-  /** For log lines; empty when nothing is traced. */
+  /** Ids for log lines; empty if nothing is traced. */
   readonly ids: { readonly traceId?: string; readonly spanId?: string };
-  /** What others go on from, as W3C Trace Context writes it; empty when nothing is traced. */
+  /** Context for other processes in the form of W3C Trace Context; empty if nothing is traced. */
   readonly traceContext: TraceContext;
 }
 
@@ -45,23 +49,23 @@ const nothing: Step = {
   traceContext: {},
 };
 
-/** The first step here of a request, which may go on with its caller's trace. */
+/** Starts the span of a request. Continues the trace of the caller if its headers name one. */
 export function beginRequest(name: string, headers: Readonly<Record<string, unknown>>): Step {
   return start(name, SpanKind.SERVER, {}, propagation.extract(ROOT_CONTEXT, headers));
 }
 
-/** The first step of work that was asked for earlier, perhaps in another process. */
+/** Starts the span of a job. Continues the trace of the request that enqueued it. */
 export function beginJob(name: string, facts: Facts, askedFor: TraceContext): Step {
   return start(name, SpanKind.CONSUMER, facts, propagation.extract(ROOT_CONTEXT, askedFor));
 }
 
-/** The step that is under way here; an empty one when there is none. */
+/** Returns the active span, or an empty one if there is none. */
 export function currentStep(): Step {
   const span = trace.getActiveSpan();
   return span === undefined ? nothing : stepOf(span, context.active());
 }
 
-/** Carries the work out as a part of the step that is under way here, if there is one. */
+/** Runs the work in a child of the active span, if there is one. */
 export async function inStep<T>(
   name: string,
   facts: Facts,
@@ -70,7 +74,7 @@ export async function inStep<T>(
   return await during(currentStep().begin(name, facts), work);
 }
 
-/** The step ends with the work. */
+/** Runs the work inside the span and ends the span with it. */
 export async function during<T>(step: Step, work: (step: Step) => Promise<T>): Promise<T> {
   try {
     const result = await step.within(() => work(step));
@@ -82,7 +86,7 @@ export async function during<T>(step: Step, work: (step: Step) => Promise<T>): P
   }
 }
 
-/** Passes on what a stream brings; the step ends with it. */
+/** Passes a stream through. The span ends with the stream. */
 export function duringStream<T>(step: Step, source: AsyncGenerator<T>): AsyncGenerator<T> {
   return step === nothing ? source : untilRead(step, source);
 }

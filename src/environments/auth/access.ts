@@ -6,12 +6,13 @@ import type { Feature } from '../plans.ts';
 import type { Scope } from './scopes.ts';
 
 /**
- * Which callers may use a route. Every route states it in its `config`; the app does not start
- * with a route that does not.
- * - `public`: anyone, without a look at the token
- * - `operator`: only the operator token
- * - in an environment, which must exist and be the caller's own: with a scope or one of several,
- *   with any token of it (`member`), or only the operator; the environment's plan must have the `feature`, if one is named
+ * Callers that may use a route. Every route states it in its `config`; otherwise the app does not
+ * start.
+ * - `public`: anyone. The token is not read.
+ * - `operator`: only the operator token.
+ * - `{ environment }`: the environment must exist and belong to the caller. The value is
+ *   a required scope, a list of which one is required, `member` for any token of the environment,
+ *   or `operator`. If `feature` is present, the plan must include it.
  */
 export type Access =
   | 'public'
@@ -25,7 +26,9 @@ export type Access =
 export type Caller =
   | { readonly kind: 'operator' }
   | { readonly kind: 'api-key'; readonly keyId: string }
-  /** User of the operator's identity provider: its `sub`, and when the access token ends. */
+  /**
+   * User of the operator's identity provider: the claim `sub`, and the expiry of the access token.
+   */
   | { readonly kind: 'user'; readonly subject: string; readonly expiresAt: Date };
 
 declare module 'fastify' {

@@ -19,7 +19,7 @@ const apiKeyProperties = {
   id: Type.String({ examples: ['4f9a1c0be2d37a58'] }),
   name: Type.String(),
   scopes: Type.Array(literals(scopes)),
-  expiresAt: nullable(instant('ISO-8601, UTC; null: never.')),
+  expiresAt: nullable(instant('ISO 8601, UTC; null if the key never expires.')),
   createdAt: instant(),
 };
 const apiKeySchema = Type.Object(apiKeyProperties, {
@@ -40,10 +40,10 @@ export function apiKeyRoutes({
       config: { access: { environment: 'operator' } },
       schema: {
         operationId: 'createApiKey',
-        summary: 'Make an API key',
+        summary: 'Create an API key',
         description:
-          'The answer holds the key itself, which is stored only as a hash and never shown again. ' +
-          `An environment may have at most ${maxApiKeys} keys, expired ones included: then \`conflict\`.`,
+          'The response holds the key, which is stored only as a hash and cannot be read again. ' +
+          `Fails with \`conflict\` if the environment has ${maxApiKeys} keys, expired ones included.`,
         tags,
         params: environmentParams,
         body: Type.Object(
@@ -61,7 +61,7 @@ export function apiKeyRoutes({
               examples: [['exports:read']],
             }),
             expiresAt: Type.Optional(
-              nullable(instant('In the future; absent or null: never expires.')),
+              nullable(instant('Must be in the future. If absent or null, the key never expires.')),
             ),
           },
           { additionalProperties: false },
@@ -70,7 +70,9 @@ export function apiKeyRoutes({
           201: Type.Object(
             {
               ...apiKeyProperties,
-              key: Type.String({ description: 'Shown this once: `whx_<id>_<secret>`.' }),
+              key: Type.String({
+                description: 'The key, `whx_<id>_<secret>`. It is shown only once.',
+              }),
             },
             { description: 'The new key.' },
           ),
@@ -146,7 +148,7 @@ export function apiKeyRoutes({
         operationId: 'revokeApiKey',
         summary: 'Revoke an API key',
         description:
-          'Takes effect at once in every process; download links that the key made die with it.',
+          'Takes effect at once in every process. Download links that the key created become invalid.',
         tags,
         params: Type.Object({
           ...environmentParams.properties,
@@ -156,7 +158,7 @@ export function apiKeyRoutes({
           }),
         }),
         response: {
-          204: Type.Null({ description: 'The key is unknown from now on.' }),
+          204: Type.Null({ description: 'The key is revoked.' }),
           ...problemResponses(
             'validation_failed',
             'unauthenticated',
@@ -185,7 +187,7 @@ function parseExpiry(text: string | null, now: Date): Date | null {
       { path: '/expiresAt', message: 'is not an instant such as 2026-03-02T00:00:00Z' },
     ]);
   }
-  // An offset may carry the last day of 9999 into a year that no format of instants can write.
+  // With an offset, an instant late in 9999 can fall into year 10000, which ISO 8601 cannot write.
   if (expiresAt.getUTCFullYear() > 9999) {
     throw validationFailed([{ path: '/expiresAt', message: 'must be before the year 10000' }]);
   }

@@ -19,7 +19,7 @@ export interface ApiKey {
   readonly createdAt: string;
 }
 
-/** Most API keys of one environment, expired ones included. */
+/** Maximum number of API keys of one environment, expired ones included. */
 export const maxApiKeys = 100;
 
 const tokenPattern = /^whx_([0-9a-f]{16})_([0-9a-f]{64})$/;
@@ -66,7 +66,7 @@ export async function createApiKey(
   return { apiKey, token: `whx_${id}_${secret}` };
 }
 
-/** Newest first, those before `before`. */
+/** Lists keys before `before`, newest first. */
 export async function listApiKeys(
   db: Database,
   environmentId: string,
@@ -90,7 +90,7 @@ export async function listApiKeys(
 }
 
 /**
- * From the next request on the key is unknown, in every process.
+ * Revokes a key. Takes effect at the next request in every process.
  * @throws AppError `not_found`
  */
 export async function revokeApiKey(
@@ -116,7 +116,10 @@ interface KnownApiKey {
   readonly environment: Environment;
 }
 
-/** @returns the key and its environment, or null where the token is malformed, unknown, revoked or expired */
+/**
+ * Verifies a token.
+ * @returns the key and its environment; null if the token is malformed, unknown, revoked or expired
+ */
 export async function verifyApiKey(
   db: Database,
   token: string,
@@ -127,7 +130,10 @@ export async function verifyApiKey(
   return await findKey(db, id, now, hash => timingSafeEqual(hash, hashSecret(secret)));
 }
 
-/** The same for a caller who proved the key earlier, such as the bearer of a signed download link. */
+/**
+ * Finds a key without its secret, for callers that proved it earlier, such as with a signed link.
+ * @returns the key and its environment; null if the key is revoked or expired
+ */
 export async function findApiKey(db: Database, id: string, now: Date): Promise<KnownApiKey | null> {
   return await findKey(db, id, now, () => true);
 }
@@ -150,7 +156,7 @@ async function findKey(
   return { id: row.key_id, scopes: row.scopes as Scope[], environment: toEnvironment(row) };
 }
 
-/** The secret has 256 random bits, so one round of SHA-256 is as good as a slow hash and costs no time. */
+/** Hashes a secret. It has 256 random bits, so SHA-256 is as safe as a slow hash. */
 function hashSecret(secret: string): Buffer {
   return createHash('sha256').update(secret).digest();
 }

@@ -12,25 +12,28 @@ import type { Scope } from './scopes.ts';
 export interface AuthenticateDependencies {
   readonly db: Database;
   readonly adminToken: string;
-  /** Null: there is no identity provider. */
+  /** Verifier of user tokens; null if no identity provider is configured. */
   readonly userTokens: UserTokens | null;
   readonly limits: RateLimits;
   readonly now: () => Date;
 }
 
-/** Who calls, and what that lets them do. */
+/** Caller of a request and its rights. */
 export interface Identity {
   readonly caller: Caller;
-  /** Null: the operator, who may do everything everywhere. */
+  /** Scopes and environments; null for the operator, who may do everything. */
   readonly rights: {
     readonly scopes: readonly Scope[];
     readonly environmentIds: readonly string[];
   } | null;
-  /** Where looking for the caller has found it already. */
+  /** Environment of an API key, which its look-up reads anyway; null for other callers. */
   readonly environment: Environment | null;
 }
 
-/** @throws AppError `unauthenticated`; `rate_limited` where too much has failed from this address */
+/**
+ * Identifies the caller of a request by its bearer token.
+ * @throws AppError `unauthenticated`; `rate_limited` after too many failures from this address
+ */
 export async function authenticate(
   dependencies: AuthenticateDependencies,
   request: FastifyRequest,
@@ -50,7 +53,10 @@ export async function authenticate(
   throw unauthenticated(identity);
 }
 
-/** A signature that is right was not guessed, and finding out asks no database: no address is shut out here. */
+/**
+ * Verifies a user token, and returns the reason as text if it is invalid. Failed logins do not
+ * block user tokens: a valid signature cannot be guessed, and its check needs no database.
+ */
 async function findUser(
   userTokens: UserTokens,
   token: string,
@@ -93,7 +99,7 @@ function bearerToken(request: FastifyRequest): string | null {
   return token ?? null;
 }
 
-/** In a time that does not tell how much of it was right. */
+/** Compares in constant time. */
 function isOperator({ adminToken }: AuthenticateDependencies, token: string): boolean {
   const digest = (text: string) => createHash('sha256').update(text).digest();
   return timingSafeEqual(digest(token), digest(adminToken));

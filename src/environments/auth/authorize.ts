@@ -8,8 +8,10 @@ import { type AuthenticateDependencies, authenticate } from './authenticate.ts';
 import { type Scope, scopesAllow } from './scopes.ts';
 
 /**
- * Decides before the body is read: who calls (401), whether that is too often (429), whether the environment is there
- * and theirs (404), whether the token has the scope (403), whether the plan has the feature (403).
+ * Authorizes each request before its body is read, in this order:
+ * - authentication (401) and rate limit (429)
+ * - environment exists and belongs to the caller (404)
+ * - scope (403), then plan (403)
  */
 export function registerAuthorization(
   app: FastifyInstance,

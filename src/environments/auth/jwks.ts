@@ -10,23 +10,25 @@ import { AppError } from '../../shared/errors.ts';
 interface IssuerKeyOptions {
   readonly now: () => Date;
   readonly onError: (error: unknown) => void;
-  /** An unknown `kid` asks the issuer again, but no sooner than this after its last answer. */
+  /**
+   * Shortest time between two fetches that unknown `kid`s cause, in milliseconds. Default: 30,000.
+   */
   readonly cooldownMs?: number;
 }
 
-/** The longest that a caller waits for the issuer. */
+/** Longest wait of a caller for the issuer. */
 const timeoutMs = 5_000;
 
-/** After a failure the issuer is left alone for so long; meanwhile the keys that are known decide. */
+/** Pause after a failed fetch. Meanwhile only the cached keys count. */
 const quietSeconds = 10;
 
-/** Keys are asked for anew after this, so that one the issuer has withdrawn is not trusted for longer. */
+/** Age at which keys are fetched again. It limits how long a withdrawn key stays trusted. */
 const freshMs = 10 * 60_000;
 
-/** While the issuer cannot be reached, the keys it gave last go on counting for so long. */
+/** Age up to which cached keys count while the issuer cannot be reached. */
 const staleMs = 24 * 60 * 60_000;
 
-/** A key set is a few kilobytes. */
+/** Limit of the response body. A usual key set has a few kilobytes. */
 const maxBodyBytes = 1024 * 1024;
 
 class IssuerUnreachable extends Error {
@@ -34,8 +36,10 @@ class IssuerUnreachable extends Error {
 }
 
 /**
- * Finds the key of a token at the issuer's JWKS address. What it gives is kept; a key that is not known makes it ask again.
- * @throws JOSEError where the issuer has no such key, AppError `unavailable` where that cannot be found out
+ * Creates a function that finds the key of a token in the issuer's JWKS. Keys are cached. An
+ * unknown key causes another fetch.
+ * @throws JOSEError if the issuer has no such key
+ * @throws AppError `unavailable` if the key set cannot be fetched and no cached key fits
  */
 export function createIssuerKeys(
   url: URL,
@@ -78,7 +82,7 @@ export function createIssuerKeys(
 
   return async (header, token) => {
     const sinceFailureMs = now().getTime() - failedAtMs;
-    // A clock that was put back must not make it long.
+    // A clock that was set back must not prolong the pause.
     if (sinceFailureMs >= 0 && sinceFailureMs < quietSeconds * 1000)
       return await known(header, token);
     try {
@@ -90,7 +94,10 @@ export function createIssuerKeys(
   };
 }
 
-/** @throws whatever keeps it from being a key set: the network, the time limit, its status, its length, what is in it */
+/**
+ * Fetches and checks a key set.
+ * @throws Error for network errors, timeouts, and an unexpected status, length or content
+ */
 async function fetchKeySet(
   url: string,
   init: { method: 'GET'; signal: AbortSignal; redirect: 'manual'; headers: Headers },

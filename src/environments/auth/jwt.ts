@@ -9,7 +9,7 @@ import type { JwtConfig } from '../../config/config.ts';
 import { AppError } from '../../shared/errors.ts';
 import { type Scope, scopes } from './scopes.ts';
 
-/** Someone whom the operator's identity provider knows, and what their access token lets them do. */
+/** User of the operator's identity provider, with the rights of the access token. */
 export interface User {
   readonly subject: string;
   readonly expiresAt: Date;
@@ -19,19 +19,22 @@ export interface User {
 
 export interface UserTokens {
   /**
-   * @returns the user, or in a sentence why the token is none
-   * @throws AppError `unavailable` where the issuer's keys cannot be fetched
+   * Verifies an access token.
+   * @returns the user, or the reason as a sentence if the token is invalid
+   * @throws AppError `unavailable` if the issuer's keys cannot be fetched
    */
   verify(token: string, now: Date): Promise<User | string>;
 }
 
-/** Asymmetric ones alone: with HS256 the issuer's public key would be a secret that everyone has. */
+/**
+ * Only asymmetric algorithms. With HS256 the public key of the issuer would serve as the secret.
+ */
 const algorithms = ['RS256', 'ES256', 'EdDSA'];
 
-/** Longer subjects would be a burden on whatever keeps them. */
+/** Limit in characters, because log, audit log and rate limits store the subject. */
 const maxSubjectLength = 256;
 
-/** `exp` may be any number; this is the last instant that a Date can hold. */
+/** Last instant that a Date can hold. `exp` may be any number. */
 const lastInstantMs = 8.64e15;
 
 export function createUserTokens(config: JwtConfig, keyOf: JWTVerifyGetKey): UserTokens {
@@ -51,14 +54,18 @@ export function createUserTokens(config: JwtConfig, keyOf: JWTVerifyGetKey): Use
         if (error instanceof AppError) throw error;
         if (error instanceof errors.JWTExpired) return 'The token has expired.';
         if (error instanceof errors.JWTClaimValidationFailed) return claimFault(error.claim);
-        // Besides forged and foreign tokens: a key of the issuer that no token can be proven with, such as a short one.
+        // Forged and foreign tokens, and issuer keys that cannot verify any token, such as short
+        // ones.
         return 'The token is not one that the identity provider has signed.';
       }
     },
   };
 }
 
-/** A token without `kid` may be of any of the issuer's keys that fit. @throws JOSEError */
+/**
+ * Verifies a token. A token without `kid` is tried with each key of the issuer that fits.
+ * @throws JOSEError
+ */
 async function verifyWithAnyKey(
   token: string,
   keyOf: JWTVerifyGetKey,
@@ -79,14 +86,14 @@ async function verifyWithAnyKey(
   }
 }
 
-/** Whether a token has the form of a JWT, whatever is in it. */
+/** Returns true if a token has the form of a JWT, without checking its content. */
 export function isJwtShaped(token: string): boolean {
   return /^[\w-]+\.[\w-]+\.[\w-]*$/.test(token);
 }
 
-/** Said only of tokens whose signature is right. */
+/** Describes an invalid claim. Only callers with a valid signature receive it. */
 function claimFault(claim: string): string {
-  return `The token’s claim ${claim} is missing or not as it should be.`;
+  return `The claim ${claim} of the token is missing or invalid.`;
 }
 
 function toUser(payload: JWTPayload, { environmentsClaim, scopesClaim }: JwtConfig): User | string {
@@ -106,14 +113,14 @@ function toUser(payload: JWTPayload, { environmentsClaim, scopesClaim }: JwtConf
   };
 }
 
-/** Text that a log, a header and a database can hold. */
+/** Returns true if a log, a header and the database can hold the text. */
 function isSubject(text: string): boolean {
   return (
     text !== '' && text.length <= maxSubjectLength && text.isWellFormed() && !/\p{Cc}/u.test(text)
   );
 }
 
-/** A claim that is one text or a list of texts; null: it is neither. */
+/** Returns the texts of a claim that is a string or a list of strings, else null. */
 function textsOf(
   payload: JWTPayload,
   claim: string,

@@ -7,40 +7,49 @@ import { actorOf } from './access.ts';
 import { createWindowStore } from './window-store.ts';
 
 interface RateLimitOptions {
-  /** Requests a minute; 0: no limit. */
+  /** Requests per minute and caller; 0 for no limit. */
   readonly perCaller: number;
-  /** Failed authentications a minute and address; 0: no limit. */
+  /** Failed authentications per minute and address; 0 for no limit. */
   readonly failedLogins: number;
   readonly now: () => Date;
 }
 
 type CountedCaller = Pick<Actor, 'kind' | 'id'>;
 
-/** Each throws AppError `rate_limited` where there were too many. */
+/** Rate limits. The asynchronous methods throw AppError `rate_limited` when a limit is exceeded. */
 export interface RateLimits {
-  /** Counts a request of a caller who is known by now. The operator is not counted. */
+  /** Counts a request of an authenticated caller. Requests of the operator are not counted. */
   countRequest(request: FastifyRequest): Promise<void>;
-  /** Counts a request by download link with those of its maker, or by itself if made by the operator. */
+  /**
+   * Counts a request by download link with the requests of its creator. Each link of the operator
+   * has its own count.
+   */
   countLinkRequest(request: FastifyRequest, linkId: string, maker: CountedCaller): Promise<void>;
-  /** To be asked before anything is looked up for a token that came from this address. */
+  /** Checks the address of the request. Call this before any look-up for the token. */
   admitLogin(request: FastifyRequest, token: string): Promise<void>;
   countFailedLogin(request: FastifyRequest, token: string | null): Promise<void>;
-  /** From now on this token is let through from this address, however much fails there, until it fails itself. */
+  /**
+   * Admits this token from this address in future, despite other failures, until the token itself
+   * fails.
+   */
   rememberLogin(request: FastifyRequest, token: string): void;
 }
 
 const windowMs = 60_000;
 
-/** How many callers, addresses and tokens are remembered; those not heard of for longest are forgotten first. */
+/**
+ * Most callers, addresses and tokens that are remembered. The least recently used are dropped
+ * first.
+ */
 const maxRemembered = 10_000;
 
-/** Counters of this process alone: several processes allow several times as much. */
+/** Registers the counters. They count per process, so N processes allow N times the limit. */
 export async function registerRateLimits(
   app: FastifyInstance,
   { perCaller, failedLogins, now }: RateLimitOptions,
 ): Promise<RateLimits> {
   const store = createWindowStore(now, maxRemembered);
-  // Not by route: only who authenticates knows whom to count.
+  // No limit by route: the caller is known only after authentication.
   await app.register(rateLimit, { global: false, store });
   const requestKeys = new WeakMap<FastifyRequest, string>();
   const requests = app.createRateLimit({
@@ -105,13 +114,18 @@ function callerKey({ kind, id }: CountedCaller): string {
   return `${kind} ${id}`;
 }
 
-/** An IPv6 caller has a /64 to choose addresses from, so that counts as one. A caller who has hung up has none. */
+/**
+ * Returns the address of a caller. An IPv6 /64 counts as one address, because a caller can use any
+ * address in it. A caller that has disconnected has no address.
+ */
 function addressKey(request: FastifyRequest): string {
   const address = request.ip as string | undefined;
   return address === undefined ? 'gone' : normalizeIP(address);
 }
 
-/** The address too: guessing a token that is good elsewhere is slowed down. */
+/**
+ * Returns a key of token and address, so that guesses from other addresses are still slowed down.
+ */
 function loginKey(request: FastifyRequest, token: string): string {
   return createHash('sha256')
     .update(`${addressKey(request)} ${token}`)

@@ -1,4 +1,4 @@
-/** What an API key or a user's token may do. `exports:write` implies `exports:read`. */
+/** Scopes of API keys and user tokens. `exports:write` implies `exports:read`. */
 
 export const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as const;
 export type Scope = (typeof scopes)[number];

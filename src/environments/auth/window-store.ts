@@ -8,9 +8,10 @@ interface Window {
 type Answer = Parameters<FastifyRateLimitStore['incr']>[1];
 
 /**
- * Counters for @fastify/rate-limit: how often a key came up in a window that begins with its first time. Unlike those it
- * brings, they go by a clock that is handed in, and one that is put back does not make a window longer.
- * @param maxKeys those not counted for longest are forgotten first
+ * Creates a store of counters for @fastify/rate-limit. A window starts with the first request of a
+ * key. The built-in stores read the system clock; this one takes a clock. A clock that is set back
+ * does not prolong a window.
+ * @param maxKeys limit of keys; the least recently counted are dropped first
  */
 export function createWindowStore(now: () => Date, maxKeys: number): FastifyRateLimitStoreCtor {
   return class WindowStore implements FastifyRateLimitStore {
@@ -27,7 +28,7 @@ export function createWindowStore(now: () => Date, maxKeys: number): FastifyRate
       answer(null, { current: window.count, ttl: window.startedAtMs + windowMs - nowMs });
     }
 
-    /** The same without counting. */
+    /** Returns the current count without incrementing it. */
     read(key: string, answer: Answer, windowMs: number): void {
       const window = this.#current(key, windowMs);
       const ttl = window === undefined ? 0 : window.startedAtMs + windowMs - now().getTime();
