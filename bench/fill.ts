@@ -4,7 +4,7 @@ import type { Pool } from 'pg';
 export const featuresPerCompany = 50;
 
 /**
- * Makes an environment and its snapshot of one day by SQL, in the order of writes that the README documents: companies ×
+ * Makes an environment and its snapshot of one day by SQL, in the order of writes that docs/ingest-by-sql.md documents: companies ×
  * 50 features with names, lives and segments like those of the demo, about 200 bytes a row as CSV.
  */
 export async function fillSnapshot(

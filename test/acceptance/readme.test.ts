@@ -6,16 +6,20 @@ import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-const readme = fs.readFileSync(path.join(import.meta.dirname, '../../README.md'), 'utf8');
+const root = path.join(import.meta.dirname, '../..');
+const read = (file: string) => fs.readFileSync(path.join(root, file), 'utf8');
+const readme = read('README.md');
+const sqlGuide = read('docs/ingest-by-sql.md');
+const gettingStarted = read('docs/getting-started.md');
 const app = await startTestApp(t, { now: '2026-03-01T10:00:00.000Z' });
 
 const rows = `c1,"Acme, Inc.",Export,f1,2026-03-01,2025-11-01T09:00:00.000Z,2026-02-28T12:30:00.000Z,2025-12-01T00:00:00.000Z,2026-02-28T12:30:00.000Z,retained,3,weekly,2,satisfied,4,7,"All,""Paying, EU""","s1,s2"
 c2,,Export,f1,2026-03-01,2026-01-15T00:00:00.000Z,2026-01-15T00:00:00.000Z,,,never,1,never,0,not rated,,0,"",""
 `;
 
-t.test('what the README writes by SQL is exported, and replaces what was there', async t => {
+t.test('exports what docs/ingest-by-sql.md writes, and replaces it', async t => {
   await app.putEnvironment('acme');
-  const [partition = '', load = '', ...rest] = [...readme.matchAll(/^```sql\n(.*?)^```$/gms)].map(
+  const [partition = '', load = '', ...rest] = [...sqlGuide.matchAll(/^```sql\n(.*?)^```$/gms)].map(
     ([, sql = '']) => sql,
   );
   t.same(rest, [], 'every block is tried');
@@ -36,9 +40,9 @@ t.test('what the README writes by SQL is exported, and replaces what was there',
 });
 
 t.test(
-  'while the README’s transaction runs, a load of that snapshot over HTTP is a conflict',
+  'refuses an ingest over HTTP while the transaction of docs/ingest-by-sql.md runs',
   async t => {
-    const sql = [...readme.matchAll(/^```sql\n(.*?)^```$/gms)].at(-1)?.[1] ?? '';
+    const sql = [...sqlGuide.matchAll(/^```sql\n(.*?)^```$/gms)].at(-1)?.[1] ?? '';
     const lock = /select pg_advisory_xact_lock.*;/.exec(sql)?.[0] ?? '';
     const client = await app.database.pool.connect();
     try {
@@ -53,10 +57,11 @@ t.test(
   },
 );
 
-t.test('every curl command of the README fails when the service answers with an error', async t => {
-  const blocks = [...readme.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block = '']) => block);
+t.test('every curl command of the guide fails when the service answers with an error', async t => {
+  const blocks = [...gettingStarted.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block = '']) => block);
   const commands = blocks.flatMap(block => block.match(/^curl .*(?:\\\n.*)*/gm) ?? []);
   t.ok(commands.length >= 6);
+  t.match(readme, /getting-started\.md/);
   for (const command of commands) t.match(command, /^curl --fail-with-body /);
 
   const download = commands.find(command => command.includes('exports/today.csv')) ?? '';
@@ -79,7 +84,7 @@ t.test('every curl command of the README fails when the service answers with an 
 });
 
 t.test('the README table names exactly the required variables', async t => {
-  const example = fs.readFileSync(path.join(import.meta.dirname, '../../.env.example'), 'utf8');
+  const example = read('.env.example');
   const names = [...example.matchAll(/^([A-Z][A-Z0-9_]+)=/gm)].map(([, name]) => name);
   const table = readme.split('| variable | meaning |')[1]?.split('\n\n')[0] ?? '';
   const documented = [...table.matchAll(/^\| (.+?) \|/gm)].flatMap(([, cell = '']) =>
@@ -89,8 +94,7 @@ t.test('the README table names exactly the required variables', async t => {
 });
 
 t.test('docs/security.md names tests that are there', async t => {
-  const root = path.join(import.meta.dirname, '../..');
-  const page = fs.readFileSync(path.join(root, 'docs/security.md'), 'utf8');
+  const page = read('docs/security.md');
   const named = [
     ...new Set([...page.matchAll(/`(test\/[\w./-]+\.ts)`/g)].map(([, file = '']) => file)),
   ];
@@ -100,3 +104,32 @@ t.test('docs/security.md names tests that are there', async t => {
     [],
   );
 });
+
+t.test('every relative link of the documents leads to a file and a heading', async t => {
+  const pages = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md'].concat(
+    fs.globSync('docs/**/*.md', { cwd: root }),
+  );
+  const broken: string[] = [];
+  for (const page of pages) {
+    for (const [, target = ''] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(target)) continue;
+      const [file = '', anchor] = target.split('#');
+      const linked = file === '' ? page : path.join(path.dirname(page), file);
+      if (!fs.existsSync(path.join(root, linked))) broken.push(`${page}: ${target}`);
+      else if (anchor !== undefined && !anchorsOf(read(linked)).includes(anchor)) {
+        broken.push(`${page}: ${target}`);
+      }
+    }
+  }
+  t.strictSame(broken, []);
+});
+
+/** Returns the anchors that Markdown renderers give to the headings of a page. */
+function anchorsOf(markdown: string): string[] {
+  return [...markdown.matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  );
+}

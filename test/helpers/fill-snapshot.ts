@@ -1,6 +1,6 @@
 import type pg from 'pg';
 
-/** Makes a snapshot of so many rows by SQL, in the order of writes that the README documents. About 200 bytes a row as CSV. */
+/** Makes a snapshot of so many rows by SQL, in the order of writes that docs/ingest-by-sql.md documents. About 200 bytes a row as CSV. */
 export async function fillSnapshot(
   pool: pg.Pool,
   environmentId: string,

@@ -1,7 +1,7 @@
 import type { Pool } from 'pg';
 
 /**
- * A large snapshot straight into the tables, in the order of writes that the README gives to backends beside the
+ * A large snapshot straight into the tables, in the order of writes that docs/ingest-by-sql.md gives to backends beside the
  * database: rows and registry in one transaction. Each row has a name of `nameBytes` times `letter`.
  */
 export async function writeWideSnapshot(
