@@ -58,7 +58,9 @@ t.test(
 );
 
 t.test('every curl command of the guide fails when the service answers with an error', async t => {
-  const blocks = [...gettingStarted.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block = '']) => block);
+  const blocks = [...gettingStarted.matchAll(/^```sh\n(.*?)^```$/gms)].map(
+    ([, block = '']) => block,
+  );
   const commands = blocks.flatMap(block => block.match(/^curl .*(?:\\\n.*)*/gm) ?? []);
   t.ok(commands.length >= 6);
   t.match(readme, /getting-started\.md/);
