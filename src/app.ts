@@ -34,7 +34,7 @@ import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
 import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
 
-/** The whole HTTP service, ready for `inject` or `listen`; it never listens itself. */
+/** Creates the HTTP service for `inject` or `listen`. It never listens itself. */
 export async function buildApp(dependencies: Dependencies): Promise<FastifyInstance> {
   registerFormats();
   configureValidator();
@@ -46,14 +46,15 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     childLoggerFactory: tracedLogger,
     bodyLimit: jsonBodyLimitBytes,
     trustProxy: trustProxy(config.trustProxy),
-    // HEAD routes are written out where they make sense: deriving one would run a whole download.
+    // HEAD routes are declared explicitly. A derived one would run a whole download.
     exposeHeadRoutes: false,
-    // Tokens of download links are longer than any id.
+    // Tokens of download links are path parameters and longer than any id.
     routerOptions: { maxParamLength: maxTokenLength + 200 },
     forceCloseConnections: 'idle',
-    // What still comes over a connection that is open is answered like any other request, and is the last there.
+    // During shutdown, a request on an open connection is answered normally and is the last one
+    // there.
     return503OnClosing: false,
-    // Node would answer 400 by itself, without a problem body: `validateHostHeader` does it.
+    // Node would answer 400 without a problem body. `validateHostHeader` checks the header instead.
     http: { requireHostHeader: false },
     frameworkErrors: (error, request, reply) => {
       showWithoutHooks(config.corsOrigins, request, reply);
@@ -68,7 +69,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
 
   app.removeContentTypeParser('text/plain');
   registerJsonBodies(app as unknown as FastifyInstance);
-  // Node would answer 417 by itself, without a problem body; what nobody here expects may as well be left out.
+  // Node would answer 417 without a problem body. An unknown expectation is ignored.
   app.server.on('checkExpectation', (request, response) =>
     app.server.emit('request', request, response),
   );
@@ -89,7 +90,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   registerAuthorization(app, { ...dependencies, adminToken: config.adminToken, limits });
   await registerOpenapi(app);
   const configDependencies = { ...dependencies, encryptionKeys: config.encryptionKeys };
-  // Runs that waited for the snapshot need not wait for the next tick, which makes up for a failure here.
+  // Starts runs that wait for the snapshot at once. After an error here the next tick starts them.
   const onIngested = (environmentId: string, date: string) =>
     wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {
       dependencies.log.warn(
@@ -106,7 +107,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       findDatabaseObstacle: () => findSchemaObstacle(dependencies.db),
     }),
   );
-  // A worker answers about itself alone.
+  // A worker serves only health and metrics.
   if (config.processRole === 'worker') return app as unknown as FastifyInstance;
   await app.register(
     async v1 => {
@@ -126,7 +127,10 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   return app as unknown as FastifyInstance;
 }
 
-/** Fastify takes a number of proxies for none at all; who gives one vouches that nobody else can connect. */
+/**
+ * Converts the setting for Fastify, which ignores a number of proxies. The operator guarantees that
+ * callers reach the service only through these proxies.
+ */
 function trustProxy(trusted: Config['trustProxy']) {
   if (typeof trusted === 'number') return (_address: string, hop: number) => hop < trusted;
   return trusted === false ? false : [...trusted];

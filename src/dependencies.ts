@@ -23,16 +23,19 @@ import {
 } from './snapshots/render/render-snapshot.ts';
 import { runsAtOnce } from './worker.ts';
 
-/** All that is made once for the process. Nothing here is reached by import: it is handed on as an argument. */
+/** Objects that exist once per process. Functions receive them as arguments, never by import. */
 export interface Dependencies {
   readonly config: Config;
   readonly log: Logger;
   readonly now: () => Date;
-  /** For everything short. */
+  /** Database of all short queries. */
   readonly db: Database;
-  /** For the short queries of exports, on the database that exports read. */
+  /** Pool of short queries of exports, on the database that exports read. */
   readonly exportPool: Pool;
-  /** For exports of snapshots that are not rendered. They hold a connection while the reader is slow. */
+  /**
+   * Pool of exports of snapshots that are not rendered. Each holds a connection while its reader is
+   * slow.
+   */
   readonly sessionPool: Pool;
   readonly renderer: Renderer;
   readonly downloadLimit: ConcurrencyLimit;
@@ -40,29 +43,33 @@ export interface Dependencies {
   readonly sessionLimit: ConcurrencyLimit;
   /** Time in ms without a byte sent after which a download is ended. */
   readonly downloadStallMs: number;
-  /** The same for loads. */
+  /** Pool of ingests. Each holds a connection while its body arrives. */
   readonly loadPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
   readonly linkTokens: LinkTokens;
-  /** Access tokens of an identity provider; null: there is none. */
+  /** Verifier of access tokens of the identity provider; null if none is configured. */
   readonly userTokens: UserTokens | null;
-  /** Takes jobs in every process; only workers start it. */
+  /** Job queue. Every process enqueues jobs, but only workers execute them. */
   readonly jobs: PgBoss;
-  /** Where runs read: they must not wait for slow downloads, nor the reverse. */
+  /**
+   * Pools of runs. They are separate, so that runs and slow downloads do not wait for each other.
+   */
   readonly runSource: ExportSource;
-  /** What customers' storages may be reached. */
+  /** Rules for the endpoints of customers that the service may connect to. */
   readonly clientEnvironment: ClientEnvironment;
   readonly pools: Readonly<
     Record<'api' | 'export' | 'session' | 'render' | 'load' | 'run' | 'jobs', Pool>
   >;
   readonly metrics: PrometheusMetrics;
-  /** True from the first signal to stop. */
+  /** True once the process has begun to shut down. */
   isStopping: boolean;
-  /** Closes in reverse order of making. */
+  /** Closes the pools in reverse order of creation. */
   close(): Promise<void>;
 }
 
-/** How much at once. A process takes no more than the sum of these connections, and one for each run. */
+/**
+ * Concurrency limits. A process opens at most the sum of these connections and one for each run.
+ */
 const limits = {
   apiConnections: 10,
   exportConnections: 10,
@@ -75,7 +82,10 @@ const limits = {
   jobConnections: 4,
 } as const;
 
-/** The longest that a statement of the API may take; downloads and loads set their own. */
+/**
+ * Longest time of a statement of the API in milliseconds. Ingests and unrendered exports set their
+ * own.
+ */
 const statementTimeoutMs = 30_000;
 
 export function createDependencies(
@@ -94,7 +104,7 @@ export function createDependencies(
   const pools = {
     api: pool('api', limits.apiConnections),
     export: pool('export', limits.exportConnections, config.snapshotDatabaseUrl),
-    // Two more than the limit, so that the next request is refused instead of waiting.
+    // Two more than the limit, so that an excess request is refused instead of waiting.
     session: pool('session', limits.sessions + 2, config.snapshotDatabaseUrl),
     render: pool('render', 2 * renderingsAtOnce),
     load: pool('load', limits.loads),

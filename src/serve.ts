@@ -16,9 +16,9 @@ import { createLogger } from './observability/logger.ts';
 import { startTracing } from './observability/start-tracing.ts';
 import { startWorker } from './worker.ts';
 
-/** How long downloads and runs may take to finish once the process is told to stop. */
+/** Longest time for downloads and runs to finish during shutdown. */
 const stopTimeoutMs = 30_000;
-/** How long the last log lines wait for a slow reader at the end. */
+/** Longest wait for a slow reader of the last log lines. */
 const flushTimeoutMs = 1_000;
 
 /** Runs `read`. A malformed variable ends the process with one line that names it. */
@@ -33,9 +33,9 @@ function orExit<T>(read: () => T): T {
 }
 
 /**
- * Ends the process with one line if the database can never be used, or if its URL names a
- * certificate file that cannot be read. While the database cannot be reached, the process starts
- * and recovers by itself.
+ * Exits with one line if the database can never be used, or if its URL names an unreadable
+ * certificate file. An unreachable database does not prevent the start, and the process recovers
+ * later.
  */
 async function checkDatabaseOrExit(url: string, log: Logger): Promise<void> {
   try {
@@ -52,14 +52,14 @@ async function checkDatabaseOrExit(url: string, log: Logger): Promise<void> {
   }
 }
 
-/** Logs what the operator has to do if the database lacks tables. The process starts anyway. */
+/** Logs an instruction for the operator if the database lacks tables. The process starts anyway. */
 async function reportSchema({ db, log }: Dependencies): Promise<void> {
-  // An unreachable database has been logged already.
+  // `checkDatabaseOrExit` has logged an unreachable database.
   const obstacle = await findSchemaObstacle(db).catch(() => null);
   if (obstacle !== null) log.error(obstacle);
 }
 
-/** Serves in this process, as its environment says, until a signal ends it. */
+/** Runs the service as configured by `env` until a signal ends it. */
 export async function serve(
   env: NodeJS.ProcessEnv,
   now: () => Date = () => new Date(),
@@ -76,7 +76,7 @@ export async function serve(
   const dependencies = orExit(() => createDependencies(config, log, now));
   await reportSchema(dependencies);
   const app = await buildApp(dependencies);
-  // Reset if they are still open after the time limit.
+  // Connections to reset if they are open after the time limit.
   const sockets = new Set<Socket>();
   app.server.on('connection', (socket: Socket) => {
     sockets.add(socket);
@@ -98,7 +98,7 @@ export async function serve(
     const cutOff = setTimeout(() => {
       for (const socket of sockets) resetConnection(socket);
     }, stopTimeoutMs);
-    // A worker has no balancer before it, and who presses Ctrl-C does not want to wait.
+    // Drain only on SIGTERM and only behind a load balancer. SIGINT stops at once.
     const hasBalancer = signal === 'SIGTERM' && config.processRole !== 'worker';
     await Promise.all([drain(app, hasBalancer ? config.drainMs : 0), worker?.stop()]);
     clearTimeout(cutOff);
@@ -110,7 +110,7 @@ export async function serve(
 
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
-      // Told again, as by a terminal and by npm, it goes on with what it does.
+      // Repeated signals, such as from a terminal and from npm, have no effect.
       if (dependencies.isStopping) return;
       stop(signal).then(
         () => process.exit(0),

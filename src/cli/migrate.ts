@@ -2,7 +2,7 @@ import { ConfigError, readDatabaseUrl } from '../config/config.ts';
 import { describeDatabaseError } from '../db/check-database.ts';
 import { migrateToLatest } from '../db/migrator.ts';
 
-/** `npm run migrate`: brings the database to the newest schema. */
+/** Migrates the database to the newest schema (`npm run migrate`). */
 try {
   const names = await migrateToLatest(readDatabaseUrl(process.env));
   console.log(names.length === 0 ? 'The database is up to date.' : `Migrated: ${names.join(', ')}`);

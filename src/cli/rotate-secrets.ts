@@ -2,7 +2,10 @@ import { ConfigError, readConfig } from '../config/config.ts';
 import { createKysely, createPool } from '../db/connect.ts';
 import { resealSecrets } from '../encryption/rotation.ts';
 
-/** `npm run secrets:rotate`: moves every stored secret to the first key of ENCRYPTION_KEYS, while serving. */
+/**
+ * Encrypts every stored secret with the first key of ENCRYPTION_KEYS (`npm run secrets:rotate`).
+ * The service may run meanwhile.
+ */
 try {
   const config = readConfig(process.env);
   const pool = createPool({

@@ -3,8 +3,8 @@ import path from 'node:path';
 import { configurationPage, envExample } from '../config/documents.ts';
 
 /**
- * `npm run configuration`: writes the documents that come from the schema of the variables.
- * With `--check`: fails if one would change.
+ * Writes the documents that are generated from the schema of the variables (`npm run
+ * configuration`). With `--check` it fails if one would change.
  */
 const root = path.join(import.meta.dirname, '../..');
 const documents = { '.env.example': envExample(), 'docs/configuration.md': configurationPage() };

@@ -5,10 +5,13 @@ import { readConfig } from '../config/config.ts';
 import { createDependencies } from '../dependencies.ts';
 import { createLogger } from '../observability/logger.ts';
 
-/** `npm run openapi`: writes `openapi.yaml` from the route schemas. With `--check`: fails when it would change. */
+/**
+ * Writes `openapi.yaml` from the route schemas (`npm run openapi`). With `--check` it fails if the
+ * file would change.
+ */
 const file = path.join(import.meta.dirname, '../../openapi.yaml');
 
-// No connection is opened: only the routes' schemas are asked for.
+// Only route schemas are read, so no connection is opened.
 const config = readConfig({
   DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none',
   ADMIN_TOKEN: 'x'.repeat(32),
@@ -25,7 +28,7 @@ await dependencies.close();
 if (process.argv.includes('--check')) {
   const committed = await readFile(file, 'utf8').catch(() => '');
   if (committed !== document) {
-    console.error('openapi.yaml differs from what the code says: npm run openapi');
+    console.error('openapi.yaml differs from the route schemas: run npm run openapi');
     process.exitCode = 1;
   }
 } else {

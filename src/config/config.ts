@@ -1,4 +1,6 @@
-/** The only reader of the process environment. Nothing else in `src` looks at `process.env`. */
+/**
+ * Reads the configuration from the process environment. No other file of `src` reads `process.env`.
+ */
 import { ConfigError, type Env, readVariable, readVariables } from './read-variables.ts';
 import { splitEncryptionKeys, splitList, toOrigin } from './value-forms.ts';
 import type { Variables } from './variables.ts';
@@ -13,34 +15,36 @@ export interface EncryptionKey {
 
 export interface Config {
   readonly databaseUrl: string;
-  /** The database that exports read: a replica, or the main database. */
+  /** URL of the database that exports read: a replica, or the main database. */
   readonly snapshotDatabaseUrl: string;
   readonly host: string;
   readonly port: number;
   readonly adminToken: string;
-  /** The first encrypts, all decrypt. Never empty. */
+  /** Encryption keys, at least one. The first encrypts, all decrypt. */
   readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
   readonly processRole: Variables['PROCESS_ROLE'];
-  /** Origin of links, without a trailing slash; null: the origin that the request names. */
+  /** Origin of download links without a trailing slash; null to use the origin of the request. */
   readonly publicUrl: string | null;
   /** Hosts, `host:port` or CIDRs that may be private or plain http. */
   readonly s3EndpointAllowlist: readonly string[];
   readonly logLevel: Variables['LOG_LEVEL'];
-  /** True if the standard variables of OpenTelemetry ask for traces. */
+  /** True if the standard variables of OpenTelemetry turn tracing on. */
   readonly tracing: boolean;
-  /** How long the chunks of a replaced snapshot stay for downloads under way. */
+  /** Time for which chunks of a replaced snapshot are kept for downloads in progress. */
   readonly chunkGraceMinutes: number;
-  /** Milliseconds in which the process still serves after SIGTERM. */
+  /** Time in milliseconds for which the process continues to serve after SIGTERM. */
   readonly drainMs: number;
-  /** Identity provider whose access tokens are accepted; null: none. */
+  /** Identity provider whose access tokens are accepted; null if there is none. */
   readonly jwt: JwtConfig | null;
-  /** Origins whose pages may read answers in a browser, as a browser writes them. */
+  /** Origins whose pages may read responses in a browser, in the form that browsers send. */
   readonly corsOrigins: readonly string[];
-  /** Requests a minute of one key or user; 0: no limit. */
+  /** Requests per minute of one key or user; 0 for no limit. */
   readonly rateLimitPerCaller: number;
-  /** Failed authentications a minute from one address; 0: no limit. */
+  /** Failed authentications per minute from one address; 0 for no limit. */
   readonly rateLimitFailedLogins: number;
-  /** Proxies whose `X-Forwarded-…` headers count: none, a number in a row, or addresses. */
+  /**
+   * Trusted proxies, whose `X-Forwarded-…` headers count: none, a number in a row, or addresses.
+   */
   readonly trustProxy: false | number | readonly string[];
   /** Bounds of a request that sends a snapshot. */
   readonly ingest: {
@@ -49,7 +53,7 @@ export interface Config {
     readonly averageMs: number;
     readonly maxMs: number;
   };
-  /** Which snapshots stay, and for how many days runs and audit lines do. */
+  /** Snapshots to keep, and days for which runs and audit lines are kept. */
   readonly retention: {
     readonly snapshots: Variables['SNAPSHOT_RETENTION'];
     readonly runDays: number;
@@ -67,7 +71,10 @@ export interface JwtConfig {
   readonly scopesClaim: string;
 }
 
-/** Reads the whole configuration. @throws ConfigError that names the first variable at fault */
+/**
+ * Reads the whole configuration.
+ * @throws ConfigError that names the first invalid variable
+ */
 export function readConfig(env: Env): Config {
   const read = readVariables(env);
   return Object.freeze({
@@ -102,7 +109,7 @@ export function readConfig(env: Env): Config {
   });
 }
 
-/** Reads the one variable that a migration needs. */
+/** Reads the only variable that a migration needs. */
 export function readDatabaseUrl(env: Env): string {
   return readVariable(env, 'DATABASE_URL');
 }
@@ -140,7 +147,10 @@ function trustProxy({ TRUST_PROXY }: Variables): Config['trustProxy'] {
   return /^\d+$/.test(TRUST_PROXY) ? Number(TRUST_PROXY) : splitList(TRUST_PROXY);
 }
 
-/** https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ */
+/**
+ * Returns true if the variables turn tracing on. See
+ * https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+ */
 function tracing(read: Variables): boolean {
   if (read.OTEL_SDK_DISABLED?.toLowerCase() === 'true') return false;
   if (read.OTEL_TRACES_EXPORTER !== undefined) return read.OTEL_TRACES_EXPORTER !== 'none';

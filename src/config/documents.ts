@@ -1,4 +1,4 @@
-/** The documents that come from the schema of the variables. */
+/** Generates documents from the schema of the variables. */
 import { IsOptional } from 'typebox';
 import { type VariableSchema, variableEntries } from './read-variables.ts';
 
@@ -36,7 +36,7 @@ export function configurationPage(): string {
 
 Environment variables configure the service.
 A missing or malformed variable stops the start with one line that names it.
-Outer spaces do not count, and a blank variable counts as absent.
+The service trims values and treats a blank variable as absent.
 [.env.example](../.env.example) lists the same variables as a file to copy.
 
 ${sections.join('\n\n')}
@@ -51,7 +51,7 @@ function isRequired(schema: VariableSchema): boolean {
   return schema.default === undefined && !IsOptional(schema);
 }
 
-/** Required or default, then the range or the possible values. */
+/** Returns the default, or that the variable is required, and the range or the possible values. */
 function remarks(schema: VariableSchema): string[] {
   const { minimum, maximum, enum: values } = schema;
   return [
@@ -71,7 +71,7 @@ function example(schema: VariableSchema): string {
   return schema.example ?? String(schema.default);
 }
 
-/** Breaks text between words, and never inside code. */
+/** Wraps text between words, never inside code. */
 function wrap(text: string, width: number): string[] {
   const lines = [''];
   for (const word of text.match(/(?:`[^`]*`|[^\s`])+/g) ?? []) {

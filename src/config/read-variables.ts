@@ -4,14 +4,14 @@ import { splitList } from './value-forms.ts';
 import type { VariableDoc } from './variable-types.ts';
 import { type Variables, variables } from './variables.ts';
 
-/** A variable is missing or malformed. The message is one line that starts with its name. */
+/** Error for a missing or malformed variable. The message is one line that starts with its name. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
 export type Env = Readonly<Record<string, string | undefined>>;
 
-/** The keywords of a schema in `variables.ts`. */
+/** Keywords of a schema in `variables.ts`. */
 export type VariableSchema = TSchema &
   VariableDoc & {
     readonly type: 'string' | 'integer' | 'array';
@@ -36,13 +36,16 @@ export function readVariables(env: Env): Variables {
   return Object.fromEntries(read) as Variables;
 }
 
-/** @throws ConfigError if the variable is missing or malformed */
+/**
+ * Reads one variable.
+ * @throws ConfigError if the variable is missing or malformed
+ */
 export function readVariable<N extends keyof Variables>(env: Env, name: N): Variables[N] {
   const schema = variables.properties[name] as unknown as VariableSchema;
   return readValue(env, name, schema) as Variables[N];
 }
 
-/** Outer spaces do not count, and a blank variable counts as absent. */
+/** Reads and checks a value. Values are trimmed, and a blank variable counts as absent. */
 function readValue(env: Env, name: string, schema: VariableSchema): unknown {
   const text = env[name]?.trim() ?? '';
   if (text === '') {
@@ -56,7 +59,7 @@ function readValue(env: Env, name: string, schema: VariableSchema): unknown {
 
 function parse({ type }: VariableSchema, text: string): unknown {
   if (type === 'array') return splitList(text);
-  // Decimal digits only: Number() also takes 0x10, 1e3 and an empty text.
+  // Only decimal digits. Number() also accepts 0x10, 1e3 and an empty string.
   if (type === 'integer') return /^\d{1,9}$/.test(text) ? Number(text) : text;
   return text;
 }

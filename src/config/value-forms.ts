@@ -1,7 +1,10 @@
-/** Forms of values that several variables share. */
+/** Forms of values that several variables use. */
 import { isIP } from 'node:net';
 
-/** True for a URL that the Postgres driver can take apart. It decodes the parts only on connect. */
+/**
+ * Returns true for a URL that the Postgres driver can parse. The driver decodes the parts only when
+ * it connects.
+ */
 export function isPostgresUrl(value: string): boolean {
   return /^postgres(ql)?:\/\/./.test(value) && URL.canParse(value) && isDecodable(value);
 }
@@ -15,22 +18,22 @@ function isDecodable(value: string): boolean {
   }
 }
 
-/** True for an IP address or a host name, without scheme and port. */
+/** Returns true for an IP address or a host name, without scheme and port. */
 export function isHost(value: string): boolean {
   return isIP(value) !== 0 || /^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(value);
 }
 
-/** Returns the origin as a browser writes it; null if the text is more or less than an origin. */
+/** Returns the origin in the form that browsers send; null if the text is not exactly an origin. */
 export function toOrigin(value: string): string | null {
   const url = URL.canParse(value) ? new URL(value) : null;
-  // A URL without user, path, query and fragment is written as its origin and a slash.
+  // The href of a URL without user, path, query and fragment is its origin and a slash.
   if (url === null || !/^https?:$/.test(url.protocol) || url.href !== `${url.origin}/`) return null;
   return url.hostname.includes('*') ? null : url.origin;
 }
 
 /**
- * True for a URL that is safe to fetch signing keys from: https, or http on a loopback address.
- * A party that can change the answer on its way could sign in as anyone.
+ * Returns true for a URL from which signing keys may be fetched: https, or http on a loopback
+ * address. An attacker who can change the response could sign in as anyone.
  */
 export function isKeySetUrl(value: string): boolean {
   const url = URL.canParse(value) ? new URL(value) : null;
@@ -39,7 +42,7 @@ export function isKeySetUrl(value: string): boolean {
   return url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback);
 }
 
-/** True for an IP address or a CIDR. */
+/** Returns true for an IP address or a CIDR. */
 export function isNetwork(entry: string): boolean {
   const [address = '', prefix, ...more] = entry.split('/');
   const bits = { 4: 32, 6: 128 }[isIP(address)];
@@ -47,7 +50,7 @@ export function isNetwork(entry: string): boolean {
   return prefix === undefined || (/^[1-9]\d{0,2}$/.test(prefix) && Number(prefix) <= bits);
 }
 
-/** Splits a list at its commas. Drops outer spaces and empty entries. */
+/** Splits a list at commas. Trims the entries and drops empty ones. */
 export function splitList(value: string): string[] {
   return value
     .split(',')
@@ -55,7 +58,7 @@ export function splitList(value: string): string[] {
     .filter(entry => entry !== '');
 }
 
-/** `false`, a number of proxies, or a list of addresses and CIDRs. */
+/** Returns true for `false`, a number of proxies, or a list of addresses and CIDRs. */
 export function isTrustProxy(value: string): boolean {
   if (value === 'false' || /^[1-9]\d?$/.test(value)) return true;
   const networks = splitList(value);
@@ -64,7 +67,9 @@ export function isTrustProxy(value: string): boolean {
 
 const encryptionKey = /^([A-Za-z0-9_-]{1,32}):([A-Za-z0-9+/]{43}=)$/;
 
-/** Returns id and base64 text of each key; null if an entry is malformed or an id appears twice. */
+/**
+ * Returns the id and base64 text of each key; null if an entry is malformed or an id is repeated.
+ */
 export function splitEncryptionKeys(value: string): { id: string; encoded: string }[] | null {
   const keys = value.split(',').map(entry => {
     const [, id = '', encoded = ''] = encryptionKey.exec(entry.trim()) ?? [];

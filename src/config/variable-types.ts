@@ -1,18 +1,18 @@
 /** Constructors for the types of environment variables that `variables.ts` uses. */
 import { Type } from 'typebox';
 
-/** What the generated documents say about a variable. */
+/** Documentation of a variable for the generated documents. */
 export interface VariableDoc {
   readonly group: string;
-  /** Plain sentences in Markdown. */
+  /** Sentences in Markdown. */
   readonly description: string;
-  /** Value in `.env.example`; by default the default. */
+  /** Value in `.env.example`. Default: the default of the variable. */
   readonly example?: string;
   /** Default in words, for a variable whose default is not a fixed value. */
   readonly defaultText?: string;
 }
 
-/** Completes the sentence "NAME must be …" when the value is malformed. */
+/** Completes the error message "NAME must be …". */
 type MustBe = string;
 
 export function checked(mustBe: MustBe, check: (value: string) => boolean, doc: VariableDoc) {
@@ -27,7 +27,7 @@ export function checkedWithDefault(
   return Type.Refine(Type.String({ mustBe, ...doc }), check);
 }
 
-/** A list that is separated by commas. Default: empty. */
+/** Comma-separated list. Default: empty. */
 export function list(mustBe: MustBe, check: (entry: string) => boolean, doc: VariableDoc) {
   return Type.Array(Type.Refine(Type.String(), check), {
     mustBe: `${mustBe}, several separated by commas`,
@@ -60,7 +60,7 @@ export function oneOf<const T extends string>(
   });
 }
 
-/** Printable ASCII without spaces, at most 500 characters. */
+/** String of printable ASCII without spaces, at most 500 characters. */
 export function word(doc: VariableDoc & { readonly default?: string }) {
   return Type.String({
     pattern: '^[\\x21-\\x7e]{1,500}$',
@@ -69,7 +69,7 @@ export function word(doc: VariableDoc & { readonly default?: string }) {
   });
 }
 
-/** A standard variable of OpenTelemetry. Its SDK reads and checks the value. */
+/** Standard variable of OpenTelemetry. The SDK reads and checks its value. */
 export function openTelemetry(doc: Omit<VariableDoc, 'group'>) {
   return Type.Optional(Type.String({ mustBe: 'text', group: 'Traces', ...doc }));
 }

@@ -23,20 +23,20 @@ const originForm = 'like https://app.example.com';
 export const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
 /**
- * Every environment variable of the service. Parsing, `.env.example` and `docs/configuration.md`
- * come from this schema: run `npm run configuration` after a change.
+ * Schema of all environment variables. Parsing, `.env.example` and `docs/configuration.md` come
+ * from it. After a change run `npm run configuration`.
  */
 export const variables = Type.Object({
   DATABASE_URL: checked(postgresUrl, isPostgresUrl, {
     group: 'Database',
     description:
-      'The main database, PostgreSQL 15 to 18. `npm run migrate` brings it to the newest schema. `?sslmode=verify-full` asks for TLS.',
+      'The main database, PostgreSQL 15 to 18. `npm run migrate` creates and updates its schema. `?sslmode=verify-full` turns TLS on.',
     example: 'postgres://warehouse_export:change-me@127.0.0.1:5432/warehouse_export',
   }),
   SNAPSHOT_DATABASE_URL: Type.Optional(
     checked(postgresUrl, isPostgresUrl, {
       group: 'Database',
-      description: 'The database that exports read, for a read replica.',
+      description: 'The database that exports read, such as a read replica.',
       defaultText: 'the value of `DATABASE_URL`',
       example: 'postgres://warehouse_export:change-me@127.0.0.1:5433/warehouse_export',
     }),
@@ -46,7 +46,7 @@ export const variables = Type.Object({
     mustBe: 'at least 32 characters of printable ASCII without spaces',
     group: 'Secrets',
     description:
-      'The bearer token of the operator, at least 32 characters. To make one: `openssl rand -base64 36`.',
+      'The bearer token of the operator, at least 32 characters. Create one with `openssl rand -base64 36`.',
     example: '',
   }),
   ENCRYPTION_KEYS: checked(
@@ -55,7 +55,7 @@ export const variables = Type.Object({
     {
       group: 'Secrets',
       description:
-        'The keys that encrypt the storage credentials of customers, as `id:base64(32 bytes)`, several separated by commas. The first encrypts, all decrypt. To make one: `echo "$(date +%Y%m):$(openssl rand -base64 32)"`. To replace it: put the new key in front, restart, run `npm run secrets:rotate`, remove the old key.',
+        'The keys that encrypt the storage credentials of customers, as `id:base64(32 bytes)`, several separated by commas. The first encrypts, all decrypt. Create one with `echo "$(date +%Y%m):$(openssl rand -base64 32)"`. To replace it, put the new key in front, restart, run `npm run secrets:rotate`, and remove the old key.',
       example: '',
     },
   ),
@@ -98,7 +98,7 @@ export const variables = Type.Object({
   S3_ENDPOINT_ALLOWLIST: list('hosts, host:port or CIDRs', () => true, {
     group: 'Network',
     description:
-      'The hosts, `host:port` or CIDRs that custom S3 endpoints and failure webhooks may use although they are private or plain http, separated by commas.',
+      'The hosts, `host:port` or CIDRs to which custom S3 endpoints and failure webhooks may point even if they are private or use plain http, separated by commas.',
     example: 'minio.internal:9000,10.20.0.0/16',
   }),
   PROCESS_ROLE: oneOf(['all', 'api', 'worker'], {
@@ -156,7 +156,7 @@ export const variables = Type.Object({
   }),
   RATE_LIMIT_PER_CALLER: wholeNumber({
     group: 'Limits',
-    description: 'Requests a minute of one API key or user, in each process. 0 sets no limit.',
+    description: 'Requests per minute of one API key or user, in each process. 0 sets no limit.',
     unit: 'requests, 0 for no limit,',
     minimum: 0,
     maximum: 999_999_999,
@@ -165,7 +165,7 @@ export const variables = Type.Object({
   RATE_LIMIT_FAILED_LOGINS: wholeNumber({
     group: 'Limits',
     description:
-      'Failed authentications a minute from one address (IPv6: one /64), in each process. 0 sets no limit.',
+      'Failed authentications per minute from one address (IPv6: one /64), in each process. 0 sets no limit.',
     unit: 'requests, 0 for no limit,',
     minimum: 0,
     maximum: 999_999_999,
@@ -174,7 +174,7 @@ export const variables = Type.Object({
   CHUNK_GRACE_MINUTES: wholeNumber({
     group: 'Retention',
     description:
-      'How long the rendered bytes of a replaced or deleted snapshot stay for downloads under way.',
+      'Time for which the rendered bytes of a replaced or deleted snapshot are kept for downloads in progress.',
     unit: 'minutes',
     minimum: 1,
     maximum: 99_999,
@@ -200,12 +200,12 @@ export const variables = Type.Object({
   SNAPSHOT_RETENTION: oneOf(['needed', 'all'], {
     group: 'Retention',
     description:
-      '`needed` removes snapshots every night that no export can show any more (see `docs/retention.md`). `all` keeps every snapshot.',
+      '`needed` deletes every night the snapshots that no export can show any more (see `docs/retention.md`). `all` keeps every snapshot.',
     default: 'needed',
   }),
   RUN_RETENTION_DAYS: wholeNumber({
     group: 'Retention',
-    description: 'How many days finished runs stay.',
+    description: 'Days for which finished runs are kept.',
     unit: 'days',
     minimum: 1,
     maximum: 99_999,
@@ -213,7 +213,7 @@ export const variables = Type.Object({
   }),
   AUDIT_RETENTION_DAYS: wholeNumber({
     group: 'Retention',
-    description: 'How many days lines of the audit log stay.',
+    description: 'Days for which lines of the audit log are kept.',
     unit: 'days',
     minimum: 1,
     maximum: 99_999,
@@ -221,11 +221,12 @@ export const variables = Type.Object({
   }),
   OTEL_EXPORTER_OTLP_ENDPOINT: openTelemetry({
     description:
-      'Where traces are sent as OTLP. The service sends traces if this, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_TRACES_EXPORTER` is set. The SDK of OpenTelemetry reads all its other standard variables as well.',
+      'URL that receives traces as OTLP. The service sends traces if this, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_TRACES_EXPORTER` is set. The SDK of OpenTelemetry reads its other standard variables too.',
     example: 'http://127.0.0.1:4318',
   }),
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: openTelemetry({
-    description: 'The same for traces alone, as a full URL.',
+    description:
+      'URL that receives traces as OTLP, with its path. Overrides `OTEL_EXPORTER_OTLP_ENDPOINT`.',
     example: 'http://127.0.0.1:4318/v1/traces',
   }),
   OTEL_TRACES_EXPORTER: openTelemetry({
@@ -233,7 +234,7 @@ export const variables = Type.Object({
     example: 'otlp',
   }),
   OTEL_SDK_DISABLED: openTelemetry({
-    description: '`true` sends no traces, whatever else is set.',
+    description: '`true` turns tracing off.',
     example: 'true',
   }),
   OTEL_SERVICE_NAME: openTelemetry({

@@ -12,13 +12,18 @@ const pageSize = 500;
 
 export interface Resealed {
   readonly total: number;
-  /** Were sealed under another key than the first. */
+  /** Number of secrets that were encrypted with another key than the first. */
   readonly moved: number;
-  /** Were changed by somebody, or sealed under a key that is not given. Left as they are. */
+  /**
+   * Number of secrets that were tampered with or whose key is not configured. They are left
+   * unchanged.
+   */
   readonly unreadable: number;
 }
 
-/** Seals every stored secret under the first key. A secret that a caller changes meanwhile is left to that. */
+/**
+ * Encrypts every stored secret with the first key. Skips secrets that a caller changes meanwhile.
+ */
 export async function resealSecrets(db: Database, keys: EncryptionKeys): Promise<Resealed> {
   const configs = await resealAll(db, keys, configSecrets);
   const webhooks = await resealAll(db, keys, webhookSecrets);
@@ -34,12 +39,12 @@ interface StoredSecret {
   readonly sealed: string;
 }
 
-/** A table that holds secrets. */
+/** Table that holds secrets. */
 interface SecretTable {
   readonly action: AuditAction;
-  /** In the order of its key, those after `after`, no more than a page. */
+  /** Returns a page of secrets after `after` in the order of the primary key. */
   selectPage(db: Database, after: SecretOwner): Promise<readonly StoredSecret[]>;
-  /** @returns false when somebody changed it meanwhile */
+  /** Replaces a secret. @returns false if it was changed meanwhile */
   replace(db: DatabaseOrTransaction, stored: StoredSecret, resealed: string): Promise<boolean>;
 }
 
@@ -120,7 +125,7 @@ async function resealAll(
   }
 }
 
-/** @returns false when somebody changed it meanwhile */
+/** Replaces a secret and records it in the audit log. @returns false if it was changed meanwhile */
 async function replaceSecret(
   db: Database,
   table: SecretTable,
@@ -141,7 +146,7 @@ async function replaceSecret(
   });
 }
 
-/** The same text when it is under the first key already; null when it does not open. */
+/** Returns the secret encrypted with the first key; null if it cannot be decrypted. */
 function reseal(keys: EncryptionKeys, { owner, sealed }: StoredSecret): string | null {
   try {
     return isSealedUnderFirstKey(keys, sealed)

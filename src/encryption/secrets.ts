@@ -1,25 +1,31 @@
 /**
- * Customers' secret keys at rest: AES-256-GCM under one of the operator's keys. The environment and the config are
- * associated data, so a stored value that is copied to another row does not open there.
+ * Encrypts stored secrets with AES-256-GCM and one of the operator's keys. Environment and config
+ * are associated data, so a value that is copied to another row cannot be decrypted.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import type { EncryptionKey } from '../config/config.ts';
 
 export type EncryptionKeys = readonly [EncryptionKey, ...EncryptionKey[]];
 
-/** Whose secret it is. */
+/** Owner of a secret. */
 export interface SecretOwner {
   readonly environmentId: string;
-  /** Null: that of the environment's failure webhook. */
+  /** Id of the export config; null for the failure webhook of the environment. */
   readonly configId: string | null;
 }
 
-/** 96 bits, the size that GCM is made for. Random: 2^32 seals a key are safe, far more than configs there can be. */
+/**
+ * Length of the random nonce: 96 bits, as GCM recommends. One key is safe for 2^32 encryptions, far
+ * more than there are configs.
+ */
 const nonceBytes = 12;
 const tagBytes = 16;
 const algorithm = 'aes-256-gcm';
 
-/** @returns `v1.<key id>.<base64url of nonce, ciphertext and tag>`, under the first key. */
+/**
+ * Encrypts a secret with the first key.
+ * @returns `v1.<key id>.<base64url of nonce, ciphertext and tag>`
+ */
 export function sealSecret(keys: EncryptionKeys, plaintext: string, owner: SecretOwner): string {
   const { id, key } = keys[0];
   const nonce = randomBytes(nonceBytes);
@@ -34,7 +40,11 @@ export function sealSecret(keys: EncryptionKeys, plaintext: string, owner: Secre
   return `v1.${id}.${sealed.toString('base64url')}`;
 }
 
-/** @throws Error that holds nothing of the value, when it is malformed, of an unknown key, changed or of another owner. */
+/**
+ * Decrypts a secret.
+ * @throws Error without any part of the value, if it is malformed, tampered with, of an unknown key
+ * or of another owner
+ */
 export function openSecret(keys: EncryptionKeys, sealed: string, owner: SecretOwner): string {
   const { keyId, payload } = parse(sealed);
   const found = keys.find(({ id }) => id === keyId);
@@ -53,7 +63,7 @@ export function openSecret(keys: EncryptionKeys, sealed: string, owner: SecretOw
   }
 }
 
-/** False: `openSecret` and `sealSecret` again would move it to the first key. */
+/** Returns true if the secret is encrypted with the first key. */
 export function isSealedUnderFirstKey(keys: EncryptionKeys, sealed: string): boolean {
   return parse(sealed).keyId === keys[0].id;
 }
@@ -61,7 +71,7 @@ export function isSealedUnderFirstKey(keys: EncryptionKeys, sealed: string): boo
 function parse(sealed: string): { keyId: string; payload: Buffer } {
   const [, keyId, encoded] = /^v1\.([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]+)$/.exec(sealed) ?? [];
   const payload = Buffer.from(encoded ?? '', 'base64url');
-  // Written back it must be the same text: base64 has spare bits that could otherwise be changed unseen.
+  // The encoding must round-trip: base64url has spare bits that could be changed unnoticed.
   if (
     keyId === undefined ||
     payload.length < nonceBytes + tagBytes ||
@@ -72,7 +82,7 @@ function parse(sealed: string): { keyId: string; payload: Buffer } {
   return { keyId, payload };
 }
 
-/** JSON keeps the parts apart whatever they hold. */
+/** Returns the associated data. JSON separates the parts unambiguously. */
 function associatedData(keyId: string, { environmentId, configId }: SecretOwner): Buffer {
   return Buffer.from(JSON.stringify(['v1', keyId, environmentId, configId]));
 }

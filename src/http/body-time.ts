@@ -1,17 +1,18 @@
 import type { IncomingMessage } from 'node:http';
 import type { FastifyInstance } from 'fastify';
 
-/** How long a caller who has its answer may go on sending the body that nobody reads. */
+/** Longest time that the rest of a body is read after the response was sent. */
 const drainTimeoutMs = 10_000;
 
-/** How long a small body may take to come. Bodies that are streamed have a limit of their own, without a byte moving. */
+/** Longest time to receive a body that is not streamed. Ingests have their own limits. */
 const smallBodyTimeoutMs = 20_000;
 
 /**
- * Nobody may hold a connection by sending slowly or without end.
+ * Limits the time of request bodies, so that slow or endless senders cannot hold connections.
  *
- * An answer may come before the body has (a bad token, a row at fault). What is still on its way is then read and thrown
- * away for a while, because closing at once would reset the connection and lose the answer on its way to the caller.
+ * A response may be sent before its request body has arrived, such as for an invalid token. The
+ * rest of the body is then read and discarded for a limited time. Closing at once would reset the
+ * connection, and the client might lose the response.
  */
 export function registerBodyTimeLimits(app: FastifyInstance): void {
   app.addHook('onRequest', (request, _reply, done) => {
@@ -25,8 +26,9 @@ export function registerBodyTimeLimits(app: FastifyInstance): void {
   app.addHook('onSend', (request, reply, payload, done) => {
     const { raw } = request;
     if (!raw.complete) {
-      // Node would close with the answer, whatever is still on its way; here that comes to its end first. Fastify asks
-      // for it with a body that says it is too large, callers by their own header.
+      // Node would close the connection with the response although the body is still arriving.
+      // Fastify asks for that after a body that is too large, and callers by their own header. Here
+      // the connection stays open until the body has ended.
       reply.removeHeader('connection');
       if (!reply.raw.shouldKeepAlive) closing.add(raw);
       reply.raw.shouldKeepAlive = true;
@@ -42,8 +44,9 @@ export function registerBodyTimeLimits(app: FastifyInstance): void {
     }
     if (!raw.complete && !raw.destroyed) {
       destroyUnlessComplete(raw, drainTimeoutMs);
-      // Whoever stopped half-way may still be listening, and then the stream would not flow. Where nobody is, it flows
-      // already, and the call would stop it.
+      // A reader that stopped midway may have left a `readable` listener, which would keep the
+      // stream from flowing. Without such a listener the stream already flows, and removing
+      // listeners would stop it.
       if (raw.listenerCount('readable') > 0) raw.removeAllListeners('readable');
       raw.resume();
     }

@@ -2,22 +2,22 @@ import type { IncomingHttpHeaders } from 'node:http';
 import fresh from 'fresh';
 import { parse as parseRange } from 'range-parser';
 
-/** What conditional and range requests (RFC 9110, sections 13 and 14) need to know of a file. */
+/** Properties of a file that conditional and range requests need (RFC 9110, sections 13 and 14). */
 export interface Representation {
   /** Strong entity tag with its quotes. */
   readonly etag: string;
-  /** Null for a file that no snapshot is in. */
+  /** Null if the file contains no snapshot. */
   readonly lastModified: Date | null;
   /**
    * True if the file at this URL cannot have changed since `lastModified`. Dates in requests are
    * ignored otherwise.
    */
   readonly isDateValidator: boolean;
-  /** Null if the size is not known before the last byte. Ranges are ignored then. */
+  /** Size in bytes; null if it is unknown before the last byte. Ranges are then ignored. */
   readonly sizeBytes: number | null;
 }
 
-/** Both positions are included. */
+/** Range of bytes. Both positions are inclusive. */
 export interface ByteRange {
   readonly start: number;
   readonly end: number;
@@ -28,8 +28,8 @@ export type Answer =
   | { readonly status: 206; readonly range: ByteRange };
 
 /**
- * Chooses the answer to a GET or HEAD request, in the order of RFC 9110, section 13.2.2.
- * A range is served to GET alone. Several ranges are answered with the whole file.
+ * Chooses the response to a GET or HEAD request in the order of RFC 9110, section 13.2.2. Only GET
+ * gets a range. A request for several ranges gets the whole file.
  */
 export function chooseAnswer(
   method: string,
@@ -44,7 +44,7 @@ export function chooseAnswer(
   return chooseRange(range, file.sizeBytes);
 }
 
-/** HTTP dates have whole seconds. */
+/** Formats an HTTP date, which has whole seconds. */
 export function httpDate(instant: Date): string {
   return instant.toUTCString();
 }
@@ -80,7 +80,7 @@ function matchesIfRange(headers: IncomingHttpHeaders, file: Representation): boo
 
 function chooseRange(header: string, sizeBytes: number): Answer {
   const { code, type, ranges } = parseRange(sizeBytes, header);
-  // Bit 1 of the code marks a malformed range, bit 2 one that starts beyond the end.
+  // Bit 1 of the code marks a malformed range, bit 2 a range that starts beyond the end.
   if (type.trim() !== 'bytes' || (code & 1) !== 0) return { status: 200 };
   const [range] = ranges;
   if (range === undefined) return { status: code === 0 ? 200 : 416 };

@@ -1,7 +1,7 @@
 import cors from '@fastify/cors';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 
-/** Time in seconds that a browser may keep the answer to a preflight. */
+/** Time in seconds for which a browser may cache a preflight response. */
 const maxAgeSeconds = 600;
 
 const exposedHeaders = [
@@ -14,7 +14,7 @@ const allowedHeaders = [
   ...['If-Match', 'If-Modified-Since', 'If-None-Match', 'If-Range', 'If-Unmodified-Since'],
 ];
 
-/** Lets pages of these origins read answers and errors. Register it before all other hooks. */
+/** Lets pages of these origins read responses and errors. Register this before all other hooks. */
 export async function registerCors(
   app: FastifyInstance,
   origins: readonly string[],
@@ -39,14 +39,17 @@ export async function registerCors(
     strictPreflight: false,
     logLevel: 'warn',
   });
-  // Routes with a Vary header of their own have overwritten that of the plugin.
+  // Routes that set Vary themselves have overwritten the value of the plugin.
   app.addHook('onSend', async (_request, reply) => {
     const vary = String(reply.getHeader('vary') ?? '');
     if (!/\borigin\b/i.test(vary)) reply.header('vary', vary === '' ? 'Origin' : `${vary}, Origin`);
   });
 }
 
-/** Sets the headers of an answer that no hook sees, such as to a URL that cannot be decoded. */
+/**
+ * Sets the CORS headers of a response that reaches no hook, such as for a URL that cannot be
+ * decoded.
+ */
 export function showWithoutHooks(
   origins: readonly string[],
   { headers: { origin } }: FastifyRequest,

@@ -15,10 +15,10 @@ import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts
 import { jsonBodyLimitBytes } from './json-bodies.ts';
 import { problemMediaType, toProblem } from './problem.ts';
 
-/** How long a caller should wait when the database cannot be reached. */
+/** `Retry-After` in seconds while the database cannot be reached. */
 const retryAfterSeconds = '5';
 
-/** Answers every error as a problem body that shows nothing of the inside. */
+/** Answers every error with a problem body that reveals no internals. */
 export function registerErrorHandler(app: FastifyInstance): void {
   app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   app.setNotFoundHandler((request, reply) =>
@@ -32,14 +32,14 @@ export function sendProblem(
   reply: FastifyReply,
 ): FastifyReply {
   const error = toAppError(thrown);
-  // The caller cannot read the answer, and the service did nothing wrong.
+  // The client disconnected. This is no error of the service.
   if (request.raw.socket.destroyed) request.log.info({ err: thrown }, 'the caller hung up');
   else if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
   return (
     reply
       .code(error.status)
       .headers(error.headers)
-      // No hook runs for a URL that cannot be decoded.
+      // Set here too, because no hook runs for a URL that cannot be decoded.
       .header('x-request-id', request.id)
       .type(problemMediaType)
       .serializer(JSON.stringify)
@@ -47,11 +47,11 @@ export function sendProblem(
   );
 }
 
-/** Returns what a caller may know of an error. */
+/** Converts an error to one that callers may see. */
 export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
   if (isOrphaned(thrown)) {
-    return new AppError('not_found', 'What this belongs to has just been deleted.', {
+    return new AppError('not_found', 'The parent object has just been deleted.', {
       cause: thrown,
     });
   }
@@ -82,7 +82,7 @@ export function toAppError(thrown: unknown): AppError {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new AppError(
         'unsupported_media_type',
-        'The Content-Type is not one that this path takes.',
+        'This path does not accept the Content-Type of the request.',
       );
   }
   if (error.statusCode === 415)
@@ -93,7 +93,7 @@ export function toAppError(thrown: unknown): AppError {
       members: { errors: [] },
     });
   }
-  return new AppError('internal_error', 'Something went wrong on our side.', { cause: thrown });
+  return new AppError('internal_error', 'An internal error occurred.', { cause: thrown });
 }
 
 interface SchemaError {
@@ -137,7 +137,7 @@ function toFieldErrors(errors: readonly SchemaError[], context: string | undefin
   );
 }
 
-/** RFC 6901, section 3. Cuts long names. */
+/** Escapes a name for a JSON pointer (RFC 6901, section 3). Cuts long names. */
 function escapePointer(name: string): string {
   const shown = name.length > maxShownName ? `${name.slice(0, maxShownName)}…` : name;
   return shown.replaceAll('~', '~0').replaceAll('/', '~1');
@@ -170,7 +170,7 @@ export function answerBrokenHttp(
     },
   );
   const body = JSON.stringify({ ...problem, status });
-  // The packet at which the parser failed is all that is known of the request.
+  // Only the packet at which the parser failed is known of the request.
   const isHead =
     Buffer.isBuffer(error.rawPacket) && error.rawPacket.toString('latin1', 0, 5) === 'HEAD ';
   socket.end(

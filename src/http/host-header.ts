@@ -4,8 +4,8 @@ import { AppError } from '../shared/errors.ts';
 const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
 
 /**
- * Requires exactly one Host header that names a host (RFC 9112, section 3.2), because links are made
- * from it. With several, a proxy and the service could each believe another one.
+ * Requires exactly one Host header that names a host (RFC 9112, section 3.2), because links are
+ * built from it. With several, a proxy and the service could use different ones.
  * @throws AppError `validation_failed`
  */
 export function validateHostHeader(request: FastifyRequest): void {

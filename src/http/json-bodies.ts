@@ -7,10 +7,12 @@ import { validationFailed } from '../shared/errors.ts';
  */
 export const jsonBodyLimitBytes = 16 * 1024;
 
-/** Most values in a body, those inside others included. The largest useful body has about 50. */
+/**
+ * Maximum number of values in a body, nested ones included. The largest useful body has about 50.
+ */
 export const maxValues = 200;
 
-/** Most objects and arrays inside each other. Useful bodies have at most 3. */
+/** Maximum nesting of objects and arrays. Useful bodies have at most 3. */
 const maxDepth = 8;
 
 /**
@@ -28,7 +30,10 @@ export function registerJsonBodies(app: FastifyInstance): void {
   });
 }
 
-/** Returns which bound the body exceeds; null: none. Looks at no more values than are allowed. */
+/**
+ * Returns a message about the limit that the body exceeds, else null. Visits no more values than
+ * the limit.
+ */
 function findExcess(body: unknown): string | null {
   let count = 0;
   let level = [body];

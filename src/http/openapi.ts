@@ -3,7 +3,10 @@ import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
 import { problemSchema } from './problem.ts';
 
-/** The document that the route schemas make, at `/openapi.yaml`, and a browsable view of it at `/docs`. */
+/**
+ * Serves the OpenAPI document of the route schemas at `/openapi.yaml`, and a browsable view at
+ * `/docs`.
+ */
 export async function registerOpenapi(app: FastifyInstance): Promise<void> {
   app.addSchema(problemSchema);
   await app.register(swagger, {
@@ -17,21 +20,25 @@ export async function registerOpenapi(app: FastifyInstance): Promise<void> {
         title: 'warehouse-export',
         version: '1.0.0',
         description:
-          'Lets customers of a product-analytics tool take their company adoption data out: as a CSV download, or as a CSV that arrives in their own S3-compatible bucket. All times are UTC. Errors are RFC 9457 problems.',
+          'Exports company adoption data of a product-analytics tool. Customers download files, or ' +
+          'receive them in their own S3-compatible bucket. All times are UTC. Errors are RFC 9457 problems.',
         license: { name: 'MIT', identifier: 'MIT' },
       },
       servers: [{ url: '/', description: 'This service.' }],
       security: [{ bearer: [] }],
       tags: [
-        { name: 'Environments', description: 'Customers’ data spaces. For the operator.' },
+        { name: 'Environments', description: 'Data spaces of customers. For the operator.' },
         { name: 'API keys', description: 'Bearer tokens of one environment. For the operator.' },
-        { name: 'Snapshots', description: 'Data in: the state at the end of a UTC day.' },
-        { name: 'Manual export', description: 'Data out: CSV downloads in four aggregations.' },
+        { name: 'Snapshots', description: 'Ingest of the state at the end of a UTC day.' },
+        { name: 'Manual export', description: 'Downloads in four aggregations.' },
         {
           name: 'Automatic export',
-          description: 'Data out every day or week: a CSV in a bucket of the customer’s own.',
+          description: 'Daily or weekly files in a bucket of the customer.',
         },
-        { name: 'Audit log', description: 'Who changed what, when. For the operator.' },
+        {
+          name: 'Audit log',
+          description: 'Changes and downloads with actor and time. For the operator.',
+        },
         { name: 'Operation', description: 'Health and metrics.' },
       ],
       components: {
@@ -40,7 +47,9 @@ export async function registerOpenapi(app: FastifyInstance): Promise<void> {
             type: 'http',
             scheme: 'bearer',
             description:
-              'The operator token, an API key `whx_<id>_<secret>`, or, where the operator has named an identity provider, one of its JWT access tokens (RS256, ES256 or EdDSA) with claims that name environments and scopes.',
+              'The operator token, an API key `whx_<id>_<secret>`, or a user token. A user token is a JWT ' +
+              'access token (RS256, ES256 or EdDSA) of the configured identity provider, with claims ' +
+              'that name environments and scopes.',
           },
         },
       },

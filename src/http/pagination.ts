@@ -9,13 +9,13 @@ export const pageQuery = Type.Object({
       minimum: 1,
       maximum: 100,
       default: defaultLimit,
-      description: 'The most items to return.',
+      description: 'Maximum number of items to return.',
     }),
   ),
   cursor: Type.Optional(
     Type.String({
       maxLength: 512,
-      description: '`nextCursor` of the page before; absent for the first page.',
+      description: '`nextCursor` of the previous page. Omit it for the first page.',
     }),
   ),
 });
@@ -30,37 +30,40 @@ export function pageOf<T extends TSchema>(item: T, description: string) {
     {
       items: Type.Array(item),
       nextCursor: Type.Union([Type.String(), Type.Null()], {
-        description: 'null on the last page.',
+        description: 'Null on the last page.',
       }),
     },
     { description },
   );
 }
 
-/** The order of a list: what an item's position is made of, and how each part of one must look. */
+/** Order of a list: the parts of an item's position, and a check of the form of each part. */
 export interface ListOrder<T> {
   readonly position: (item: T) => readonly string[];
   readonly parts: readonly ((part: string) => boolean)[];
 }
 
 export const isIdPart = (part: string): boolean => /^[A-Za-z0-9_-]{1,64}$/.test(part);
-/** As `toISOString` writes it: Date.parse alone takes a great deal for an instant. */
+/**
+ * Returns true for an instant in the form of `toISOString`. Date.parse alone accepts many other
+ * forms.
+ */
 export function isInstantPart(part: string): boolean {
   const time = Date.parse(part);
   return !Number.isNaN(time) && /^\d{4}-/.test(part) && new Date(time).toISOString() === part;
 }
-/** A day of the calendar, `YYYY-MM-DD`, years 0001 to 9999. */
+/** Returns true for a calendar day, `YYYY-MM-DD`, in the years 0001 to 9999. */
 export function isDatePart(part: string): boolean {
   if (!/^\d{4}-\d\d-\d\d$/.test(part) || part < '0001') return false;
   const time = Date.parse(part);
-  // Date.parse takes 31 February for 3 March.
+  // Date.parse accepts 31 February and returns 3 March.
   return !Number.isNaN(time) && new Date(time).toISOString().startsWith(part);
 }
 
 /**
- * One page of a list that is read in a fixed order. The cursor is the position of the page's last item. One item
- * more than the limit is asked for, so that the last page is known to be the last.
- * @throws AppError `validation_failed` for a cursor that this list did not give
+ * Returns one page of a list with a fixed order. The cursor is the position of the last item of a
+ * page. One item more than the limit is read, to find out whether a further page exists.
+ * @throws AppError `validation_failed` for a cursor of another list
  */
 export async function readPage<T>(
   query: PageQuery,
@@ -91,7 +94,7 @@ function decodeCursor(cursor: string, parts: ListOrder<never>['parts']): readonl
       return position;
     }
   } catch {
-    // Falls through to the one answer for every cursor that is not ours.
+    // Falls through to the error below, which is the same for every invalid cursor.
   }
   throw validationFailed([{ path: '/query/cursor', message: 'is not a cursor of this list' }]);
 }

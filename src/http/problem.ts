@@ -4,27 +4,27 @@ import { type ErrorCode, errorStatus } from '../shared/errors.ts';
 const titles: Readonly<Record<ErrorCode, string>> = {
   validation_failed: 'The request does not fit the schema',
   digest_mismatch: 'The body does not match its digest',
-  unauthenticated: 'A valid bearer token is needed',
+  unauthenticated: 'A valid bearer token is required',
   insufficient_scope: 'The token lacks the scope',
   plan_upgrade_required: 'The plan does not include this feature',
   not_found: 'Not found',
   request_timeout: 'The body took too long',
-  conflict: 'Conflict with what is under way',
+  conflict: 'Conflict with the current state',
   precondition_failed: 'The file does not match the precondition',
   payload_too_large: 'The body is too large',
   unsupported_media_type: 'The media type is not supported',
   range_not_satisfiable: 'The range starts beyond the end of the file',
-  snapshot_invalid: 'The snapshot has rows at fault',
+  snapshot_invalid: 'The snapshot has invalid rows',
   storage_validation_failed: 'The bucket check failed',
   rate_limited: 'Too many requests',
   too_many_downloads: 'Too many downloads at once',
   internal_error: 'Internal error',
-  unavailable: 'The service is unavailable for the moment',
+  unavailable: 'The service is temporarily unavailable',
 };
 
 export const problemMediaType = 'application/problem+json; charset=utf-8';
 
-/** An RFC 9457 problem; `members` are what the code adds. */
+/** Returns an RFC 9457 problem. `members` are the additional members of the code. */
 export function toProblem(
   code: ErrorCode,
   detail: string,
@@ -48,27 +48,28 @@ const storageError = Type.Object({
   hint: Type.String(),
 });
 
-/** Registered once with the app, so that the document has it once. */
+/** Schema of a problem, registered once so that the document contains it once. */
 export const problemSchema = Type.Object(
   {
-    type: Type.String({ description: 'A URI that names the kind of problem.' }),
+    type: Type.String({ description: 'URI that names the kind of problem.' }),
     title: Type.String(),
     status: Type.Integer(),
-    detail: Type.String({ description: 'What went wrong here, for a person.' }),
+    detail: Type.String({ description: 'Description of the error for a person.' }),
     code: Type.String({
       enum: Object.keys(errorStatus),
       description: 'Stable and machine-readable.',
     }),
     requestId: Type.String({
-      description: 'Id that the service gave to the request. Name it when you ask for help.',
+      description: 'Id that the service gave to the request. Name it in support requests.',
     }),
     errors: Type.Optional(
       Type.Array(
         Type.Object({
-          path: Type.Optional(Type.String({ description: 'JSON pointer to a field at fault.' })),
+          path: Type.Optional(Type.String({ description: 'JSON pointer to an invalid field.' })),
           row: Type.Optional(
             Type.Integer({
-              description: 'Of a snapshot: 1 is the first row after the header, 0 the header.',
+              description:
+                'Row of a snapshot: 1 is the first row after the header, 0 is the header.',
             }),
           ),
           column: Type.Optional(Type.Unsafe<string | null>({ type: ['string', 'null'] })),
@@ -76,12 +77,12 @@ export const problemSchema = Type.Object(
         }),
         {
           description:
-            '`validation_failed`: the fields at fault. `snapshot_invalid`: the first 20 faults.',
+            '`validation_failed`: the invalid fields. `snapshot_invalid`: the first 20 errors.',
         },
       ),
     ),
     errorCount: Type.Optional(
-      Type.Integer({ description: '`snapshot_invalid`: how many faults there are in all.' }),
+      Type.Integer({ description: '`snapshot_invalid`: total number of errors.' }),
     ),
     currentPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
     requiredPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
@@ -93,7 +94,7 @@ export const problemSchema = Type.Object(
           ok: Type.Boolean(),
           error: Type.Union([storageError, Type.Null()]),
         }),
-        { description: '`storage_validation_failed`: both checks, `list` and `write`.' },
+        { description: '`storage_validation_failed`: results of the checks `list` and `write`.' },
       ),
     ),
   },
@@ -111,11 +112,11 @@ const headersByStatus: Readonly<Record<number, Record<string, TSchema>>> = {
 };
 
 /**
- * The problem answers of a route, for its `response` schema: those it names and those that any route may give.
- * Codes that share a status become one description of that status.
+ * Returns the problem responses for the `response` schema of a route: the given codes, and codes
+ * that every route may return. Codes with the same status share one description.
  */
 export function problemResponses(...codes: readonly ErrorCode[]): Record<number, TSchema> {
-  // Who needs a token may fail too often, or ask too often.
+  // Routes that require a token are rate-limited.
   const limited: readonly ErrorCode[] = codes.includes('unauthenticated') ? ['rate_limited'] : [];
   const all = new Set([...codes, ...limited, ...everyRoute]);
   const byStatus = Map.groupBy(all, code => errorStatus[code]);

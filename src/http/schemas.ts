@@ -1,18 +1,16 @@
 import { Format, Type } from '@fastify/type-provider-typebox';
 import { isDatePart } from './pagination.ts';
 
-/** Dates of the calendar only: the format alone would let 31 February through. */
+/** Registers the format `date` for calendar days. TypeBox's own format accepts 31 February. */
 export function registerFormats(): void {
   Format.Set('date', text => isDatePart(text));
 }
-
-/** Pieces that the schemas of several domains share. */
 
 export function literals<const T extends string>(values: readonly T[], options: object = {}) {
   return Type.Unsafe<T>({ type: 'string', enum: [...values], ...options });
 }
 
-export function instant(description = 'ISO-8601, UTC.') {
+export function instant(description = 'ISO 8601, UTC.') {
   return Type.String({ format: 'date-time', description, examples: ['2026-03-02T00:00:00.000Z'] });
 }
 
@@ -24,7 +22,7 @@ export function nullable<T extends ReturnType<typeof Type.String>>(schema: T) {
   return Type.Unsafe<string | null>({ ...schema, type: ['string', 'null'] });
 }
 
-/** The UTC date of an instant, `YYYY-MM-DD`. */
+/** Returns the UTC date of an instant as `YYYY-MM-DD`. */
 export function isoDate(instant: Date): string {
   return instant.toISOString().slice(0, 10);
 }

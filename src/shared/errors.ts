@@ -1,6 +1,7 @@
 /**
- * Every error that a caller may see, as one closed union of codes. A handler throws an AppError; the HTTP error
- * handler turns it into an RFC 9457 problem. Anything else that is thrown is a bug or an outage.
+ * Status of each error code. The codes are a closed union of all errors that callers may see.
+ * Handlers throw an AppError, which the error handler converts to an RFC 9457 problem. Any other
+ * error is a bug or an outage.
  */
 export const errorStatus = {
   validation_failed: 400,
@@ -25,14 +26,14 @@ export const errorStatus = {
 
 export type ErrorCode = keyof typeof errorStatus;
 
-/** A field at fault: `path` is a JSON pointer into body, or `/query/…`, `/path/…`. */
+/** Invalid field. `path` is a JSON pointer into the body, or `/query/…`, `/path/…`. */
 export interface FieldFault {
   readonly path: string;
   readonly message: string;
 }
 
 interface AppErrorOptions {
-  /** Extra members of the problem body, such as `errors` or `storageError`. Must never hold a secret. */
+  /** Additional members of the problem body, such as `errors` or `storageError`. Never a secret. */
   readonly members?: Readonly<Record<string, unknown>>;
   readonly headers?: Readonly<Record<string, string>>;
   readonly cause?: unknown;
@@ -44,7 +45,7 @@ export class AppError extends Error {
   readonly members: Readonly<Record<string, unknown>>;
   readonly headers: Readonly<Record<string, string>>;
 
-  /** `detail` is shown to the caller as it is. */
+  /** @param detail text for the caller */
   constructor(code: ErrorCode, detail: string, options: AppErrorOptions = {}) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;

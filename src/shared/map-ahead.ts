@@ -1,6 +1,6 @@
 /**
- * Maps items in their order, with up to `ahead` results prepared before they are asked for.
- * Waits for results under way before it ends, also when the reader stops early.
+ * Maps items in order and prepares up to `ahead` results in advance. Before it ends it waits for
+ * unfinished results, also if the reader stops early.
  */
 export async function* mapAhead<Item, Result>(
   source: AsyncIterable<Item> | Iterable<Item>,
@@ -11,7 +11,7 @@ export async function* mapAhead<Item, Result>(
   try {
     for await (const item of source) {
       const result = map(item);
-      // A failure is thrown when its turn comes. Until then it must not count as unhandled.
+      // Errors are thrown in order. Until then they must not count as unhandled.
       result.catch(() => {});
       pending.push(result);
       if (pending.length > ahead) yield await (pending.shift() as Promise<Result>);

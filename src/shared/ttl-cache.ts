@@ -1,13 +1,13 @@
 interface TtlCacheOptions {
-  /** How long an outcome is kept, in milliseconds from its arrival. */
+  /** Time in milliseconds for which an outcome is kept. */
   readonly ttlMs: number;
-  /** How long one caller waits, in milliseconds. */
+  /** Longest wait of one caller in milliseconds. */
   readonly timeoutMs: number;
 }
 
 /**
- * Shares the outcome of a read among all callers: one read at a time, and none while the last
- * outcome is younger than `ttlMs`. A failed read is kept like any other outcome.
+ * Shares the outcome of a read among all callers. At most one read runs at a time. No read starts
+ * while the last outcome is younger than `ttlMs`. A failed read is kept like any other outcome.
  * @returns a function that resolves to the outcome, or to null if the read failed or takes too long
  */
 export function cacheWithTtl<T>(

@@ -1,4 +1,4 @@
-/** Describes the columns of an exported file for programs that load it. Pure. */
+/** Describes the columns of an exported file for programs that load it. */
 import { type Column, columns } from './columns.ts';
 
 export interface ColumnDescription {
@@ -9,7 +9,7 @@ export interface ColumnDescription {
   readonly nullable: boolean;
 }
 
-/** In the order of the file. */
+/** Columns in the order of the file. */
 export const csvColumns: readonly ColumnDescription[] = columns.map(column => ({
   name: column.header,
   type: typeOf(column),

@@ -1,9 +1,9 @@
 /**
- * The data model: 18 columns, in this order, with this spelling. This table states what a value may
- * be. The validation of an ingest and the exported files are made from it.
+ * Defines the data model: 18 columns in this order with this spelling (docs/file-format.md). The
+ * validation of an ingest and the exported files are derived from this table.
  */
 
-/** Longest id in bytes. A key of two ids and an environment id fits into an index page. */
+/** Longest id in bytes. A key of two such ids and an environment id fits into an index page. */
 const maxIdBytes = 1024;
 
 export type Column =
@@ -41,12 +41,15 @@ export type Column =
       readonly header: string;
       readonly kind: 'list';
       readonly name: string;
-      /** List that has an item for each item of this one, which then hold no commas. */
+      /**
+       * Name of the list that must have the same number of items. Items of this list then hold no
+       * commas.
+       */
       readonly pairedWith: string | null;
     }
-  /** The date of the snapshot. It is not stored with the row. An ingest checks it. */
+  /** Date of the snapshot. An ingest checks it. Rows do not store it. */
   | { readonly header: string; readonly kind: 'shown-date' }
-  /** A word for the number in `of`. An ingest ignores it. `none` stands for null. */
+  /** Label of the number in column `of`. An ingest ignores it. `none` is the label of null. */
   | {
       readonly header: string;
       readonly kind: 'label';
@@ -55,7 +58,7 @@ export type Column =
       readonly none: string | null;
     };
 
-/** A column that is stored. A body must have it. `name` is its name in `snapshot_rows`. */
+/** Stored column, which a body must have. `name` is its name in `snapshot_rows`. */
 export type StoredColumn = Exclude<Column, { kind: 'shown-date' | 'label' }>;
 
 export const columns: readonly Column[] = [

@@ -1,19 +1,21 @@
 import { sql, type Transaction } from 'kysely';
 import type { Tables } from '../db/tables.ts';
 
-/** Returns the name of the partition that `ensure_snapshot_partition` makes for a day. */
+/** Returns the name of the partition that `ensure_snapshot_partition` creates for a day. */
 export function partitionName(date: string): string {
   return `snapshot_rows_${date.replaceAll('-', '')}`;
 }
 
-/** Returns the name of the advisory lock that `ensure_snapshot_partition` takes to make a partition. */
+/**
+ * Returns the name of the advisory lock with which `ensure_snapshot_partition` creates a partition.
+ */
 export function partitionLockName(date: string): string {
   return `warehouse-export partition ${date}`;
 }
 
 /**
- * Returns the name of the advisory lock of a day's partition. An ingest holds it shared, so that the partition stays.
- * Retention holds it alone while it removes the partition.
+ * Returns the name of the advisory lock of a day's partition. Ingests hold it shared, so that the
+ * partition stays. Retention holds it exclusively while it removes the partition.
  */
 export function dayLockName(date: string): string {
   return `warehouse-export day ${date}`;
@@ -25,8 +27,8 @@ export function snapshotLockName(environmentId: string, date: string): string {
 }
 
 /**
- * Attaches the day's table if retention began to detach it and did not drop it. Rows in such a table
- * are not reached through `snapshot_rows`.
+ * Attaches the day's table again if retention has detached but not dropped it. `snapshot_rows` does
+ * not show the rows of a detached table.
  */
 export async function attachLeftPartition(trx: Transaction<Tables>, date: string): Promise<void> {
   await sql`

@@ -4,10 +4,10 @@ import type { Database } from '../db/database.ts';
 import { AppError, notFound } from '../shared/errors.ts';
 import { attachLeftPartition, dayLockName, snapshotLockName } from './partitions.sql.ts';
 
-/** A complete snapshot in the registry. Instants are ISO 8601. */
+/** Complete snapshot in the registry. Instants are ISO 8601. */
 export interface Snapshot {
   readonly date: string;
-  /** Changes with every replacement. */
+  /** Differs for every replacement. */
   readonly version: string;
   readonly rowCount: number;
   readonly completedAt: string;
@@ -32,7 +32,7 @@ export async function listSnapshots(
   return rows.map(toSnapshot);
 }
 
-/** @throws AppError `not_found` */
+/** Returns the snapshot of a date. @throws AppError `not_found` */
 export async function findSnapshot(
   db: Database,
   environmentId: string,

@@ -23,8 +23,8 @@ import {
 } from './registry-repository.ts';
 
 const ingestedProperties = {
-  date: date('The UTC day at whose end this was the state.'),
-  version: Type.String({ format: 'uuid', description: 'Changes with every replacement.' }),
+  date: date('UTC day of the snapshot: the state at its end.'),
+  version: Type.String({ format: 'uuid', description: 'Differs for every replacement.' }),
   rowCount: Type.Integer(),
   completedAt: instant(),
 };
@@ -32,7 +32,7 @@ const ingestedSchema = Type.Object(ingestedProperties);
 const snapshotSchema = Type.Object(
   {
     ...ingestedProperties,
-    renderedAt: nullable(instant('When this version was rendered. Null before.')),
+    renderedAt: nullable(instant('Time at which this version was rendered; null before that.')),
   },
   { description: 'A complete snapshot.' },
 );
@@ -75,9 +75,9 @@ interface SnapshotRouteDependencies {
   readonly ingestLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly now: () => Date;
-  /** Called after each ingest, before the answer. Must not reject. */
+  /** Called after each ingest, before the response. Must not reject. */
   readonly onIngested: (environmentId: string, date: string) => Promise<void>;
-  /** Work in the transaction of an ingest, right before its commit. */
+  /** Called in the transaction of an ingest, just before its commit. */
   readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
 
@@ -177,7 +177,7 @@ export function snapshotRoutes(
             throw error;
           } finally {
             clearTimeout(timer);
-            // Ends what still waits for the body.
+            // Ends waits for the body.
             controller.abort();
             release();
             metrics.loadEnded({
@@ -225,7 +225,7 @@ export function snapshotRoutes(
       schema: {
         operationId: 'getSnapshot',
         summary: 'Read a snapshot',
-        description: 'What the list shows of one date.',
+        description: 'Returns one item of the list.',
         tags,
         params: snapshotParams,
         response: {
@@ -247,7 +247,7 @@ export function snapshotRoutes(
       schema: {
         operationId: 'deleteSnapshot',
         summary: 'Delete a snapshot',
-        description: 'Downloads that have started still show it.',
+        description: 'Downloads in progress continue with the deleted data.',
         tags,
         params: snapshotParams,
         response: {
@@ -275,7 +275,9 @@ export function snapshotRoutes(
 
 const maxAgeDays = { needed: 400, all: 3_660 } as const;
 
-/** Every date has a partition, so that their number is limited. */
+/**
+ * Requires a date in the allowed range. Each date has a partition, so their number must be limited.
+ */
 function requireDateInRange(date: string, now: Date, kept: keyof typeof maxAgeDays): void {
   const today = isoDate(now);
   const maxAge = maxAgeDays[kept];

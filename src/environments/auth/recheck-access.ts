@@ -7,7 +7,7 @@ import { requireScope } from './authorize.ts';
 import type { Scope } from './scopes.ts';
 
 /**
- * Checks at the end of a long request what was checked at its start. The rows stay locked until
+ * Repeats the access checks at the end of a long request. The rows stay locked until
  * the transaction ends, so that a deletion or revocation waits for it.
  *
  * @throws AppError `not_found` if the environment was deleted, also if a new one has its id;

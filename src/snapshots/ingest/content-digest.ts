@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { parseDictionary } from 'structured-headers';
 import { AppError, validationFailed } from '../../shared/errors.ts';
 
-/** A digest that the sender stated for the body as sent. */
+/** Digest that the sender declared for the body as sent. */
 export interface ContentDigest {
   readonly algorithm: 'sha256' | 'sha512';
   readonly expected: Buffer;
@@ -14,7 +14,7 @@ const algorithms = [
 ] as const;
 
 /**
- * Reads a `Content-Digest` field (RFC 9530). Unknown algorithms are ignored.
+ * Parses a `Content-Digest` field (RFC 9530). Unknown algorithms are ignored.
  *
  * @throws AppError `validation_failed`
  */
@@ -43,7 +43,7 @@ function malformed(message: string): AppError {
 }
 
 /**
- * Passes a body on and compares it with its digests before it ends.
+ * Passes a body through and compares it with its digests before it ends.
  *
  * @throws AppError `digest_mismatch`
  */

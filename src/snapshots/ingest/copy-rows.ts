@@ -2,7 +2,7 @@ import { DatabaseError, type PoolClient } from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { partitionName } from '../partitions.sql.ts';
 
-/** A COPY in progress. */
+/** COPY in progress. */
 export interface CopyRows {
   /** The error that ended the COPY; null while it runs or after it succeeded. */
   readonly error: Error | null;
@@ -15,7 +15,7 @@ export interface CopyRows {
    * @throws the error that ended the COPY
    */
   end(): Promise<number>;
-  /** Makes Postgres forget the rows, so that the connection takes statements again. */
+  /** Discards the rows, so that the connection accepts statements again. */
   cancel(): void;
 }
 
@@ -50,8 +50,9 @@ export function startCopy(client: PoolClient, statement: string): CopyRows {
 }
 
 /**
- * Returns the row that repeats the key of an earlier one, if that ended a COPY in binary format.
- * Postgres counts rows in that format, not lines. Its message may be in any language.
+ * Returns the number of the row that repeats an earlier key, if that ended a binary COPY, else
+ * null. Postgres reports rows in that format, not lines. Only the number is read, because the
+ * message may be in any language.
  */
 export function duplicateRow(error: unknown, date: string): number | null {
   if (!(error instanceof DatabaseError) || error.code !== '23505') return null;

@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer';
 
-/** Longest record in bytes. A longer one is most likely a quote that is never closed. */
+/** Longest record in bytes. A longer one usually has an unclosed quote. */
 export const maxRecordBytes = 1024 * 1024;
 export const maxHeaderBytes = 8 * 1024;
 export const maxColumns = 64;
@@ -10,10 +10,10 @@ const quote = 0x22;
 const lf = 0x0a;
 const cr = 0x0d;
 
-/** How a field is written. A doubled quote inside an escaped field stands for one quote. */
+/** Quoting of a field. A doubled quote inside an escaped field stands for one quote. */
 export const Quoting = { none: 0, quoted: 1, escaped: 2 } as const;
 
-/** One record of the body. The scanner reuses the object: it is valid only during the call. */
+/** Record of the body. The scanner reuses the object: it is valid only during the call. */
 export interface CsvRecord {
   /** Position in the body. The header is record 0. */
   row: number;
@@ -21,20 +21,20 @@ export interface CsvRecord {
   bytes: Buffer;
   start: number;
   end: number;
-  /** Number of fields. Only the first `maxColumns` have a place in the three arrays. */
+  /** Number of fields. The three arrays describe only the first `maxColumns`. */
   fieldCount: number;
-  /** Where the text of each field starts and ends, without its outer quotes. */
+  /** Start and end of the text of each field, without its outer quotes. */
   readonly from: Int32Array;
   readonly to: Int32Array;
   readonly quoting: Uint8Array;
-  /** False if the bytes around this record hold a NUL byte or are not UTF-8. */
+  /** False if the bytes near this record contain a NUL byte or invalid UTF-8. */
   isText: boolean;
 }
 
-/** A record that is not CSV, so that the end of it is unknown. */
+/** Record that is not CSV, so its end is unknown. */
 export class MalformedCsv extends Error {
   readonly row: number;
-  /** Index of the field; null if the whole record is meant. */
+  /** Index of the field; null for the whole record. */
   readonly field: number | null;
 
   constructor(row: number, field: number | null, message: string) {
@@ -46,8 +46,8 @@ export class MalformedCsv extends Error {
 
 export interface CsvScanner {
   /**
-   * Takes the next bytes of the body and reports each record that they complete. The cost is linear
-   * in the length of the body, however it is cut.
+   * Scans the next bytes of the body and reports each record that they complete. The cost is linear
+   * in the length of the body, independent of the sizes of the pieces.
    *
    * @param isLast true for the last call; the last record needs no line break
    * @throws MalformedCsv
@@ -55,7 +55,10 @@ export interface CsvScanner {
   scan(piece: Buffer, isLast: boolean): void;
 }
 
-/** Finds records and fields by RFC 4180, with LF or CRLF. Refuses text that lenient readers guess. */
+/**
+ * Creates a scanner for records and fields by RFC 4180 with LF or CRLF. It rejects malformed text
+ * that lenient parsers would guess.
+ */
 export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScanner {
   const record: CsvRecord = {
     row: 0,
@@ -89,7 +92,7 @@ export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScan
   /**
    * Moves `at` to the end of the field.
    *
-   * @returns the end of its text, or -1 if it goes on after these bytes
+   * @returns the end of its text, or -1 if the field continues after these bytes
    */
   function findFieldEnd(bytes: Buffer, isLast: boolean): number {
     const length = bytes.length;
@@ -124,7 +127,8 @@ export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScan
     scan(piece, isLast) {
       const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
       const length = bytes.length;
-      // A line break never lies inside a character, and every record that ends here ends before.
+      // A line break never lies inside a character. Every record that ends in these bytes ends
+      // before it.
       const checked = bytes.subarray(0, isLast ? length : bytes.lastIndexOf(lf) + 1);
       record.isText = isUtf8(checked) && !checked.includes(0);
       record.bytes = bytes;
@@ -144,7 +148,7 @@ export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScan
           if (!isLast) break;
         } else if (byte === cr) {
           if (at + 1 === length && !isLast) {
-            // The next bytes tell whether this is CRLF. A quoted field resumes at its last quote.
+            // The next byte decides whether this is CRLF. A quoted field resumes at its last quote.
             at = to;
             break;
           }

@@ -23,17 +23,20 @@ export interface IngestRequest {
   readonly environmentId: string;
   /** `YYYY-MM-DD` */
   readonly date: string;
-  /** The CSV in pieces of at most 64 KiB. The first one has 16 KiB, unless the body is shorter. */
+  /** CSV in pieces of at most 64 KiB. The first has at least 16 KiB, unless the body is shorter. */
   readonly body: AsyncIterable<Buffer>;
-  /** Number of rows that the sender announced; null if it did not. */
+  /** Number of rows that the sender announced; null if none. */
   readonly announcedRows: number | null;
-  /** Ends the ingest at once. Nothing has changed then. */
+  /** Aborts the ingest at once, without any change. */
   readonly signal: AbortSignal;
   readonly actor: Actor;
   readonly now: () => Date;
-  /** Checks once more, before the commit, that the caller may do this. @throws AppError */
+  /**
+   * Checks again before the commit that the caller is authorized.
+   * @throws AppError
+   */
   readonly recheck: (trx: Database) => Promise<void>;
-  /** Runs in the transaction, just before its commit. */
+  /** Called in the transaction, just before its commit. */
   readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
 
@@ -44,7 +47,7 @@ export interface RegisteredSnapshot {
   readonly rowCount: number;
 }
 
-/** Longest time without a turn for others, in milliseconds. */
+/** Longest time without a turn of the event loop, in milliseconds. */
 const turnMs = 10;
 
 /**
@@ -73,7 +76,7 @@ export async function ingestSnapshot(
   });
 }
 
-/** Validates the body piece by piece and gives other requests a turn in between. */
+/** Validates the body piece by piece and yields to other requests in between. */
 async function* readPieces(reader: RowReader, request: IngestRequest): AsyncGenerator<void> {
   let turnStartedAt = performance.now();
   let isReadable = true;
@@ -94,7 +97,9 @@ async function* readPieces(reader: RowReader, request: IngestRequest): AsyncGene
   }
 }
 
-/** Runs `work`, which begins a transaction, and commits it. An abort cannot end the commit. */
+/**
+ * Runs `work`, which begins a transaction, and commits it. An abort cannot interrupt the commit.
+ */
 async function inTransaction<T>(
   pool: Pool,
   signal: AbortSignal,
@@ -118,7 +123,7 @@ async function inTransaction<T>(
     return result;
   } catch (error) {
     if (!isReleased) await client.query('rollback').catch(release);
-    // The abort closed the connection. Its reason tells more than what the connection reports.
+    // The abort closed the connection. Its reason is more precise than the connection error.
     else signal.throwIfAborted();
     throw error;
   } finally {
@@ -162,10 +167,13 @@ async function ingestWith(
   return { date, version, rowCount: stored, completedAt, created };
 }
 
-/** Begins the transaction and locks the day and the snapshot. @throws AppError `conflict` */
+/**
+ * Begins the transaction and locks the day and the snapshot.
+ * @throws AppError `conflict`
+ */
 async function beginLocked(client: PoolClient, environmentId: string, date: string): Promise<void> {
   for (;;) {
-    // In a transaction of its own, so that its locks end before the body is read.
+    // In a separate transaction, so that its locks end before the body is read.
     await client.query(ingestSql.ensurePartition, [date]);
     await client.query(ingestSql.beginIngest);
     await client.query(ingestSql.shareDay, [dayLockName(date)]);
@@ -184,8 +192,8 @@ async function beginLocked(client: PoolClient, environmentId: string, date: stri
 }
 
 /**
- * Copies the rows before the first invalid field and reads the body to its end. Postgres finds a
- * repeated key among these rows. No other rows are compared.
+ * Copies the rows before the first invalid field and reads the body to its end. Postgres detects
+ * repeated keys among the copied rows; later rows are not compared.
  *
  * @returns the number of rows that Postgres stored
  */

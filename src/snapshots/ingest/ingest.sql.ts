@@ -14,7 +14,7 @@ export const shareDay = 'select pg_advisory_xact_lock_shared(hashtextextended($1
 export const tryLockSnapshot =
   'select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as locked';
 
-/** Tells whether the partition ($1) is attached. */
+/** Returns whether the partition ($1) is attached. */
 export const isPartitionAttached = `
   select exists (
     select from pg_class join pg_inherits on inhrelid = pg_class.oid

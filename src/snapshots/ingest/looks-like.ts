@@ -1,4 +1,4 @@
-/** First bytes of formats that are sent in place of CSV by mistake. */
+/** First bytes of formats that callers send instead of CSV by mistake. */
 const signatures: readonly (readonly [bytes: readonly number[], message: string])[] = [
   [[0x1f, 0x8b], 'looks like gzip: send the header Content-Encoding: gzip'],
   [[0x50, 0x4b, 0x03, 0x04], 'looks like a zip or Excel file: send CSV, plain or as gzip'],
@@ -13,7 +13,7 @@ const signatures: readonly (readonly [bytes: readonly number[], message: string]
   [[0xfe, 0xff], 'looks like UTF-16: send UTF-8'],
 ];
 
-/** Returns what a body looks like if it is clearly not CSV in UTF-8; null otherwise. */
+/** Returns a message about the format of a body that is clearly not CSV in UTF-8, else null. */
 export function looksLike(start: Buffer): string | null {
   const known = signatures.find(([bytes]) => bytes.every((byte, index) => start[index] === byte));
   if (known !== undefined) return known[1];

@@ -2,11 +2,11 @@ import { type Column, columns, storedColumns } from '../columns.ts';
 import { maxColumns } from './csv-scanner.ts';
 import { createFieldErrors } from './snapshot-invalid.ts';
 
-/** Longest name of an unknown column that an answer repeats, in characters. */
+/** Longest name of an unknown column that an error shows, in characters. */
 const maxShownName = 200;
 
 /**
- * Finds the column of each field of the body. Columns may stand in any order. Date and the label
+ * Returns the column of each field of the body. Columns may have any order. Date and the label
  * columns may be absent.
  *
  * @throws AppError `snapshot_invalid` that names every unknown, repeated and missing column

@@ -18,15 +18,15 @@ const letterT = 0x54;
 const letterZ = 0x5a;
 
 /**
- * Reads a date, or a date with hours and minutes, optional seconds and decimals, and `Z` or an
+ * Parses a date, or a date with hours and minutes, optional seconds and decimals, and `Z` or an
  * offset. A bare date means 00:00 UTC. Decimals after the third are cut.
  *
- * @returns milliseconds since 1970, or what is wrong with the text
+ * @returns milliseconds since 1970, or an error message
  */
 export function parseInstant(bytes: Buffer, from: number, to: number): number | string {
   const length = to - from;
   if (length < 10 || bytes[from + 4] !== dash || bytes[from + 7] !== dash) return notAnInstant;
-  // A pair that is not two digits is negative. Every comparison below then fails.
+  // `pair` returns a negative number unless it reads two digits. The comparisons below then fail.
   const century = pair(bytes, from);
   const yearOfCentury = pair(bytes, from + 2);
   const year = century * 100 + yearOfCentury;
@@ -43,7 +43,7 @@ export function parseInstant(bytes: Buffer, from: number, to: number): number | 
   return ms < earliestMs || ms > latestMs ? outsideYears : ms;
 }
 
-/** Returns the milliseconds after 00:00 UTC of that day; null if the text is no time. */
+/** Returns milliseconds since 00:00 UTC of the day; null if the text is no time. */
 function parseTime(bytes: Buffer, from: number, to: number): number | null {
   const hour = pair(bytes, from + 1);
   const minute = pair(bytes, from + 4);
@@ -93,7 +93,9 @@ function pair(bytes: Buffer, at: number): number {
   return tens < 0 || tens > 9 || ones < 0 || ones > 9 ? -100_000 : tens * 10 + ones;
 }
 
-/** Counts days in years that start in March, so that a leap day is the last day of a year. */
+/**
+ * Returns the days since 1970. Years start in March here, so that a leap day is the last of a year.
+ */
 function daysSince1970(year: number, month: number, day: number): number {
   const years = month > 2 ? year : year - 1;
   const dayOfYear = Math.floor((153 * (month > 2 ? month - 3 : month + 9) + 2) / 5) + day - 1;

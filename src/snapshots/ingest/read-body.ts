@@ -6,7 +6,10 @@ import { AppError, validationFailed } from '../../shared/errors.ts';
 import { type ContentDigest, verifyDigests } from './content-digest.ts';
 import { type RateOptions, requireRate } from './require-rate.ts';
 
-/** About fifty million rows. A gzip bomb of valid rows would fill the disk of the database. */
+/**
+ * Limit of the decompressed body, about 50 million rows. Without it a gzip bomb of valid rows would
+ * fill the disk of the database.
+ */
 const maxUnpackedBytes = 16 * 1024 ** 3;
 
 const leastPieceBytes = 16 * 1024;
@@ -17,23 +20,23 @@ export interface BodyOptions extends RateOptions {
   readonly digests: readonly ContentDigest[];
   /** Default: 16 GiB. */
   readonly maxBytes?: number;
-  /** Receives the length of each unpacked chunk. */
+  /** Receives the length of each decompressed chunk. */
   readonly onBytes?: (bytes: number) => void;
 }
 
 /**
- * Reads a CSV body, unpacked, in pieces of at most 64 KiB. The first one has at least 16 KiB,
+ * Reads and decompresses a CSV body in pieces of at most 64 KiB. The first has at least 16 KiB,
  * unless the body is shorter.
  *
- * @throws AppError `unsupported_media_type` at once; while it is read `payload_too_large`,
- *   `validation_failed` for a broken gzip stream, `digest_mismatch` and `request_timeout`
+ * @throws AppError `unsupported_media_type` at once; while reading `payload_too_large`,
+ * `validation_failed` for a broken gzip stream, `digest_mismatch` and `request_timeout`
  */
 export function readCsvBody(body: Readable, options: BodyOptions): AsyncGenerator<Buffer> {
   const encoding = (options.contentEncoding ?? 'identity').trim().toLowerCase();
   const isGzip = encoding === 'gzip' || encoding === 'x-gzip';
   if (!isGzip && encoding !== 'identity' && encoding !== '')
     throw new AppError('unsupported_media_type', 'Content-Encoding may be gzip or absent.');
-  // Reading may end early. The request has to stay open for the answer.
+  // Reading may end early, but the request must stay open for the response.
   const chunks = body.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
   const sent = verifyDigests(requireRate(chunks, options), options.digests);
   return inPieces(limitSize(isGzip ? unpack(sent) : sent, options));
@@ -63,14 +66,14 @@ async function* limitSize(
     bytes += chunk.length;
     onBytes?.(chunk.length);
     if (bytes > maxBytes) {
-      const detail = `A snapshot may have at most ${maxBytes} bytes, unpacked.`;
+      const detail = `A snapshot may have at most ${maxBytes} bytes after decompression.`;
       throw new AppError('payload_too_large', detail);
     }
     yield chunk;
   }
 }
 
-/** Unpacks all members of a gzip stream. */
+/** Decompresses all members of a gzip stream. */
 async function* unpack(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const gunzip = createGunzip({ chunkSize: maxPieceBytes });
   let sentBytes = 0;
@@ -82,7 +85,7 @@ async function* unpack(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     }
     hasEnded = true;
   }
-  // The iteration below reports every error as well.
+  // The iteration below reports every error.
   pipeline(counted, gunzip, () => {});
   try {
     yield* gunzip as AsyncIterable<Buffer>;
@@ -94,7 +97,7 @@ async function* unpack(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     gunzip.destroy();
   }
   if (sentBytes === 0) throw brokenGzip('is empty');
-  // The decompressor ignores everything after a byte that starts no further member.
+  // The decompressor ignores everything after a byte that does not start another member.
   if (!hasEnded || gunzip.bytesWritten !== sentBytes) throw brokenGzip('has bytes after its end');
 }
 

@@ -33,16 +33,19 @@ export interface RowReader {
    */
   read(piece: Buffer, isLast: boolean): boolean;
   /**
-   * Returns what was encoded since the last call, for COPY in binary format.
+   * Returns the rows that were encoded since the last call, in the binary format of COPY.
    *
-   * @param isLast true to get the incomplete buffer and the end of the data as well
+   * @param isLast true to include the incomplete buffer and the end of the data
    */
   takeEncoded(isLast: boolean): Buffer[];
 }
 
 const byteOrderMark = Buffer.from('\uFEFF');
 
-/** Reads a CSV body into rows for COPY, up to the first error, and finds all errors. */
+/**
+ * Creates a reader of a CSV body. It encodes rows for COPY up to the first error and finds all
+ * errors.
+ */
 export function createRowReader(environmentId: string, date: string): RowReader {
   const errors = createFieldErrors();
   const out: RowBuffer = { bytes: Buffer.allocUnsafeSlow(bufferBytes), at: 0 };
@@ -91,7 +94,7 @@ export function createRowReader(environmentId: string, date: string): RowReader 
     if (errors.count > 0) out.at = rowStart;
   }
 
-  /** Makes room for a row. Returns where it starts. */
+  /** Reserves space for a row and returns its start. */
   function reserve(recordBytes: number): number {
     const needed = prefix.length + recordBytes + header.length * maxExtraBytes;
     if (out.bytes.length - out.at < needed) {
@@ -124,7 +127,7 @@ export function createRowReader(environmentId: string, date: string): RowReader 
         return false;
       }
       isStart = false;
-      // A body without a line has no columns.
+      // A body without any line has no columns.
       if (isLast && header.length === 0) matchHeader([]);
       return true;
     },
@@ -137,7 +140,7 @@ export function createRowReader(environmentId: string, date: string): RowReader 
   };
 }
 
-/** Refuses other formats and drops a byte order mark. */
+/** Rejects other formats and removes a byte order mark. */
 function startOfText(piece: Buffer, errors: FieldErrors): Buffer {
   const format = looksLike(piece);
   if (format !== null) errors.add(0, null, format);

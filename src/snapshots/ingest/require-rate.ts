@@ -2,15 +2,16 @@ import { AppError } from '../../shared/errors.ts';
 
 export interface RateOptions {
   readonly minBytesPerSecond: number;
-  /** How long the sender may stop, and over how long the rate is averaged, in milliseconds. */
+  /** Longest pause of the sender, and time over which the rate is averaged, in milliseconds. */
   readonly averageMs: number;
   /** Ends the wait for the next chunk with its reason. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Passes a body on that comes fast enough. The sender has a credit of `averageMs`. Waiting for it
- * consumes the credit, bytes renew it. Time in which the reader is busy does not count.
+ * Passes a body through while it arrives fast enough. The sender has a credit of `averageMs`:
+ * waiting for it consumes the credit, and bytes renew it. Time in which the reader is busy does not
+ * count.
  *
  * @throws AppError `request_timeout`, or the reason of `signal`
  */
@@ -43,7 +44,7 @@ function within<T>(result: Promise<T>, ms: number, signal: AbortSignal): Promise
     };
     const timer = setTimeout(() => {
       end();
-      reject(new AppError('request_timeout', 'The body comes too slowly.'));
+      reject(new AppError('request_timeout', 'The body arrives too slowly.'));
     }, ms);
     if (signal.aborted) abort();
     else signal.addEventListener('abort', abort);

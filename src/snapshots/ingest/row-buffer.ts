@@ -1,25 +1,27 @@
 /**
- * Rows in the binary format of COPY. Measured against the text format, Postgres needs a third less
- * time for a row, because it parses no instants. Format: "Binary Format" in
+ * Buffer of rows in the binary format of COPY. Postgres needs a third less time per row than for
+ * the text format, because it parses no instants. Format: "Binary Format" in
  * https://www.postgresql.org/docs/current/sql-copy.html
  */
 export interface RowBuffer {
   bytes: Buffer;
-  /** Where the next byte goes. */
+  /** Position of the next byte. */
   at: number;
 }
 
 export const copySignature = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
 export const copyTrailer = Buffer.from([0xff, 0xff]);
 
-/** Most bytes that a field needs beyond the length of its CSV text: its length and eight bytes. */
+/**
+ * Maximum bytes that a field needs beyond the length of its CSV text: its length and eight bytes.
+ */
 export const maxExtraBytes = 12;
 
 const dayMs = 86_400_000;
-/** Postgres counts days and microseconds from here. */
+/** Epoch of Postgres for days and microseconds. */
 const epochMs = Date.UTC(2000, 0, 1);
 
-/** Returns what every row of a snapshot starts with: number of fields, environment, date. */
+/** Returns the start of every row of a snapshot: number of fields, environment, date. */
 export function rowPrefix(environmentId: string, date: string, fieldCount: number): Buffer {
   const id = Buffer.from(environmentId);
   const prefix = Buffer.alloc(2 + 4 + id.length + 8);
@@ -42,7 +44,7 @@ export function writeInt16(out: RowBuffer, value: number): void {
   out.at += 2;
 }
 
-/** Writes a whole number given as `high × 10⁹ + low`, both below 10⁹. */
+/** Writes the integer `high × 10⁹ + low`. Both must be below 10⁹. */
 export function writeInt64(out: RowBuffer, high: number, low: number): void {
   // 10⁹ is 2⁹ × 1953125, so every product below is exact.
   const product = high * 1_953_125;

@@ -1,21 +1,23 @@
 import { AppError } from '../../shared/errors.ts';
 
-/** An invalid field of a body. Row 1 is the first after the header, row 0 the header or the body. */
+/**
+ * Invalid field of a body. Row 1 is the first after the header. Row 0 is the header or the body.
+ */
 export interface FieldError {
   readonly row: number;
-  /** Header of the column; null if no single column is meant. */
+  /** Header of the column; null if the error concerns no single column. */
   readonly column: string | null;
   readonly message: string;
 }
 
-/** Most errors that an answer names. */
+/** Maximum number of errors that a response lists. */
 const errorLimit = 20;
 
 /** Collects the errors of a body. Keeps the first 20 and counts all. */
 export interface FieldErrors {
   readonly count: number;
   add(row: number, column: string | null, message: string): void;
-  /** Adds an error before those that were found so far. */
+  /** Adds an error before the errors found so far. */
   addFirst(row: number, column: string | null, message: string): void;
   /** @throws AppError `snapshot_invalid` if there is an error */
   throwIfAny(): void;

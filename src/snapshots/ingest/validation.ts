@@ -11,9 +11,9 @@ import {
 } from './row-buffer.ts';
 
 /**
- * Checks the field `from` … `to` of `source` and writes its value to `out`.
+ * Checks the field from `from` to `to` of `source` and writes its value to `out`.
  *
- * @returns what is wrong with the field, or null
+ * @returns an error message, or null
  */
 export type FieldRule = (
   out: RowBuffer,
@@ -23,15 +23,18 @@ export type FieldRule = (
   quoting: number,
 ) => string | null;
 
-/** Checks fields of one record together. Runs after their own rules, if these found no fault. */
+/**
+ * Rule for several fields of one record. Runs after the rules of the fields, if these found no
+ * error.
+ */
 export interface RecordRule {
   readonly header: string;
-  /** Adds each fault. */
+  /** Reports each error. */
   check(fault: (message: string) => void): void;
 }
 
 export interface Validation {
-  /** A rule for each field of the body, in its order; null for a field that is ignored. */
+  /** Rule of each field of the body, in its order; null for an ignored field. */
   readonly fields: readonly (FieldRule | null)[];
   readonly records: readonly RecordRule[];
 }
@@ -47,7 +50,7 @@ const lf = 0x0a;
 const cr = 0x0d;
 const zero = 0x30;
 
-/** Makes the validation of a body from the table of columns. */
+/** Creates the validation of a body from the table of columns. */
 export function createValidation(header: readonly Column[], date: string): Validation {
   const lists = new Map<string, ListItems>();
   const fields = header.map(column => {
@@ -154,7 +157,7 @@ function unboundedInteger(
   return null;
 }
 
-/** What a list rule found in the record that is checked. */
+/** Items that a list rule found in the current record. */
 interface ListItems {
   /** -1 if the field is not a list. */
   count: number;
@@ -162,7 +165,7 @@ interface ListItems {
   hasComma: boolean;
 }
 
-/** Null and an empty text are both the empty list. */
+/** Returns a rule for a list. Null and an empty string are both the empty list. */
 function listRule(items: ListItems): FieldRule {
   return (out, source, from, to, quoting) => {
     const length = writeText(out, source, from, to, quoting === Quoting.escaped);
@@ -219,14 +222,17 @@ function pairRule(
     check(fault) {
       if (items.count === -1 || paired.count === -1) return;
       if (items.hasComma) fault('has an ID with a comma');
-      // One item with an empty name looks like no names.
+      // One item with an empty name looks like an empty list.
       const isPair = items.count === paired.count || (paired.count === 0 && items.count === 1);
       if (!isPair) fault(`has ${items.count} items where ${pairedHeader} has ${paired.count}`);
     },
   };
 }
 
-/** Accepts an empty field. Nothing is written: the row has the date already. */
+/**
+ * Returns a rule for the column Date. It accepts an empty field, and writes nothing, because the
+ * row already has the date.
+ */
 function sameDateRule(date: string): FieldRule {
   const expected = Buffer.from(date);
   return (_out, source, from, to) => {

@@ -34,7 +34,10 @@ t.test('a body that unpacks beyond the limit is cut off there, packed or not', a
     );
     await t.rejects(
       lengthOf(body),
-      new AppError('payload_too_large', `A snapshot may have at most ${limit} bytes, unpacked.`),
+      new AppError(
+        'payload_too_large',
+        `A snapshot may have at most ${limit} bytes after decompression.`,
+      ),
     );
     const whole = readCsvBody(
       Readable.from([bytes], { objectMode: false }),
