@@ -19,7 +19,7 @@ const faultsOf = (body: DestinationBody) => {
   return parsed.ok ? [] : parsed.faults;
 };
 
-t.test('Amazon bucket URLs that fit', async t => {
+t.test('accepts valid Amazon bucket URLs and splits them into their fields', async t => {
   const good: [string, string, string, string][] = [
     ['https://acme.s3.eu-west-1.amazonaws.com', 'acme', 'eu-west-1', ''],
     ['https://acme.s3.eu-west-1.amazonaws.com/', 'acme', 'eu-west-1', ''],
@@ -63,12 +63,12 @@ t.test('Amazon bucket URLs that fit', async t => {
     t.strictSame(
       aws(formatBucketUrl({ bucket, region, key })),
       aws(url),
-      `${bucket} ${key} survives being written`,
+      `${bucket} ${key} is unchanged after it is written as a URL and parsed again`,
     );
   }
 });
 
-t.test('Amazon bucket URLs that do not fit say how to write them', async t => {
+t.test('rejects invalid Amazon bucket URLs and says how to write them', async t => {
   const bad: [string, RegExp][] = [
     ['', /must look like https:\/\/<bucket>/],
     ['acme', /must look like/],
@@ -134,7 +134,7 @@ t.test('Amazon bucket URLs that do not fit say how to write them', async t => {
   }
 });
 
-t.test('Google and custom destinations that fit', async t => {
+t.test('accepts valid Google and custom destinations', async t => {
   const gcp = { provider: 'gcp', bucket: 'acme', region: 'europe-west1' } as const;
   const custom = {
     provider: 'custom',
@@ -181,7 +181,7 @@ t.test('Google and custom destinations that fit', async t => {
   }
 });
 
-t.test('Google and custom destinations that do not fit', async t => {
+t.test('rejects invalid Google and custom destinations', async t => {
   const gcp = { provider: 'gcp', bucket: 'acme', region: 'europe-west1' } as const;
   const custom = {
     provider: 'custom',
@@ -240,7 +240,7 @@ t.test('Google and custom destinations that do not fit', async t => {
   }
 });
 
-t.test('missing and foreign fields are all named at once', async t => {
+t.test('reports all missing and foreign fields in one answer', async t => {
   t.strictSame(
     faultsOf({ provider: 'custom' }).map(fault => fault.path),
     ['/endpoint', '/bucket', '/region'],
@@ -252,7 +252,7 @@ t.test('missing and foreign fields are all named at once', async t => {
   ]);
 });
 
-t.test('credentials are trimmed, and refused where a header could not carry them', async t => {
+t.test('trims credentials and rejects those that a header cannot carry', async t => {
   t.strictSame(parseCredentials({ accessKeyId: ' AKIA1 \n', secretAccessKey: '\tab/c+d= ' }), {
     ok: true,
     value: { accessKeyId: 'AKIA1', secretAccessKey: 'ab/c+d=' },
@@ -268,7 +268,7 @@ t.test('credentials are trimmed, and refused where a header could not carry them
   t.strictSame(paths('ÄKIA', 's'.repeat(257)), ['/accessKeyId', '/secretAccessKey']);
 });
 
-t.test('names objects and manifests', async t => {
+t.test('builds the keys of objects and manifests', async t => {
   const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
   const gzip = { ...name, compression: 'gzip' } as const;
   t.equal(objectKey('exports/bucket', name), 'exports/bucket/company-adoption_prod_2026-03-02.csv');
@@ -281,7 +281,7 @@ t.test('names objects and manifests', async t => {
   t.equal(
     Buffer.byteLength(manifestKey('k'.repeat(maxKeyBytes), longestName)),
     1024,
-    'the longest folder fills the 1,024 bytes that S3 allows',
+    'the longest folder and name together have the 1,024 bytes that S3 allows',
   );
 });
 
@@ -302,7 +302,7 @@ t.test('replaces placeholders in folders', async t => {
   }
 });
 
-t.test('refuses placeholders that mean nothing', async t => {
+t.test('rejects unknown placeholders', async t => {
   const custom = {
     provider: 'custom',
     endpoint: 'https://minio.example.com',
@@ -329,11 +329,15 @@ t.test('refuses placeholders that mean nothing', async t => {
     t.equal(faultsOf({ provider: 'aws', bucketUrl: url })[0]?.path, '/bucketUrl');
   }
   const long = `{environmentId}${'k'.repeat(maxKeyBytes - 63)}`;
-  t.match(faultsOf({ ...custom, key: long })[0]?.message, /longer than/, 'counts longest values');
+  t.match(
+    faultsOf({ ...custom, key: long })[0]?.message,
+    /longer than/,
+    'counts the longest values of placeholders',
+  );
   t.strictSame(faultsOf({ ...custom, key: long.slice(0, -1) }), []);
 });
 
-t.test('says how to write an Amazon bucket URL, with the parts that can be told', async t => {
+t.test('suggests how to write an Amazon bucket URL, as far as the input allows', async t => {
   const eu = 'https://acme.s3.eu-west-1.amazonaws.com';
   const noRegion = 'https://acme.s3.<region>.amazonaws.com';
   const noBucket = 'https://<bucket>.s3.eu-west-1.amazonaws.com/<folder>';
@@ -437,7 +441,7 @@ t.test('says how to write an Amazon bucket URL, with the parts that can be told'
   }
 });
 
-t.test('refuses endpoints that name the bucket, where that is certain', async t => {
+t.test('rejects an endpoint whose host certainly contains the bucket', async t => {
   const custom = { provider: 'custom', bucket: 'acme', region: 'auto' } as const;
   const account = '0123456789abcdef0123456789abcdef';
   for (const host of [

@@ -30,18 +30,18 @@ function meet(one: Destination, other: Destination): boolean {
   return results[0] === true;
 }
 
-t.test('compares buckets by what they are', async t => {
+t.test('compares buckets by provider, endpoint and name', async t => {
   const table: [Destination, Destination, boolean, string][] = [
     [custom, custom, true, 'the same'],
     [custom, { ...custom, region: 'auto' }, true, 'another region label'],
     [custom, { ...custom, endpoint: 'http://minio.example.com' }, true, 'http and https'],
-    [custom, { ...custom, endpoint: 'https://minio.example.com.' }, true, 'a last dot'],
+    [custom, { ...custom, endpoint: 'https://minio.example.com.' }, true, 'a trailing dot'],
     [custom, { ...custom, endpoint: 'https://minio.example.com:9000' }, false, 'another port'],
     [custom, { ...custom, endpoint: 'https://other.example.com' }, false, 'another host'],
     [custom, { ...custom, bucket: 'Acme' }, false, 'another bucket'],
     [custom, aws, false, 'another provider'],
     [aws, { ...aws, region: 'us-east-1' }, true, 'names are unique at Amazon'],
-    [aws, { ...aws, region: 'cn-north-1' }, false, 'but for its partitions'],
+    [aws, { ...aws, region: 'cn-north-1' }, false, 'another partition of Amazon'],
     [aws, gcp, false, 'Amazon and Google'],
     [gcp, { ...gcp, region: 'europe-west1' }, true, 'names are unique at Google'],
     [gcp, { ...custom, endpoint: 'https://storage.googleapis.com' }, true, 'Google as custom'],
@@ -54,7 +54,7 @@ t.test('compares buckets by what they are', async t => {
   t.equal(canWriteSameObject('prod', { destination: custom, compression: 'none' }, gzip), false);
 });
 
-t.test('compares folders by what they can become', async t => {
+t.test('compares folders by the values that placeholders can have', async t => {
   const table: [string, string, boolean][] = [
     ['', '', true],
     ['a', 'b', false],
@@ -86,7 +86,7 @@ t.test('compares folders by what they can become', async t => {
   }
 });
 
-t.test('decides the hardest pair quickly', async t => {
+t.test('decides the most expensive pair of folders within 200 ms of CPU time', async t => {
   const hardest = [
     `{year}{month}{day}/31/${'{day}'.repeat(100)}`,
     `{year}{month}{day}/{day}/${'30'.repeat(100)}`,

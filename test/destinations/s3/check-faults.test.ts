@@ -34,7 +34,7 @@ const send =
     response.writeHead(status, headers).end(body);
   };
 
-/** An S3 that works; each step can be replaced. */
+/** Returns an answer function of a working S3. Each step can be replaced. */
 const working =
   (steps: Partial<Record<'list' | 'create' | 'abort', Answer>> = {}): Answer =>
   (request, response) => {
@@ -47,29 +47,29 @@ const working =
     (steps[step] ?? normal[step])(request, response);
   };
 
-t.test('endpoints that answer as they should not', async t => {
+t.test('reports the error of an endpoint that answers wrongly', async t => {
   const twice = (code: string) => [code, code];
   const table: [string, Answer, string[]][] = [
     ['an S3 that works', working(), ['ok', 'ok']],
-    ['200 HTML', send(200, '<html><body>Welcome</body></html>'), twice('not_s3')],
-    ['200 HTML that is no XML', send(200, '<!doctype html><p>Welcome<br>'), twice('not_s3')],
-    ['200 and nothing', send(200, ''), twice('not_s3')],
+    ['200 with HTML', send(200, '<html><body>Welcome</body></html>'), twice('not_s3')],
+    ['200 with HTML that is not XML', send(200, '<!doctype html><p>Welcome<br>'), twice('not_s3')],
+    ['200 with an empty body', send(200, ''), twice('not_s3')],
     ['204', send(204, ''), twice('not_s3')],
-    ['301', send(301, '', { location: 'http://127.0.0.1:1/' }), twice('not_s3')],
+    ['301 of a web server', send(301, '', { location: 'http://127.0.0.1:1/' }), twice('not_s3')],
     ['301 of S3', send(301, errorDocument('PermanentRedirect')), twice('wrong_region')],
     [
-      '400 with the region',
+      '400 that names the region',
       send(400, errorDocument('AuthorizationHeaderMalformed', '<Region>eu-west-1</Region>')),
       twice('wrong_region'),
     ],
     ['503 SlowDown', send(503, errorDocument('SlowDown')), twice('storage_unavailable')],
     [
-      'the abort is refused',
+      'a refused abort',
       working({ abort: send(403, errorDocument('AccessDenied')) }),
       ['ok', 'write_denied'],
     ],
     [
-      'the abort fails',
+      'a failed abort',
       working({ abort: send(500, errorDocument('InternalError')) }),
       ['ok', 'storage_unavailable'],
     ],
@@ -82,7 +82,7 @@ t.test('endpoints that answer as they should not', async t => {
   }
 });
 
-t.test('what is asked: the real prefix, the real key, and nothing else', async t => {
+t.test('checks with the real prefix and the real key, and sends nothing else', async t => {
   const endpoint = await fakeEndpoint(working());
   t.equal((await check(endpoint)).valid, true);
   t.strictSame(endpoint.requests.toSorted(), [
@@ -93,7 +93,7 @@ t.test('what is asked: the real prefix, the real key, and nothing else', async t
   await endpoint.close();
 });
 
-t.test('endpoints that hang at any stage, or never end, are answered for in time', async t => {
+t.test('answers in time when an endpoint hangs at any stage or sends without end', async t => {
   const head = 'HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\n';
   const drip = (text: string) => (socket: Socket) => {
     socket.once('data', () => {
@@ -103,15 +103,19 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
     });
   };
   const table: [string, (socket: Socket) => void, string[], limitMs?: number][] = [
-    ['takes the connection and says nothing', () => {}, ['timeout']],
-    ['stops in the headers', socket => socket.once('data', () => socket.write(head)), ['timeout']],
-    ['sends headers for ever', drip(`${head}X-A: `), ['timeout', 'not_s3']],
+    ['accepts the connection and sends nothing', () => {}, ['timeout']],
     [
-      'stops in the body',
+      'stops within the headers',
+      socket => socket.once('data', () => socket.write(head)),
+      ['timeout'],
+    ],
+    ['sends headers without end', drip(`${head}X-A: `), ['timeout', 'not_s3']],
+    [
+      'stops within the body',
       socket => socket.once('data', () => socket.write(`${head}\r\n<a>`)),
       ['timeout'],
     ],
-    ['sends a body for ever', drip(`${head}\r\n<a>`), ['timeout']],
+    ['sends a body without end', drip(`${head}\r\n<a>`), ['timeout']],
     [
       'floods',
       socket =>
@@ -124,16 +128,16 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
           flood();
         }),
       ['not_s3'],
-      // What ends it is the length; a busy machine takes a while to come to that.
+      // The size limit ends this check, not the time limit. On a busy machine that takes longer.
       10_000,
     ],
-    ['hangs up at once', socket => socket.destroy(), ['endpoint_unreachable']],
+    ['closes the connection at once', socket => socket.destroy(), ['endpoint_unreachable']],
     [
-      'hangs up in the body',
+      'closes the connection within the body',
       socket => socket.once('data', () => socket.end(`${head}Content-Length: 99\r\n\r\n<a>`)),
       ['endpoint_unreachable'],
     ],
-    ['speaks something else', socket => socket.end('220 mail.example ESMTP\r\n'), ['not_s3']],
+    ['speaks another protocol', socket => socket.end('220 mail.example ESMTP\r\n'), ['not_s3']],
   ];
   for (const [title, behave, allowed, limitMs = 700] of table) {
     const endpoint = await fakeSocket(behave);
@@ -149,7 +153,7 @@ t.test('endpoints that hang at any stage, or never end, are answered for in time
   }
 });
 
-t.test('a handshake that hangs', async t => {
+t.test('reports timeout when the TLS handshake hangs', async t => {
   const { destination, close } = await fakeSocket(() => {});
   const secure = {
     ...destination,
@@ -160,7 +164,7 @@ t.test('a handshake that hangs', async t => {
   await close();
 });
 
-t.test('an upload that starts too late for the answer is aborted all the same', async t => {
+t.test('aborts an upload that starts after the check has timed out', async t => {
   const started = Promise.withResolvers<() => void>();
   const aborted = Promise.withResolvers<void>();
   const endpoint = await fakeEndpoint(
@@ -180,7 +184,7 @@ t.test('an upload that starts too late for the answer is aborted all the same', 
   await endpoint.close();
 });
 
-t.test('a caller that goes away ends the check', async t => {
+t.test('ends the check when the caller aborts it', async t => {
   const reached = Promise.withResolvers<void>();
   const endpoint = await fakeSocket(() => reached.resolve());
   const gone = new AbortController();

@@ -35,12 +35,12 @@ async function check(destination: Destination, credentials: Credentials): Promis
   );
 }
 
-/** `['ok', 'write_denied']`: how the list and the write went. */
+/** Returns the error code or `ok` of list and write, such as `['ok', 'write_denied']`. */
 function outcome({ checks }: CheckResult): string[] {
   return checks.map(({ error }) => error?.code ?? 'ok');
 }
 
-t.test('the four users', needsS3, async t => {
+t.test('reports for each of four users which rights are missing', needsS3, async t => {
   const expected = {
     full: ['ok', 'ok'],
     putOnly: ['list_denied', 'ok'],
@@ -59,11 +59,15 @@ t.test('the four users', needsS3, async t => {
         ['write', expected[user][1] === 'ok'],
       ],
     );
-    t.strictSame(await contentsOf(destination), { objects: [], unfinished: [] }, 'nothing stays');
+    t.strictSame(
+      await contentsOf(destination),
+      { objects: [], unfinished: [] },
+      'nothing is left in the bucket',
+    );
   }
 });
 
-t.test('keys and buckets that are wrong', needsS3, async t => {
+t.test('reports wrong keys and a missing bucket, and accepts odd folders', needsS3, async t => {
   const { full } = s3Server().users;
   const destination = s3Destination();
   const twice = (code: string) => [code, code];
@@ -91,96 +95,92 @@ t.test('keys and buckets that are wrong', needsS3, async t => {
   t.strictSame(outcome(await check({ ...destination, key: '' }, full)), ['ok', 'ok'], 'no folder');
 });
 
-/** The policy of docs/destinations.md as printed, for another bucket. */
+/** Returns the policy in docs/destinations.md for another bucket. */
 function guidePolicy(bucket: string): PolicyStatement[] {
   const guide = fs.readFileSync(new URL('../../../docs/destinations.md', import.meta.url), 'utf8');
   const [, policy] = /<!-- test: least-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
-  if (policy === undefined) throw new Error('the guide has no policy');
+  if (policy === undefined) throw new Error('docs/destinations.md has no policy');
   return JSON.parse(policy.replaceAll('acme-exports', bucket)).Statement;
 }
 
-t.test(
-  'exactly the rights of the guide are enough, and each of them is needed',
-  needsS3,
-  async t => {
-    const owner = s3Client('full');
-    const bucket = freshPrefix();
-    await owner.send(new CreateBucketCommand({ Bucket: bucket }));
-    owner.destroy();
-    const { uid, ...credentials } = await createUser();
-    const destination = s3Destination({ bucket, key: 'company-adoption' });
-    const policy = guidePolicy(bucket);
-    const without = (action: string) =>
-      policy
-        .map(statement => ({
-          ...statement,
-          Action: statement.Action.filter(name => name !== action),
-        }))
-        .filter(statement => statement.Action.length > 0);
+t.test('needs exactly the rights that the documented policy grants', needsS3, async t => {
+  const owner = s3Client('full');
+  const bucket = freshPrefix();
+  await owner.send(new CreateBucketCommand({ Bucket: bucket }));
+  owner.destroy();
+  const { uid, ...credentials } = await createUser();
+  const destination = s3Destination({ bucket, key: 'company-adoption' });
+  const policy = guidePolicy(bucket);
+  const without = (action: string) =>
+    policy
+      .map(statement => ({
+        ...statement,
+        Action: statement.Action.filter(name => name !== action),
+      }))
+      .filter(statement => statement.Action.length > 0);
 
-    await setPolicy(bucket, uid, policy);
-    t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'as printed');
-    t.strictSame(
-      outcome(await check({ ...destination, key: 'elsewhere' }, credentials)),
-      ['list_denied', 'write_denied'],
-      'and only under the folder',
-    );
-    const user = s3Client(credentials, destination);
-    const { signal } = new AbortController();
-    const key = objectKey(destination.key, name);
-    const upload = (body: AsyncIterable<Uint8Array>) =>
-      uploadObject(user, {
-        destination,
-        key,
-        body,
-        contentType: 'text/csv',
-        metadata: {},
-        expectedSizeBytes: 20 * mebibyte,
-        signal,
-        onMultipartStarted: async () => {},
-      });
-    const breaking = bytes(20 * mebibyte, offset => {
-      if (offset > 12 * mebibyte) throw new Error('the source breaks');
+  await setPolicy(bucket, uid, policy);
+  t.strictSame(outcome(await check(destination, credentials)), ['ok', 'ok'], 'as printed');
+  t.strictSame(
+    outcome(await check({ ...destination, key: 'elsewhere' }, credentials)),
+    ['list_denied', 'write_denied'],
+    'the policy grants nothing outside the folder',
+  );
+  const user = s3Client(credentials, destination);
+  const { signal } = new AbortController();
+  const key = objectKey(destination.key, name);
+  const upload = (body: AsyncIterable<Uint8Array>) =>
+    uploadObject(user, {
+      destination,
+      key,
+      body,
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: 20 * mebibyte,
+      signal,
+      onMultipartStarted: async () => {},
     });
-    await t.rejects(upload(breaking), { message: 'the source breaks' });
-    t.strictSame(
-      await contentsOf(destination),
-      { objects: [], unfinished: [] },
-      'what was begun can be aborted',
-    );
-    t.strictSame(
-      await upload(bytes(20 * mebibyte)),
-      await digestOf(20 * mebibyte),
-      'a file can be written',
-    );
-    t.strictSame(
-      await upload(bytes(20 * mebibyte)),
-      await digestOf(20 * mebibyte),
-      'and written again',
-    );
-    user.destroy();
+  const breaking = bytes(20 * mebibyte, offset => {
+    if (offset > 12 * mebibyte) throw new Error('the source fails');
+  });
+  await t.rejects(upload(breaking), { message: 'the source fails' });
+  t.strictSame(
+    await contentsOf(destination),
+    { objects: [], unfinished: [] },
+    'the policy allows aborting an upload',
+  );
+  t.strictSame(
+    await upload(bytes(20 * mebibyte)),
+    await digestOf(20 * mebibyte),
+    'the policy allows writing a file',
+  );
+  t.strictSame(
+    await upload(bytes(20 * mebibyte)),
+    await digestOf(20 * mebibyte),
+    'the policy allows overwriting a file',
+  );
+  user.destroy();
 
-    await setPolicy(bucket, uid, without('s3:ListBucket'));
-    t.strictSame(
-      outcome(await check(destination, credentials)),
-      ['list_denied', 'ok'],
-      'without ListBucket',
-    );
-    await setPolicy(bucket, uid, without('s3:PutObject'));
-    t.strictSame(
-      outcome(await check(destination, credentials)),
-      ['ok', 'write_denied'],
-      'without PutObject',
-    );
-    t.strictSame((await contentsOf(destination)).unfinished, [], 'nothing stays');
-    await setPolicy(bucket, uid, without('s3:AbortMultipartUpload'));
-    const refused = await check(destination, credentials);
-    t.strictSame(outcome(refused), ['ok', 'write_denied'], 'without AbortMultipartUpload');
-    t.match(refused.checks[1]?.error?.hint, /AbortMultipartUpload/);
-  },
-);
+  await setPolicy(bucket, uid, without('s3:ListBucket'));
+  t.strictSame(
+    outcome(await check(destination, credentials)),
+    ['list_denied', 'ok'],
+    'without ListBucket',
+  );
+  await setPolicy(bucket, uid, without('s3:PutObject'));
+  t.strictSame(
+    outcome(await check(destination, credentials)),
+    ['ok', 'write_denied'],
+    'without PutObject',
+  );
+  t.strictSame((await contentsOf(destination)).unfinished, [], 'nothing is left in the bucket');
+  await setPolicy(bucket, uid, without('s3:AbortMultipartUpload'));
+  const refused = await check(destination, credentials);
+  t.strictSame(outcome(refused), ['ok', 'write_denied'], 'without AbortMultipartUpload');
+  t.match(refused.checks[1]?.error?.hint, /AbortMultipartUpload/);
+});
 
-t.test('the guide tells of every storage error', async t => {
+t.test('documents every storage error code in docs/destinations.md', async t => {
   const guide = fs.readFileSync(new URL('../../../docs/destinations.md', import.meta.url), 'utf8');
   for (const [code, transient] of Object.entries(storageErrorCodes)) {
     t.match(
@@ -191,7 +191,7 @@ t.test('the guide tells of every storage error', async t => {
   }
 });
 
-t.test('a suspended user', needsS3, async t => {
+t.test('reports a suspended user', needsS3, async t => {
   const { uid, ...credentials } = await createUser();
   await radosgwAdmin('user', 'suspend', `--uid=${uid}`);
   const result = await check(s3Destination(), credentials);
@@ -199,7 +199,7 @@ t.test('a suspended user', needsS3, async t => {
   t.match(result.checks[0]?.error?.message, /suspended/);
 });
 
-t.test('an endpoint whose host names the bucket fails both checks', needsS3, async t => {
+t.test('fails both checks when the host of the endpoint contains the bucket', needsS3, async t => {
   const gateway = await startGateway(undefined, ['--rgw-dns-name=s3.lab.example']);
   t.teardown(gateway.kill);
   const environment: ClientEnvironment = {
@@ -216,7 +216,11 @@ t.test('an endpoint whose host names the bucket fails both checks', needsS3, asy
   };
   const key = freshPrefix();
   const { bucket } = s3Server();
-  t.strictSame(outcome(await checkAt('s3.lab.example', key)), ['ok', 'ok'], 'without the bucket');
+  t.strictSame(
+    outcome(await checkAt('s3.lab.example', key)),
+    ['ok', 'ok'],
+    'the endpoint without the bucket works',
+  );
   const refused = await checkAt(`${bucket}.s3.lab.example`, key);
   t.strictSame(outcome(refused), ['not_s3', 'not_s3']);
   for (const { error } of refused.checks)
@@ -224,18 +228,18 @@ t.test('an endpoint whose host names the bucket fails both checks', needsS3, asy
   t.strictSame(
     await contentsOf(s3Destination({ key: `${bucket}/${key}` })),
     { objects: [], unfinished: [] },
-    'nothing stays',
+    'nothing is left in the bucket',
   );
 });
 
-t.test('TLS', needsS3, async t => {
+t.test('checks the certificate of an endpoint unless the operator trusts it', needsS3, async t => {
   const { httpsEndpoint, endpoint, caFile, users } = s3Server();
   const twice = (code: string) => [code, code];
   const destination = s3Destination({ endpoint: httpsEndpoint });
   t.strictSame(
     outcome(await check(destination, users.full)),
     twice('tls_error'),
-    'an unknown certificate',
+    'an untrusted certificate',
   );
   const trusted = await checkDestination(
     {
@@ -245,17 +249,17 @@ t.test('TLS', needsS3, async t => {
     },
     { allowlist: loopback, extraCa: fs.readFileSync(caFile, 'utf8') },
   );
-  t.strictSame(outcome(trusted), ['ok', 'ok'], 'trusted when the operator says so');
+  t.strictSame(outcome(trusted), ['ok', 'ok'], 'a certificate that the operator trusts');
   t.strictSame(await contentsOf(destination), { objects: [], unfinished: [] });
   const plain = s3Destination({ endpoint: endpoint.replace('http:', 'https:') });
   t.strictSame(
     outcome(await check(plain, users.full)),
     twice('tls_error'),
-    'https at a port that speaks http',
+    'https at a port that serves http',
   );
 });
 
-t.test('an address that is not allowed is never dialled', needsS3, async t => {
+t.test('does not connect to an address that is not allowed', needsS3, async t => {
   const { full } = s3Server().users;
   const destination = s3Destination();
   const request = { destination, credentials: full, objectKey: 'k' };
@@ -269,5 +273,5 @@ t.test('an address that is not allowed is never dialled', needsS3, async t => {
         callback(Object.assign(new Error(), { code: 'ENOTFOUND' }), []),
     },
   );
-  t.strictSame(absent, refused, 'in the words for a name that does not resolve');
+  t.strictSame(absent, refused, 'same answer as for a name that does not resolve');
 });

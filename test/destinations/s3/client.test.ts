@@ -4,7 +4,7 @@ import type { Destination } from '../../../src/destinations/destination.ts';
 import { createS3Client, runPatience } from '../../../src/destinations/s3/client.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 
-t.test('requests of each provider go where they should', async t => {
+t.test('sends requests to the host of each provider', async t => {
   const table: [Partial<Destination>, string][] = [
     [
       { provider: 'aws', region: 'eu-west-1', bucket: 'acme' },
@@ -99,11 +99,11 @@ t.test('requests of each provider go where they should', async t => {
       name.startsWith('x-amz-checksum-'),
     );
     const isAmazon = destination.provider === 'aws';
-    t.equal(checksum, isAmazon, `${expected}: CRC-32 only for Amazon`);
+    t.equal(checksum, isAmazon, `${expected}: CRC-32 only at Amazon`);
     t.equal(
       sent?.headers['content-md5'],
       isAmazon ? undefined : 'ndTkYSaMgDT1yFZOFVxnpg==',
-      `${expected}: Content-MD5 for the others`,
+      `${expected}: Content-MD5 at all other providers`,
     );
     client.destroy();
   }

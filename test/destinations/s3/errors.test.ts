@@ -39,7 +39,10 @@ interface Row {
   readonly hint?: RegExp;
 }
 
-/** Answers as the providers give them, sent over a real connection and read by the real client. */
+/**
+ * Answers as the providers give them. The tests send them over a real connection to the real
+ * client.
+ */
 const answers: Row[] = [
   {
     provider: 'AWS',
@@ -101,7 +104,7 @@ const answers: Row[] = [
     message: /`acme` is in `eu-west-1`; change the region/,
   },
   {
-    provider: 'AWS, old endpoint',
+    provider: 'AWS, legacy endpoint',
     status: 301,
     body: errorDocument(
       'PermanentRedirect',
@@ -119,7 +122,7 @@ const answers: Row[] = [
     message: /`eu-west-3`/,
   },
   {
-    provider: 'AWS, header alone',
+    provider: 'AWS, header only',
     status: 301,
     body: '',
     headers: { 'x-amz-bucket-region': 'eu-west-3' },
@@ -256,7 +259,7 @@ const answers: Row[] = [
     code: 'storage_unavailable',
   },
   {
-    provider: 'any, new code',
+    provider: 'any provider, unknown code',
     status: 502,
     body: errorDocument('SomethingNew'),
     code: 'storage_unavailable',
@@ -295,8 +298,18 @@ const answers: Row[] = [
     body: '<html>Unsupported method</html>',
     code: 'not_s3',
   },
-  { provider: 'half an S3', status: 501, body: errorDocument('NotImplemented'), code: 'not_s3' },
-  { provider: 'half an S3', status: 405, body: errorDocument('MethodNotAllowed'), code: 'not_s3' },
+  {
+    provider: 'an incomplete S3',
+    status: 501,
+    body: errorDocument('NotImplemented'),
+    code: 'not_s3',
+  },
+  {
+    provider: 'an incomplete S3',
+    status: 405,
+    body: errorDocument('MethodNotAllowed'),
+    code: 'not_s3',
+  },
   {
     provider: 'AWS',
     status: 400,
@@ -335,7 +348,7 @@ const answers: Row[] = [
   },
 ];
 
-t.test('answers of providers', async t => {
+t.test('maps the answers of each provider to storage errors', async t => {
   let row: Row | undefined;
   const endpoint = await fakeEndpoint((_, response) => {
     response.writeHead(row?.status ?? 0, { 'content-type': 'application/xml', ...row?.headers });
@@ -368,11 +381,11 @@ t.test('answers of providers', async t => {
   t.equal(
     endpoint.requests.length,
     answers.length,
-    'no redirect was followed and nothing was repeated',
+    'redirects are not followed and requests not repeated',
   );
 });
 
-/** Codes of the published lists with the status that the provider sends. */
+/** Error codes from the published lists of each provider, with their HTTP status. */
 const published: Record<StorageErrorCode, [string, number][]> = {
   access_key_not_recognised: [
     ['InvalidAccessKeyId', 403],
@@ -511,7 +524,7 @@ const published: Record<StorageErrorCode, [string, number][]> = {
   ],
 };
 
-t.test('has a decision for every published code', async t => {
+t.test('maps every published code explicitly', async t => {
   for (const [expected, rows] of Object.entries(published)) {
     for (const [code, status] of rows) {
       const error = Object.assign(new Error(), {
@@ -525,14 +538,14 @@ t.test('has a decision for every published code', async t => {
   }
 });
 
-t.test('says that a full storage is full', async t => {
+t.test('reports a full storage as full', async t => {
   const error = { Code: 'QuotaExceeded', $metadata: { httpStatusCode: 403 } };
   const fault = describeStorageError(error, { step: 'upload', destination: r2 });
   t.match(fault.message, /quota is full \(QuotaExceeded\)/);
   t.match(fault.hint, /raise the quota/);
 });
 
-t.test('says that temporary keys need a session token', async t => {
+t.test('reports that temporary keys need a session token', async t => {
   const withKey = (Code: string, accessKeyId: string) =>
     describeStorageError({ Code }, { step: 'list', destination: aws, accessKeyId }).hint;
   const wanted = /expires and needs a session token, which is not supported/;
@@ -567,16 +580,16 @@ t.test('gives Amazon and Google users no hint about hosts, ports or endpoints', 
   }
 });
 
-t.test('says to leave the bucket out of the endpoint', async t => {
+t.test('suggests to leave the bucket out of the endpoint when the host may contain it', async t => {
   const wanted = /leave the bucket out of the endpoint/;
   const inHost = { ...r2, endpoint: 'https://acme.fra1.example.com' };
   const describe = (error: unknown, destination: Destination, step: StorageStep = 'list') => {
     const { message, hint } = describeStorageError(error, { step, destination });
     return `${message} ${hint}`;
   };
-  // No object is read by a list, so the host itself names a bucket.
+  // A list reads no object. `NoSuchKey` therefore means that the host itself names a bucket.
   t.match(describe({ Code: 'NoSuchKey' }, inHost), wanted);
-  t.match(describe({ Code: 'NoSuchKey' }, r2), wanted, 'a domain of the bucket alone');
+  t.match(describe({ Code: 'NoSuchKey' }, r2), wanted, 'a host that serves a single bucket');
   t.notMatch(describe({ Code: 'NoSuchKey' }, r2, 'upload'), wanted);
   for (const error of [new NotS3Error(), { Code: 'AccessDenied' }, { Code: 'NoSuchBucket' }]) {
     t.match(describe(error, inHost), wanted);
@@ -584,7 +597,7 @@ t.test('says to leave the bucket out of the endpoint', async t => {
   }
 });
 
-t.test('connections that fail, by the code that Node gives', async t => {
+t.test('maps connection errors by the code of Node', async t => {
   const rows: Record<string, StorageErrorCode> = {
     ENOTFOUND: 'endpoint_unreachable',
     EAI_AGAIN: 'endpoint_unreachable',
@@ -617,7 +630,7 @@ t.test('connections that fail, by the code that Node gives', async t => {
   }
 });
 
-t.test('time limits, refusals, and things that are no errors at all', async t => {
+t.test('maps timeouts, refused endpoints and values that are not errors', async t => {
   const describe = (error: unknown) =>
     describeStorageError(error, { step: 'list', destination: r2 }).code;
   t.equal(describe(new DOMException('late', 'TimeoutError')), 'timeout');
@@ -629,7 +642,7 @@ t.test('time limits, refusals, and things that are no errors at all', async t =>
   }
 });
 
-t.test('which faults are tried again', async t => {
+t.test('repeats only transient errors', async t => {
   for (const [code, transient] of Object.entries(storageErrorCodes))
     t.equal(isTransient(code as StorageErrorCode), transient, code);
 });

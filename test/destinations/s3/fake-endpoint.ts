@@ -1,4 +1,4 @@
-/** Small servers on loopback that misbehave as the real S3 server cannot be made to. */
+/** Small servers on loopback that misbehave in ways in which the real S3 server cannot. */
 import { once } from 'node:events';
 import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
@@ -33,7 +33,7 @@ export async function fakeEndpoint(answer: Answer): Promise<FakeEndpoint> {
   };
 }
 
-/** Takes the connection and does with it what `behave` says, below HTTP. */
+/** Starts a TCP server that passes each connection to `behave`, for faults below HTTP. */
 export async function fakeSocket(behave: (socket: net.Socket) => void): Promise<FakeEndpoint> {
   const sockets = new Set<net.Socket>();
   const server = net.createServer(socket => {

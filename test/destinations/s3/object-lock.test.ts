@@ -8,7 +8,7 @@ import { bytes, digestOf, mebibyte } from './test-source.ts';
 
 const { signal } = new AbortController();
 
-t.test('writes to a bucket with Object Lock that demands a digest', needsS3, async t => {
+t.test('writes to a bucket with Object Lock that requires a digest', needsS3, async t => {
   const bucket = freshPrefix();
   const owner = s3Client('full');
   t.teardown(() => owner.destroy());
@@ -22,7 +22,7 @@ t.test('writes to a bucket with Object Lock that demands a digest', needsS3, asy
       },
     }),
   );
-  // Ceph stores objects without a digest, Amazon and Backblaze do not.
+  // Ceph stores objects without a digest. Amazon and Backblaze refuse them.
   const proxy = await startS3Proxy();
   proxy.decide(({ method, headers }) => {
     const hasDigest =
@@ -67,10 +67,14 @@ t.test('writes to a bucket with Object Lock that demands a digest', needsS3, asy
     completedAt: '2026-03-03T00:00:09.000Z',
   } as const;
   await t.resolves(putManifest(client, destination, null, manifest, signal));
-  t.equal(proxy.requests.filter(line => line.startsWith('PUT')).length, 6, 'nothing was repeated');
+  t.equal(
+    proxy.requests.filter(line => line.startsWith('PUT')).length,
+    6,
+    'no request was repeated',
+  );
 });
 
-t.test('a part that is damaged on its way is refused by its digest', needsS3, async t => {
+t.test('detects a part that is damaged in transit by its digest', needsS3, async t => {
   const proxy = await startS3Proxy();
   let damaged = 0;
   proxy.decide(({ method }) => {

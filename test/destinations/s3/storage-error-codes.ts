@@ -1,6 +1,6 @@
 import type { StorageErrorCode } from '../../../src/destinations/s3/errors.ts';
 
-/** All storage error codes, and whether a run that meets one is repeated. */
+/** All storage error codes. True if a run with this error is repeated. */
 export const storageErrorCodes: Record<StorageErrorCode, boolean> = {
   access_key_not_recognised: false,
   secret_key_mismatch: false,

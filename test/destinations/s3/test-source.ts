@@ -1,10 +1,13 @@
-/** Bytes that are the same every time, in chunks of odd sizes, made as they are asked for. */
+/** Deterministic bytes in chunks of odd sizes, generated on demand. */
 import { createHash } from 'node:crypto';
 
 export const mebibyte = 1024 * 1024;
 const pattern = Buffer.alloc(mebibyte + 17, 'company,feature,"quoted, ü"\n');
 
-/** `before(offset)` runs before each chunk; what it throws is the source's fault. */
+/**
+ * Yields `size` bytes. Calls `before(offset)` before each chunk; its errors become errors of the
+ * source.
+ */
 export async function* bytes(
   size: number,
   before: (offset: number) => unknown = () => {},

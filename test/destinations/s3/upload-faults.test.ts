@@ -25,7 +25,7 @@ interface Steps {
   readonly abort: Answer;
 }
 
-/** An S3 that takes uploads and forgets them; each step can be replaced. */
+/** Returns an S3 that accepts uploads and stores nothing. Each step can be replaced. */
 function forgetful(steps: Partial<Steps> = {}): Answer {
   const all: Steps = {
     create: (_, response) => response.end(createDocument('u1')),
@@ -94,29 +94,29 @@ function codeOf(thrown: unknown): string {
   return thrown instanceof StorageError ? thrown.fault.code : `not a StorageError: ${thrown}`;
 }
 
-/** How many requests had the method. */
+/** Returns the number of requests with the method. */
 const count = (requests: string[], method: string) =>
   requests.filter(line => line.startsWith(method)).length;
 
-t.test('faults of each step', async t => {
+t.test('reports the storage error of each upload step and aborts the upload', async t => {
   const html: Answer = (_, response) => response.end('<html><body>Welcome</body></html>');
   const table: [string, Partial<Steps>, string, number][] = [
     ['create denied', { create: refuse(403, 'AccessDenied') }, 'write_denied', 0],
-    ['create answered by a web page', { create: html }, 'not_s3', 0],
+    ['create answered with a web page', { create: html }, 'not_s3', 0],
     ['part denied', { part: refuse(403, 'AccessDenied') }, 'write_denied', 1],
-    ['part answered by a web page', { part: html }, 'not_s3', 1],
+    ['part answered with a web page', { part: html }, 'not_s3', 1],
     ['parts unavailable', { part: refuse(503, 'SlowDown') }, 'storage_unavailable', 1],
     ['complete refused', { complete: refuse(400, 'InvalidPart') }, 'unknown', 1],
     ['complete unavailable', { complete: refuse(500, 'InternalError') }, 'storage_unavailable', 1],
-    ['complete answered by a web page', { complete: html }, 'not_s3', 1],
+    ['complete answered with a web page', { complete: html }, 'not_s3', 1],
     [
-      '200 with an error inside',
+      '200 with an error document',
       { complete: (_, response) => response.end(errorDocument('InternalError')) },
       'storage_unavailable',
       1,
     ],
     [
-      'the abort fails too',
+      'failed abort',
       { part: refuse(403, 'AccessDenied'), abort: refuse(500, 'InternalError') },
       'write_denied',
       3,
@@ -125,12 +125,12 @@ t.test('faults of each step', async t => {
   for (const [title, steps, code, aborts] of table) {
     const endpoint = await fakeEndpoint(forgetful(steps));
     t.equal(codeOf(await upload(t, endpoint.destination)), code, title);
-    t.equal(count(endpoint.requests, 'DELETE'), aborts, `${title}: what was begun is aborted`);
+    t.equal(count(endpoint.requests, 'DELETE'), aborts, `${title}: the upload is aborted`);
     await endpoint.close();
   }
 });
 
-t.test('503 SlowDown twice, then fine', async t => {
+t.test('succeeds when a part is answered with SlowDown twice', async t => {
   let refusals = 2;
   const slow: Answer = (request, response) => {
     refusals -= 1;
@@ -138,11 +138,11 @@ t.test('503 SlowDown twice, then fine', async t => {
   };
   const endpoint = await fakeEndpoint(forgetful({ part: slow }));
   t.strictSame(await upload(t, endpoint.destination), await digestOf(20 * mebibyte));
-  t.equal(count(endpoint.requests, 'PUT'), 5, 'three parts and two refusals');
+  t.equal(count(endpoint.requests, 'PUT'), 5, 'three parts and two repetitions');
   await endpoint.close();
 });
 
-t.test('a refused part ends it at once, though the source gives nothing more', async t => {
+t.test('fails at once when a part is refused while the source is idle', async t => {
   const endpoint = await fakeEndpoint(forgetful({ part: refuse(403, 'AccessDenied') }));
   const body = bytes(40 * mebibyte, offset =>
     offset > 20 * mebibyte ? new Promise(() => {}) : undefined,
@@ -152,7 +152,7 @@ t.test('a refused part ends it at once, though the source gives nothing more', a
   await endpoint.close();
 });
 
-t.test('few parts of one size at a time, and no more in memory than those', async t => {
+t.test('limits the parts in flight and in memory', async t => {
   let inFlight = 0;
   let mostInFlight = 0;
   let taken = 0;
@@ -178,33 +178,39 @@ t.test('few parts of one size at a time, and no more in memory than those', asyn
   t.strictSame(await upload(t, endpoint.destination, { body }), await digestOf(120 * mebibyte));
   t.equal(taken, 15);
   t.strictSame([...sizes], [`${part}`]);
-  t.ok(mostInFlight > 1 && mostInFlight <= 4, `${mostInFlight} parts at a time`);
-  t.ok(mostWaiting <= 6 * part, `${mostWaiting / mebibyte} MiB made and not yet taken`);
+  t.ok(mostInFlight > 1 && mostInFlight <= 4, `${mostInFlight} parts in flight`);
+  t.ok(
+    mostWaiting <= 6 * part,
+    `${mostWaiting / mebibyte} MiB read from the source and not yet uploaded`,
+  );
   await endpoint.close();
 });
 
-t.test('aborted while its last request is under way, it tells what came of it', async t => {
-  for (const [step, size] of [
-    ['complete', 20 * mebibyte],
-    ['part', 1_000],
-  ] as const) {
-    const controller = new AbortController();
-    const last: Answer = (request, response) => {
-      controller.abort(new Error('too late'));
-      forgetful()(request, response);
-    };
-    const endpoint = await fakeEndpoint(forgetful({ [step]: last }));
-    const uploaded = await upload(t, endpoint.destination, {
-      body: bytes(size),
-      signal: controller.signal,
-    });
-    t.strictSame(uploaded, await digestOf(size));
-    t.equal(count(endpoint.requests, 'DELETE'), 0);
-    await endpoint.close();
-  }
-});
+t.test(
+  'returns the outcome of the last request when it is aborted during that request',
+  async t => {
+    for (const [step, size] of [
+      ['complete', 20 * mebibyte],
+      ['part', 1_000],
+    ] as const) {
+      const controller = new AbortController();
+      const last: Answer = (request, response) => {
+        controller.abort(new Error('too late'));
+        forgetful()(request, response);
+      };
+      const endpoint = await fakeEndpoint(forgetful({ [step]: last }));
+      const uploaded = await upload(t, endpoint.destination, {
+        body: bytes(size),
+        signal: controller.signal,
+      });
+      t.strictSame(uploaded, await digestOf(size));
+      t.equal(count(endpoint.requests, 'DELETE'), 0);
+      await endpoint.close();
+    }
+  },
+);
 
-t.test('a server that stops answering is given up', async t => {
+t.test('times out when the server stops answering', async t => {
   const silent: Answer = () => {};
   const patience = { maxAttempts: 2, requestTimeoutMs: 300, idleTimeoutMs: 300 };
   for (const [step, code] of [
@@ -219,7 +225,7 @@ t.test('a server that stops answering is given up', async t => {
   }
 });
 
-/** Between the client and the real server: passes bytes on until `act` does something else with them. */
+/** Starts a TCP proxy before the real server. `act` returns false to withhold the bytes. */
 async function proxy(act: (sent: number, client: net.Socket, server: net.Socket) => boolean) {
   const { port } = new URL(s3Server().endpoint);
   const sockets = new Set<net.Socket>();
@@ -250,66 +256,70 @@ async function proxy(act: (sent: number, client: net.Socket, server: net.Socket)
   };
 }
 
-t.test('a connection that resets, is cut or stalls: a whole object or none', needsS3, async t => {
-  const faults: Record<string, (client: net.Socket, server: net.Socket) => boolean> = {
-    reset: client => {
-      client.resetAndDestroy();
-      return false;
-    },
-    cut: (_client, server) => {
-      server.end();
-      return false;
-    },
-    stall: () => false,
-  };
-  const expected = await digestOf(20 * mebibyte);
-  let failures = 0;
-  for (const [name, fault] of Object.entries(faults)) {
-    for (let round = 0; round < 4; round += 1) {
-      const breakAt = Math.floor(Math.random() * 12 * mebibyte);
-      let left = 1 + Math.floor(Math.random() * 6);
-      const broken = new WeakSet<net.Socket>();
-      const between = await proxy((sent, client, server) => {
-        if (broken.has(client)) return fault(client, server);
-        if (sent <= breakAt || left === 0) return true;
-        left -= 1;
-        broken.add(client);
-        return fault(client, server);
-      });
-      const destination = s3Destination();
-      const client = createS3Client(
-        { ...destination, endpoint: between.endpoint },
-        s3Server().users.full,
-        { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
-        { ...runPatience, idleTimeoutMs: 500 },
-      );
-      const started: string[] = [];
-      const request = requestFor(destination, {
-        onMultipartStarted: async id => void started.push(id),
-      });
-      const outcome = await uploadObject(client, request).catch((error: unknown) => error);
-      client.destroy();
-      await between.close();
-      const { objects } = await contentsOf(destination);
-      const title = `${name} after ${breakAt} bytes`;
-      if (outcome instanceof Error) {
-        failures += 1;
-        t.ok(
-          outcome instanceof StorageError && isTransient(outcome.fault.code),
-          `${title}: ${outcome.message}`,
+t.test(
+  'writes a complete object or none when connections reset, close or stall',
+  needsS3,
+  async t => {
+    const faults: Record<string, (client: net.Socket, server: net.Socket) => boolean> = {
+      reset: client => {
+        client.resetAndDestroy();
+        return false;
+      },
+      cut: (_client, server) => {
+        server.end();
+        return false;
+      },
+      stall: () => false,
+    };
+    const expected = await digestOf(20 * mebibyte);
+    let failures = 0;
+    for (const [name, fault] of Object.entries(faults)) {
+      for (let round = 0; round < 4; round += 1) {
+        const breakAt = Math.floor(Math.random() * 12 * mebibyte);
+        let left = 1 + Math.floor(Math.random() * 6);
+        const broken = new WeakSet<net.Socket>();
+        const between = await proxy((sent, client, server) => {
+          if (broken.has(client)) return fault(client, server);
+          if (sent <= breakAt || left === 0) return true;
+          left -= 1;
+          broken.add(client);
+          return fault(client, server);
+        });
+        const destination = s3Destination();
+        const client = createS3Client(
+          { ...destination, endpoint: between.endpoint },
+          s3Server().users.full,
+          { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
+          { ...runPatience, idleTimeoutMs: 500 },
         );
-      } else {
-        t.strictSame(outcome, expected, title);
-        t.strictSame(objects, [request.key]);
-      }
-      for (const key of objects) {
-        t.equal(
-          (await readObject(destination.bucket, key)).body.length,
-          expected.bytes,
-          `${title}: whole`,
-        );
+        const started: string[] = [];
+        const request = requestFor(destination, {
+          onMultipartStarted: async id => void started.push(id),
+        });
+        const outcome = await uploadObject(client, request).catch((error: unknown) => error);
+        client.destroy();
+        await between.close();
+        const { objects } = await contentsOf(destination);
+        const title = `${name} after ${breakAt} bytes`;
+        if (outcome instanceof Error) {
+          failures += 1;
+          t.ok(
+            outcome instanceof StorageError && isTransient(outcome.fault.code),
+            `${title}: ${outcome.message}`,
+          );
+        } else {
+          t.strictSame(outcome, expected, title);
+          t.strictSame(objects, [request.key]);
+        }
+        for (const key of objects) {
+          t.equal(
+            (await readObject(destination.bucket, key)).body.length,
+            expected.bytes,
+            `${title}: whole`,
+          );
+        }
       }
     }
-  }
-  t.comment(`${failures} of 12 failed; the others got through by repeating`);
-});
+    t.comment(`${failures} of 12 uploads failed; the others succeeded by repeating requests`);
+  },
+);

@@ -43,7 +43,7 @@ function requestFor(
   };
 }
 
-t.test('part sizes', async t => {
+t.test('chooses the part size by the expected size', async t => {
   const table: [number, number][] = [
     [0, 8],
     [1, 8],
@@ -56,7 +56,7 @@ t.test('part sizes', async t => {
     t.equal(partSizeBytes(expected), size * mebibyte, `${expected} bytes`);
 });
 
-t.test('what arrives is what was sent, whole, of every size around a part', needsS3, async t => {
+t.test('uploads complete objects of sizes around the part size', needsS3, async t => {
   const client = s3Client('full');
   t.teardown(() => client.destroy());
   const part = 8 * mebibyte;
@@ -77,12 +77,12 @@ t.test('what arrives is what was sent, whole, of every size around a part', need
     t.equal(createHash('sha256').update(stored.body).digest('hex'), uploaded.sha256);
     t.equal(stored.contentType, 'text/csv');
     t.strictSame(stored.metadata, request.metadata);
-    t.equal(started.length, size > part ? 1 : 0, 'the id is told once, and only when there is one');
+    t.equal(started.length, size > part ? 1 : 0, 'reports the id of a multipart upload once');
     t.strictSame(await contentsOf(destination), { objects: [request.key], unfinished: [] });
   }
 });
 
-t.test('a source that fails leaves nothing, wherever it fails', needsS3, async t => {
+t.test('leaves nothing in the bucket when the source fails', needsS3, async t => {
   const client = s3Client('full');
   t.teardown(() => client.destroy());
   for (const [size, failAt] of [
@@ -95,7 +95,7 @@ t.test('a source that fails leaves nothing, wherever it fails', needsS3, async t
     [1_000, 1_000],
   ] as const) {
     const destination = s3Destination();
-    const fault = new Error('the database is gone');
+    const fault = new Error('the database is unreachable');
     const body = bytes(size, offset => {
       if (offset >= failAt) throw fault;
     });
@@ -109,35 +109,42 @@ t.test('a source that fails leaves nothing, wherever it fails', needsS3, async t
   }
 });
 
-t.test('a source that is cut off without an error leaves nothing', needsS3, async t => {
-  const client = s3Client('full');
-  t.teardown(() => client.destroy());
-  const cutInside = (size: number, cutAt: number) => () => {
-    const body = Readable.from(bytes(size, offset => offset >= cutAt && body.destroy()));
-    return body;
-  };
-  const buffered = (cut: (body: Readable) => void) => () => {
-    const body = new Readable({ read() {} });
-    for (let chunk = 0; chunk < 300; chunk += 1) body.push(Buffer.alloc(65_536));
-    body.push(null);
-    cut(body);
-    return body;
-  };
-  const cuts: [string, () => Readable][] = [
-    ['at the first byte of few', cutInside(1_000, 0)],
-    ['in the second part', cutInside(20 * mebibyte, 12 * mebibyte)],
-    ['with its end in the buffer', buffered(body => body.once('data', () => body.destroy()))],
-    ['before it was read', buffered(body => body.destroy())],
-  ];
-  for (const [title, source] of cuts) {
-    const destination = s3Destination();
-    const failed = uploadObject(client, requestFor(destination, { body: source() }));
-    await t.rejects(failed, /premature close|cut off/i, title);
-    t.strictSame(await contentsOf(destination), empty, title);
-  }
-});
+t.test(
+  'leaves nothing in the bucket when the source is destroyed without an error',
+  needsS3,
+  async t => {
+    const client = s3Client('full');
+    t.teardown(() => client.destroy());
+    const cutInside = (size: number, cutAt: number) => () => {
+      const body = Readable.from(bytes(size, offset => offset >= cutAt && body.destroy()));
+      return body;
+    };
+    const buffered = (cut: (body: Readable) => void) => () => {
+      const body = new Readable({ read() {} });
+      for (let chunk = 0; chunk < 300; chunk += 1) body.push(Buffer.alloc(65_536));
+      body.push(null);
+      cut(body);
+      return body;
+    };
+    const cuts: [string, () => Readable][] = [
+      ['at the first byte of a small file', cutInside(1_000, 0)],
+      ['in the second part', cutInside(20 * mebibyte, 12 * mebibyte)],
+      [
+        'with the end of the source in the buffer',
+        buffered(body => body.once('data', () => body.destroy())),
+      ],
+      ['before the source was read', buffered(body => body.destroy())],
+    ];
+    for (const [title, source] of cuts) {
+      const destination = s3Destination();
+      const failed = uploadObject(client, requestFor(destination, { body: source() }));
+      await t.rejects(failed, /premature close|cut off/i, title);
+      t.strictSame(await contentsOf(destination), empty, title);
+    }
+  },
+);
 
-t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
+t.test('leaves nothing in the bucket when it is aborted at any time', needsS3, async t => {
   const client = s3Client('full');
   t.teardown(() => client.destroy());
   const stops: [string, (stop: () => void) => Partial<UploadRequest>][] = [
@@ -163,7 +170,7 @@ t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
     ],
     ['when the upload has started', stop => ({ onMultipartStarted: async () => stop() })],
     [
-      'while the source gives nothing more',
+      'while the source is idle',
       stop => ({
         body: bytes(20 * mebibyte, async offset => {
           if (offset < 17 * mebibyte) return;
@@ -173,7 +180,7 @@ t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
       }),
     ],
     [
-      'while a stream gives nothing more',
+      'while a stream is idle',
       stop => {
         const body = new Readable({ read() {} });
         body.push(Buffer.alloc(9 * mebibyte));
@@ -195,7 +202,7 @@ t.test('aborting leaves nothing, whenever it comes', needsS3, async t => {
   }
 });
 
-t.test('an upload whose id cannot be remembered is aborted', needsS3, async t => {
+t.test('aborts an upload when its id cannot be stored', needsS3, async t => {
   const client = s3Client('full');
   t.teardown(() => client.destroy());
   const destination = s3Destination();
@@ -210,7 +217,7 @@ t.test('an upload whose id cannot be remembered is aborted', needsS3, async t =>
   t.strictSame(await contentsOf(destination), empty);
 });
 
-t.test('rights that end between two parts', needsS3, async t => {
+t.test('reports rights that are revoked between two parts', needsS3, async t => {
   const revocations: [string, (uid: string, accessKeyId: string) => Promise<unknown>, string][] = [
     ['user suspended', uid => radosgwAdmin('user', 'suspend', `--uid=${uid}`), 'write_denied'],
     [
@@ -247,48 +254,55 @@ t.test('rights that end between two parts', needsS3, async t => {
     t.type(thrown, StorageError, title);
     t.equal((thrown as StorageError).fault.code, code, title);
     t.strictSame((await contentsOf(destination)).objects, [], 'no object');
-    // Nobody could abort with those rights; whoever has some again can, by the id that was told.
+    // The user cannot abort without rights. A user with rights can abort by the stored id.
     const uploadId = await started.promise;
     await abortUpload(owner, destination, request.key, uploadId);
     t.strictSame(await contentsOf(destination), empty);
-    await t.resolves(abortUpload(owner, destination, request.key, uploadId), 'twice does no harm');
+    await t.resolves(
+      abortUpload(owner, destination, request.key, uploadId),
+      'a second abort succeeds',
+    );
     owner.destroy();
     user.destroy();
   }
 });
 
-t.test('a server that is killed in the middle', needsS3, async t => {
-  const gateway = await startGateway();
-  t.teardown(gateway.kill);
-  const destination = s3Destination();
-  const client = s3Client('full', { ...destination, endpoint: gateway.endpoint });
-  const other = s3Client('full');
-  t.teardown(() => {
-    client.destroy();
-    other.destroy();
-  });
-  const started = Promise.withResolvers<string>();
-  const request = requestFor(destination, {
-    body: bytes(60 * mebibyte, async offset => {
-      if (offset < 20 * mebibyte) return;
-      await started.promise;
-      await gateway.kill();
-    }),
-    onMultipartStarted: async id => started.resolve(id),
-  });
-  const thrown = await uploadObject(client, request).catch((error: unknown) => error);
-  t.equal((thrown as StorageError).fault.code, 'endpoint_unreachable');
-  t.strictSame(await contentsOf(destination), { objects: [], unfinished: [request.key] });
-  await abortUpload(other, destination, request.key, await started.promise);
-  t.strictSame(await contentsOf(destination), empty);
-  t.strictSame(
-    await uploadObject(other, requestFor(destination)),
-    await digestOf(20 * mebibyte),
-    'and the next attempt succeeds',
-  );
-});
+t.test(
+  'reports a server that is killed during the upload, and a new attempt succeeds',
+  needsS3,
+  async t => {
+    const gateway = await startGateway();
+    t.teardown(gateway.kill);
+    const destination = s3Destination();
+    const client = s3Client('full', { ...destination, endpoint: gateway.endpoint });
+    const other = s3Client('full');
+    t.teardown(() => {
+      client.destroy();
+      other.destroy();
+    });
+    const started = Promise.withResolvers<string>();
+    const request = requestFor(destination, {
+      body: bytes(60 * mebibyte, async offset => {
+        if (offset < 20 * mebibyte) return;
+        await started.promise;
+        await gateway.kill();
+      }),
+      onMultipartStarted: async id => started.resolve(id),
+    });
+    const thrown = await uploadObject(client, request).catch((error: unknown) => error);
+    t.equal((thrown as StorageError).fault.code, 'endpoint_unreachable');
+    t.strictSame(await contentsOf(destination), { objects: [], unfinished: [request.key] });
+    await abortUpload(other, destination, request.key, await started.promise);
+    t.strictSame(await contentsOf(destination), empty);
+    t.strictSame(
+      await uploadObject(other, requestFor(destination)),
+      await digestOf(20 * mebibyte),
+      'the next attempt succeeds',
+    );
+  },
+);
 
-t.test('unfinished uploads of one key can be swept where listing is allowed', needsS3, async t => {
+t.test('aborts unfinished uploads of one key if listing them is allowed', needsS3, async t => {
   const destination = s3Destination();
   const client = s3Client('full');
   const readOnly = s3Client('readOnly');
@@ -305,14 +319,18 @@ t.test('unfinished uploads of one key can be swept where listing is allowed', ne
     ids.push(begun.UploadId ?? '');
   }
   t.equal(await abortUnfinishedUploads(readOnly, destination, key), null, 'not allowed');
-  t.equal(await abortUnfinishedUploads(client, destination, key, ids.slice(1)), 1, 'but for one');
+  t.equal(
+    await abortUnfinishedUploads(client, destination, key, ids.slice(1)),
+    1,
+    'except for one id',
+  );
   t.strictSame((await contentsOf(destination)).unfinished, [key, `${key}.gz`]);
   t.equal(await abortUnfinishedUploads(client, destination, key), 1);
   t.strictSame((await contentsOf(destination)).unfinished, [`${key}.gz`]);
   t.equal(await abortUnfinishedUploads(client, destination, `${key}.gz`), 1);
 });
 
-t.test('manifest', needsS3, async t => {
+t.test('writes and removes a manifest', needsS3, async t => {
   const destination = s3Destination();
   const client = s3Client('full');
   t.teardown(() => client.destroy());
@@ -340,11 +358,14 @@ t.test('manifest', needsS3, async t => {
   t.equal(stored.contentType, 'application/json');
   await removeManifest(client, destination, key, signal);
   t.strictSame((await contentsOf(destination)).objects, []);
-  await t.resolves(removeManifest(client, destination, key, signal), 'there is none');
+  await t.resolves(removeManifest(client, destination, key, signal), 'no manifest exists');
   await putManifest(client, destination, null, manifest, signal);
   const readOnly = s3Client('readOnly');
   t.teardown(() => readOnly.destroy());
-  await t.resolves(removeManifest(readOnly, destination, `${key}x`, signal), 'needs no right');
+  await t.resolves(
+    removeManifest(readOnly, destination, `${key}x`, signal),
+    'a user without the right to delete',
+  );
   const kept = await removeManifest(readOnly, destination, key, signal).catch(
     (error: unknown) => error,
   );
