@@ -3,7 +3,10 @@ import { startTestApp } from '../helpers/app.ts';
 import { inSeconds, makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-/** Who may call what about automatic exports: every route × every kind of caller × every plan. */
+/**
+ * Permissions of the routes for automatic exports. Calls every route as every kind of caller on
+ * every plan.
+ */
 
 const issuer = await startIssuer(t);
 const issuerKey = await makeIssuerKey('ec');
@@ -13,9 +16,9 @@ const { pool } = app.database;
 
 interface Rule {
   readonly needs: 'exports:read' | 'exports:write';
-  /** Whether the plan must be enterprise. */
+  /** True if the plan must be `enterprise`. */
   readonly gated: boolean;
-  /** For a caller who may; nothing listens where the bodies lead to. */
+  /** Status for a caller with permission. No server listens at the endpoints in the bodies. */
   readonly status: number;
   readonly body?: object;
 }
@@ -47,11 +50,11 @@ const rules: Readonly<Record<string, Rule>> = {
   [`GET ${configs}/{configId}/runs`]: read,
   [`GET ${configs}/{configId}/runs/{runId}`]: read,
   'GET /v1/environments/{environmentId}/runs/{runId}': read,
-  // Last: it takes away what the others ask for.
+  // Keep last: it deletes the config that the other rules read.
   [`DELETE ${configs}/{configId}`]: { needs: 'exports:write', gated: false, status: 204 },
 };
 
-t.test('every route has a rule', async t => {
+t.test('checks every documented route of export configs and runs', async t => {
   const { paths } = app.app.swagger() as { paths: Record<string, Record<string, unknown>> };
   const routes = Object.entries(paths).flatMap(([path, methods]) =>
     Object.keys(methods).map(method => `${method.toUpperCase()} ${path}`),
@@ -60,7 +63,7 @@ t.test('every route has a rule', async t => {
   t.strictSame(mine.sort(), Object.keys(rules).sort());
 });
 
-t.test('the matrix', async t => {
+t.test('answers each caller of each route according to scope, environment and plan', async t => {
   await app.putEnvironment('stranger');
   const foreign = await app.makeKey('stranger', ['exports:write']);
   const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as const;
@@ -100,7 +103,12 @@ t.test('the matrix', async t => {
         'unauthenticated',
       );
       await expect('a key of another environment', foreign.token, 404, 'not_found');
-      await expect('a user elsewhere', await user({ environments: 'stranger' }), 404, 'not_found');
+      await expect(
+        'a user of another environment',
+        await user({ environments: 'stranger' }),
+        404,
+        'not_found',
+      );
       await expect('an expired user', await user({ exp: inSeconds(0) }), 401, 'unauthenticated');
       for (const [index, scope] of scopes.entries()) {
         for (const [who, token] of [
@@ -115,21 +123,28 @@ t.test('the matrix', async t => {
           else await expect(who, token, rule.status, null);
         }
       }
-      // Ids of this environment under the path of another: unknown there, even to who may enter both.
+      // Ids of this environment under the path of another one are unknown, even if the caller may
+      // access both.
       if (/configId|runId/.test(route)) {
         for (const [who, token] of [
           ['a key', foreign.token],
-          ['a user of both', await user({ environments: [environment, 'stranger'] })],
+          ['a user of both environments', await user({ environments: [environment, 'stranger'] })],
           ['the operator', testAdminToken],
         ] as const) {
-          await expect(`${who} by another environment’s path`, token, 404, 'not_found', 'stranger');
+          await expect(
+            `${who} with the path of another environment`,
+            token,
+            404,
+            'not_found',
+            'stranger',
+          );
         }
       }
     }
   }
 });
 
-/** A config and a run that finished; the secret is no sealed one. */
+/** Inserts a config and a finished run. The secret is not a valid sealed secret. */
 async function restore(environment: string): Promise<void> {
   await pool.query('delete from export_configs where environment_id = $1', [environment]);
   await pool.query(

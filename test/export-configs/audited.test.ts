@@ -3,10 +3,10 @@ import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { configBody, credentialsOf, startExportApp } from '../helpers/export-configs.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
 
-/** What the audit log says of configs and runs. */
+/** Audit log entries of export configs and runs. */
 
 t.test(
-  'each change of a config and each run by hand has one line, without secrets',
+  'writes one audit line without secrets for each config change and each manual run',
   needsS3,
   async t => {
     const app = await startExportApp(t);
@@ -36,7 +36,7 @@ t.test(
       secretAccessKey: credentialsOf('readOnly').secretAccessKey,
     };
     t.equal((await send('', 'POST', wrong)).status, 422);
-    t.strictSame(await fresh(), [], 'nothing was stored');
+    t.strictSame(await fresh(), [], 'a rejected request is not audited');
 
     const body = configBody('full');
     const { provider, bucket, region, key: folder, endpoint, accessKeyId } = body;
@@ -62,7 +62,11 @@ t.test(
       });
     };
     t.strictSame(await patch({}), []);
-    t.strictSame(await patch({ name: 'Nightly', schedule: 'daily' }), [], 'as it was');
+    t.strictSame(
+      await patch({ name: 'Nightly', schedule: 'daily' }),
+      [],
+      'unchanged values are not audited',
+    );
     t.strictSame(
       await patch({ name: 'Weekly', schedule: 'weekly', manifest: true, key: 'elsewhere' }),
       [

@@ -4,13 +4,13 @@ import { configBody, makeConfig, startExportApp } from '../helpers/export-config
 import { needsS3 } from '../helpers/s3.ts';
 
 t.test(
-  'an environment has at most 50 export configs, also under concurrent creation',
+  'allows at most 50 export configs in an environment, also under concurrent creation',
   needsS3,
   async t => {
     const app = await startExportApp(t);
     await app.putEnvironment('acme');
     const { id } = await makeConfig(app, 'acme');
-    // Copies of a real config, so that two places are left.
+    // Copies a real config until two places are left.
     await app.database.pool.query(
       `insert into export_configs
        select (jsonb_populate_record(config, jsonb_build_object('id', gen_random_uuid()))).*
@@ -19,7 +19,7 @@ t.test(
     );
     const create = () =>
       app.call('/v1/environments/acme/export-configs', { method: 'POST', json: configBody() });
-    // No more at once: checks have a bound of their own.
+    // Not more at once: saves with a destination check have a concurrency limit as well.
     const answers = await Promise.all([create(), create()]);
     const more = await Promise.all([create(), create()]);
     t.same(

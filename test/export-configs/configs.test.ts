@@ -8,12 +8,12 @@ import {
 } from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
 
-/** Configs over HTTP, against the real S3 server. */
+/** Export configs over HTTP, checked against the real S3 server. */
 
 const now = '2026-03-03T10:00:00.000Z';
 const path = '/v1/environments/acme/export-configs';
 
-t.test('made, read, listed and deleted', needsS3, async t => {
+t.test('creates, reads, lists and deletes a config', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const body = configBody('full', { name: '  Nightly to S3 ', key: ' /a/b/ ' });
@@ -54,11 +54,14 @@ t.test('made, read, listed and deleted', needsS3, async t => {
   const { rows } = await app.database.pool.query('select * from export_configs');
   const [row] = rows;
   const secret = s3Server().users.full.secretAccessKey;
-  t.notOk(JSON.stringify(row).includes(secret), 'the row does not hold the secret');
+  t.notOk(
+    JSON.stringify(row).includes(secret),
+    'the row does not contain the secret in plain text',
+  );
   const owner = { environmentId: 'acme', configId: id };
   t.ok(
     openSecret(app.config.encryptionKeys, row.sealed_secret, owner) === secret,
-    'it opens for its owner',
+    'the secret can be unsealed for its environment',
   );
   t.throws(() =>
     openSecret(app.config.encryptionKeys, row.sealed_secret, { ...owner, configId: 'other' }),
@@ -71,7 +74,7 @@ t.test('made, read, listed and deleted', needsS3, async t => {
   t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
 });
 
-t.test('bodies at fault are refused, field by field, and nothing is stored', needsS3, async t => {
+t.test('rejects invalid bodies field by field and stores nothing', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const aws = { bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com/exports', provider: 'aws' };
@@ -80,7 +83,7 @@ t.test('bodies at fault are refused, field by field, and nothing is stored', nee
     ['an unknown property', { ...configBody(), colour: 'red' }, ['/colour']],
     ['no secret', { ...configBody(), secretAccessKey: undefined }, ['/secretAccessKey']],
     ['an empty name', configBody('full', { name: '  ' }), ['/name']],
-    ['a schedule that is none', configBody('full', { schedule: 'hourly' }), ['/schedule']],
+    ['an unknown schedule', configBody('full', { schedule: 'hourly' }), ['/schedule']],
     [
       'bucketUrl of another provider',
       configBody('full', { bucketUrl: aws.bucketUrl }),
@@ -123,7 +126,7 @@ t.test('bodies at fault are refused, field by field, and nothing is stored', nee
   t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
 });
 
-t.test('a bucket that says no: 422 on save, 200 on a dry run, nothing stored', needsS3, async t => {
+t.test('answers 422 on save and 200 on validate when the bucket check fails', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const wrongSecret = { secretAccessKey: s3Server().users.nothing.secretAccessKey };
@@ -173,7 +176,7 @@ t.test('a bucket that says no: 422 on save, 200 on a dry run, nothing stored', n
   t.strictSame(good.json, { valid: true, checks: [passed('list'), passed('write')] });
 });
 
-t.test('PATCH', needsS3, async t => {
+t.test('PATCH of an export config', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const { id, ...made } = await makeConfig(app, 'acme');
@@ -190,7 +193,7 @@ t.test('PATCH', needsS3, async t => {
     });
   };
 
-  await t.test('leaves what is absent', async t => {
+  await t.test('keeps absent fields', async t => {
     app.setNow('2026-03-03T11:00:00.000Z');
     const answer = await patch({ name: 'Renamed', compression: 'gzip', manifest: true });
     t.equal(answer.status, 200, answer.text);
@@ -205,7 +208,7 @@ t.test('PATCH', needsS3, async t => {
     t.ok((await storedSecret()) === users.full.secretAccessKey);
   });
 
-  await t.test('asks the bucket when destination or credentials change', async t => {
+  await t.test('checks the bucket when the destination or the credentials change', async t => {
     const moved = await patch({ key: 'elsewhere', region: 'eu-west-9' });
     t.equal(moved.status, 200, 'the same bucket needs no secret');
     const wrong = await patch({ accessKeyId: users.readOnly.accessKeyId });
@@ -216,12 +219,12 @@ t.test('PATCH', needsS3, async t => {
     t.equal(
       (await app.call(`${path}/${id}`)).json.accessKeyId,
       users.full.accessKeyId,
-      'nothing was stored',
+      'a rejected change is not stored',
     );
     t.equal((await app.call(`${path}/${id}/validate`, { method: 'POST' })).json.valid, true);
   });
 
-  await t.test('wants the secret again for another bucket, endpoint or provider', async t => {
+  await t.test('requires the secret again for another bucket, endpoint or provider', async t => {
     const other = s3Server().endpoint.replace('127.0.0.1', 'localhost');
     for (const change of [
       { bucket: 'another' },
@@ -239,7 +242,7 @@ t.test('PATCH', needsS3, async t => {
     t.equal(
       (await patch({ provider: 'gcp', ...credentialsOf('full') })).json.errors[0].path,
       '/bucket',
-      'nothing is carried over',
+      'destination fields of the former provider are not reused',
     );
     t.equal(
       (await patch({ bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com' })).json.errors[0].path,
@@ -252,13 +255,13 @@ t.test('PATCH', needsS3, async t => {
     );
   });
 
-  await t.test('turned off and on again', async t => {
+  await t.test('starts a new schedule when it is enabled again', async t => {
     const off = await patch({ enabled: false });
     t.equal(off.json.status.nextRunAt, null);
     t.equal((await patch({ enabled: true })).status, 200);
     const { rows } = await app.database.pool.query('select active_since from export_configs');
     t.equal(rows[0].active_since.toISOString(), '2026-03-03T11:00:00.000Z');
-    // Once the key is revoked there is no turning on.
+    // Enabling checks the bucket: it fails if the access key was revoked.
     await patch({ enabled: false });
     await app.database.pool.query("update export_configs set access_key_id = 'gone'");
     const refused = await patch({ enabled: true });
@@ -267,7 +270,7 @@ t.test('PATCH', needsS3, async t => {
   });
 });
 
-t.test('the plan: below enterprise one may read and delete', needsS3, async t => {
+t.test('allows only reads and deletion on a plan below enterprise', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const { id } = await makeConfig(app, 'acme');
@@ -293,7 +296,7 @@ t.test('the plan: below enterprise one may read and delete', needsS3, async t =>
   t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 204);
 });
 
-t.test('another environment does not see it; pages follow one another', needsS3, async t => {
+t.test('hides configs from other environments and lists them page by page', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   await app.putEnvironment('other');

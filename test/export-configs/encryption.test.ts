@@ -14,7 +14,7 @@ import { startS3Proxy } from '../helpers/s3-proxy.ts';
 
 const path = '/v1/environments/acme/export-configs';
 
-/** A gateway whose key service knows `testkey-1`, for uploads with `aws:kms`. */
+/** Starts a gateway whose key service has the key `testkey-1`, for uploads with `aws:kms`. */
 async function startKmsGateway(t: { teardown(handler: () => Promise<void>): void }) {
   const gateway = await startGateway(undefined, [
     '--rgw-crypt-s3-kms-backend=testing',
@@ -25,97 +25,109 @@ async function startKmsGateway(t: { teardown(handler: () => Promise<void>): void
   return gateway;
 }
 
-t.test('sends the encryption with the check, the object and the manifest', needsS3, async t => {
-  const gateway = await startKmsGateway(t);
-  const proxy = await startS3Proxy(gateway.endpoint);
-  t.teardown(proxy.close);
-  const sent: (string | undefined)[][] = [];
-  proxy.decide(({ method, url, headers }) => {
-    const starts = method === 'PUT' || (method === 'POST' && url?.includes('?uploads'));
-    if (starts) {
-      sent.push(
-        ['', '-aws-kms-key-id'].map(end =>
-          headers[`x-amz-server-side-encryption${end}`]?.toString(),
-        ),
-      );
-    }
-    return 'pass';
-  });
-  const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
-  await app.putEnvironment('acme');
-  await app.load('acme', '2026-03-02', loadBody([adoptionRow({})]));
-  const { id, key, encryption } = await makeConfig(
-    app,
-    'acme',
-    configBody('full', {
-      endpoint: proxy.endpoint,
-      manifest: true,
-      encryption: { type: 'aws:kms', kmsKeyId: ' testkey-1 ' },
-    }),
-  );
-  t.strictSame(encryption, { type: 'aws:kms', kmsKeyId: 'testkey-1' });
-  startExportWorker(t, app);
-  const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
-  const run = await runReader(app, 'acme').finished(json.id);
-  t.match(run, { state: 'successful' });
-  t.strictSame(sent, Array(3).fill(['aws:kms', 'testkey-1']));
-  const destination = s3Destination({ key, endpoint: gateway.endpoint });
-  const client = s3Client('full', destination);
-  t.teardown(() => client.destroy());
-  const { objects } = await contentsOf(destination);
-  t.equal(objects.length, 2);
-  for (const Key of objects) {
-    const head = await client.send(new HeadObjectCommand({ Bucket: s3Server().bucket, Key }));
-    t.match(head, { ServerSideEncryption: 'aws:kms', SSEKMSKeyId: 'testkey-1' });
-  }
-
-  const patch = (body: object) => app.call(`${path}/${id}`, { method: 'PATCH', json: body });
-  const refused = await patch({ encryption: { type: 'aws:kms', kmsKeyId: 'unknown-key' } });
-  t.equal(refused.status, 422);
-  t.equal(refused.json.storageError.code, 'encryption_denied', refused.text);
-  t.match(refused.json.storageError.hint, /kms:GenerateDataKey/);
-  t.strictSame((await contentsOf(destination)).unfinished, []);
-  t.strictSame((await app.call(`${path}/${id}`)).json.encryption, encryption);
-  t.equal((await patch({ name: 'Renamed' })).json.encryption.type, 'aws:kms', 'absent: kept');
-  t.strictSame((await patch({ encryption: { type: 'AES256' } })).json.encryption, {
-    type: 'AES256',
-    kmsKeyId: null,
-  });
-  t.equal((await patch({ encryption: null })).json.encryption, null);
-  const { rows } = await app.database.pool.query(
-    "select details from audit_log where action = 'export_config.updated' order by id",
-  );
-  t.strictSame(
-    rows.map(row => row.details.changed),
-    [['name'], ['encryption'], ['encryption']],
-  );
-});
-
-t.test('says that the encryption was refused, not the rights', needsS3, async t => {
-  const gateway = await startKmsGateway(t);
-  const proxy = await startS3Proxy(gateway.endpoint);
-  proxy.decide(({ headers }) =>
-    headers['x-amz-server-side-encryption'] === undefined ? 'pass' : 'invalid-request',
-  );
-  t.teardown(proxy.close);
-  const app = await startExportApp(t);
-  await app.putEnvironment('acme');
-  const validate = async (user: 'full' | 'readOnly', overrides: object) => {
-    const body = configBody(user, { endpoint: proxy.endpoint, ...overrides });
-    const { json } = await app.call(`${path}/validate`, { method: 'POST', json: body });
-    return json.checks.map(
-      (check: { error: { code: string } | null }) => check.error?.code ?? 'ok',
+t.test(
+  'sends the configured encryption with the check, the object and the manifest',
+  needsS3,
+  async t => {
+    const gateway = await startKmsGateway(t);
+    const proxy = await startS3Proxy(gateway.endpoint);
+    t.teardown(proxy.close);
+    const sent: (string | undefined)[][] = [];
+    proxy.decide(({ method, url, headers }) => {
+      const starts = method === 'PUT' || (method === 'POST' && url?.includes('?uploads'));
+      if (starts) {
+        sent.push(
+          ['', '-aws-kms-key-id'].map(end =>
+            headers[`x-amz-server-side-encryption${end}`]?.toString(),
+          ),
+        );
+      }
+      return 'pass';
+    });
+    const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
+    await app.putEnvironment('acme');
+    await app.load('acme', '2026-03-02', loadBody([adoptionRow({})]));
+    const { id, key, encryption } = await makeConfig(
+      app,
+      'acme',
+      configBody('full', {
+        endpoint: proxy.endpoint,
+        manifest: true,
+        encryption: { type: 'aws:kms', kmsKeyId: ' testkey-1 ' },
+      }),
     );
-  };
-  const encryption = { type: 'AES256' };
-  t.strictSame(await validate('full', { encryption }), ['ok', 'encryption_denied']);
-  t.strictSame(await validate('full', { encryption: null }), ['ok', 'ok']);
-  proxy.decide(() => 'pass');
-  t.strictSame(await validate('full', { encryption }), ['ok', 'ok']);
-  t.strictSame(await validate('readOnly', { encryption }), ['ok', 'write_denied']);
-});
+    t.strictSame(encryption, { type: 'aws:kms', kmsKeyId: 'testkey-1' });
+    startExportWorker(t, app);
+    const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    const run = await runReader(app, 'acme').finished(json.id);
+    t.match(run, { state: 'successful' });
+    t.strictSame(sent, Array(3).fill(['aws:kms', 'testkey-1']));
+    const destination = s3Destination({ key, endpoint: gateway.endpoint });
+    const client = s3Client('full', destination);
+    t.teardown(() => client.destroy());
+    const { objects } = await contentsOf(destination);
+    t.equal(objects.length, 2);
+    for (const Key of objects) {
+      const head = await client.send(new HeadObjectCommand({ Bucket: s3Server().bucket, Key }));
+      t.match(head, { ServerSideEncryption: 'aws:kms', SSEKMSKeyId: 'testkey-1' });
+    }
 
-t.test('refuses an encryption that is malformed', needsS3, async t => {
+    const patch = (body: object) => app.call(`${path}/${id}`, { method: 'PATCH', json: body });
+    const refused = await patch({ encryption: { type: 'aws:kms', kmsKeyId: 'unknown-key' } });
+    t.equal(refused.status, 422);
+    t.equal(refused.json.storageError.code, 'encryption_denied', refused.text);
+    t.match(refused.json.storageError.hint, /kms:GenerateDataKey/);
+    t.strictSame((await contentsOf(destination)).unfinished, []);
+    t.strictSame((await app.call(`${path}/${id}`)).json.encryption, encryption);
+    t.equal(
+      (await patch({ name: 'Renamed' })).json.encryption.type,
+      'aws:kms',
+      'an absent field is kept',
+    );
+    t.strictSame((await patch({ encryption: { type: 'AES256' } })).json.encryption, {
+      type: 'AES256',
+      kmsKeyId: null,
+    });
+    t.equal((await patch({ encryption: null })).json.encryption, null);
+    const { rows } = await app.database.pool.query(
+      "select details from audit_log where action = 'export_config.updated' order by id",
+    );
+    t.strictSame(
+      rows.map(row => row.details.changed),
+      [['name'], ['encryption'], ['encryption']],
+    );
+  },
+);
+
+t.test(
+  'reports a refused encryption as encryption_denied and missing rights as write_denied',
+  needsS3,
+  async t => {
+    const gateway = await startKmsGateway(t);
+    const proxy = await startS3Proxy(gateway.endpoint);
+    proxy.decide(({ headers }) =>
+      headers['x-amz-server-side-encryption'] === undefined ? 'pass' : 'invalid-request',
+    );
+    t.teardown(proxy.close);
+    const app = await startExportApp(t);
+    await app.putEnvironment('acme');
+    const validate = async (user: 'full' | 'readOnly', overrides: object) => {
+      const body = configBody(user, { endpoint: proxy.endpoint, ...overrides });
+      const { json } = await app.call(`${path}/validate`, { method: 'POST', json: body });
+      return json.checks.map(
+        (check: { error: { code: string } | null }) => check.error?.code ?? 'ok',
+      );
+    };
+    const encryption = { type: 'AES256' };
+    t.strictSame(await validate('full', { encryption }), ['ok', 'encryption_denied']);
+    t.strictSame(await validate('full', { encryption: null }), ['ok', 'ok']);
+    proxy.decide(() => 'pass');
+    t.strictSame(await validate('full', { encryption }), ['ok', 'ok']);
+    t.strictSame(await validate('readOnly', { encryption }), ['ok', 'write_denied']);
+  },
+);
+
+t.test('rejects a malformed encryption', needsS3, async t => {
   const app = await startExportApp(t);
   await app.putEnvironment('acme');
   const gcp = {

@@ -5,7 +5,7 @@ import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
 const now = '2026-03-03T10:00:00.000Z';
 const path = '/v1/environments/acme/export-configs';
 
-t.test('refuses a config that writes the same object as another one', needsS3, async t => {
+t.test('rejects a config that writes the same object as another one', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   await app.putEnvironment('other');
@@ -27,29 +27,37 @@ t.test('refuses a config that writes the same object as another one', needsS3, a
     t.equal(answer.json.code, 'conflict');
     t.match(answer.json.detail, `"First" (${first.id})`, what);
   }
-  t.equal((await post({ compression: 'gzip' })).status, 201, 'another compression');
+  t.equal(
+    (await post({ compression: 'gzip' })).status,
+    201,
+    'a different compression is a different object',
+  );
   t.equal((await post({ key: `${key}/{date}` })).status, 201, 'another folder');
   const template = await post({ key: `${key}/{year}-{month}-{day}` });
-  t.equal(template.status, 409, 'the same folder in other words');
+  t.equal(template.status, 409, 'placeholders that give the same folder');
   const literal = await post({ key: `${key}/2026-03-02` });
-  t.equal(literal.status, 409, 'a folder that the other one has on one day');
+  t.equal(literal.status, 409, 'a literal folder that equals the template on one day');
   const elsewhere = await app.call('/v1/environments/other/export-configs', {
     method: 'POST',
     json: configBody('full', { key }),
   });
-  t.equal(elsewhere.status, 201, 'another environment has other object names');
+  t.equal(elsewhere.status, 201, 'object names contain the environment id');
 
   await app.call(`${path}/${first.id}`, { method: 'DELETE' });
-  t.equal((await post({})).status, 201, 'the other one was deleted');
+  t.equal((await post({})).status, 201, 'the conflicting config was deleted');
 });
 
-t.test('refuses a PATCH that leads to the object of another config', needsS3, async t => {
+t.test('rejects a PATCH that leads to the object of another config', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const first = await makeConfig(app, 'acme');
   const second = await makeConfig(app, 'acme', configBody('full', { compression: 'gzip' }));
   const patch = (json: object) => app.call(`${path}/${second.id}`, { method: 'PATCH', json });
-  t.equal((await patch({ key: first.key })).status, 200, 'the compression differs');
+  t.equal(
+    (await patch({ key: first.key })).status,
+    200,
+    'the compression differs, so the same folder is allowed',
+  );
   const refused = await patch({ compression: 'none' });
   t.equal(refused.status, 409);
   t.match(refused.json.detail, first.id);
@@ -57,36 +65,44 @@ t.test('refuses a PATCH that leads to the object of another config', needsS3, as
   t.equal((await patch({ compression: 'none', key: freshPrefix() })).status, 200);
   t.equal((await patch({ name: 'Renamed', enabled: false })).status, 200);
 
-  // Rows of versions before this rule may share an object.
+  // Configs that were saved by versions before this rule may share an object.
   await app.database.pool.query('update export_configs set key = $1', [first.key]);
   t.equal((await patch({ name: 'Still there' })).status, 200, 'other fields can be changed');
   t.equal((await patch({ enabled: true })).status, 200);
-  t.equal((await patch({ key: freshPrefix() })).status, 200, 'the way out');
+  t.equal(
+    (await patch({ key: freshPrefix() })).status,
+    200,
+    'moving to another folder resolves the conflict',
+  );
 });
 
-t.test('stores one of many configs that are saved at once', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
-  const { bucket } = s3Server();
-  const key = freshPrefix();
-  const folders = ['{date}', '{year}-{month}-{day}', '2026-03-02', '{date}', '{year}-03-02'];
-  const answers = await Promise.all(
-    folders.map(folder =>
-      app.call(path, { method: 'POST', json: configBody('full', { key: `${key}/${folder}` }) }),
-    ),
-  );
-  t.strictSame(answers.map(answer => answer.status).toSorted(), [201, 409, 409, 409, 409]);
+t.test(
+  'stores only one of several conflicting configs that are saved concurrently',
+  needsS3,
+  async t => {
+    const app = await startExportApp(t, { now });
+    await app.putEnvironment('acme');
+    const { bucket } = s3Server();
+    const key = freshPrefix();
+    const folders = ['{date}', '{year}-{month}-{day}', '2026-03-02', '{date}', '{year}-03-02'];
+    const answers = await Promise.all(
+      folders.map(folder =>
+        app.call(path, { method: 'POST', json: configBody('full', { key: `${key}/${folder}` }) }),
+      ),
+    );
+    t.strictSame(answers.map(answer => answer.status).toSorted(), [201, 409, 409, 409, 409]);
 
-  const ids: string[] = [];
-  for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'acme')).id);
-  const target = freshPrefix();
-  const patched = await Promise.all(
-    ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
-  );
-  t.strictSame(patched.map(answer => answer.status).toSorted(), [200, 409, 409, 409]);
-  const { rows } = await app.database.pool.query(
-    'select count(*)::int as n from export_configs where bucket = $1 and key = $2',
-    [bucket, target],
-  );
-  t.equal(rows[0].n, 1);
-});
+    const ids: string[] = [];
+    for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'acme')).id);
+    const target = freshPrefix();
+    const patched = await Promise.all(
+      ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
+    );
+    t.strictSame(patched.map(answer => answer.status).toSorted(), [200, 409, 409, 409]);
+    const { rows } = await app.database.pool.query(
+      'select count(*)::int as n from export_configs where bucket = $1 and key = $2',
+      [bucket, target],
+    );
+    t.equal(rows[0].n, 1);
+  },
+);

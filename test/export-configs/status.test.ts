@@ -18,7 +18,7 @@ const bad: RunHistory = {
 };
 const daily = { enabled: true, schedule: 'daily', turnedOff: null } as const;
 
-t.test('before the first run', async t => {
+t.test('describes a config before its first run', async t => {
   t.strictSame(describeStatus(daily, never, 'enterprise', now), {
     status: 'never ran before',
     running: false,
@@ -32,7 +32,7 @@ t.test('before the first run', async t => {
   t.match(running, { status: 'never ran before', running: true, lastRunAt: null });
 });
 
-t.test('after a failure and after a success', async t => {
+t.test('describes a config after a failed and after a successful run', async t => {
   t.strictSame(describeStatus(daily, bad, 'enterprise', now), {
     status: 'failed',
     running: false,
@@ -53,7 +53,7 @@ t.test('after a failure and after a success', async t => {
   });
 });
 
-t.test('after it turned itself off', async t => {
+t.test('describes a config that was turned off after too many failures', async t => {
   const turnedOff = { message: 'No more.', at: later };
   const status = describeStatus({ ...daily, enabled: false, turnedOff }, bad, 'enterprise', now);
   t.match(status, { status: 'failed', nextRunAt: null, error });
@@ -64,7 +64,7 @@ t.test('after it turned itself off', async t => {
   });
 });
 
-t.test('when it runs next', async t => {
+t.test('computes the next run from schedule, plan and enabled flag', async t => {
   const next = (
     config: Parameters<typeof describeStatus>[0],
     plan: Parameters<typeof describeStatus>[2],
@@ -75,7 +75,11 @@ t.test('when it runs next', async t => {
     next(daily, 'enterprise', new Date('2026-03-05T00:00:00.000Z')),
     '2026-03-06T00:00:00.000Z',
   );
-  t.equal(next({ ...daily, enabled: false }, 'enterprise'), null, 'off');
+  t.equal(
+    next({ ...daily, enabled: false }, 'enterprise'),
+    null,
+    'a disabled config has no next run',
+  );
   t.equal(next(daily, 'pro'), null);
   t.equal(next(daily, 'free'), null);
 });

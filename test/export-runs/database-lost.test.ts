@@ -14,11 +14,14 @@ import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 
-/** More than what waits in parts and buffers, so that the rows are still being read. */
+/**
+ * More rows than the parts and buffers hold, so that the run is still reading when Postgres
+ * crashes.
+ */
 const rowCount = 400_000;
 
 t.test(
-  'Postgres crashes in the middle of a run and comes back: one whole object',
+  'writes one complete object when Postgres crashes and restarts during a run',
   needsS3,
   async t => {
     const server = await startPostgresServer();
@@ -51,7 +54,7 @@ t.test(
     await server.stop('immediate');
     t.equal((await app.call('/v1/environments')).status, 503);
     proxy.decide(() => 'pass');
-    // The bucket is cleaned up though nothing can be written down.
+    // The worker aborts the upload although it cannot write to the database.
     await until(
       () => contentsOf(s3Destination({ key })),
       found => found.unfinished.length === 0,
@@ -62,7 +65,7 @@ t.test(
       () => app.call('/health/ready'),
       answer => answer.status === 200,
     );
-    // As after 20 s without a heartbeat, and the pause before the next attempt.
+    // Simulates 20 s without a heartbeat and skips the delay before the next attempt.
     await until(
       async () => {
         await query(
@@ -82,7 +85,7 @@ t.test(
     const { body } = await readObject(s3Server().bucket, run.objectKey);
     t.ok(
       body.equals((await app.download('acme', '30-days-daily')).body),
-      'the object is that part of the download',
+      'the object equals the section of the download',
     );
   },
 );

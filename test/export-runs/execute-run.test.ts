@@ -21,7 +21,9 @@ import {
 } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 
-/** Runs from the slot to the bucket, with the real database and the real S3 server. */
+/**
+ * Runs from the slot to the object in the bucket, with the real database and the real S3 server.
+ */
 
 const path = '/v1/environments/acme/export-configs';
 const rows = [
@@ -42,7 +44,7 @@ const rows = [
 ];
 const expected = exportHeader + exportPart(rows, '2026-03-02');
 
-/** Monday's slot has passed; the next is Wednesday's. */
+/** Starts the app on Monday: the daily slot of that day has passed. */
 async function start(t: Parameters<typeof startExportApp>[0]) {
   const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
   await app.putEnvironment('acme');
@@ -52,7 +54,7 @@ async function start(t: Parameters<typeof startExportApp>[0]) {
   return { app, ofConfig, runs: runReader(app, 'acme') };
 }
 
-t.test('a slot comes: file, manifest, run and status', needsS3, async t => {
+t.test('writes file, manifest, run and status when a slot becomes due', needsS3, async t => {
   const { app, ofConfig } = await start(t);
   const { id, key } = await makeConfig(app, 'acme', configBody('full', { manifest: true }));
   app.setNow('2026-03-03T00:00:00.000Z');
@@ -82,7 +84,7 @@ t.test('a slot comes: file, manifest, run and status', needsS3, async t => {
   t.equal(
     (await app.download('acme', '30-days-daily')).text,
     expected,
-    'the same as that part of the download',
+    'the object equals the section of the download',
   );
   t.equal(object.contentType, 'text/csv');
   t.strictSame(object.metadata, {
@@ -162,7 +164,8 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
     .map(line => `${line.split(' ')[0]} ${line.includes('/_manifest/') ? 'manifest' : 'object'}`);
   t.strictSame(writes, ['DELETE manifest', 'PUT object', 'PUT manifest']);
 
-  // A run that fails between the two leaves an object without a manifest, never with a wrong one.
+  // A run that fails between the two steps leaves an object without a manifest, never with a wrong
+  // one.
   proxy.decide(({ method, url }) =>
     method === 'PUT' && !url?.includes('/_manifest/') ? 'invalid-request' : 'pass',
   );
@@ -175,7 +178,7 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
   t.strictSame((await contentsOf(s3Destination({ key: folder }))).objects, [first.objectKey]);
 });
 
-t.test('runs by hand, gzip: the same bytes every time', needsS3, async t => {
+t.test('writes the same gzip bytes in every manual run', needsS3, async t => {
   const { app, runs } = await start(t);
   const { id, key } = await makeConfig(
     app,
@@ -214,59 +217,67 @@ t.test('runs by hand, gzip: the same bytes every time', needsS3, async t => {
   );
 });
 
-t.test('runs by hand that may not be', needsS3, async t => {
-  const { app } = await start(t);
-  const { id } = await makeConfig(app, 'acme');
-  const post = (json?: object) =>
-    app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
-  t.equal((await post({ snapshotDate: '2026-03-01' })).status, 404);
-  t.equal((await post({ snapshotDate: '2026-02-30' })).status, 400);
-  t.equal((await post({ colour: 'red' })).json.errors[0].path, '/colour');
-  t.equal((await post()).status, 202);
-  const second = await post();
-  t.equal(second.status, 409);
-  t.equal(second.json.code, 'conflict');
-  t.equal((await app.call(`${path}/unknown/runs`, { method: 'POST' })).status, 404);
-  t.equal((await app.call(`${path}/${id}/runs/unknown`)).status, 404);
-});
-
-t.test('a configuration fault fails at once, and the next success clears it', needsS3, async t => {
-  const { app, ofConfig, runs } = await start(t);
-  const { id } = await makeConfig(app, 'acme');
-  startExportWorker(t, app);
-  const run = async () => {
-    const started = await app.call(`${path}/${id}/runs`, { method: 'POST' });
-    return await runs.finished(started.json.id);
-  };
-  t.match(await run(), { state: 'successful' });
-  app.setNow('2026-03-02T11:00:00.000Z');
-  await app.database.pool.query(`update export_configs set bucket = 'no-such-bucket'`);
-  const failed = await run();
-  t.match(failed, {
-    state: 'failed',
-    attempts: 1,
-    rowCount: null,
-    objectKey: null,
-    error: { code: 'bucket_not_found' },
-  });
-  t.match((await ofConfig(id)).status, {
-    status: 'failed',
-    lastRunAt: '2026-03-02T11:00:00.000Z',
-    lastSuccessfulRunAt: '2026-03-02T10:00:00.000Z',
-    error: failed.error,
-  });
-  app.setNow('2026-03-02T12:00:00.000Z');
-  await app.database.pool.query('update export_configs set bucket = $1', [s3Server().bucket]);
-  await run();
-  t.match((await ofConfig(id)).status, {
-    status: 'successful',
-    lastRunAt: '2026-03-02T12:00:00.000Z',
-    error: null,
-  });
-});
+t.test(
+  'rejects a manual run with invalid input, of an unknown config or beside a queued run',
+  needsS3,
+  async t => {
+    const { app } = await start(t);
+    const { id } = await makeConfig(app, 'acme');
+    const post = (json?: object) =>
+      app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
+    t.equal((await post({ snapshotDate: '2026-03-01' })).status, 404);
+    t.equal((await post({ snapshotDate: '2026-02-30' })).status, 400);
+    t.equal((await post({ colour: 'red' })).json.errors[0].path, '/colour');
+    t.equal((await post()).status, 202);
+    const second = await post();
+    t.equal(second.status, 409);
+    t.equal(second.json.code, 'conflict');
+    t.equal((await app.call(`${path}/unknown/runs`, { method: 'POST' })).status, 404);
+    t.equal((await app.call(`${path}/${id}/runs/unknown`)).status, 404);
+  },
+);
 
 t.test(
-  'fewer rows than the registry says: no object, and nothing of the inside is told',
+  'fails at once on a configuration error and clears it at the next success',
+  needsS3,
+  async t => {
+    const { app, ofConfig, runs } = await start(t);
+    const { id } = await makeConfig(app, 'acme');
+    startExportWorker(t, app);
+    const run = async () => {
+      const started = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+      return await runs.finished(started.json.id);
+    };
+    t.match(await run(), { state: 'successful' });
+    app.setNow('2026-03-02T11:00:00.000Z');
+    await app.database.pool.query(`update export_configs set bucket = 'no-such-bucket'`);
+    const failed = await run();
+    t.match(failed, {
+      state: 'failed',
+      attempts: 1,
+      rowCount: null,
+      objectKey: null,
+      error: { code: 'bucket_not_found' },
+    });
+    t.match((await ofConfig(id)).status, {
+      status: 'failed',
+      lastRunAt: '2026-03-02T11:00:00.000Z',
+      lastSuccessfulRunAt: '2026-03-02T10:00:00.000Z',
+      error: failed.error,
+    });
+    app.setNow('2026-03-02T12:00:00.000Z');
+    await app.database.pool.query('update export_configs set bucket = $1', [s3Server().bucket]);
+    await run();
+    t.match((await ofConfig(id)).status, {
+      status: 'successful',
+      lastRunAt: '2026-03-02T12:00:00.000Z',
+      error: null,
+    });
+  },
+);
+
+t.test(
+  'writes no object and reveals no internals when rows are missing from a snapshot',
   needsS3,
   async t => {
     const { app, runs } = await start(t);
@@ -289,7 +300,7 @@ t.test(
   },
 );
 
-t.test('the plan is looked at again when the job runs', needsS3, async t => {
+t.test('checks the plan again when the job runs', needsS3, async t => {
   const { app, runs } = await start(t);
   const { id, key } = await makeConfig(app, 'acme');
   const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });

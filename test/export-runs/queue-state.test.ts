@@ -3,7 +3,10 @@ import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 
-/** What waits, on a real database where nobody works. 2026-03-02 is a Monday. */
+/**
+ * Counts of waiting runs and jobs, with a real database and without workers. 2026-03-02 is a
+ * Monday.
+ */
 
 async function start(t: Parameters<typeof startTestApp>[0], now: string) {
   const app = await startTestApp(t, { now });
@@ -44,7 +47,7 @@ async function start(t: Parameters<typeof startTestApp>[0], now: string) {
   return { app, addConfig, addSnapshot, addRun, addJob, state };
 }
 
-t.test('late slots: those of enabled configs, until a run of them has ended', async t => {
+t.test('counts late slots of enabled configs until their run ends', async t => {
   const { addConfig, addSnapshot, addRun, state } = await start(t, '2026-03-04T00:30:00.000Z');
   await addSnapshot('acme', '2026-03-03');
   await addConfig('daily');
@@ -59,7 +62,7 @@ t.test('late slots: those of enabled configs, until a run of them has ended', as
   t.match(
     await state(),
     both,
-    'Monday’s slot wants the snapshot of Sunday, which is not there either',
+    'the snapshot of Sunday, for the weekly slot of Monday, is missing too',
   );
 
   await addRun('r1', 'daily', 'successful', '2026-03-03T00:00:00Z');
@@ -67,14 +70,14 @@ t.test('late slots: those of enabled configs, until a run of them has ended', as
   t.match(
     await state(),
     { ...both, queuedRuns: 0, runningRuns: 1 },
-    'an older slot’s run, and one under way',
+    'a finished run of an older slot and a running run do not clear the late slot',
   );
   await addRun('r3', 'weekly', 'failed', '2026-03-02T00:00:00Z');
   t.match(await state(), { ...both, lateForSnapshot: { slots: 1, oldestSeconds: 1_800 } });
   t.match((await state('2026-03-05T00:00:00.000Z')).lateForRun, { slots: 0, oldestSeconds: 0 });
 });
 
-t.test('a plan that was lowered makes nobody late', async t => {
+t.test('does not report late slots after a plan downgrade', async t => {
   const { app, addConfig, state } = await start(t, '2026-03-04T00:30:00.000Z');
   await addConfig('daily');
   t.equal((await state()).lateForSnapshot.slots, 1);
@@ -82,7 +85,7 @@ t.test('a plan that was lowered makes nobody late', async t => {
   t.equal((await state()).lateForSnapshot.slots, 0);
 });
 
-t.test('jobs: ready, delayed, active; what is over does not count', async t => {
+t.test('counts ready, delayed and active jobs, but no finished ones', async t => {
   const { app, addJob, state } = await start(t, '2026-03-04T00:30:00.000Z');
   t.match(await state(), { readyJobs: 0, oldestReadyJobSeconds: 0, delayedJobs: 0, activeJobs: 0 });
   await addJob('created', -120);

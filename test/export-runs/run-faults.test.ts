@@ -14,12 +14,12 @@ import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { type Fate, startS3Proxy } from '../helpers/s3-proxy.ts';
 
-/** What happens to a run when the storage has a bad day, or somebody stops it. */
+/** Runs whose storage fails, or that are cancelled. */
 
 t.setTimeout(300_000);
 
 const path = '/v1/environments/acme/export-configs';
-/** Several parts of 8 MiB. */
+/** Enough rows for several parts of 8 MiB. */
 const rowCount = 120_000;
 const nothing = { objects: [], unfinished: [] };
 
@@ -35,7 +35,7 @@ async function start(t: Test) {
   const runNow = async (): Promise<string> =>
     (await app.call(`${path}/${config.id}/runs`, { method: 'POST' })).json.id;
   const hasten = () => hastenRetries(app.database.pool);
-  /** A deleted config has left nothing in the database. */
+  /** Waits until the deleted config is removed from the database. */
   const untilPurged = () =>
     until(
       async () => (await app.database.pool.query('select from export_configs')).rowCount,
@@ -44,7 +44,7 @@ async function start(t: Test) {
   const expectWhole = async (run: { objectKey: string; sha256: string; bytes: number }) => {
     const { body } = await readObject(s3Server().bucket, run.objectKey);
     const file = (await app.download('acme', '30-days-daily')).body;
-    t.ok(body.equals(file), 'the object is that part of the download');
+    t.ok(body.equals(file), 'the object equals the section of the download');
     t.equal(run.sha256, createHash('sha256').update(file).digest('hex'));
     t.equal(run.bytes, file.length);
     t.strictSame((await contentsOf(destination)).unfinished, []);
@@ -66,7 +66,7 @@ const isPart = (request: http.IncomingMessage, number?: number) =>
   request.method === 'PUT' &&
   new RegExp(`partNumber=${number ?? '\\d+'}(&|$)`).test(request.url ?? '');
 
-t.test('SlowDown twice, then fine', needsS3, async t => {
+t.test('succeeds when the storage answers SlowDown twice', needsS3, async t => {
   const { proxy, runNow, runs, expectWhole } = await start(t);
   let left = 2;
   proxy.decide(request => (isPart(request, 2) && left-- > 0 ? 'slow-down' : 'pass'));
@@ -77,7 +77,7 @@ t.test('SlowDown twice, then fine', needsS3, async t => {
 });
 
 t.test(
-  'an outage longer than one attempt: queued in between, then one whole object',
+  'queues the run again after failed attempts, then writes one complete object',
   needsS3,
   async t => {
     const { app, proxy, config, destination, runNow, hasten, runs, expectWhole } = await start(t);
@@ -99,7 +99,11 @@ t.test(
       );
       t.equal(waiting.error.code, codes[bad]);
       t.equal(waiting.finishedAt, null);
-      t.strictSame(await contentsOf(destination), nothing, 'nothing is left between attempts');
+      t.strictSame(
+        await contentsOf(destination),
+        nothing,
+        'no object or upload is left between attempts',
+      );
       const { status } = (await app.call(`${path}/${config.id}`)).json;
       t.match(status, { status: 'never ran before', running: false, error: null });
     }
@@ -111,159 +115,162 @@ t.test(
   },
 );
 
-t.test(
-  'an outage in which uploads cannot even be aborted: nothing is left once it is over',
-  needsS3,
-  async t => {
-    /** After an attempt that had to leave its upload behind. */
-    const leftBehind = async (t: Test) => {
-      const started = await start(t);
-      const isBroken = (request: http.IncomingMessage) =>
-        isPart(request, 2) || request.method === 'DELETE';
-      started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
-      const id = await started.runNow();
-      await until(
-        () => started.runs.read(id),
-        run => run.state === 'queued' && run.attempts === 1,
-      );
-      t.equal((await contentsOf(started.destination)).unfinished.length, 1);
-      return { ...started, id };
-    };
+t.test('removes uploads that could not be aborted during an outage', needsS3, async t => {
+  /** Starts a run whose first attempt fails and cannot abort its upload. */
+  const leftBehind = async (t: Test) => {
+    const started = await start(t);
+    const isBroken = (request: http.IncomingMessage) =>
+      isPart(request, 2) || request.method === 'DELETE';
+    started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
+    const id = await started.runNow();
+    await until(
+      () => started.runs.read(id),
+      run => run.state === 'queued' && run.attempts === 1,
+    );
+    t.equal((await contentsOf(started.destination)).unfinished.length, 1);
+    return { ...started, id };
+  };
 
-    await t.test('the next attempt', async t => {
-      const { proxy, id, hasten, runs, expectWhole } = await leftBehind(t);
-      await hasten();
-      await until(
-        async () => proxy.requests.filter(request => request.startsWith('DELETE')).length,
-        // Three tries a call.
-        count => count >= 6,
-      );
-      t.match(await runs.read(id), { error: { code: 'storage_unavailable' } });
-      proxy.decide(() => 'pass');
-      const hastening = setInterval(hasten, 500);
-      t.teardown(() => clearInterval(hastening));
-      const run = await runs.finished(id);
-      t.match(run, { state: 'successful', attempts: 2, error: null });
-      await expectWhole(run);
+  await t.test('aborts the earlier upload before the next attempt', async t => {
+    const { proxy, id, hasten, runs, expectWhole } = await leftBehind(t);
+    await hasten();
+    await until(
+      async () => proxy.requests.filter(request => request.startsWith('DELETE')).length,
+      // Each S3 call is tried three times.
+      count => count >= 6,
+    );
+    t.match(await runs.read(id), { error: { code: 'storage_unavailable' } });
+    proxy.decide(() => 'pass');
+    const hastening = setInterval(hasten, 500);
+    t.teardown(() => clearInterval(hastening));
+    const run = await runs.finished(id);
+    t.match(run, { state: 'successful', attempts: 2, error: null });
+    await expectWhole(run);
+  });
+
+  await t.test('aborts the upload when the config is deleted between attempts', async t => {
+    const { app, config, destination, proxy, hasten } = await leftBehind(t);
+    t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
+    proxy.decide(() => 'pass');
+    await hasten();
+    await until(
+      async () => (await app.database.pool.query('select from export_configs')).rowCount,
+      count => count === 0,
+    );
+    t.strictSame(await contentsOf(destination), nothing);
+  });
+
+  await t.test('aborts the upload when the config is deleted during the run', async t => {
+    const { app, config, destination, proxy, runNow, hasten } = await start(t);
+    const fates: Record<string, Fate> = { PUT: 'stall', DELETE: 'slow-down' };
+    proxy.decide(request =>
+      isPart(request, 2) || request.method === 'DELETE'
+        ? (fates[request.method ?? ''] ?? 'pass')
+        : 'pass',
+    );
+    await runNow();
+    await until(
+      async () => proxy.requests.some(request => request.includes('partNumber=2')),
+      Boolean,
+    );
+    t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
+    const jobs = async () =>
+      (
+        await app.database.pool.query(
+          `select from pgboss.job where name = 'run-export' and state = 'retry'`,
+        )
+      ).rowCount;
+    await until(jobs, count => count === 1);
+    t.equal((await contentsOf(destination)).unfinished.length, 1);
+    proxy.decide(() => 'pass');
+    await hasten();
+    await until(
+      async () => (await app.database.pool.query('select from export_configs')).rowCount,
+      count => count === 0,
+    );
+    t.strictSame(await contentsOf(destination), nothing);
+  });
+});
+
+t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, async t => {
+  const isStart = ({ method, url }: http.IncomingMessage) =>
+    method === 'POST' && /[?&]uploads/.test(url ?? '');
+
+  await t.test('when one answer is lost and the client repeats the request', async t => {
+    const { app, proxy, config, destination, runNow, runs } = await start(t);
+    // Configs of earlier versions may share a key. The upload of the other config must stay.
+    const other = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
+    const share = 'update export_configs set key = $1 where id = $2';
+    await app.database.pool.query(share, [config.key, other.id]);
+    proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+    const otherRun = (await app.call(`${path}/${other.id}/runs`, { method: 'POST' })).json.id;
+    await until(
+      async () => proxy.requests.some(request => request.includes('partNumber=2')),
+      Boolean,
+    );
+    let starts = 0;
+    proxy.decide(request => {
+      if (!isStart(request)) return 'pass';
+      starts += 1;
+      return starts === 1 ? 'lose' : 'pass';
     });
+    t.match(await runs.finished(await runNow()), { state: 'successful', attempts: 1 });
+    t.equal(starts, 2);
+    t.equal(
+      (await contentsOf(destination)).unfinished.length,
+      1,
+      'only the upload of the other config is left',
+    );
+    t.match(await runs.read(otherRun), { state: 'running', attempts: 1 });
+    await app.call(`${path}/${other.id}`, { method: 'DELETE' });
+  });
 
-    await t.test('deleted in between', async t => {
-      const { app, config, destination, proxy, hasten } = await leftBehind(t);
-      t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
-      proxy.decide(() => 'pass');
-      await hasten();
-      await until(
-        async () => (await app.database.pool.query('select from export_configs')).rowCount,
-        count => count === 0,
-      );
-      t.strictSame(await contentsOf(destination), nothing);
+  const lost = async (t: Test) => {
+    const started = await start(t);
+    started.proxy.decide(request => (isStart(request) ? 'lose' : 'pass'));
+    const id = await started.runNow();
+    await until(
+      () => started.runs.read(id),
+      run => run.state === 'queued' && run.attempts === 1,
+    );
+    t.equal(
+      (await contentsOf(started.destination)).unfinished.length,
+      3,
+      'one upload for each of three requests',
+    );
+    return { ...started, id };
+  };
+
+  await t.test('when each answer is lost and the next attempt succeeds', async t => {
+    const { proxy, id, runs, hasten, expectWhole } = await lost(t);
+    proxy.decide(() => 'pass');
+    await hasten();
+    const run = await runs.finished(id);
+    t.match(run, { state: 'successful', attempts: 2 });
+    await expectWhole(run);
+  });
+
+  await t.test('when each answer is lost and no attempt is left', async t => {
+    const { app, destination, id, runs, hasten } = await lost(t);
+    await app.database.pool.query(
+      `update pgboss.job set retry_count = retry_limit - 1 where state = 'retry'`,
+    );
+    await hasten();
+    t.match(await runs.finished(id), {
+      state: 'failed',
+      attempts: 2,
+      error: { code: 'endpoint_unreachable' },
     });
+    const isClean = await until(
+      () => contentsOf(destination),
+      found => found.unfinished.length === 0,
+    );
+    t.strictSame(isClean, nothing);
+  });
 
-    await t.test('deleted while running', async t => {
-      const { app, config, destination, proxy, runNow, hasten } = await start(t);
-      const fates: Record<string, Fate> = { PUT: 'stall', DELETE: 'slow-down' };
-      proxy.decide(request =>
-        isPart(request, 2) || request.method === 'DELETE'
-          ? (fates[request.method ?? ''] ?? 'pass')
-          : 'pass',
-      );
-      await runNow();
-      await until(
-        async () => proxy.requests.some(request => request.includes('partNumber=2')),
-        Boolean,
-      );
-      t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
-      const jobs = async () =>
-        (
-          await app.database.pool.query(
-            `select from pgboss.job where name = 'run-export' and state = 'retry'`,
-          )
-        ).rowCount;
-      await until(jobs, count => count === 1);
-      t.equal((await contentsOf(destination)).unfinished.length, 1);
-      proxy.decide(() => 'pass');
-      await hasten();
-      await until(
-        async () => (await app.database.pool.query('select from export_configs')).rowCount,
-        count => count === 0,
-      );
-      t.strictSame(await contentsOf(destination), nothing);
-    });
-  },
-);
-
-t.test(
-  'the answer to the start of an upload is lost: no upload stays that nobody knows',
-  needsS3,
-  async t => {
-    const isStart = ({ method, url }: http.IncomingMessage) =>
-      method === 'POST' && /[?&]uploads/.test(url ?? '');
-
-    await t.test('once, so the client asks again', async t => {
-      const { app, proxy, config, destination, runNow, runs } = await start(t);
-      // Configs of earlier versions may share a key. The upload of the other one must stay.
-      const other = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
-      const share = 'update export_configs set key = $1 where id = $2';
-      await app.database.pool.query(share, [config.key, other.id]);
-      proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
-      const otherRun = (await app.call(`${path}/${other.id}/runs`, { method: 'POST' })).json.id;
-      await until(
-        async () => proxy.requests.some(request => request.includes('partNumber=2')),
-        Boolean,
-      );
-      let starts = 0;
-      proxy.decide(request => {
-        if (!isStart(request)) return 'pass';
-        starts += 1;
-        return starts === 1 ? 'lose' : 'pass';
-      });
-      t.match(await runs.finished(await runNow()), { state: 'successful', attempts: 1 });
-      t.equal(starts, 2);
-      t.equal((await contentsOf(destination)).unfinished.length, 1, "the other config's");
-      t.match(await runs.read(otherRun), { state: 'running', attempts: 1 });
-      await app.call(`${path}/${other.id}`, { method: 'DELETE' });
-    });
-
-    const lost = async (t: Test) => {
-      const started = await start(t);
-      started.proxy.decide(request => (isStart(request) ? 'lose' : 'pass'));
-      const id = await started.runNow();
-      await until(
-        () => started.runs.read(id),
-        run => run.state === 'queued' && run.attempts === 1,
-      );
-      t.equal((await contentsOf(started.destination)).unfinished.length, 3, 'one of each request');
-      return { ...started, id };
-    };
-
-    await t.test('each time, and the next attempt succeeds', async t => {
-      const { proxy, id, runs, hasten, expectWhole } = await lost(t);
-      proxy.decide(() => 'pass');
-      await hasten();
-      const run = await runs.finished(id);
-      t.match(run, { state: 'successful', attempts: 2 });
-      await expectWhole(run);
-    });
-
-    await t.test('each time, and no attempt is left', async t => {
-      const { app, destination, id, runs, hasten } = await lost(t);
-      await app.database.pool.query(
-        `update pgboss.job set retry_count = retry_limit - 1 where state = 'retry'`,
-      );
-      await hasten();
-      t.match(await runs.finished(id), {
-        state: 'failed',
-        attempts: 2,
-        error: { code: 'endpoint_unreachable' },
-      });
-      const isClean = await until(
-        () => contentsOf(destination),
-        found => found.unfinished.length === 0,
-      );
-      t.strictSame(isClean, nothing);
-    });
-
-    await t.test('each time, and the config is deleted before the next attempt', async t => {
+  await t.test(
+    'when each answer is lost and the config is deleted before the next attempt',
+    async t => {
       const { app, proxy, config, destination, hasten, untilPurged } = await lost(t);
       proxy.decide(() => 'pass');
       await app.call(`${path}/${config.id}`, { method: 'DELETE' });
@@ -271,26 +278,26 @@ t.test(
       await untilPurged();
       t.equal((await app.call(`${path}/${config.id}`)).status, 404);
       t.strictSame(await contentsOf(destination), nothing);
-    });
+    },
+  );
 
-    await t.test('each time, and the config is deleted meanwhile', async t => {
-      const { app, proxy, config, destination, runNow, untilPurged } = await start(t);
-      let deleted: Promise<unknown> | null = null;
-      proxy.decide(request => {
-        if (!isStart(request)) return 'pass';
-        deleted ??= app.call(`${path}/${config.id}`, { method: 'DELETE' });
-        return 'lose';
-      });
-      await runNow();
-      await untilPurged();
-      t.equal((await app.call(`${path}/${config.id}`)).status, 404);
-      t.ok(deleted);
-      t.strictSame(await contentsOf(destination), nothing);
+  await t.test('when each answer is lost and the config is deleted meanwhile', async t => {
+    const { app, proxy, config, destination, runNow, untilPurged } = await start(t);
+    let deleted: Promise<unknown> | null = null;
+    proxy.decide(request => {
+      if (!isStart(request)) return 'pass';
+      deleted ??= app.call(`${path}/${config.id}`, { method: 'DELETE' });
+      return 'lose';
     });
-  },
-);
+    await runNow();
+    await untilPurged();
+    t.equal((await app.call(`${path}/${config.id}`)).status, 404);
+    t.ok(deleted);
+    t.strictSame(await contentsOf(destination), nothing);
+  });
+});
 
-t.test('stopped while running: nothing is left in the bucket', needsS3, async t => {
+t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t => {
   const stalled = async (t: Test) => {
     const started = await start(t);
     started.proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
@@ -310,7 +317,7 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
     return { ...started, id, isClean };
   };
 
-  await t.test('deleted', async t => {
+  await t.test('when the config is deleted', async t => {
     const { app, config, destination, isClean, untilPurged } = await stalled(t);
     t.equal((await app.call(`${path}/${config.id}`)).json.status.running, true);
     t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
@@ -320,7 +327,7 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
     t.strictSame(await contentsOf(destination), nothing);
   });
 
-  await t.test('turned off', async t => {
+  await t.test('when the config is disabled', async t => {
     const { app, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled(t);
     t.equal(
       (await app.call(`${path}/${config.id}`, { method: 'PATCH', json: { enabled: false } }))
@@ -339,14 +346,14 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
     await expectWhole(await runs.finished(await runNow()));
   });
 
-  await t.test('the plan is lowered', async t => {
+  await t.test('when the plan is lowered', async t => {
     const { app, id, runs, isClean } = await stalled(t);
     await app.putEnvironment('acme', 'pro');
     t.strictSame(await isClean(), nothing);
     t.match(await runs.finished(id), { state: 'failed', error: { code: 'plan_upgrade_required' } });
   });
 
-  await t.test('the environment is deleted', async t => {
+  await t.test('when the environment is deleted', async t => {
     const { app, isClean } = await stalled(t);
     t.equal((await app.call('/v1/environments/acme', { method: 'DELETE' })).status, 204);
     t.strictSame(await isClean(), nothing);
@@ -355,7 +362,7 @@ t.test('stopped while running: nothing is left in the bucket', needsS3, async t 
 });
 
 t.test(
-  'a worker that was taken for dead does not write over the one that came after',
+  'does not overwrite a later attempt when a worker without heartbeats still runs',
   needsS3,
   async t => {
     const { app, proxy, runNow, runs, hasten, expectWhole } = await start(t);
@@ -365,7 +372,8 @@ t.test(
       async () => proxy.requests.some(request => request.includes('partNumber=2')),
       Boolean,
     );
-    // What the supervisor does when heartbeats stop: the job goes to another attempt while the first still runs.
+    // Does what the supervisor does when heartbeats stop: fails the job while the first attempt
+    // still runs.
     proxy.decide(() => 'pass');
     const { pool } = app.database;
     const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
@@ -378,7 +386,7 @@ t.test(
 );
 
 t.test(
-  'the last attempt dies with its worker: the run ends, and nothing is left',
+  'ends the run and its upload when the worker dies during the last attempt',
   needsS3,
   async t => {
     const { app, proxy, destination, runNow, runs } = await start(t);
@@ -404,7 +412,7 @@ t.test(
   },
 );
 
-t.test('a customer with many configs does not keep the others waiting', needsS3, async t => {
+t.test('does not let one environment with many configs delay the others', needsS3, async t => {
   const { app, proxy, runNow, config } = await start(t);
   await app.putEnvironment('other');
   await fillSnapshot(app.database.pool, 'other', '2026-03-01', 10);
@@ -423,6 +431,6 @@ t.test('a customer with many configs does not keep the others waiting', needsS3,
     method: 'POST',
   });
   t.match(await runReader(app, 'other').finished(started.json.id, 10_000), { state: 'successful' });
-  t.equal(await running(), 2, 'no more than two of one environment at once');
+  t.equal(await running(), 2, 'at most two runs of one environment at once');
   for (const id of many) await app.call(`${path}/${id}`, { method: 'DELETE' });
 });

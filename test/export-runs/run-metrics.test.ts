@@ -12,11 +12,11 @@ import { eventually } from '../helpers/raw-http.ts';
 import { difference, readMetrics } from '../helpers/read-metrics.ts';
 import { needsS3 } from '../helpers/s3.ts';
 
-/** What runs leave behind in the metrics, with the real storage. */
+/** Metrics of runs, with the real storage. */
 
 const path = '/v1/environments/acme/export-configs';
 
-t.test('runs that succeed and fail', needsS3, async t => {
+t.test('counts successful and failed runs with rows, bytes and duration', needsS3, async t => {
   const app = await startExportApp(t);
   await app.putEnvironment('acme');
   await app.load('acme', '2026-03-01', loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
@@ -28,7 +28,7 @@ t.test('runs that succeed and fail', needsS3, async t => {
     const before = await scrape();
     const started = await app.call(`${path}/${id}/runs`, { method: 'POST' });
     const run = await runs.finished(started.json.id);
-    // The row is written first.
+    // The worker updates the row before it counts the run.
     await eventually(
       async () =>
         difference(
@@ -45,7 +45,7 @@ t.test('runs that succeed and fail', needsS3, async t => {
     return { run, more: difference(before, await scrape()) };
   };
 
-  t.test('a success', async t => {
+  t.test('counts a successful run', async t => {
     const { run, more } = await runNow();
     t.equal(run.state, 'successful');
     t.equal(more('whx_runs_total{state="successful",code="none"}'), 1);
@@ -54,7 +54,7 @@ t.test('runs that succeed and fail', needsS3, async t => {
     t.equal(more('whx_run_bytes_total'), run.bytes);
   });
 
-  t.test('a fault of the storage', async t => {
+  t.test('counts a run that fails with a storage error', async t => {
     await app.database.pool.query('update export_configs set access_key_id = $1', [
       credentialsOf('readOnly').accessKeyId,
     ]);
@@ -67,7 +67,7 @@ t.test('runs that succeed and fail', needsS3, async t => {
   });
 });
 
-t.test('a run that ends without an attempt', async t => {
+t.test('counts a run that fails without an attempt', async t => {
   const app = await startExportApp(t, { now: '2026-03-04T00:00:30.000Z' });
   await app.putEnvironment('acme');
   const { pool } = app.database;
@@ -85,5 +85,5 @@ t.test('a run that ends without an attempt', async t => {
   await eventually(async () => {
     const metrics = readMetrics((await app.call('/metrics', { token: null })).text);
     return metrics.get('whx_runs_total{state="failed",code="snapshot_missing"}') === 1;
-  }, 'the tick tells');
+  }, 'the tick counts the failed run');
 });

@@ -6,7 +6,10 @@ import {
   snapshotDateOf,
 } from '../../src/export-runs/schedule.ts';
 
-/** Schedule, instant, newest slot, the snapshot that it exports, next slot. 2026-03-02 is a Monday. */
+/**
+ * Name, schedule, instant, newest slot, date of the exported snapshot, next slot. 2026-03-02 is a
+ * Monday.
+ */
 const table: readonly (readonly [string, Schedule, string, string, string, string])[] = [
   ['midday', 'daily', '2026-03-04T12:00:00.000Z', '2026-03-04', '2026-03-03', '2026-03-05'],
   [
@@ -104,7 +107,7 @@ const table: readonly (readonly [string, Schedule, string, string, string, strin
 ];
 
 for (const [name, schedule, instant, newest, snapshotDate, next] of table) {
-  t.test(`${schedule}: ${name}`, async t => {
+  t.test(`finds the newest and the next slot of a ${schedule} schedule: ${name}`, async t => {
     const slot = newestSlot(schedule, new Date(instant));
     t.equal(slot.toISOString(), `${newest}T00:00:00.000Z`);
     t.equal(snapshotDateOf(slot), snapshotDate);
@@ -112,7 +115,7 @@ for (const [name, schedule, instant, newest, snapshotDate, next] of table) {
   });
 }
 
-t.test('every slot is after the one before it, and its own newest', async t => {
+t.test('returns slots in ascending order, each the newest at its own instant', async t => {
   for (const schedule of ['daily', 'weekly'] as const) {
     let slot = newestSlot(schedule, new Date('2027-06-01T12:00:00Z'));
     for (let count = 0; count < 800; count += 1) {
@@ -127,5 +130,5 @@ t.test('every slot is after the one before it, and its own newest', async t => {
       slot = next;
     }
   }
-  t.pass('800 slots of each');
+  t.pass('checked 800 slots of each schedule');
 });

@@ -14,14 +14,14 @@ import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
-/** A customer's key stops working, and a fortnight passes. */
+/** The credentials of a config stop working for two weeks of slots. */
 
 t.setTimeout(300_000);
 
 const dayOf = (day: number) => `2026-03-${String(day).padStart(2, '0')}`;
 
 t.test(
-  'ten slots with wrong credentials: pushed daily, off at the tenth, and on again',
+  'turns a config off after ten slots with wrong credentials and lets it be enabled again',
   needsS3,
   async t => {
     const receiver = await startWebhookReceiver(t);
@@ -44,7 +44,10 @@ t.test(
     };
     await breakSecret();
     startExportWorker(t, app);
-    /** The slot at the begin of the day comes, and its run ends. */
+    /**
+     * Inserts the snapshot of the day before, passes the slot at the start of the day and awaits
+     * its run.
+     */
     const pass = async (day: number) => {
       await fillSnapshot(pool, 'acme', dayOf(day - 1), 3);
       app.setNow(`${dayOf(day)}T00:00:01.000Z`);
@@ -85,7 +88,7 @@ t.test(
       [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
     );
 
-    // It is off: no slot comes any more.
+    // The config is off: no further slot is enqueued.
     await fillSnapshot(pool, 'acme', dayOf(11), 3);
     t.match(await enqueueDue(db, jobs, new Date('2026-03-12T00:00:01.000Z')), { added: 0 });
 
@@ -104,7 +107,7 @@ t.test(
     });
     t.equal(mended.json.status.turnedOff, null);
 
-    // The count begins anew: one more failure does not turn it off.
+    // The count starts at zero: one more failure does not turn the config off.
     await breakSecret();
     t.match(await pass(13), { state: 'failed' });
     t.equal((await app.call(path)).json.enabled, true);

@@ -9,19 +9,19 @@ import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../hel
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { startServiceProcess } from '../helpers/service-process.ts';
 
-/** Real worker processes, real time, SIGKILL in the middle of multi-part runs. */
+/** Kills real worker processes with SIGKILL during runs of several parts. Uses the real clock. */
 
 t.setTimeout(300_000);
 
 const kills = 3;
-/** As many as a worker runs at once. */
+/** Number of runs that one worker executes at once. */
 const runsAKill = 4;
 const environments = Array.from({ length: kills * runsAKill }, (_, index) => `env-${index}`);
-/** Two parts of 8 MiB and more. */
+/** More than two parts of 8 MiB. */
 const rowCount = 60_000;
 
 t.test(
-  'workers killed at random instants: every slot ends in one whole object',
+  'writes one complete object per slot when workers are killed at random instants',
   needsS3,
   async t => {
     const today = isoDate(new Date());
@@ -72,7 +72,7 @@ t.test(
       t.equal(await worker.end('SIGKILL'), 'SIGKILL');
       const running = (await states()).filter(run => run.state === 'running');
       killedAt.push(
-        `${running.length} running, ${running.filter(run => run.uploading).length} in parts`,
+        `${running.length} running, ${running.filter(run => run.uploading).length} uploading parts`,
       );
     }
     t.comment(killedAt.join('; '));
@@ -80,7 +80,7 @@ t.test(
 
     const survivor = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
     t.teardown(() => survivor.end('SIGKILL'));
-    // The runs of the dead are given to the living, who begin with them 10 s later at most.
+    // Jobs of killed workers go to other workers, at most 10 s later.
     const heldByDead = async () =>
       (
         await pool.query(
@@ -95,7 +95,7 @@ t.test(
     t.equal(await survivor.end('SIGTERM'), 0);
 
     const { rows: runs } = await pool.query('select * from export_runs order by environment_id');
-    t.equal(runs.length, environments.length, 'one run a slot');
+    t.equal(runs.length, environments.length, 'one run per slot');
     for (const run of runs) {
       t.equal(run.state, 'successful');
       t.equal(run.slot.toISOString(), `${today}T00:00:00.000Z`);
@@ -105,16 +105,16 @@ t.test(
       const { body } = await readObject(s3Server().bucket, run.object_key);
       t.equal(createHash('sha256').update(body).digest('hex'), run.sha256);
       const file = await app.download(run.environment_id, '30-days-daily');
-      t.ok(body.equals(file.body), 'the object is that part of the download');
+      t.ok(body.equals(file.body), 'the object equals the section of the download');
     }
     t.ok(
       runs.some(run => run.attempts > 1),
-      'some were taken over',
+      'other workers took over some runs',
     );
   },
 );
 
-t.test('SIGTERM: a run that does not end is handed to another worker at once', needsS3, async t => {
+t.test('hands a run that does not end to another worker at SIGTERM', needsS3, async t => {
   const app = await startExportApp(t, { now: new Date().toISOString() });
   const { pool, url } = app.database;
   const proxy = await startS3Proxy();
