@@ -17,8 +17,9 @@ const countRows = `
   select count(*)::int as rows from snapshot_rows where environment_id = $1 and snapshot_date = $2::date`;
 
 /**
- * Past the service: what one view shows of the registry and of the rows belongs together, also after a while.
- * @throws what the database throws
+ * Compares the registry with the rows in one read view, directly in the database. Waits `afterMs`
+ * in between.
+ * @throws errors of the database
  */
 export async function compareRegistry(world: World, afterMs: number): Promise<void> {
   const client = await world.admin.connect();
@@ -40,7 +41,7 @@ async function compareWith(client: PoolClient, world: World, afterMs: number): P
     const found = rows[0]?.rows;
     if (found !== rowCount) {
       world.faults.push(
-        `one view of ${environmentId} ${date} (${version}): ${rowCount} registered, ${found} rows`,
+        `read view of ${environmentId} ${date} (${version}): expected ${rowCount} rows, read ${found}`,
       );
     }
   }

@@ -2,28 +2,31 @@ import { freshPrefix, s3Server } from '../helpers/s3.ts';
 import type { Random } from './random.ts';
 import { insist, type ProcessName, type World } from './world.ts';
 
-/** One automatic export as its owner knows it. */
+/** Expected state of one export config, from the answers that callers received. */
 export interface KnownConfig {
   readonly environmentId: string;
   readonly key: string;
-  /** Null until it is known. */
+  /** Empty until the id is known. */
   id: string;
   enabled: boolean;
   schedule: 'daily' | 'weekly';
   isDeleted: boolean;
-  /** Somebody changes it, or waits for its run: whose changes would come first would not be known. */
+  /**
+   * True while a caller changes the config or awaits its run. Concurrent changes have no known
+   * order.
+   */
   isBusy: boolean;
-  /** A run that was due at these instants may have been stopped, or never begun. */
+  /** Slots whose runs may have been cancelled or never started because of a change. */
   readonly mayBeWithoutRun: Set<string>;
-  /** Slots that must have been run. */
+  /** Slots that must have a run. */
   readonly slots: Set<string>;
 }
 
 export interface ConfigModel {
   readonly known: KnownConfig[];
-  /** The slot that the clock has leapt over last. */
+  /** Slot that the clock passed last. */
   currentSlot: string | null;
-  /** While the clock leaps, no config changes. */
+  /** True while the clock moves over midnight. Configs do not change meanwhile. */
   isClosed: boolean;
   changing: number;
 }
@@ -38,7 +41,7 @@ export const createConfigModel = (): ConfigModel => ({
 const pathOf = (environmentId: string, id?: string) =>
   `/v1/environments/${environmentId}/export-configs${id === undefined ? '' : `/${id}`}`;
 
-/** Something about the configs of an environment changes, unless the clock is about to leap. */
+/** Creates, changes or deletes a config of the environment, unless the clock is about to move. */
 export async function changeSomeConfig(
   world: World,
   configs: ConfigModel,
@@ -109,7 +112,7 @@ export async function create(
   else if (answer === null || answer.status === 503)
     config.id = (await findByKey(world, config)) ?? '';
   else if (answer.status !== 422) {
-    world.faults.push(`a good config was answered ${answer.status} ${answer.text}`);
+    world.faults.push(`a valid config was answered ${answer.status} ${answer.text}`);
   }
   if (config.id === '') return;
   config.isDeleted = false;
@@ -149,7 +152,7 @@ async function change(
         ? { enabled: !config.enabled }
         : { schedule: config.schedule === 'daily' ? 'weekly' : 'daily' };
   world.counts['config changes'] += 1;
-  // A run that is under way may be stopped by this, one that is about to begin may never.
+  // This may cancel a running run, or prevent a run that is about to start.
   if (kind !== 'describe' && configs.currentSlot !== null)
     config.mayBeWithoutRun.add(configs.currentSlot);
   const answer = await world
@@ -169,12 +172,12 @@ async function change(
     config.schedule = found.json.schedule;
   });
   if (answer?.status === 204 && !config.isDeleted)
-    world.faults.push('a deleted config is still there');
+    world.faults.push('a deleted config still exists');
   if (
     answer?.status === 200 &&
     kind === 'switch' &&
     config.enabled !== (patch as { enabled: boolean }).enabled
   ) {
-    world.faults.push('a switched config is as it was');
+    world.faults.push('the enabled flag of a config did not change');
   }
 }

@@ -1,10 +1,13 @@
 import { type AdoptionRow, adoptionRow, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 
-/** What a snapshot may hold. No two are alike, so a file tells which of them it shows. */
+/**
+ * Rows of one snapshot version. All contents differ, so a file identifies the contents that it
+ * shows.
+ */
 export interface Content {
   readonly id: number;
   readonly rowCount: number;
-  /** Of each name: long names make files of several parts out of few rows. */
+  /** Bytes of each name. Long names give files of several parts with few rows. */
   readonly nameBytes: number;
 }
 
@@ -30,7 +33,7 @@ export const bodyOf = (content: Content): string => loadBody(rowsOf(content));
 const recent = new Map<string, string>();
 const keptTexts = 200;
 
-/** Its part of a file under that date. */
+/** Returns the section of a file that shows the content on the date. */
 export function partOf(content: Content, date: string): string {
   const key = `${content.id} ${date}`;
   const text = recent.get(key) ?? exportPart(rowsOf(content), date);

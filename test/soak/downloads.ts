@@ -12,7 +12,9 @@ interface Wanted {
   readonly environmentId: string;
 }
 
-/** In one of the ways to have a file. What looks complete is compared with what may have been there meanwhile. */
+/**
+ * Downloads a file in a random way. Compares a complete file with all contents that it may show.
+ */
 export async function downloadSomeFile(
   world: World,
   random: Random,
@@ -38,7 +40,7 @@ export async function downloadSomeFile(
     world.counts['downloads cut off'] += 1;
     return;
   }
-  // A link dies with the day that the clock leaps over.
+  // A link is valid for one date of the clock only.
   const hasLeapt = world.today() !== before;
   if ([429, 503].includes(answer.status) || (way === 'link' && hasLeapt && answer.status < 500))
     return;

@@ -4,14 +4,14 @@ import { startGateway } from '../helpers/s3-gateway.ts';
 import type { Random } from './random.ts';
 import { insist, type World } from './world.ts';
 
-/** Things that happen to deployments. Each resolves once all is up again. */
+/** A fault of a deployment. Resolves when everything runs again. */
 export type Fault = (world: World, random: Random) => Promise<void>;
 
 export const killApi: Fault = (world, random) => killProcess(world, random, 'api');
 export const killWorker: Fault = (world, random) => killProcess(world, random, 'worker');
 
 async function killProcess(world: World, random: Random, name: 'api' | 'worker'): Promise<void> {
-  // Uploads are short; every other time somebody's is waited for.
+  // Uploads are short: half of the kills wait for one.
   if (name === 'worker' && random.chance(0.5)) await untilUploading(world, random.integer(300));
   world.counts.kills += 1;
   await world.processes.get(name)?.end('SIGKILL');
@@ -29,12 +29,12 @@ async function untilUploading(world: World, thenMs: number): Promise<void> {
   }
 }
 
-/** Told to stop and replaced, as by a new version. */
+/** Sends SIGTERM to a process and starts a new one, as a deploy does. */
 export const deploy: Fault = async (world, random) => {
   const name = random.pick(['api', 'worker'] as const);
   world.counts.deploys += 1;
   const code = await world.processes.get(name)?.end('SIGTERM');
-  if (code !== 0) world.faults.push(`${name} ended with ${code} when it was told to stop`);
+  if (code !== 0) world.faults.push(`${name} ended with ${code} after SIGTERM`);
   await insist(() => world.start(name));
 };
 
@@ -48,7 +48,7 @@ async function stopDatabase(world: World, random: Random, mode: StopMode): Promi
   await asOutage(world, async () => {
     await world.server.stop(mode);
     await delay(random.integer(2_000));
-    // After SIGKILL the last of its children takes a moment to see that it is alone.
+    // After SIGKILL the child processes of Postgres need a moment to exit.
     await insist(() => world.server.start(), 60_000);
   });
 }
@@ -61,7 +61,10 @@ async function asOutage(world: World, work: () => Promise<unknown>): Promise<voi
   outage.to = Date.now();
 }
 
-/** One of its children dies, as by the kernel when memory is short: Postgres ends all others and recovers by itself. */
+/**
+ * Kills one server process of Postgres, as the kernel does when memory is short. Postgres ends all
+ * others and recovers.
+ */
 export const killBackend: Fault = async (world, random) => {
   const { rows } = await world.admin
     .query<{ pid: number }>(
@@ -75,7 +78,7 @@ export const killBackend: Fault = async (world, random) => {
   });
 };
 
-/** Another server takes over: connections break, for a while nobody answers, and then one that takes no writes yet. */
+/** Simulates a failover: connections break, then the server is unreachable, then read-only. */
 export const failOver: Fault = async (world, random) => {
   const setReadOnly = async (value: 'on' | 'off') => {
     await insist(async () => {
@@ -109,14 +112,14 @@ export const killStorage: Fault = async (world, random) => {
 
 type Weighted = readonly (readonly [weight: number, fault: Fault])[];
 
-/** Of the service's own processes. */
+/** Faults of the processes of the service. */
 export const processFaults: Weighted = [
   [4, killWorker],
   [3, killApi],
   [3, deploy],
 ];
 
-/** Of what they stand on. */
+/** Faults of the database and the storage. */
 export const surroundingFaults: Weighted = [
   [1, killStorage],
   [1, crashDatabase],

@@ -6,7 +6,10 @@ import { insist, type ProcessName, type World } from './world.ts';
 const daysBack = 45;
 let contents = 0;
 
-/** So many of the newest days always have a snapshot: runs of their slots may still be under way. */
+/**
+ * Number of newest days whose snapshots are never deleted: runs of their slots may still be
+ * running.
+ */
 const keptDays = 3;
 
 export function newContent(random: Random, isLarge: boolean): Content {
@@ -15,7 +18,10 @@ export function newContent(random: Random, isLarge: boolean): Content {
   return { id: contents, rowCount: random.integer(400), nameBytes: 2 * random.integer(40) };
 }
 
-/** Loads or replaces some day's snapshot, or tries to with a body that breaks off or has a row at fault. */
+/**
+ * Ingests or replaces the snapshot of a random day. Some bodies end early or contain an invalid
+ * row.
+ */
 export async function loadSomeDay(
   world: World,
   random: Random,
@@ -50,11 +56,11 @@ export async function loadSomeDay(
     .catch(() => null);
   world.counts['refused loads'] += 1;
   if (answer !== null && answer.status < 400) {
-    world.faults.push(`a load that ${kind} was answered ${answer.status}`);
+    world.faults.push(`an ingest with the fault "${kind}" was answered ${answer.status}`);
   }
 }
 
-/** @returns whether the caller was told that it is there */
+/** Returns true if the service confirmed the ingest. */
 export async function load(
   world: World,
   api: ProcessName,
@@ -81,15 +87,15 @@ export async function load(
       () => null,
     );
   if (status === 200 || status === 201) write.settle('done');
-  // The commit may have been on its way.
+  // The connection may break after the commit.
   else write.settle(status === null || status === 503 ? 'unknown' : 'refused');
   if (status !== null && ![200, 201, 409, 429, 503].includes(status)) {
-    world.faults.push(`a good load was answered ${status}`);
+    world.faults.push(`a valid ingest was answered ${status}`);
   }
   return status === 200 || status === 201;
 }
 
-/** Until it is there, whatever happens. */
+/** Repeats the ingest until the service confirms it. */
 export async function loadSurely(
   world: World,
   random: Random,

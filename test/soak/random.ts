@@ -1,15 +1,18 @@
 import { uniform } from '../../demo/random.ts';
 
-/** Choices from a seed. What happens when is up to the machine, so a seed repeats the choices of one loop, not a whole run. */
+/**
+ * Random choices from a seed. A seed repeats the choices of one loop, but not the timing of a whole
+ * run.
+ */
 export interface Random {
   /** 0 ≤ number < 1 */
   next(): number;
   /** 0 ≤ integer < `below` */
   integer(below: number): number;
   chance(probability: number): boolean;
-  /** @throws when there is nothing to choose from */
+  /** @throws if `items` is empty */
   pick<T>(items: readonly T[]): T;
-  /** By weight. */
+  /** Picks an item with a probability in proportion to its weight. @throws if `items` is empty */
   pickWeighted<T>(items: readonly (readonly [weight: number, item: T])[]): T;
 }
 

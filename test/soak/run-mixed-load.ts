@@ -18,11 +18,14 @@ import { apiNames, insist, startWorld, type World, workerNames } from './world.t
 
 export interface MixedLoad {
   readonly seed: number;
-  /** So long, or until so many things have happened. */
+  /** Duration of the load, or number of faults after which it ends. */
   readonly lasts: { readonly durationMs: number } | { readonly times: number };
-  /** What happens meanwhile, by weight: one thing after another in each list, the lists at the same time. */
+  /**
+   * Faults to inject, by weight. Each list injects one fault after another. All lists run
+   * concurrently.
+   */
   readonly faults: readonly (readonly (readonly [weight: number, fault: Fault])[])[];
-  /** How long it is quiet between two things of a list at most. */
+  /** Longest pause between two faults of a list. */
   readonly quietMs: number;
 }
 
@@ -30,14 +33,15 @@ const environments = [
   { id: 'acme', isLarge: false, configs: 4 },
   { id: 'beta', isLarge: false, configs: 3 },
   { id: 'gamma', isLarge: false, configs: 2 },
-  // Objects of several parts.
+  // Files of several parts.
   { id: 'large', isLarge: true, configs: 4 },
 ];
 const callers = 5;
 
 /**
- * Loads, downloads, config changes, runs and faults, all at once, for so long; then everything is compared with what the
- * callers were told. @returns what must not have happened
+ * Runs ingests, downloads, config changes, runs and faults concurrently. Then compares the state
+ * with the answers that callers received.
+ * @returns the world and the unexpected findings
  */
 export async function runMixedLoad(
   t: Test,
@@ -69,7 +73,7 @@ export async function runMixedLoad(
   const injectFaults = (list: MixedLoad['faults'][number]) => {
     let ofList = 0;
     return async (random: Random) => {
-      // Each once, then by weight.
+      // Injects each fault once, then by weight.
       const fault = list[ofList]?.[1] ?? random.pickWeighted(list);
       ofList += 1;
       await fault(world, random);
@@ -96,7 +100,7 @@ export async function runMixedLoad(
       2,
     ),
     during(
-      // The database may be away, or go away meanwhile.
+      // The database may be unreachable, or become so meanwhile.
       random => compareRegistry(world, random.integer(1_000)).catch(() => {}),
       random => random.integer(1_000),
       3,
@@ -165,7 +169,7 @@ async function callOnce(world: World, configs: ConfigModel, random: Random): Pro
   }
 }
 
-/** A day ends: every environment has its snapshot, the clock leaps over midnight, and all that is due is run. */
+/** Ends a day: ingests its snapshots, moves the clock over midnight and awaits all due runs. */
 async function turnDay(world: World, configs: ConfigModel, random: Random): Promise<void> {
   const ending = world.today();
   const late = random.pick(environments).id;

@@ -39,11 +39,12 @@ export async function readRuns(world: World): Promise<RunRow[]> {
   );
 }
 
-/** How long a day may last before those who wait for a next attempt have it at once, and before it is given up. */
+/** Time after which the delays before retries are skipped. */
 const hastenAfterMs = 20_000;
+/** Time limit for the runs of one slot. */
 const dayLimitMs = 240_000;
 
-/** Waits until every run that is due has ended, as it has by the end of a night. */
+/** Waits until every due run has ended. */
 export async function untilRunsAreOver(
   world: World,
   due: readonly KnownConfig[],
@@ -77,7 +78,10 @@ export async function hasten(world: World): Promise<void> {
   await hastenRetries(world.admin).catch(() => {});
 }
 
-/** Compares an object with the run that wrote it, and with what the snapshot may have held meanwhile. */
+/**
+ * Compares an object with the run that wrote it, and with all contents that the snapshot may have
+ * had meanwhile.
+ */
 export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
   const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? 'by hand'}`;
   const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(
@@ -92,7 +96,7 @@ export async function checkObject(world: World, run: RunRow, span: Span): Promis
     createHash('sha256').update(body).digest('hex') !== run.sha256 ||
     body.length !== Number(run.bytes)
   ) {
-    // Another run of the same day may have written it anew, and then looks at it itself.
+    // Another run for the same day may have overwritten the object. That run compares it itself.
     const isOther = (other: RunRow) =>
       other.config_id === run.config_id &&
       other.snapshot_date === run.snapshot_date &&
@@ -113,7 +117,7 @@ export async function checkObject(world: World, run: RunRow, span: Span): Promis
   if (fault !== null) world.faults.push(`${what}: ${fault}`);
 }
 
-/** By hand, followed to its end. */
+/** Starts a manual run of a random config and follows it to its end. */
 export async function runSomeConfig(
   world: World,
   configs: ConfigModel,
@@ -130,9 +134,10 @@ export async function runSomeConfig(
     const answer = await world
       .call(api, `${path}/export-configs/${config.id}/runs`, { method: 'POST' })
       .catch(() => null);
-    // 409: the run of the slot is under way. 404: there is no snapshot.
+    // The status is 409 if another run of the config has not ended, 404 if the snapshot does not
+    // exist.
     if (answer !== null && ![202, 409, 404, 503].includes(answer.status)) {
-      world.faults.push(`a run by hand was answered ${answer.status} ${answer.text}`);
+      world.faults.push(`a manual run was answered ${answer.status} ${answer.text}`);
     }
     if (answer?.status !== 202) return;
     world.counts['manual runs'] += 1;
@@ -140,14 +145,14 @@ export async function runSomeConfig(
     while (true) {
       const run = (await readRuns(world)).find(({ id }) => id === answer.json.id);
       if (run === undefined || Date.now() - startedAt > dayLimitMs) {
-        world.faults.push(`a run by hand is ${run === undefined ? 'gone' : JSON.stringify(run)}`);
+        world.faults.push(`a manual run is ${run === undefined ? 'missing' : JSON.stringify(run)}`);
         return;
       }
       if (Date.now() - startedAt > hastenAfterMs) await hasten(world);
       if (run.state === 'successful')
         return await checkObject(world, run, { from, to: Date.now() });
       if (run.state === 'failed') {
-        world.faults.push(`a run by hand failed: ${JSON.stringify(run)}`);
+        world.faults.push(`a manual run failed: ${JSON.stringify(run)}`);
         return;
       }
       await delay(300);

@@ -3,11 +3,11 @@ import { exportHeader } from '../helpers/adoption-rows.ts';
 import { type Content, partOf } from './contents.ts';
 
 /**
- * What snapshots may hold at any moment, from what callers were told. A caller who was told nothing does not know
- * whether the write counts; whoever reads meanwhile may see either.
+ * Contents that snapshots may have at any moment, from the answers that callers received. A write
+ * without an answer may or may not have happened. Concurrent readers may see either state.
  */
 
-/** `unknown` while it is under way, and for ever when no clear answer came. */
+/** `unknown` while the write is in progress, and permanently if it received no clear answer. */
 type Outcome = 'unknown' | 'done' | 'refused';
 
 export interface Write {
@@ -15,28 +15,35 @@ export interface Write {
 }
 
 interface RecordedWrite {
-  /** null: deleted. */
+  /** Null for a deletion. */
   readonly content: Content | null;
   readonly sentAt: number;
   settledAt: number;
   outcome: Outcome;
 }
 
-/** A span of the real clock, in ms. */
+/** Time span of the real clock in milliseconds. */
 export interface Span {
   readonly from: number;
   readonly to: number;
 }
 
 export interface SnapshotModel {
-  /** @returns null while another write of that snapshot is under way: their order would not be known */
+  /**
+   * Records a write. @returns null while another write of the snapshot is in progress: their order
+   * would be unknown
+   */
   begin(environmentId: string, date: string, content: Content | null): Write | null;
-  /** What it may have held within the span; null: nothing. */
+  /**
+   * Returns all contents that the snapshot may have had within the span. Null means no snapshot.
+   */
   candidates(environmentId: string, date: string, span: Span): Set<Content | null>;
   dates(environmentId: string): string[];
-  /** From now on the nightly tidying may have removed older days than this that no file shows. */
+  /** From now on retention may have removed days before this date that no file shows. */
   mayBeTidied(before: string): void;
-  /** @returns what is wrong with a whole file that came within the span, or null */
+  /**
+   * Returns the difference between a complete file and the model, or null if the file is correct.
+   */
   faultOf(
     environmentId: string,
     shown: readonly ShownDate[],
@@ -47,7 +54,7 @@ export interface SnapshotModel {
 
 export interface ReceivedFile {
   readonly text: string;
-  /** null: not told. */
+  /** Value of `X-Total-Rows`. Null if the answer has no such header. */
   readonly totalRows: number | null;
 }
 
@@ -70,7 +77,7 @@ export function createSnapshotModel(): SnapshotModel {
 
   const dates = (environmentId: string) => [...(writes.get(environmentId)?.keys() ?? [])].sort();
 
-  /** The contents that a date of a file may show; null: none. */
+  /** Returns the contents that a date of a file may show. Null means no content. */
   const partsOf = (
     environmentId: string,
     { date, from }: ShownDate,
@@ -146,7 +153,7 @@ export function createSnapshotModel(): SnapshotModel {
   };
 }
 
-/** Weeks begin on Monday. */
+/** Returns true if `date` is later in the same week than `than`. Weeks start on Monday. */
 function isNewerInWeek(date: string, than: string): boolean {
   const daysToSunday = (7 - new Date(than).getUTCDay()) % 7;
   const days = (Date.parse(date) - Date.parse(than)) / 86_400_000;

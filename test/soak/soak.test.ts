@@ -6,20 +6,27 @@ import { runMixedLoad } from './run-mixed-load.ts';
 import { report } from './under-faults.ts';
 import { unexpectedErrors } from './unexpected-errors.ts';
 
-/** `SOAK_MINUTES` (30) of everything at once. `SOAK_SEED` repeats the choices of another run. */
+/**
+ * Runs the load with all faults for `SOAK_MINUTES` (default 30). `SOAK_SEED` repeats the choices of
+ * another run.
+ */
 const minutes = Number(process.env['SOAK_MINUTES'] ?? 30);
 const seed = Number(process.env['SOAK_SEED'] ?? randomInt(2 ** 31));
 
 t.setTimeout(minutes * 60_000 + 900_000);
 
-t.test('nothing is lost', needsS3, async t => {
-  const { world, faults } = await runMixedLoad(t, {
-    seed,
-    lasts: { durationMs: minutes * 60_000 },
-    faults: [processFaults, surroundingFaults],
-    quietMs: 12_000,
-  });
-  report(`soak of ${minutes} min`, seed, { world, faults });
-  t.strictSame(faults, []);
-  t.strictSame(unexpectedErrors(world), []);
-});
+t.test(
+  'loses and corrupts nothing under a mixed load with all kinds of faults',
+  needsS3,
+  async t => {
+    const { world, faults } = await runMixedLoad(t, {
+      seed,
+      lasts: { durationMs: minutes * 60_000 },
+      faults: [processFaults, surroundingFaults],
+      quietMs: 12_000,
+    });
+    report(`soak of ${minutes} min`, seed, { world, faults });
+    t.strictSame(faults, []);
+    t.strictSame(unexpectedErrors(world), []);
+  },
+);

@@ -5,7 +5,10 @@ import { runMixedLoad } from './run-mixed-load.ts';
 import { unexpectedErrors } from './unexpected-errors.ts';
 import type { World } from './world.ts';
 
-/** A mixed load while one kind of thing happens so many times. Fails the test when anything is lost or wrong. */
+/**
+ * Runs a mixed load while `faults` are injected `times` times. Fails the test on any unexpected
+ * finding.
+ */
 export async function underFaults(
   t: Test,
   times: number,
@@ -24,7 +27,7 @@ export async function underFaults(
   return result.world;
 }
 
-/** On stderr, which tap passes on as it is. */
+/** Prints the counts and findings to stderr, which tap passes on unchanged. */
 export function report(
   what: string,
   seed: number,
@@ -36,12 +39,12 @@ export function report(
   console.error(`${what} (seed ${seed}): ${figures.join(', ')}; ${faults.length} lost or wrong`);
   for (const line of faults.flatMap(fault => linesAbout(world, fault))) console.error(line);
   if (unexpectedErrors(world).length > 0) {
-    console.error(`the database was away: ${JSON.stringify(world.outages)}`);
+    console.error(`outages of the database: ${JSON.stringify(world.outages)}`);
     for (const line of linesWith(world, 'PartLostError')) console.error(line);
   }
 }
 
-/** What processes logged about the config that a fault names, the last of it. */
+/** Returns the last log lines about the config that a finding names. */
 function linesAbout(world: World, fault: string): string[] {
   const configId = /[0-9a-f]{8}-[0-9a-f-]{27}/.exec(fault)?.[0];
   return configId === undefined ? [] : linesWith(world, configId);

@@ -1,14 +1,23 @@
 import type { World } from './world.ts';
 
-/** What processes log at error level while the database is away is the outage itself. Any other line is a fault. */
+/**
+ * Finds unexpected log lines at error level. Errors about an outage of the database are expected
+ * during the outage.
+ */
 
 const errorLevel = 50;
-/** Connections that broke are noticed, and callers who waited for one are told, within so long. */
+/**
+ * Time after an outage within which broken connections are noticed and waiting requests are
+ * answered.
+ */
 const aftermathMs = 10_000;
 
 const aboutOutages =
   /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|postmaster exited|timeout exceeded when trying to connect|Client was closed|Client has encountered a connection error/;
-/** 503 to a caller, a download that had to break off, and a tick or a tidying that the next one makes up for. */
+/**
+ * Messages of a 503, an interrupted download, a failed tick and a failed retention job. The latter
+ * two are repeated later.
+ */
 const expected = [
   'request failed',
   'download broke off',
@@ -17,8 +26,8 @@ const expected = [
 ];
 
 /**
- * A caller was told to come again without an outage: for a load of a day that the tidying is about to remove, and where
- * the machine takes 5 s to make a connection.
+ * Requests may be answered 503 without an outage: an ingest of a day that retention is about to
+ * remove, and a database connection that takes longer than 5 s.
  */
 const anytime = /canceling statement due to lock timeout|timeout exceeded when trying to connect/;
 

@@ -6,10 +6,13 @@ import { hasten, isOver, type RunRow, readRuns } from './runs.ts';
 import { shownOn } from './snapshot-model.ts';
 import { insist, type World } from './world.ts';
 
-/** How long what is left to do may take once all is quiet: the dead are missed after 20 s. */
+/** Time limit for the remaining work after the load. Killed workers are noticed after 20 s. */
 const patienceMs = 180_000;
 
-/** Once nothing happens any more: what is in the database and in the bucket is what callers were told, and no more. */
+/**
+ * Compares the database and the bucket with the answers that callers received, after all work has
+ * ended.
+ */
 export async function verifyEnd(world: World, configs: ConfigModel): Promise<void> {
   await insist(async () => {
     await hasten(world);
@@ -19,7 +22,7 @@ export async function verifyEnd(world: World, configs: ConfigModel): Promise<voi
          + (select count(*) from export_configs where deleted_at is not null) as left`,
     );
     if (Number(rows[0]?.left) > 0)
-      throw new Error(`${rows[0]?.left} runs and configs are not at their end`);
+      throw new Error(`${rows[0]?.left} runs and configs have not ended`);
   }, patienceMs).catch((error: Error) => world.faults.push(error.message));
 
   const runs = await readRuns(world);
@@ -40,9 +43,9 @@ async function verifyConfig(
   const runs = allRuns.filter(run => run.config_id === config.id);
   const found = await insist(() => contentsOf(s3Destination({ key: config.key })));
   if (found.unfinished.length > 0)
-    world.faults.push(`${what}: left unfinished ${found.unfinished}`);
+    world.faults.push(`${what}: unfinished uploads ${found.unfinished}`);
   if (config.isDeleted) {
-    if (runs.length > 0) world.faults.push(`${what}: deleted, and has runs`);
+    if (runs.length > 0) world.faults.push(`${what}: is deleted but has runs`);
     return;
   }
   for (const slot of config.slots) {
@@ -55,27 +58,27 @@ async function verifyConfig(
     }
   }
   for (const run of runs) {
-    if (!isOver(run)) world.faults.push(`${what}: not over: ${JSON.stringify(run)}`);
+    if (!isOver(run)) world.faults.push(`${what}: has not ended: ${JSON.stringify(run)}`);
     const slot = run.slot?.toISOString();
     if (slot !== undefined && !config.slots.has(slot))
-      world.faults.push(`${what}: ran ${slot}, not due`);
+      world.faults.push(`${what}: ran ${slot}, which was not due`);
   }
   const written = new Map(
     runs.filter(({ state }) => state === 'successful').map(run => [run.object_key, run.sha256]),
   );
   const objects = found.objects.filter(key => !key.includes('/_manifest/'));
-  // A run that was stopped after its object was there.
+  // A cancelled run may leave an object that it had completed before.
   const unknown = objects.filter(key => !written.has(key) && config.mayBeWithoutRun.size === 0);
-  if (unknown.length > 0) world.faults.push(`${what}: nobody knows ${unknown}`);
+  if (unknown.length > 0) world.faults.push(`${what}: no run wrote ${unknown}`);
   for (const [key, sha256] of written) {
     const { body } = await insist(() => readObject(s3Server().bucket, key));
     if (createHash('sha256').update(body).digest('hex') !== sha256) {
-      world.faults.push(`${what}: ${key} is not what the last run wrote`);
+      world.faults.push(`${what}: ${key} differs from the object of the last run`);
     }
   }
 }
 
-/** A line for each change that came to be, and none for those that did not. */
+/** Checks that each confirmed change has exactly one audit entry. */
 async function verifyAuditLines(
   world: World,
   config: KnownConfig,
@@ -92,7 +95,9 @@ async function verifyAuditLines(
   const expectLines = (action: string, wanted: number) => {
     const found = lines.get(action) ?? 0;
     if (found !== wanted)
-      world.faults.push(`${config.id}: ${found} lines of ${action}, not ${wanted}`);
+      world.faults.push(
+        `${config.id}: expected ${wanted} audit entries of ${action}, found ${found}`,
+      );
   };
   expectLines('export_config.created', 1);
   expectLines('export_config.deleted', config.isDeleted ? 1 : 0);
@@ -100,7 +105,7 @@ async function verifyAuditLines(
   if (!config.isDeleted) expectLines('export_run.started', byHand.length);
 }
 
-/** Every file shows what the callers were told. */
+/** Compares every file with the answers that callers received. */
 async function verifyFiles(world: World): Promise<void> {
   const listed = await insist(() => world.call('elder api', '/v1/environments'));
   for (const { id } of listed.json.items) {
@@ -119,9 +124,9 @@ async function verifyFiles(world: World): Promise<void> {
   }
 }
 
-/** No transaction is open, no lock is held, nothing is under way. */
+/** Checks that no transaction, lock, download or ingest is left. */
 async function verifyIdle(world: World): Promise<void> {
-  // A tick or a look at the queue may be under way now, but not for long.
+  // A tick or a count of the queue may be running, but not for long.
   await insist(async () => {
     const { rows } = await world.admin.query(
       `select application_name, state, query from pg_stat_activity

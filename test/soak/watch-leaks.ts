@@ -2,14 +2,14 @@ import fs from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ProcessName, World } from './world.ts';
 
-/** What the long-lived processes hold while everything around them breaks. */
+/** Memory and open files of the long-lived processes during faults. */
 
 const everyMs = 1_000;
-/** Connections that callers and Postgres closed are gone after so long. */
+/** Time after which connections that callers and Postgres closed are released. */
 const quietMs = 3_000;
-/** The heap may still grow into its usual size during the first minutes. */
+/** Largest growth in resident memory between the second and the last third of the load. */
 const mayGrowMiB = 80;
-/** And an hour of load may not add more than this, once it has run for long. */
+/** Largest growth per hour of a load that lasts 15 minutes or longer. */
 const mayGrowMiBAnHour = 60;
 const longMs = 15 * 60_000;
 const mayStayOpen = 60;
@@ -22,7 +22,10 @@ interface Sample {
 const elders: readonly ProcessName[] = ['elder api', 'elder worker'];
 
 export interface LeakWatch {
-  /** Told of each: `elder api: 151 MiB after 60 s, 160 MiB at the end`. */
+  /**
+   * One line per process, such as `elder api: 151 MiB in the second third, 160 MiB in the last, 4
+   * MiB an hour`.
+   */
   readonly summary: string[];
   verify(durationMs: number): Promise<void>;
 }
@@ -84,7 +87,7 @@ function median(values: readonly number[]): number {
   return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)] ?? 0;
 }
 
-/** Least squares. */
+/** Returns the slope of the least-squares line. */
 function slopeMiBAnHour(samples: readonly Sample[]): number {
   const mean = (values: number[]) =>
     values.reduce((sum, value) => sum + value, 0) / Math.max(values.length, 1);

@@ -14,9 +14,9 @@ import { type ApiProcess, startApiProcess } from '../helpers/service-process.ts'
 import { startTcpProxy, type TcpProxy } from '../helpers/tcp-proxy.ts';
 import { createSnapshotModel, type SnapshotModel, type Span } from './snapshot-model.ts';
 
-/** The processes of one deployment, what holds them together, and what is known of them. */
+/** Processes, database and storage of one deployment, and their expected state. */
 
-/** `elder` ones are never killed: they show leaks. */
+/** The `elder` processes are never killed, so that they show leaks. */
 export const apiNames = ['elder api', 'api'] as const;
 export const workerNames = ['elder worker', 'worker'] as const;
 export type ProcessName = (typeof apiNames)[number] | (typeof workerNames)[number];
@@ -24,31 +24,34 @@ export type ProcessName = (typeof apiNames)[number] | (typeof workerNames)[numbe
 export interface World {
   readonly model: SnapshotModel;
   readonly server: PostgresServer;
-  /** Between the service and the database. */
+  /** Proxy between the service and the database. */
   readonly databaseProxy: TcpProxy;
-  /** For the test's own questions, past the proxy; fails while the database is away. */
+  /** Direct connection of the test to the database. Fails while the database is down. */
   readonly admin: pg.Pool;
   readonly gateway: { current: Gateway };
-  /** Where configs find it: the way there is slow, so that uploads are under way when something happens. */
+  /**
+   * Slow proxy between the service and the storage. Uploads then last long enough to be hit by a
+   * fault.
+   */
   readonly storage: S3Proxy;
   readonly processes: Map<ProcessName, ApiProcess>;
-  /** All that ever ran. */
+  /** Every process that was ever started. */
   readonly history: { name: ProcessName; service: ApiProcess }[];
-  /** What must not happen, and did. */
+  /** Findings: everything that must not happen but did. */
   readonly faults: string[];
   readonly counts: Record<Count, number>;
-  /** When the database was away, or took no writes. */
+  /** Times in which the database was unreachable or read-only. */
   readonly outages: Span[];
-  /** The service's date. */
+  /** Current date of the service. */
   today(): string;
   turnClock(): void;
-  /** Workers look for what is due; by themselves they do every minute. */
+  /** Makes workers enqueue due runs. They also do so every minute. */
   tick(): Promise<void>;
-  /** One of them removes what nobody needs any more; by themselves they do every night. */
+  /** Makes one worker remove data past its retention. It also does so every night. */
   tidy(): Promise<void>;
-  /** Starts the process of that name, where the one before listened. */
+  /** Starts the process with that name at the port of its predecessor. */
   start(name: ProcessName): Promise<void>;
-  /** To an API process. @throws when the connection breaks */
+  /** Sends a request to an API process. @throws if the connection breaks */
   call(name: ProcessName, path: string, options?: Call): Promise<Answer>;
   close(): Promise<void>;
 }
@@ -108,8 +111,8 @@ export async function startWorld(t: {
   };
   t.teardown(close);
 
-  // What was committed has to be there after a crash of the server, if not of the machine.
-  // A process that is killed may leave half a page written, which recovery mends from the whole page in the log alone.
+  // Commits must survive a crash of the server, but not of the machine. A killed process may leave
+  // a page half written. Recovery restores it from the full page in the log.
   const settings = { synchronous_commit: 'on', full_page_writes: 'on' };
   const server = await startPostgresServer({ settings });
   closers.push(server.remove);
@@ -122,7 +125,7 @@ export async function startWorld(t: {
     connectionTimeoutMillis: 5_000,
   });
   admin.on('error', () => {});
-  // Of one that is in use: its query tells.
+  // Errors of a connection in use also reject its query.
   admin.on('connect', client => client.on('error', () => {}));
   closers.push(() => admin.end());
   const jobs = createJobQueue(admin, () => {});
@@ -211,7 +214,10 @@ export async function startWorld(t: {
   };
 }
 
-/** Asks whatever may fail while something is down, until it works. @throws after three minutes */
+/**
+ * Repeats work that fails during an outage until it succeeds. @throws the last error after three
+ * minutes
+ */
 export async function insist<T>(work: () => Promise<T>, patienceMs = 180_000): Promise<T> {
   let result: { value: T } | undefined;
   let last: unknown;
