@@ -33,7 +33,7 @@ export function toOrigin(value: string): string | null {
 
 /**
  * Returns true for a URL from which signing keys may be fetched: https, or http on a loopback
- * address. An attacker who can change the response could sign in as anyone.
+ * address. Over plain http an attacker could replace the keys and sign in as anyone.
  */
 export function isKeySetUrl(value: string): boolean {
   const url = URL.canParse(value) ? new URL(value) : null;

@@ -6,7 +6,10 @@ import { nextSlot, snapshotDateOf } from '../export-runs/schedule.ts';
 import { AppError } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
 
-/** Asks the bucket about the key that the next run will write. Answers within 15 s; errors are in the result. */
+/**
+ * Checks the bucket with the key that the next run will write. Takes at most 15 s. Errors are in
+ * the result.
+ */
 export async function checkConfig(
   clientEnvironment: ClientEnvironment,
   environmentId: string,
@@ -26,7 +29,11 @@ export async function checkConfig(
   );
 }
 
-/** @throws AppError `storage_validation_failed` with the first fault as `storageError` and all `checks` */
+/**
+ * Requires a successful check.
+ * @throws AppError `storage_validation_failed` with the first error as `storageError` and all
+ * `checks`
+ */
 export function requireValid(result: CheckResult): void {
   const fault = result.checks.find(check => check.error !== null)?.error;
   if (fault === undefined || fault === null) return;

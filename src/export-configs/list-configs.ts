@@ -3,13 +3,16 @@ import { notFound } from '../shared/errors.ts';
 import { type ExportConfig, toConfig } from './repository.ts';
 import type { RunHistory } from './status.ts';
 
-/** A config with what its status is made of. */
+/** Config with the history that its status needs. */
 export interface ConfigWithHistory {
   readonly config: ExportConfig;
   readonly history: RunHistory;
 }
 
-/** @throws AppError `not_found` */
+/**
+ * Returns a config with its history.
+ * @throws AppError `not_found`
+ */
 export async function getConfig(
   db: DatabaseOrTransaction,
   environmentId: string,
@@ -20,7 +23,7 @@ export async function getConfig(
   return withHistory(row);
 }
 
-/** Newest first, those before `before`. */
+/** Lists configs before `before`, newest first. */
 export async function listConfigs(
   db: DatabaseOrTransaction,
   environmentId: string,
@@ -40,7 +43,10 @@ export async function listConfigs(
   return rows.map(withHistory);
 }
 
-/** Each config with its last runs: two steps down an index for each, however long the history is. */
+/**
+ * Selects configs with their last runs. Two index look-ups per config, independent of the length of
+ * the history.
+ */
 function selectConfigs(db: DatabaseOrTransaction, environmentId: string) {
   return db
     .selectFrom('export_configs as config')

@@ -17,7 +17,7 @@ import type { Schedule } from '../export-runs/schedule.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
 
-/** Reads what a config will be from the body of a request. Pure. */
+/** Converts request bodies to config settings. */
 
 interface DestinationFields {
   readonly bucketUrl?: string;
@@ -41,7 +41,10 @@ export interface NewConfigBody extends DestinationFields {
 
 export type ConfigPatch = Partial<NewConfigBody>;
 
-/** @throws AppError `validation_failed` that names every field at fault */
+/**
+ * Validates the body of a new config.
+ * @throws AppError `validation_failed` that names every invalid field
+ */
 export function readNewConfig(body: NewConfigBody): {
   settings: ConfigSettings;
   credentials: Credentials;
@@ -76,22 +79,23 @@ export function readNewConfig(body: NewConfigBody): {
 export interface PatchedConfig {
   readonly settings: ConfigSettings;
   readonly accessKeyId: string;
-  /** Null: the stored one stays. */
+  /** New secret; null to keep the stored one. */
   readonly newSecret: string | null;
-  /** Whether the bucket has to be asked before this is stored. */
+  /** True if the bucket must be checked before this is stored. */
   readonly needsCheck: boolean;
-  /** True if destination or credentials are not as before. */
+  /** True if the destination or the credentials change. */
   readonly isMoved: boolean;
-  /** Whether its first slot is the next one after now. */
+  /** True if the schedule starts again: the first slot is the next one after now. */
   readonly startsAnew: boolean;
   readonly isTurnedOff: boolean;
-  /** The names of what is not as it was; a new secret counts as another one. */
+  /** Names of the changed fields. A new secret always counts as changed. */
   readonly changed: readonly string[];
 }
 
 /**
- * A stored config with the fields of the body in their places.
- * @throws AppError `validation_failed`; also when endpoint, bucket or provider change without `secretAccessKey`
+ * Applies the fields of the body to a stored config.
+ * @throws AppError `validation_failed`, also if endpoint, bucket or provider change without
+ * `secretAccessKey`
  */
 export function readConfigPatch(
   current: ConfigSettings & { readonly accessKeyId: string },
@@ -101,7 +105,7 @@ export function readConfigPatch(
   const destination = parseDestination(mergeDestination(current.destination, patch));
   const credentials = parseCredentials({
     accessKeyId: patch.accessKeyId ?? current.accessKeyId,
-    // Only its form is looked at; the stored one had it when it was stored.
+    // Only its form is checked. The stored secret passed that check before.
     secretAccessKey: patch.secretAccessKey ?? 'stored',
   });
   const provider = patch.provider ?? current.destination.provider;
@@ -162,14 +166,16 @@ export function readConfigPatch(
   };
 }
 
-/** The names of what is there in both and not the same. */
+/** Returns the names of fields whose values differ. */
 function changedFields<T extends object>(before: T, after: Partial<T>): string[] {
   return (Object.keys(after) as (keyof T & string)[]).filter(
     field => after[field] !== before[field],
   );
 }
 
-/** Of another provider nothing is carried over. */
+/**
+ * Merges the fields of the body into the destination. A change of provider drops all old fields.
+ */
 function mergeDestination(current: Destination, patch: ConfigPatch): DestinationBody {
   const provider = patch.provider ?? current.provider;
   const kept = provider === current.provider ? shownDestination(current) : {};
@@ -181,7 +187,7 @@ function mergeDestination(current: Destination, patch: ConfigPatch): Destination
   return { provider, ...kept, ...given };
 }
 
-/** The fields that say where, as a body would say it. */
+/** Returns the fields of a destination in the form of a body. */
 function shownDestination(destination: Destination): DestinationFields {
   const { provider, bucket, region, key, endpoint } = destination;
   if (provider === 'aws') return { bucketUrl: formatBucketUrl(destination) };

@@ -5,11 +5,10 @@ import { AppError } from '../shared/errors.ts';
 import { listConfigsOfBucket } from './repository.ts';
 
 /**
- * Refuses a config that would write the same object as another one of its environment.
+ * Refuses a config that would write the same object as another one of its environment. Configs that
+ * are turned off count too, because they can be run manually and turned on again.
  *
- * Configs that are off count, too: they can be run by hand and turned on again.
- *
- * @param configId the config itself, or null for a new one
+ * @param configId id of the config, or null for a new one
  * @throws AppError `conflict` that names the other config
  */
 export async function refuseSameObject(
@@ -26,7 +25,7 @@ export async function refuseSameObject(
         `The export config "${other.name}" (${other.id}) writes the same objects into the bucket "${bucket}". Choose another folder or compression.`,
       );
     }
-    // A comparison takes up to a few milliseconds.
+    // Yields to the event loop, because a comparison takes up to a few milliseconds.
     await setImmediate();
   }
 }

@@ -11,41 +11,41 @@ import type { TurnedOff } from './status.ts';
 
 type ConfigRow = Selectable<Tables['export_configs']>;
 
-/** Which config. */
+/** Primary key of a config. */
 export interface ConfigKey {
   readonly environmentId: string;
   readonly id: string;
 }
 
-/** What a customer decides about an export, beside its credentials. */
+/** Settings of a customer for an export, without credentials. */
 export interface ConfigSettings {
   readonly name: string;
   readonly enabled: boolean;
   readonly schedule: Schedule;
   readonly destination: Destination;
   readonly compression: Compression;
-  /** Whether a description of the object is written beside it. */
+  /** True if a manifest is written for each object. */
   readonly manifest: boolean;
   /** Null leaves the encryption to the bucket. */
   readonly encryption: Encryption | null;
 }
 
-/** One automatic export as it is stored. */
+/** Stored export config. */
 export interface ExportConfig extends ConfigSettings, ConfigKey {
   readonly accessKeyId: string;
   readonly sealedSecret: string;
-  /** It turned itself off; null once it is turned on again. */
+  /** Time and reason if the service turned the config off; null once it is turned on again. */
   readonly turnedOff: TurnedOff | null;
-  /** Its first slot is the next one after this. */
+  /** The first slot is the next one after this time. */
   readonly activeSince: Date;
   readonly createdAt: Date;
   readonly updatedAt: Date;
 }
 
-/** Most export configs of one environment. */
+/** Maximum number of export configs of one environment. */
 export const maxConfigs = 50;
 
-/** Returns how many configs callers see. */
+/** Returns the number of configs that callers see. */
 export async function countConfigs(
   db: DatabaseOrTransaction,
   environmentId: string,
@@ -72,10 +72,10 @@ export async function insertConfig(db: DatabaseOrTransaction, config: ExportConf
 }
 
 /**
- * Writes a changed config back.
- * @param read what the change was made to
- * @param isProven the bucket was asked and agreed: slots that failed before say nothing of what is stored now
- * @returns false when somebody else changed or deleted it since
+ * Stores a changed config.
+ * @param read state to which the change was applied
+ * @param isProven true if the bucket passed its check; resets the count of failed slots
+ * @returns false if the config was changed or deleted meanwhile
  */
 export async function replaceConfig(
   db: DatabaseOrTransaction,
@@ -87,7 +87,8 @@ export async function replaceConfig(
   const columns = { ...settings, ...(isProven && { faulty_slots_in_a_row: 0 }) };
   const result = await db
     .updateTable('export_configs')
-    // One that stays is not written: it may have moved to another key since it was read.
+    // An unchanged secret is not written, because it may have been encrypted with a new key
+    // meanwhile.
     .set(config.sealedSecret === read.sealedSecret ? columns : { ...columns, sealed_secret })
     .where('environment_id', '=', config.environmentId)
     .where('id', '=', config.id)
@@ -118,7 +119,10 @@ export async function listConfigsOfBucket(
   return rows.map(toConfig);
 }
 
-/** From now on no caller sees it. @throws AppError `not_found` */
+/**
+ * Hides a config from callers.
+ * @throws AppError `not_found`
+ */
 export async function hideConfig(
   db: DatabaseOrTransaction,
   config: ConfigKey,
@@ -134,7 +138,10 @@ export async function hideConfig(
   if (result.numUpdatedRows === 0n) throw notFound('export config');
 }
 
-/** Removes hidden configs, with their runs and secrets, unless a run has still to clean up in the bucket. */
+/**
+ * Deletes hidden configs with their runs and secrets. Skips configs with a run that still has to
+ * clean up the bucket.
+ */
 export async function purgeConfigs(db: DatabaseOrTransaction, only?: ConfigKey): Promise<void> {
   await db
     .deleteFrom('export_configs as config')
@@ -181,7 +188,7 @@ function toColumns({ destination, ...config }: ExportConfig) {
   };
 }
 
-/** The row of `export_configs` as what it means. */
+/** Converts a row of `export_configs`. */
 export function toConfig(row: ConfigRow): ExportConfig {
   return {
     environmentId: row.environment_id,

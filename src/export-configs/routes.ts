@@ -32,10 +32,12 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       config: mayWrite,
       schema: {
         operationId: 'createExportConfig',
-        summary: 'Make an export config',
+        summary: 'Create an export config',
         description:
-          'Checks the bucket first, as `…/validate` does. If a check fails, nothing is stored. Two configs of an environment that would write the same object are refused with `conflict`. The first run is at the next slot. ' +
-          `An environment may have at most ${maxConfigs} configs: then \`conflict\`.`,
+          'Checks the bucket first, like `…/validate`. If a check fails, nothing is stored. Fails with ' +
+          '`conflict` if another config of the environment writes the same object. The first run is ' +
+          'at the next slot. ' +
+          `Also fails with \`conflict\` if the environment has ${maxConfigs} configs.`,
         tags,
         params: environmentParams,
         body: newConfigBody,
@@ -110,7 +112,7 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       config: mayRead,
       schema: {
         operationId: 'getExportConfigStatus',
-        summary: 'How an export is doing',
+        summary: 'Read the status of an export config',
         tags,
         params: configParams,
         response: { 200: statusSchema, ...problemResponses(...readProblems) },
@@ -128,7 +130,9 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         operationId: 'updateExportConfig',
         summary: 'Change an export config',
         description:
-          'Asks the bucket first when destination or credentials change, and when the config is turned on. Turning it off stops a run under way, which then shows as failed with `cancelled`. Turned on again, or with another schedule, it first runs at the next slot.',
+          'Checks the bucket first if destination or credentials change, or if the config is turned ' +
+          'on. Turning it off cancels an unfinished run, which ends as failed with `cancelled`. ' +
+          'After it is turned on or its schedule changes, the first run is at the next slot.',
         tags,
         params: configParams,
         body: configPatchBody,
@@ -157,11 +161,12 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         operationId: 'deleteExportConfig',
         summary: 'Delete an export config',
         description:
-          'With its history. A run under way stops within seconds and leaves nothing behind in the bucket; files of finished runs stay.',
+          'Deletes the config with its history. An unfinished run is cancelled within seconds and ' +
+          'leaves nothing in the bucket. Files of finished runs stay.',
         tags,
         params: configParams,
         response: {
-          204: Type.Null({ description: 'It is gone.' }),
+          204: Type.Null({ description: 'The config is deleted.' }),
           ...problemResponses(...readProblems, 'payload_too_large', 'unsupported_media_type'),
         },
       },

@@ -8,11 +8,14 @@ import { date, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigWithHistory } from './list-configs.ts';
 import { describeStatus, type ExportStatus } from './status.ts';
 
-/** The shapes of bodies and answers about automatic exports. */
+/** Defines the schemas of bodies and responses of automatic exports. */
 
 export const tags = ['Automatic export'];
 export const mayRead = { access: { environment: 'exports:read' } } as const;
-/** Reading and deleting need no plan: who went down to a lower one may still tidy up. */
+/**
+ * Access to delete. Reading and deleting need no plan, so that customers can clean up after a
+ * downgrade.
+ */
 export const mayDelete = { access: { environment: 'exports:write' } } as const;
 export const mayWrite = {
   access: { environment: 'exports:write', feature: 'automatic_export' },
@@ -49,7 +52,7 @@ const text = (description: string, examples: string[], maxLength = 2_048) =>
   Type.String({ maxLength, pattern: '^[^\\u0000]*$', description, examples });
 
 const provider = literals(['aws', 'gcp', 'custom'], {
-  description: 'Amazon S3, Google Cloud Storage, or any other storage that speaks S3.',
+  description: 'Amazon S3, Google Cloud Storage, or another S3-compatible storage.',
 });
 const schedule = literals(schedules, {
   description: 'Every day at 00:00 UTC, or on Mondays at 00:00 UTC.',
@@ -78,38 +81,40 @@ const encryption = {
 };
 
 const fields = {
-  name: text('For people. Outer spaces are dropped.', ['Nightly to S3'], 200),
+  name: text('Display name. It is trimmed.', ['Nightly to S3'], 200),
   enabled: Type.Boolean({ description: 'Default: true.' }),
   schedule,
   provider,
   bucketUrl: text(
-    '`aws` alone, and needed there: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.',
+    'Required for `aws`, not allowed otherwise: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.',
     ['https://acme.s3.eu-west-1.amazonaws.com/exports/bucket'],
   ),
-  bucket: text('`gcp` and `custom`, needed there.', ['acme-exports']),
-  region: text('`gcp` and `custom`, needed there.', ['europe-west1']),
+  bucket: text('Required for `gcp` and `custom`, not allowed otherwise.', ['acme-exports']),
+  region: text('Required for `gcp` and `custom`, not allowed otherwise.', ['europe-west1']),
   key: text(
-    '`gcp` and `custom`: the folder; default: the bucket’s root. `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date and `{environmentId}` are replaced; other placeholders are refused.',
+    'Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.',
     ['exports/bucket', 'exports/date={date}'],
   ),
-  endpoint: text('`custom` alone, and needed there: scheme, host and port.', [
+  endpoint: text('Scheme, host and port. Required for `custom`, not allowed otherwise.', [
     'https://minio.example.com:9000',
   ]),
-  accessKeyId: text('Of the storage; for Google Cloud an HMAC key.', ['AKIAIOSFODNN7EXAMPLE']),
+  accessKeyId: text('Access key id of the storage. For Google Cloud, that of an HMAC key.', [
+    'AKIAIOSFODNN7EXAMPLE',
+  ]),
   secretAccessKey: Type.String({
     maxLength: 2_048,
     writeOnly: true,
-    description: 'Stored encrypted; no answer ever holds it.',
+    description: 'Stored encrypted and never returned.',
   }),
   compression,
   encryption: Type.Unsafe<EncryptionBody | null>({
     ...encryption,
     description:
-      'Server-side encryption, sent with every upload; null (default) leaves it to the bucket. Not for `gcp`.',
+      'Server-side encryption of every upload. Null (default) uses the setting of the bucket. Not for `gcp`.',
   }),
   manifest: Type.Boolean({
     description:
-      'Whether a JSON manifest is written to `<folder>/_manifest/<file name>.json` after each file. It is removed before the file is replaced. Default: false.',
+      'True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.',
   }),
 };
 
@@ -123,12 +128,12 @@ export const newConfigBody = Type.Object(
     secretAccessKey,
     ...Type.Partial(Type.Object(rest)).properties,
   },
-  { additionalProperties: false, description: 'A field of another provider is an error.' },
+  { additionalProperties: false, description: 'Fields of other providers are errors.' },
 );
 export const configPatchBody = Type.Object(Type.Partial(Type.Object(fields)).properties, {
   additionalProperties: false,
   description:
-    'What is absent stays. `secretAccessKey` is needed again when provider, endpoint or bucket change; where the provider changes, nothing of the old destination is carried over.',
+    'Absent fields keep their value. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.',
 });
 
 const runError = Type.Unsafe<{ code: string; message: string } | null>({
@@ -148,13 +153,18 @@ const runError = Type.Unsafe<{ code: string; message: string } | null>({
 export const statusSchema = Type.Object(
   {
     status: literals(['never ran before', 'successful', 'failed'], {
-      description: 'How the last finished run ended.',
+      description: 'Outcome of the last finished run.',
     }),
     running: Type.Boolean(),
-    lastRunAt: nullable(instant('When the last finished run finished.')),
-    lastSuccessfulRunAt: nullable(instant('When the last successful run finished.')),
-    nextRunAt: nullable(instant('Null when the config is off or the plan does not allow it.')),
-    error: { ...runError, description: 'Of the last finished run; null once one succeeds.' },
+    lastRunAt: nullable(instant('End of the last finished run.')),
+    lastSuccessfulRunAt: nullable(instant('End of the last successful run.')),
+    nextRunAt: nullable(
+      instant('Next slot; null if the config is turned off or the plan does not allow it.'),
+    ),
+    error: {
+      ...runError,
+      description: 'Error of the last finished run; null if it was successful.',
+    },
     turnedOff: Type.Unsafe<ExportStatus['turnedOff']>({
       anyOf: [
         Type.Object({
@@ -165,10 +175,10 @@ export const statusSchema = Type.Object(
         { type: 'null' },
       ],
       description:
-        'Ten slots in a row failed because of the configuration, so the config turned itself off. Null once it is turned on again.',
+        'Present if the service turned the config off because ten slots in a row failed with a configuration error. Null once it is turned on again.',
     }),
   },
-  { description: 'How the export is doing.' },
+  { description: 'Status of an export config.' },
 );
 
 export const configSchema = Type.Object(
@@ -178,11 +188,11 @@ export const configSchema = Type.Object(
     enabled: Type.Boolean(),
     schedule,
     provider,
-    bucketUrl: nullable(Type.String({ description: '`aws` alone.' })),
+    bucketUrl: nullable(Type.String({ description: 'Null unless the provider is `aws`.' })),
     bucket: Type.String(),
     region: Type.String(),
-    key: Type.String({ description: 'The folder; empty: the bucket’s root.' }),
-    endpoint: nullable(Type.String({ description: '`custom` alone.' })),
+    key: Type.String({ description: 'Folder; empty for the root of the bucket.' }),
+    endpoint: nullable(Type.String({ description: 'Null unless the provider is `custom`.' })),
     accessKeyId: Type.String(),
     compression,
     encryption: Type.Unsafe<EncryptionBody | null>(encryption),
@@ -191,10 +201,10 @@ export const configSchema = Type.Object(
     updatedAt: instant(),
     status: statusSchema,
   },
-  { description: 'An automatic export. Its secret is never shown.' },
+  { description: 'Automatic export. Its secret is never returned.' },
 );
 
-/** A stored config as answers show it. */
+/** Converts a stored config to the form of responses. */
 export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan, now: Date) {
   const { destination } = config;
   return {
@@ -220,7 +230,7 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
 
 export const checkResultSchema = Type.Object(
   {
-    valid: Type.Boolean({ description: 'Both checks passed.' }),
+    valid: Type.Boolean({ description: 'True if both checks passed.' }),
     checks: Type.Array(
       Type.Object({
         name: literals(['list', 'write']),
@@ -230,7 +240,7 @@ export const checkResultSchema = Type.Object(
             Type.Object({
               code: Type.String({ examples: ['bucket_not_found'] }),
               message: Type.String(),
-              hint: Type.String({ description: 'What to do about it.' }),
+              hint: Type.String({ description: 'How to correct the error.' }),
             }),
             { type: 'null' },
           ],
@@ -238,7 +248,7 @@ export const checkResultSchema = Type.Object(
       }),
     ),
   },
-  { description: 'What the bucket said.' },
+  { description: 'Result of the checks.' },
 );
 
 const nullableInteger = (description: string) =>
@@ -249,23 +259,23 @@ export const runSchema = Type.Object(
     id: Type.String(),
     configId: Type.String(),
     trigger: literals(['schedule', 'manual']),
-    slot: nullable(instant('The scheduled instant; null for a manual run.')),
-    snapshotDate: date('The snapshot that it exports.'),
+    slot: nullable(instant('Scheduled instant; null for a manual run.')),
+    snapshotDate: date('Date of the exported snapshot.'),
     state: literals(['queued', 'running', 'successful', 'failed'], {
-      description: '`queued`: waiting for its snapshot, for its turn, or for the next attempt.',
+      description: '`queued`: waiting for the snapshot, for a worker, or for the next attempt.',
     }),
     attempts: Type.Integer(),
     createdAt: instant(),
-    startedAt: nullable(instant('Of the first attempt.')),
+    startedAt: nullable(instant('Start of the first attempt.')),
     finishedAt: nullable(instant()),
     rowCount: nullableInteger('Rows in the file.'),
-    bytes: nullableInteger('Size of the object, compressed if it is.'),
-    sha256: nullable(Type.String({ description: 'Of the object, hexadecimal.' })),
-    objectKey: nullable(Type.String({ description: 'Where the object is in the bucket.' })),
+    bytes: nullableInteger('Size of the object as stored.'),
+    sha256: nullable(Type.String({ description: 'SHA-256 of the object, hexadecimal.' })),
+    objectKey: nullable(Type.String({ description: 'Key of the object in the bucket.' })),
     error: {
       ...runError,
-      description: 'Why it failed; while it is queued again, what the last attempt met.',
+      description: 'Error of the last attempt; null if there was none.',
     },
   },
-  { description: 'One execution of an export config.' },
+  { description: 'Execution of an export config.' },
 );

@@ -26,7 +26,7 @@ import {
   replaceConfig,
 } from './repository.ts';
 
-/** Creates, changes and deletes export configs. Buckets are checked before and outside of transactions. */
+/** Creates, changes and deletes export configs. Buckets are checked before transactions begin. */
 
 export interface ConfigDependencies {
   readonly db: Database;
@@ -96,9 +96,11 @@ const decidesObject: readonly string[] = [
 ];
 
 /**
- * Turned off, a config stops its run; turned on or given another schedule, it first runs at the next slot.
- * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` if it was changed or
- *   deleted while the bucket was checked, or if another config of the environment writes the same object
+ * Changes a config. Turning it off cancels its runs. After it is turned on or its schedule changes,
+ * the first run is at the next slot.
+ * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` if it
+ * was changed or deleted while the bucket was checked, or if another config of the environment
+ * writes the same object
  */
 export async function patchConfig(
   dependencies: ConfigDependencies,
@@ -135,7 +137,7 @@ export async function patchConfig(
         : sealSecret(encryptionKeys, newSecret, { environmentId, configId }),
     turnedOff: settings.enabled ? null : config.turnedOff,
     activeSince: patched.startsAnew ? changedAt : config.activeSince,
-    // Never the same twice: it tells two changes at once apart.
+    // Strictly increasing, because it detects concurrent changes.
     updatedAt: new Date(Math.max(changedAt.getTime(), config.updatedAt.getTime() + 1)),
   };
   await db.transaction().execute(async trx => {
@@ -165,8 +167,8 @@ export async function patchConfig(
 }
 
 /**
- * No caller sees it any more. A worker that is at a run of it stops within a second, cleans up in the bucket and
- * removes the last of the rows; otherwise they are gone at once.
+ * Deletes a config. Callers no longer see it. A worker that executes one of its runs stops within a
+ * second, cleans up the bucket and deletes the remaining rows. Otherwise they are deleted at once.
  * @throws AppError `not_found`
  */
 export async function deleteConfig(
@@ -188,12 +190,15 @@ export async function deleteConfig(
   });
 }
 
-/** Returns what the audit log records of a destination: where the data goes and with whose key. */
+/** Returns the audited fields of a destination: where the data goes and with which access key. */
 function auditedDestination({ destination, accessKeyId }: ExportConfig) {
   return { ...destination, accessKeyId };
 }
 
-/** @throws Error when it was sealed under a key that is not configured any more */
+/**
+ * Decrypts the secret of a config.
+ * @throws Error if its encryption key is not configured any more
+ */
 export function secretOf(
   { encryptionKeys }: Pick<ConfigDependencies, 'encryptionKeys'>,
   config: ExportConfig,

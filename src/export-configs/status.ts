@@ -1,24 +1,24 @@
 import { type Plan, planAllows } from '../environments/plans.ts';
 import { nextSlot, type Schedule } from '../export-runs/schedule.ts';
 
-/** What a customer asks first about an automatic export. Pure. */
+/** Derives the status of an export config that callers see. */
 
-/** Why a run failed. */
+/** Error of a failed run. */
 export interface RunError {
   readonly code: string;
   readonly message: string;
 }
 
-/** When and why a config turned itself off. */
+/** Time and reason for which the service turned a config off. */
 export interface TurnedOff {
   readonly message: string;
   readonly at: Date;
 }
 
-/** All that the status is made of, besides the config and the plan. */
+/** Run history from which the status is derived, together with the config and the plan. */
 export interface RunHistory {
   readonly running: boolean;
-  /** The last run that finished. */
+  /** Last finished run. */
   readonly last: {
     readonly state: 'successful' | 'failed';
     readonly finishedAt: Date;
@@ -27,17 +27,19 @@ export interface RunHistory {
   readonly lastSuccessfulAt: Date | null;
 }
 
-/** Contract, section 6. Instants are ISO-8601 UTC and say when a run finished. */
+/**
+ * Status of an export config, `getExportConfigStatus` in openapi.yaml. Instants are ISO 8601 UTC.
+ */
 export interface ExportStatus {
   readonly status: 'never ran before' | 'successful' | 'failed';
   readonly running: boolean;
   readonly lastRunAt: string | null;
   readonly lastSuccessfulRunAt: string | null;
-  /** Null when the config is off or the plan does not allow it. */
+  /** Next slot; null if the config is turned off or the plan does not allow it. */
   readonly nextRunAt: string | null;
-  /** Of the last finished run; null once one succeeds. */
+  /** Error of the last finished run; null if it was successful. */
   readonly error: RunError | null;
-  /** Null unless it turned itself off and is still off. */
+  /** Null unless the service turned the config off and it is still off. */
   readonly turnedOff: {
     readonly code: 'too_many_failures';
     readonly message: string;

@@ -15,7 +15,7 @@ import {
 } from './schemas.ts';
 import { type ConfigDependencies, secretOf } from './service.ts';
 
-/** Dry runs of the bucket check. */
+/** Registers routes that check a destination without storing anything. */
 export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginCallbackTypebox {
   const { db, clientEnvironment, now } = dependencies;
   return (app, _options, done) => {
@@ -23,9 +23,10 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
       config: mayWrite,
       schema: {
         operationId: 'validateNewExportConfig',
-        summary: 'Try a destination',
+        summary: 'Check a destination',
         description:
-          'A dry run: lists the bucket under the real folder, then starts and aborts an upload there, which leaves no object. Answers within 15 s.',
+          'Lists the bucket under the real folder, then starts and aborts an upload there, which ' +
+          'leaves no object. Nothing is stored. Takes at most 15 s.',
         tags,
         params: environmentParams,
         body: newConfigBody,
@@ -42,8 +43,8 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
       config: mayWrite,
       schema: {
         operationId: 'validateExportConfig',
-        summary: 'Try a stored destination',
-        description: 'The same for what is stored. Nothing changes.',
+        summary: 'Check a stored destination',
+        description: 'Checks the destination of a stored config. Nothing changes.',
         tags,
         params: configParams,
         response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },

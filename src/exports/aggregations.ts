@@ -1,6 +1,9 @@
 import { DateTime } from 'luxon';
 
-/** The four manual exports: which dates a file has, and from which days each may take its snapshot. Pure. */
+/**
+ * Defines the four manual exports: the dates of a file, and the days from which each date may take
+ * its snapshot.
+ */
 
 export const aggregations = [
   'today',
@@ -17,16 +20,19 @@ export const aggregationTitles: Readonly<Record<Aggregation, string>> = {
   '6-months-weekly': 'Last 6 months, weekly',
 };
 
-/** A value of the Date column. It shows the newest snapshot of the days `from` … `date`, both included. */
+/**
+ * Value of the Date column. It shows the newest snapshot of the days `from` to `date`, both
+ * inclusive.
+ */
 export interface ShownDate {
   readonly date: string;
-  /** null: any day before will do. */
+  /** Earliest day of the snapshot; null for no limit. */
   readonly from: string | null;
 }
 
 /**
- * The dates of a file, oldest first.
- * @param today the current UTC date, `YYYY-MM-DD`
+ * Returns the dates of a file, oldest first.
+ * @param today current UTC date, `YYYY-MM-DD`
  */
 export function shownDates(aggregation: Aggregation, today: string): ShownDate[] {
   const day = DateTime.fromISO(today, { zone: 'utc' });
@@ -44,12 +50,14 @@ export function shownDates(aggregation: Aggregation, today: string): ShownDate[]
   }
 }
 
-/** A file of one snapshot alone, shown under its own date. */
+/** Returns a date that shows only the snapshot of that day. */
 export function onlyThatDay(date: string): ShownDate {
   return { date, from: date };
 }
 
-/** The Sundays from `start` (included) to `end` (excluded), each with its week from Monday. */
+/**
+ * Returns the Sundays from `start` up to but not including `end`, each with its week from Monday.
+ */
 function sundays(start: DateTime, end: DateTime): ShownDate[] {
   const dates: ShownDate[] = [];
   for (

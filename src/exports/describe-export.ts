@@ -6,21 +6,21 @@ import type { ExportPlan, ExportSection } from './plan-export.ts';
 
 export type Compression = 'none' | 'gzip';
 
-/** What is known of a file before its first byte. */
+/** Properties of a file that are known before its first byte. */
 export interface ExportDescription {
   readonly plan: ExportPlan;
-  /** Lower-case hex. Files with equal hashes have equal bytes, in every process. */
+  /** Hash in lower-case hex. Files with equal hashes have equal bytes in every process. */
   readonly contentHash: string;
-  /** When the newest snapshot of the file was completed; null for a file without rows. */
+  /** Time at which the newest snapshot of the file was completed; null for a file without rows. */
   readonly lastModified: Date | null;
   /**
-   * Null while a section is not rendered, and for a gzip form that shows a snapshot under another
-   * date than its own.
+   * Size in bytes. Null while a section is not rendered, and for a gzip form that shows a snapshot
+   * under another date than its own.
    */
   readonly sizeBytes: number | null;
 }
 
-/** Names the form of the CSV. Change it when equal rows are to give other bytes. */
+/** Version of the CSV format. Change it when equal rows shall give other bytes. */
 const csvVersion = 'csv 1';
 
 export function describePlan(plan: ExportPlan, compression: Compression): ExportDescription {
@@ -33,7 +33,10 @@ export function describePlan(plan: ExportPlan, compression: Compression): Export
   };
 }
 
-/** True if the stored chunks of a section are not its deflated form. */
+/**
+ * Returns true if a section shows a snapshot under another date than its own. Its stored chunks
+ * then differ from its bytes in the file.
+ */
 export function isShownElsewhere({ date, snapshotDate }: ExportSection): boolean {
   return date !== snapshotDate;
 }
@@ -42,7 +45,7 @@ function hashContent(plan: ExportPlan, compression: Compression): string {
   const sections = plan.sections.map(section => {
     const { date, version, rendered } = section;
     if (compression === 'none') return [date, version];
-    // Sections without stored chunks for this date are deflated by this process.
+    // This process deflates sections that have no stored chunks for their date.
     const isDeflatedHere = rendered === null || isShownElsewhere(section);
     return [date, version, isDeflatedHere ? renderer : rendered.renderer];
   });

@@ -3,28 +3,30 @@ import { headerLine } from '../snapshots/columns.ts';
 import { deflateTextSync } from '../snapshots/render/chunks.ts';
 
 /**
- * A file as one gzip member (RFC 1952) of sections that were deflated apart.
- * One member for each section would be simpler, but browsers read only the first, and a file cut between two members
- * would look complete.
+ * Joins separately deflated sections to one gzip member (RFC 1952). One member for each section
+ * would be simpler, but browsers read only the first. A file that is cut between two members would
+ * also look complete.
  */
 
-/** No name and no time, so that equal data gives equal bytes; unknown system. */
+/**
+ * Header without name and time and with an unknown system, so that equal data gives equal bytes.
+ */
 const memberHeader = Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
 const columnHeader = deflateTextSync(headerLine);
-/** Chunks end on a byte but do not end the deflate stream. An empty last block does. */
+/** Empty final block. Chunks end at a byte boundary but do not end the deflate stream. */
 const lastBlock = Buffer.from([3, 0]);
 const trailerBytes = lastBlock.length + 8;
 
-/** The bytes before the first section: the header of the member and the header line. */
+/** Bytes before the first section: the header of the member and the header line. */
 export const gzipStart = Buffer.concat([memberHeader, columnHeader.deflated]);
-/** Bytes of a gzip file beside its sections. */
+/** Number of bytes of a gzip file without its sections. */
 export const gzipFrameBytes = gzipStart.length + trailerBytes;
 
-/** Collects checksum and length of a member as its sections pass. */
+/** Collects the checksum and the length of a member while its sections are sent. */
 export interface GzipTrailer {
   /** Adds the checksum and the length of the next plain bytes. */
   add(crc32: number, plainBytes: number): void;
-  /** The bytes after the last section. */
+  /** Returns the bytes after the last section. */
   bytes(): Buffer;
 }
 

@@ -50,9 +50,12 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
       schema: {
         operationId: 'createDownloadLink',
-        summary: 'Make a download link',
+        summary: 'Create a download link',
         description:
-          'A signed link that a browser can follow without a header. It opens that one file of that one environment. It is invalid after its expiry, when its API key is revoked, when the plan is lowered, and when the environment is deleted. A link that a user of the identity provider makes expires no later than their token.',
+          'Returns a signed link that a browser can follow without a header. It opens one file of one ' +
+          'environment. It becomes invalid when it expires, when its API key is revoked, when the ' +
+          'plan is lowered, and when the environment is deleted. A link of a user token expires no ' +
+          'later than the token.',
         tags,
         params: environmentParams,
         body: Type.Object(
@@ -72,10 +75,10 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
             {
               url: Type.String({ format: 'uri' }),
               expiresAt: instant(),
-              rowCount: Type.Integer({ description: 'Number of rows of the file now.' }),
+              rowCount: Type.Integer({ description: 'Current number of rows of the file.' }),
               sizeBytes: Type.Unsafe<number | null>({
                 type: ['integer', 'null'],
-                description: 'Size of the file now; null while it is not known.',
+                description: 'Current size of the file in bytes; null while it is unknown.',
               }),
             },
             { description: 'The link.' },
@@ -144,19 +147,19 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
     app.route({
       method: ['GET', 'HEAD'],
       url: '/downloads/:token',
-      // The token itself grants access.
+      // The token grants access.
       config: { access: 'public' },
       logLevel: 'warn',
       schema: {
         operationId: 'followDownloadLink',
         summary: 'Follow a download link',
-        description: 'The file that the link was made for.',
+        description: 'Sends the file of the link.',
         tags,
         security: [],
         params: Type.Object({
           token: Type.String({
             maxLength: maxTokenLength,
-            description: 'From `url` of a download link.',
+            description: 'Token in the `url` of a download link.',
           }),
         }),
         response: {
@@ -175,7 +178,9 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const environment = grant === null ? null : await grantedEnvironment(db, grant, now());
         if (grant === null || environment === null) {
           await limits.countFailedLogin(request, null);
-          throw unauthenticated('The link is malformed or has expired, or its API key is gone.');
+          throw unauthenticated(
+            'The link is malformed or expired, or its API key or environment no longer exists.',
+          );
         }
         requirePlan(environment, 'manual_export');
         return await sender.send(request, reply, {
@@ -197,11 +202,14 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
   };
 }
 
-/** A link of a user expires with their access token: nothing else ends it when they lose access. */
+/**
+ * Returns the expiry of a link. A link of a user expires no later than the access token, because
+ * nothing else ends it when the user loses access.
+ */
 function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): Date {
   const wantedMs = issuedAt.getTime() + expiresInSeconds * 1000;
   const lastMs = caller.kind === 'user' ? Math.min(wantedMs, caller.expiresAt.getTime()) : wantedMs;
-  // Tokens count whole seconds.
+  // Tokens store whole seconds.
   return new Date(Math.floor(lastMs / 1000) * 1000);
 }
 
@@ -217,9 +225,9 @@ function makerOf(caller: Caller): LinkMaker {
 }
 
 /**
- * Finds the environment of a link if its maker may still read it.
+ * Returns the environment of a link if its creator may still read it.
  *
- * @returns null if the environment was deleted since, or the API key revoked
+ * @returns null if the environment was deleted or the API key was revoked
  * @throws AppError `insufficient_scope`
  */
 async function grantedEnvironment(
@@ -239,7 +247,10 @@ async function grantedEnvironment(
   return apiKey.environment;
 }
 
-/** @throws AppError `validation_failed` if the caller named no host, as HTTP/1.0 allows */
+/**
+ * Returns the origin of the request.
+ * @throws AppError `validation_failed` if the caller sent no host, as HTTP/1.0 allows
+ */
 function originOf(request: FastifyRequest): string {
   if (request.host === '') {
     throw new AppError('validation_failed', 'A link needs a host: send the Host header.', {

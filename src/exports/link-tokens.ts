@@ -3,12 +3,12 @@ import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
 import type { EncryptionKey } from '../config/config.ts';
 import { type Aggregation, aggregations } from './aggregations.ts';
 
-/** The file that a download link opens, and who made the link. */
+/** File that a download link opens, and the creator of the link. */
 export interface LinkGrant {
-  /** Names the link in the audit log. Not a secret. */
+  /** Id of the link in the audit log. Not a secret. */
   readonly linkId: string;
   readonly environmentId: string;
-  /** Tells the environment from a later one with the same id. */
+  /** Differs between the environment and a later one with the same id. */
   readonly incarnation: string;
   readonly aggregation: Aggregation;
   /** UTC date; null for the date on which the link is followed. */
@@ -17,21 +17,26 @@ export interface LinkGrant {
   readonly maker: LinkMaker;
 }
 
-/** The caller who made a link. */
+/** Creator of a link. */
 export type LinkMaker =
   | { readonly kind: 'operator'; readonly id: null }
   | { readonly kind: 'api-key' | 'user'; readonly id: string };
 
 export interface LinkTokens {
   sign(grant: LinkGrant, issuedAt: Date, expiresAt: Date): Promise<string>;
-  /** @returns null for a token that was changed, has expired or was not signed here */
+  /**
+   * Verifies a token. @returns null if it was changed, has expired or was not signed by this
+   * service
+   */
   verify(token: string, now: Date): Promise<LinkGrant | null>;
 }
 
 const algorithm = 'HS256';
 const audience = 'warehouse-export download';
 
-/** Longer than any token that is signed here. The longest part is the subject of a user. */
+/**
+ * Maximum length of a token. No signed token is longer; its longest part is the subject of a user.
+ */
 export const maxTokenLength = 2_000;
 
 export function createLinkId(): string {
@@ -94,7 +99,7 @@ export function createLinkTokens(
   };
 }
 
-/** @returns null for the claims of a version that signed other ones */
+/** Converts claims. @returns null for claims of another version */
 function toGrant({ sub, jti, ...claims }: JWTPayload): LinkGrant | null {
   const { agg, gz, day, inc, by } = claims as Record<string, unknown>;
   const aggregation = aggregations.find(candidate => candidate === agg);

@@ -20,31 +20,33 @@ export type { Compression, ExportDescription } from './describe-export.ts';
 const plainStart = Buffer.from(headerLine);
 
 export interface ExportSource {
-  /** For short queries. */
+  /** Pool of short queries. */
   readonly exportPool: Pool;
-  /** For files with a section that is not rendered. Each holds a connection while it is read. */
+  /**
+   * Pool of files with a section that is not rendered. Each holds a connection while it is read.
+   */
   readonly sessionPool: Pool;
 }
 
-/** A file whose content is settled. Its bytes are read at the pace of the reader. */
+/** File with fixed content. Its bytes are read at the pace of the reader. */
 export interface OpenExport extends ExportDescription {
   /**
-   * Streams the CSV, header line first, or the same as gzip. May be called once.
-   * Ends with an error rather than early.
-   * @param range allowed only when `sizeBytes` is not null; `end` is included
+   * Streams the CSV with its header line, plain or as gzip. May be called once. An incomplete
+   * stream always ends with an error.
+   * @param range allowed only if `sizeBytes` is not null; `end` is inclusive
    */
   bytes(range?: { readonly start: number; readonly end: number }): AsyncGenerator<Buffer>;
-  /** Stops reading and cancels the query under way. May be called at any time. */
+  /** Stops reading and cancels the running query. May be called at any time. */
   close(): void;
 }
 
 interface OpenOptions {
   readonly compression: Compression;
-  /** Closes the export, also while the database sorts. */
+  /** Closes the export at once, also while the database sorts. */
   readonly signal: AbortSignal;
 }
 
-/** Describes the file of these dates without opening it. */
+/** Describes the file of these dates without reading it. */
 export async function describeExport(
   { exportPool }: ExportSource,
   environmentId: string,
@@ -56,9 +58,10 @@ export async function describeExport(
 
 /**
  * Opens the file of these dates.
- * Rendered sections are read chunk by chunk in short queries, because a version never changes.
- * If a section is not rendered, the file holds one connection and one transaction: the one in which
- * the registry was read.
+ *
+ * Rendered sections are read chunk by chunk in short queries, because a version never changes. If a
+ * section is not rendered, the whole file is read in one transaction on one connection. The
+ * registry is read in that transaction too.
  */
 export async function openExport(
   exports: ExportSource,
@@ -66,7 +69,7 @@ export async function openExport(
   dates: readonly ShownDate[],
   { compression, signal }: OpenOptions,
 ): Promise<OpenExport> {
-  // The bytes are read later, outside of this span.
+  // The bytes are read after this span has ended.
   const parent = currentStep();
   const closing = new AbortController();
   const closed = AbortSignal.any([signal, closing.signal]);
@@ -79,11 +82,11 @@ export async function openExport(
     withClient: work => borrow(exports.exportPool, closed, work),
   };
 
-  /** Streams all pieces of the file, or those that the range touches. */
+  /** Streams all pieces of the file, or those in the range. */
   async function* pieces(range: ByteRange | null): AsyncGenerator<Buffer> {
     const trailer = compression === 'gzip' ? createGzipTrailer() : null;
     let at = 0;
-    /** Returns the part of the range that lies in the next piece, or null for all of the piece. */
+    /** Returns the part of the range within the next piece, or null for the whole piece. */
     const within = (length: number | null): ByteRange | null => {
       if (range === null || length === null) return null;
       const start = Math.min(Math.max(range.start - at, 0), length);
@@ -119,7 +122,7 @@ export async function openExport(
     async *bytes(range) {
       try {
         closed.throwIfAborted();
-        // `end` is included in ranges of a file and excluded in ranges of its pieces.
+        // `end` is inclusive in ranges of a file and exclusive in ranges of its pieces.
         for await (const piece of pieces(range ? { start: range.start, end: range.end + 1 } : null))
           if (piece.length > 0) yield piece;
         await session?.end();
@@ -150,7 +153,7 @@ async function openView(
   try {
     const plan = await planExport(session.client, environmentId, dates);
     if (!isRendered(plan)) return { plan, session };
-    // The last rendering ended between the two looks at the registry.
+    // The last rendering ended between the two reads of the registry.
     await session.end();
     return { plan, session: null };
   } catch (error) {

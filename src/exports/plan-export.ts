@@ -1,16 +1,16 @@
 import { inStep } from '../observability/tracing.ts';
 import type { ShownDate } from './aggregations.ts';
 
-/** The rows of one date in a file: one snapshot. */
+/** Section of a file: the rows of one date, which come from one snapshot. */
 export interface ExportSection {
-  /** The value of the Date column. */
+  /** Value of the Date column. */
   readonly date: string;
   readonly snapshotDate: string;
-  /** Changes when the snapshot is replaced. */
+  /** Differs for every replacement of the snapshot. */
   readonly version: string;
   readonly rowCount: number;
   readonly completedAt: Date;
-  /** The chunks of this version; null while it is not rendered. */
+  /** Rendered form of this version; null while it is not rendered. */
   readonly rendered: RenderedSection | null;
 }
 
@@ -20,26 +20,27 @@ export interface RenderedSection {
   readonly chunkCount: number;
   /** CRC-32 of the plain rows. */
   readonly crc32: number;
-  /** The code and the zlib that made the chunks. */
+  /** Versions of the rendering code and of zlib. */
   readonly renderer: string;
 }
 
-/** The content of a file, known before its first byte. */
+/** Content of a file, known before its first byte. */
 export interface ExportPlan {
-  /** In the order of the file. */
+  /** Sections in the order of the file. */
   readonly sections: readonly ExportSection[];
-  /** Dates that have no snapshot to show. */
+  /** Dates without a snapshot. */
   readonly missingDates: readonly string[];
   readonly rowCount: number;
 }
 
-/** A pool, or a connection inside a transaction. */
+/** Pool, or connection inside a transaction. */
 interface Queryable {
   query<R extends object>(text: string, values: unknown[]): Promise<{ rows: R[] }>;
 }
 
 /**
- * $1: environment. $2: dates. $3: the first day that each date may take its snapshot from, or null.
+ * Parameters: environment ($1), dates ($2), and for each date the earliest day of its snapshot or
+ * null ($3).
  */
 const findSnapshots = `
   select shown.date, found.snapshot_date as "snapshotDate", found.version,
@@ -64,7 +65,7 @@ type Nullable<T> = { readonly [K in keyof T]: T[K] | null };
 type FoundRow = { readonly date: string } & Nullable<Omit<ExportSection, 'date' | 'rendered'>> &
   Nullable<RenderedSection>;
 
-/** Chooses the snapshot of each date from the registry of complete snapshots. */
+/** Selects the snapshot of each date from the registry of complete snapshots. */
 export async function planExport(
   db: Queryable,
   environmentId: string,

@@ -18,25 +18,25 @@ import type { GzipTrailer } from './gzip-file.ts';
 import type { ExportSection } from './plan-export.ts';
 import type { ReadSession } from './read-session.ts';
 
-/** A range of bytes; `end` is excluded. */
+/** Range of bytes. `end` is exclusive. */
 export interface ByteRange {
   readonly start: number;
   readonly end: number;
 }
 
-/** How the sections of one file are read. */
+/** Source of the sections of one file. */
 export interface SectionSource {
   readonly environmentId: string;
   readonly compression: Compression;
-  /** Not null if a section of the file is not rendered. */
+  /** Session of the file; null if all its sections are rendered. */
   readonly session: ReadSession | null;
   readonly withClient: WithClient;
 }
 
-/** Chunks that are inflated or deflated before they are asked for. */
+/** Number of chunks that are inflated or deflated in advance. */
 const chunksAhead = 1;
 
-/** Returns the length of a section in the file, or null while it is unknown. */
+/** Returns the length of a section in the file; null while it is unknown. */
 export function sectionLength(section: ExportSection, compression: Compression): number | null {
   const { rendered } = section;
   if (rendered === null) return null;
@@ -97,7 +97,10 @@ async function* freshBytes(
   }
 }
 
-/** Streams a range of a rendered section, by default all of it, and skips the chunks before the range. */
+/**
+ * Streams a range of a rendered section. Skips the chunks before the range. Default: the whole
+ * section.
+ */
 async function* renderedBytes(
   source: SectionSource,
   section: ExportSection,
@@ -140,7 +143,7 @@ function storedChunks(
 ): AsyncGenerator<Chunk> {
   const snapshot = storedSnapshot(source, section);
   const { session, withClient } = source;
-  // A file with a session reads everything on that connection, one statement after the other.
+  // A file with a session reads everything on that connection, one statement at a time.
   return session === null
     ? readChunks(withClient, snapshot, { first, ahead: 1 })
     : readChunks(work => work(session.client), snapshot, { first, ahead: 0 });

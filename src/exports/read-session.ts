@@ -3,24 +3,27 @@ import { beginInUtc } from '../snapshots/instants.ts';
 import { copyRows } from '../snapshots/render/copy-rows.ts';
 import type { ExportSection } from './plan-export.ts';
 
-/** One connection in one repeatable-read transaction: everything read through it is one state. */
+/** Connection in a repeatable-read transaction: all reads see one state. */
 export interface ReadSession {
   readonly client: PoolClient;
   /**
    * Streams the rows of a section as CSV, without a header line.
-   * @throws RowCountError when the registry promised another number of rows
+   * @throws RowCountError if the number of rows differs from the registry
    */
   rows(environmentId: string, section: ExportSection): AsyncGenerator<Buffer>;
   /** Returns the connection after the last row of the last section. */
   end(): Promise<void>;
-  /** Closes the connection, which cancels the query on it. Does nothing after the end. */
+  /** Closes the connection, which cancels its running query. Does nothing after `end()`. */
   close(): void;
 }
 
 const begin = `${beginInUtc('isolation level repeatable read read only')};
   set local statement_timeout = 0`;
 
-/** @param signal closes the session at once, also while the database sorts */
+/**
+ * Opens a session.
+ * @param signal closes the session at once, also while the database sorts
+ */
 export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<ReadSession> {
   signal.throwIfAborted();
   const client = await pool.connect();

@@ -10,18 +10,21 @@ import { describeExport } from './open-export.ts';
 import { createExportSender, type ExportSenderDependencies, entityTag } from './send-export.ts';
 
 export const aggregationSchema = literals(aggregations, {
-  description: 'Which of the four exports.',
+  description: 'One of the four exports.',
   examples: ['30-days-daily'],
 });
 
 export const asOfSchema = date(
-  'The file as it is on this UTC date; by default the current one. Not in the future.',
+  'UTC date on which the file is based. Default: the current date. Not in the future.',
 );
 
-/** The calendar of earlier dates would need years before 1. No snapshot is that old. */
+/** Earliest `asOf`, so that no shown date is before year 1. No snapshot is that old. */
 const earliestAsOf = '1970-01-01';
 
-/** @throws AppError `validation_failed` */
+/**
+ * Checks the range of `asOf`.
+ * @throws AppError `validation_failed`
+ */
 export function requireAsOf(asOf: string | undefined, path: string, now: Date): void {
   if (asOf === undefined) return;
   if (asOf > isoDate(now)) throw validationFailed([{ path, message: 'is in the future' }]);
@@ -33,9 +36,10 @@ export function requireAsOf(asOf: string | undefined, path: string, now: Date): 
 const example = `${headerLine}c2,,Export,f1,2026-03-02,2026-01-15T00:00:00.000Z,2026-01-15T00:00:00.000Z,,,never,1,never,0,not rated,,0,"",""\n`;
 
 const validatorHeaders = {
-  etag: Type.String({ description: 'Strong. Equal bytes have equal tags.' }),
+  etag: Type.String({ description: 'Strong entity tag. Equal bytes have equal tags.' }),
   'last-modified': Type.String({
-    description: 'When the newest snapshot of the file was completed; absent without one.',
+    description:
+      'Time at which the newest snapshot of the file was completed; absent if there is none.',
   }),
   'cache-control': Type.String({ examples: ['private, no-cache'] }),
 };
@@ -47,7 +51,7 @@ const fileHeaders = {
   }),
   'x-total-rows': Type.Integer({ description: 'Number of rows of the whole file.' }),
   'x-missing-dates': Type.String({
-    description: 'Dates without a snapshot, comma-separated; absent when none.',
+    description: 'Dates without a snapshot, separated by commas; absent if there are none.',
   }),
   'accept-ranges': Type.String({
     description: '`bytes`, with `content-length`, once all snapshots of the file are rendered.',
@@ -56,7 +60,7 @@ const fileHeaders = {
 
 type FileMediaType = 'text/csv' | 'application/gzip';
 
-/** Responses of a route that sends a file, without its problems. */
+/** Returns the responses of a route that sends a file, without its problems. */
 export function fileResponses(...mediaTypes: FileMediaType[]) {
   const schemas = {
     'text/csv': { schema: Type.String({ examples: [example] }) },
@@ -71,7 +75,8 @@ export function fileResponses(...mediaTypes: FileMediaType[]) {
       content,
     },
     206: {
-      description: 'The range of the file that `Range` names. Several ranges get the whole file.',
+      description:
+        'The requested range of the file. A request for several ranges gets the whole file.',
       headers: {
         ...fileHeaders,
         'content-range': Type.String({ examples: ['bytes 1048576-1205850223/1205850224'] }),
@@ -79,13 +84,13 @@ export function fileResponses(...mediaTypes: FileMediaType[]) {
       content,
     },
     304: {
-      description: 'The file is the one that `If-None-Match` or `If-Modified-Since` names.',
+      description: 'The file has not changed since `If-None-Match` or `If-Modified-Since`.',
       headers: validatorHeaders,
     },
   };
 }
 
-/** Problems of a route that sends a file, besides those of the caller. */
+/** Problems of a route that sends a file, in addition to those of the caller. */
 export const fileProblemCodes = [
   'validation_failed',
   'precondition_failed',
@@ -115,7 +120,8 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
       schema: {
         operationId: 'listExports',
         summary: 'List the four exports',
-        description: 'The current content of each: its dates, their snapshots, and its rows.',
+        description:
+          'Returns the current content of each export: dates, their snapshots, and number of rows.',
         tags,
         params: environmentParams,
         response: {
@@ -128,18 +134,19 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
                   dates: Type.Array(date()),
                   missingDates: Type.Array(date()),
                   snapshotDates: Type.Array(nullable(date()), {
-                    description: 'At the place of each date the snapshot shown under it, or null.',
+                    description: 'Date of the snapshot shown for each item of `dates`, or null.',
                   }),
                   rowCount: Type.Integer(),
                   sizeBytes: Type.Unsafe<number | null>({
                     type: ['integer', 'null'],
-                    description: 'Size of the CSV; null while a snapshot in it is not rendered.',
+                    description:
+                      'Size of the CSV in bytes; null while one of its snapshots is not rendered.',
                   }),
                   etag: Type.String({ description: '`ETag` of the CSV.' }),
-                  href: Type.String({ description: 'The path of the file.' }),
+                  href: Type.String({ description: 'Path of the file.' }),
                 }),
               ),
-              nextCursor: Type.Null({ description: 'There are always four.' }),
+              nextCursor: Type.Null({ description: 'Always null: the list has four items.' }),
             },
             { description: 'The four exports.' },
           ),
@@ -180,8 +187,10 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
           operationId: isGzipFile ? 'downloadExportGzip' : 'downloadExport',
           summary: isGzipFile ? 'Download an export as a gzip file' : 'Download an export',
           description: isGzipFile
-            ? 'The same CSV as a gzip file.'
-            : 'Ordered by Date, Company ID and Feature ID, in byte order. `Accept-Encoding: gzip` is honoured. `If-None-Match`, `If-Modified-Since`, `If-Match`, `Range` and `If-Range` follow RFC 9110.',
+            ? 'Sends the CSV as a gzip file.'
+            : 'Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is ' +
+              'compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, ' +
+              '`If-Match`, `Range` and `If-Range` follow RFC 9110.',
           tags,
           params: Type.Object({ ...environmentParams.properties, aggregation: aggregationSchema }),
           querystring: Type.Object({ asOf: Type.Optional(asOfSchema) }),

@@ -24,9 +24,9 @@ export interface ExportSenderDependencies extends ExportSource {
   readonly db: Database;
   readonly log: FastifyBaseLogger;
   readonly downloadLimit: ConcurrencyLimit;
-  /** Limits the downloads that hold a database connection because a snapshot is not rendered. */
+  /** Limits downloads that hold a database connection because a snapshot is not rendered. */
   readonly sessionLimit: ConcurrencyLimit;
-  /** Time in ms without a byte sent after which a download is ended. */
+  /** Time in milliseconds without a byte sent after which a download is aborted. */
   readonly downloadStallMs: number;
   readonly metrics: Metrics;
   readonly now: () => Date;
@@ -35,22 +35,22 @@ export interface ExportSenderDependencies extends ExportSource {
 export interface ExportRequest {
   readonly environmentId: string;
   readonly aggregation: Aggregation;
-  /** UTC date, `YYYY-MM-DD`; null for the current one. */
+  /** UTC date, `YYYY-MM-DD`; null for the current date. */
   readonly asOf: string | null;
-  /** `gzip` makes a `.csv.gz` file. */
+  /** `gzip` sends a `.csv.gz` file. */
   readonly compression: Compression;
   readonly actor: Actor;
-  /** Null without a download link. */
+  /** Id of the download link; null without a link. */
   readonly linkId: string | null;
 }
 
 export interface ExportSender {
   send(request: FastifyRequest, reply: FastifyReply, wanted: ExportRequest): Promise<FastifyReply>;
-  /** Resolves once the audit log has every download that has ended. */
+  /** Resolves when the audit log contains every ended download. */
   settled(): Promise<void>;
 }
 
-/** Representations of one file. Their bytes differ, and so do their entity tags. */
+/** Representations of a file. Their bytes and their entity tags differ. */
 type Representation = 'csv' | 'csv-encoded' | 'csv-gz';
 
 /** Sends exports as files. Every download is counted and written to the audit log when it ends. */
@@ -58,7 +58,10 @@ export function createExportSender(dependencies: ExportSenderDependencies): Expo
   const { db, log, metrics, now } = dependencies;
   const pending = new Set<Promise<void>>();
 
-  /** Never throws. The reader has its file by then, so nothing waits for the audit log. */
+  /**
+   * Counts a download and writes its audit line. Never throws. Nothing waits for the audit log,
+   * because the reader already has the file.
+   */
   function record(wanted: ExportRequest, ended: EndedDownload, rowCount: number): void {
     const { outcome, bytes, range } = ended;
     const rows = outcome === 'complete' && range === null ? rowCount : 0;
@@ -145,7 +148,7 @@ function describeFile(
   const isGzipFile = representation === 'csv-gz';
   const extension = isGzipFile ? 'csv.gz' : 'csv';
   const fileName = `${environmentId}_${aggregation}_${asOf}.${extension}`;
-  // At midnight the file changes without a new snapshot.
+  // The file of the current date changes at midnight without a new snapshot.
   const isSinceAsOf = lastModified !== null && isoDate(lastModified) >= asOf;
   return {
     headers: {
@@ -164,7 +167,7 @@ function describeFile(
   };
 }
 
-/** Strong entity tag of one representation of a file. */
+/** Returns the strong entity tag of a representation of a file. */
 export function entityTag(contentHash: string, representation: Representation): string {
   return `"${contentHash}-${representation}"`;
 }

@@ -11,7 +11,7 @@ import {
 } from './conditional-request.ts';
 import { resetConnection } from './reset-connection.ts';
 
-/** A file that can be described without reading it, or opened. */
+/** File that can be described without reading it, or opened. */
 export interface Download {
   describe(): Promise<DownloadFile>;
   /** @param signal aborts when the connection is closed */
@@ -90,7 +90,7 @@ export async function sendDownload(
     progress.range = range;
     const body = await startReading(file.bytes(range ?? undefined));
     body.once('error', error => {
-      // A write may notice before the response does that the reader is gone.
+      // A write may fail before the response notices that the reader has disconnected.
       if (controller.signal.aborted || request.raw.socket.destroyed) return;
       progress.fail('failed');
       request.log.error({ err: error }, 'download broke off');

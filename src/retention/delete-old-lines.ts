@@ -2,17 +2,18 @@ import { sql } from 'kysely';
 import { recordChange, systemActor } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 
-/** Removes runs and lines of the audit log by their age, in batches that are over quickly. */
+/** Deletes old runs and audit lines in short batches. */
 
 const actor = systemActor('retention');
 const configsPerBatch = 500;
 const linesPerBatch = 5_000;
 
 /**
- * Runs that finished before `before`, except what others look at: of each config the newest slot, which keeps a slot from
- * being run twice, the last run that finished and the last that succeeded, which the status tells; and runs that still
- * have to clean up.
- * @returns how many
+ * Deletes runs that finished before `before`. Runs that still have to clean up are kept. For each
+ * config these runs are kept too:
+ * - the run of the newest slot, so that no slot is executed twice
+ * - the last finished and the last successful run, which the status shows
+ * @returns the number of deleted runs
  */
 export async function deleteOldRuns(
   db: Database,
@@ -78,7 +79,7 @@ async function deleteRunsOf(
   });
 }
 
-/** @returns how many */
+/** Deletes audit lines that were written before `before`. @returns the number of deleted lines */
 export async function deleteOldAuditLines(
   db: Database,
   before: Date,

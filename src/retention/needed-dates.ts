@@ -1,14 +1,15 @@
 import { DateTime } from 'luxon';
 
 /**
- * Which snapshots can still be shown: a pure rule. The manual exports (exports/aggregations.ts) show the newest one, the
- * last 30 days, and the newest of each week for 6 months. A day and a week more are kept for files that are being written
- * while the day changes.
+ * Decides which snapshots exports can still show. The manual exports (exports/aggregations.ts) show
+ * the newest one, the last 30 days, and the newest of each week for 6 months. One more day and one
+ * more week are kept for files that are written while the date changes.
  */
 
 /**
- * @param today the current UTC date, `YYYY-MM-DD`
- * @param next the date of the environment's next newer snapshot; null: there is none
+ * Returns true if exports can still show the snapshot of `date`.
+ * @param today current UTC date, `YYYY-MM-DD`
+ * @param next date of the environment's next newer snapshot; null if there is none
  */
 export function isNeeded(today: string, date: string, next: string | null): boolean {
   if (next === null || next > today) return true;
@@ -19,14 +20,14 @@ export function isNeeded(today: string, date: string, next: string | null): bool
   return next > sunday && sunday >= isoDate(now.minus({ months: 6 }).minus({ weeks: 1 }));
 }
 
-/** Snapshots of this day and later ones are all needed. */
+/** Returns the first day from which all snapshots are needed. */
 export function firstDayNeeded(today: string): string {
   return isoDate(DateTime.fromISO(today, { zone: 'utc' }).minus({ days: 31 }));
 }
 
 /**
- * @param dates of one environment's snapshots, in any order
- * @returns those to keep, oldest first
+ * Returns the dates to keep, oldest first.
+ * @param dates dates of one environment's snapshots, in any order
  */
 export function neededDates(today: string, dates: readonly string[]): string[] {
   const sorted = dates.toSorted();

@@ -11,7 +11,7 @@ import {
   lockUnneededSnapshots,
 } from './unneeded-snapshots.ts';
 
-/** Days older than the last 31, whose rows and snapshots may be removed. */
+/** Result of the removal of days before the last 31. */
 export interface RemovedDays {
   readonly partitions: number;
   readonly snapshots: number;
@@ -23,21 +23,20 @@ export interface RemovedDays {
 
 export interface RemovalOptions {
   readonly now: Date;
-  /** Ends the work after the day under way. */
+  /** Ends the work after the current day. */
   readonly signal: AbortSignal;
   /**
-   * The longest wait for transactions that are at the rows of any day, in milliseconds.
-   * Nothing else waits meanwhile, except an ingest into the old day itself.
-   * Less than the 27 s that a worker has to stop.
+   * Longest wait in milliseconds for transactions that use rows of any day. Meanwhile only ingests
+   * into the old day wait too. Must be less than the 27 s in which a worker shuts down.
    */
   readonly patienceMs: number;
 }
 
 interface DayToRemove {
   readonly day: string;
-  /** The current UTC date, `YYYY-MM-DD`. */
+  /** Current UTC date, `YYYY-MM-DD`. */
   readonly today: string;
-  /** Rows are read no more if their snapshot was rendered before. */
+  /** Time before which a snapshot was rendered if no transaction reads its rows any more. */
   readonly renderedBefore: Date;
   readonly patienceMs: number;
 }
@@ -47,22 +46,21 @@ type Blocker = 'in use' | 'unrendered' | 'unregistered';
 type Outcome = Blocker | { readonly snapshots: number; readonly isDropped: boolean };
 
 /**
- * A transaction that began before a snapshot was rendered may still have to read its rows.
- * No download or run takes a day.
+ * Longest time for which rows are read after their snapshot was rendered. Transactions that began
+ * before may still read them, and no download or run takes a day.
  */
 const rowsAreReadForMs = 24 * 60 * 60 * 1000;
 
 const actor = systemActor('retention');
 /**
- * Longer than `deadlock_timeout`, after which autovacuum gives way. Short because a new day waits
- * while the end of a detachment waits for older transactions.
+ * Lock timeout of short waits. Longer than `deadlock_timeout`, after which autovacuum yields. Short
+ * because a new day waits while the end of a detachment waits for older transactions.
  */
 const shortPatience = sql`set lock_timeout = '2s'`;
 
 /**
- * Drops the partitions of old days whose snapshots are rendered, and deletes the snapshots of old
- * days that no export can show any more. Each day is finished before the next begins. A day that
- * is in use is left for the next night.
+ * Drops partitions of old days whose snapshots are rendered, and deletes snapshots of old days that
+ * no export can show any more. Works day by day. Skips days that are in use until the next night.
  */
 export async function removeOldDays(
   db: Database,
@@ -89,8 +87,8 @@ export async function removeOldDays(
 }
 
 /**
- * Lists old days that have snapshots or a partition, oldest first. A partition whose detachment
- * broke off comes before them: Postgres refuses to detach another one until it is detached.
+ * Lists old days that have snapshots or a partition, oldest first. A partition with an interrupted
+ * detachment comes first, because Postgres detaches no other one until it is detached.
  */
 async function listOldDays(db: Database, today: string): Promise<string[]> {
   const { rows } = await sql<{ day: string }>`
@@ -119,7 +117,7 @@ async function listOldDays(db: Database, today: string): Promise<string[]> {
 }
 
 async function removeDay(connection: Kysely<Tables>, wanted: DayToRemove): Promise<Outcome> {
-  // The first lock keeps the partition from being made, the second keeps ingests from it.
+  // The first lock blocks the creation of the partition, the second blocks ingests.
   const locks = [partitionLockName(wanted.day), dayLockName(wanted.day)];
   const held: string[] = [];
   try {
@@ -144,7 +142,7 @@ async function removeLockedDay(connection: Kysely<Tables>, wanted: DayToRemove):
   const partition = sql.table(partitionName(day));
   const state = await stateOf(connection, day);
   if (state === 'attached') {
-    // A detachment that breaks off is worse than none, so look first.
+    // An interrupted detachment delays others, so check before detaching.
     const { blocker } = await connection
       .transaction()
       .execute(trx => inspectDay(trx, wanted, state));
@@ -158,8 +156,8 @@ async function removeLockedDay(connection: Kysely<Tables>, wanted: DayToRemove):
   await shortPatience.execute(connection);
   if (state === 'pending')
     await sql`alter table snapshot_rows detach partition ${partition} finalize`.execute(connection);
-  // The parent does not lead to the table any more. Transactions that were writing into it are
-  // over, so this look at it is the last one that is needed.
+  // The parent no longer includes the table, and transactions that wrote into it have ended. This
+  // inspection is therefore final.
   const outcome = await connection.transaction().execute(async (trx): Promise<Outcome> => {
     await sql`set local statement_timeout = 0`.execute(trx);
     const { blocker, unneeded } = await inspectDay(trx, wanted, state);
@@ -174,7 +172,7 @@ async function removeLockedDay(connection: Kysely<Tables>, wanted: DayToRemove):
 }
 
 interface DayInspection {
-  /** Why the day keeps its rows. */
+  /** Reason why the day keeps its rows; null if it may be removed. */
   readonly blocker: Blocker | null;
   /** Environments whose snapshot of the day may be deleted. Their registry rows are locked. */
   readonly unneeded: readonly string[];
@@ -200,9 +198,9 @@ async function inspectDay(
 }
 
 /**
- * Returns true if the partition has rows of an environment without a snapshot of the day. Reads
- * one index entry for each environment. The deletion of an environment does not reach a table that
- * is being detached: rows of an environment that is gone do not count there.
+ * Returns true if the partition has rows of an environment without a snapshot of the day. Reads one
+ * index entry per environment. Deleting an environment does not reach a table that is being
+ * detached, so rows of deleted environments do not count there.
  */
 async function hasUnregisteredRows(
   trx: Transaction<Tables>,
@@ -244,7 +242,7 @@ async function stateOf(connection: Kysely<Tables>, day: string): Promise<Partiti
   return rows[0].isPending === true ? 'pending' : 'attached';
 }
 
-/** Returns true if a transaction at the rows of any day has already lasted so long. */
+/** Returns true if a transaction that uses rows of any day is already older than `ms`. */
 async function areRowsInLongUse(connection: Kysely<Tables>, ms: number): Promise<boolean> {
   return await ask(
     connection,
@@ -257,7 +255,7 @@ async function areRowsInLongUse(connection: Kysely<Tables>, ms: number): Promise
   );
 }
 
-/** Lock not available, a statement timeout, another detachment that is pending, a missing table. */
+/** Returns true for a lock or statement timeout, another pending detachment, or a missing table. */
 function isInUse(error: unknown): boolean {
   return (
     error instanceof DatabaseError &&

@@ -3,7 +3,7 @@ import { earlierOf } from '../db/earlier-time.ts';
 import { deleteOldAuditLines, deleteOldRuns } from './delete-old-lines.ts';
 import { type RemovedDays, removeOldDays } from './remove-old-days.ts';
 
-/** How long the operator keeps things. */
+/** Retention times of the operator. */
 export interface RetentionSettings {
   readonly snapshots: 'needed' | 'all';
   readonly runDays: number;
@@ -19,11 +19,11 @@ const dayMs = 24 * 60 * 60 * 1000;
 const defaultPatienceMs = 20_000;
 
 /**
- * Does one night's work. Each step is right by itself, so the work may end after any of them, and
- * two nights at once do no harm. An error in one kind of work does not prevent the others.
- * @param now replaced by the database's time if that is earlier: a clock that is ahead would remove
- *   data that is needed
- * @param signal ends the work after the step under way
+ * Deletes expired data. Each step is complete in itself: the work may end after any of them, and
+ * may run twice at once. An error in one kind of work does not prevent the others.
+ * @param now replaced by the database's time if that is earlier, because a fast clock would delete
+ * needed data
+ * @param signal ends the work after the current step
  * @param patienceMs see `RemovalOptions`
  * @throws the first error, after all other work is done
  */

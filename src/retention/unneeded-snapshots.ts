@@ -3,13 +3,13 @@ import { type Actor, recordChanges } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
 import { isNeeded } from './needed-dates.ts';
 
-/** The registry of one day's snapshots, as retention sees it. */
+/** Reads and deletes the registry entries of one day. */
 
 export interface SnapshotOfDay {
   readonly environmentId: string;
-  /** The date of the environment's next newer snapshot. Null if there is none. */
+  /** Date of the environment's next newer snapshot; null if there is none. */
   readonly next: string | null;
-  /** Null if its current version is not rendered. */
+  /** Time of rendering; null if the current version is not rendered. */
   readonly renderedAt: Date | null;
 }
 
@@ -41,8 +41,8 @@ export async function listSnapshotsOfDay(
 }
 
 /**
- * Locks the snapshots of the day that no export can show any more, so that no run can be requested
- * for them. Leaves out snapshots that another transaction has locked or that a run has to read.
+ * Locks snapshots of the day that no export can show any more, so that no run can be requested for
+ * them. Skips snapshots that another transaction has locked or that a run has to read.
  * @returns their environments
  */
 export async function lockUnneededSnapshots(
@@ -78,8 +78,8 @@ export async function lockUnneededSnapshots(
 }
 
 /**
- * Deletes registry rows and writes the audit log. The chunks stay for downloads under way: they
- * are deleted like those of a replaced version.
+ * Deletes registry rows and writes the audit log. Chunks are kept for downloads in progress and
+ * deleted later, like those of a replaced version.
  */
 export async function deleteUnneededSnapshots(
   trx: Transaction<Tables>,
@@ -101,7 +101,7 @@ export async function deleteUnneededSnapshots(
   await recordChanges(trx, actor, changes);
 }
 
-/** One parameter for any number of values. */
+/** Passes any number of values as one parameter. */
 function anyOf(values: readonly string[]) {
   return sql<string>`any(${values})`;
 }

@@ -21,7 +21,7 @@ export interface AuthenticateDependencies {
 /** Caller of a request and its rights. */
 export interface Identity {
   readonly caller: Caller;
-  /** Scopes and environments; null for the operator, who may do everything. */
+  /** Scopes and environments; null for the operator, which has all rights. */
   readonly rights: {
     readonly scopes: readonly Scope[];
     readonly environmentIds: readonly string[];

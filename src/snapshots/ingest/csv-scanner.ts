@@ -10,7 +10,7 @@ const quote = 0x22;
 const lf = 0x0a;
 const cr = 0x0d;
 
-/** Quoting of a field. A doubled quote inside an escaped field stands for one quote. */
+/** Quoting of a field. An escaped field contains doubled quotes, each of which means one quote. */
 export const Quoting = { none: 0, quoted: 1, escaped: 2 } as const;
 
 /** Record of the body. The scanner reuses the object: it is valid only during the call. */

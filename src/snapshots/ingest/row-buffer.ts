@@ -71,7 +71,7 @@ export function writeInstant(out: RowBuffer, ms: number): void {
 /**
  * Writes the text of a CSV field.
  *
- * @param isEscaped true if doubled quotes stand for one
+ * @param isEscaped true if the field contains doubled quotes, each of which means one quote
  * @returns its length in bytes; it starts that many bytes before `out.at`
  */
 export function writeText(

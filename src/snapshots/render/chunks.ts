@@ -3,39 +3,44 @@ import { constants, crc32, deflateRaw, deflateRawSync, inflateRaw } from 'node:z
 import { mapAhead } from '../../shared/map-ahead.ts';
 import { cutRecords } from './records.ts';
 
-/** A piece of a rendered snapshot: whole records as raw deflate data. */
+/** Chunk of a rendered snapshot: whole records as raw deflate data. */
 export interface Chunk {
   readonly plainBytes: number;
   /**
-   * Ends with a sync flush and has no final block, so that chunks can be joined to one deflate stream.
+   * Deflate data. It ends with a sync flush and has no final block, so chunks can be joined to one
+   * deflate stream.
    */
   readonly deflated: Buffer;
 }
 
-/** A chunk that was just made, with the CRC-32 of its plain bytes. */
+/** New chunk, with the CRC-32 of its plain bytes. */
 export interface FreshChunk extends Chunk {
   readonly plainCrc32: number;
 }
 
 /**
- * The least plain size of a chunk, in bytes. Larger chunks compress no better (0.1 % less at 1 MiB),
- * and a reader that stalls holds two of them.
+ * Minimum plain size of a chunk in bytes. Larger chunks compress no better (0.1 % less at 1 MiB),
+ * and a stalled reader holds two of them.
  */
 const leastPlainBytes = 512 * 1024;
 
 /**
- * Level 5 costs twice the CPU time of level 1 (60 MB of CSV a second and core, not 125) and leaves a fifth less to store
- * and to send. Each snapshot is deflated once, so the smaller result is worth more. Inflating takes the same time.
+ * Level 5 takes twice the CPU time of level 1: 60 instead of 125 MB of CSV per second and core. Its
+ * result is a fifth smaller. Each snapshot is deflated once, so the size matters more. Inflating
+ * takes the same time.
  */
 const deflateOptions = { level: 5, finishFlush: constants.Z_SYNC_FLUSH } as const;
 
-/** Names everything that the bytes of a chunk depend on besides the rows. Change it with any of them. */
+/**
+ * Identifies everything except the rows that determines the bytes of a chunk. Change it with any of
+ * them.
+ */
 export const renderer = `1 zlib ${process.versions['zlib']}`;
 
 const deflate = promisify(deflateRaw);
 const inflate = promisify(inflateRaw);
 
-/** Returns the stored checksum of a chunk. It covers the place of the chunk as well as its bytes. */
+/** Returns the checksum of a chunk. It covers the position of the chunk and its bytes. */
 export function chunkChecksum(version: string, index: number, deflated: Buffer): number {
   return crc32(deflated, crc32(`${version} ${index}`));
 }
@@ -51,7 +56,7 @@ export async function deflateChunk(plain: Buffer): Promise<FreshChunk> {
   return { plainBytes: plain.length, plainCrc32: crc32(plain), deflated };
 }
 
-/** Deflates a short text. Blocks until it is done. */
+/** Deflates a short text synchronously. */
 export function deflateTextSync(text: string): FreshChunk {
   const plain = Buffer.from(text);
   const deflated = deflateRawSync(plain, deflateOptions);
@@ -60,12 +65,12 @@ export function deflateTextSync(text: string): FreshChunk {
 
 /**
  * Inflates a chunk in the thread pool.
- * @throws Error when the bytes are no deflate data or have another length than the chunk says
+ * @throws Error if the data is invalid or has another length than the chunk states
  */
 export async function inflateChunk({ plainBytes, deflated }: Chunk): Promise<Buffer> {
   const plain = await inflate(deflated, {
     finishFlush: constants.Z_SYNC_FLUSH,
-    // A little more than needed: without it zlib asks for a second buffer.
+    // A little more than needed, because otherwise zlib allocates a second buffer.
     chunkSize: plainBytes + 64,
     maxOutputLength: plainBytes,
   });

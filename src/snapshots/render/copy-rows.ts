@@ -2,19 +2,24 @@ import type { PoolClient } from 'pg';
 import { to as copyTo } from 'pg-copy-streams';
 import { selectRows } from './select-rows.ts';
 
-/** The rows to read and the date to show them under. */
+/** Rows to read, and the date under which they are shown. */
 export interface RowSelection {
   readonly environmentId: string;
   readonly snapshotDate: string;
   readonly shownDate: string;
-  /** The number of rows that the registry promises. */
+  /** Number of rows according to the registry. */
   readonly rowCount: number;
 }
 
-/** Bytes that are collected while the reader is busy. Small pieces cost a write to the socket each. */
+/**
+ * Bytes that are collected while the reader is busy. Each small piece would cost a socket write.
+ */
 const pieceBytes = 256 * 1024;
 
-/** Diagnoses a row count mismatch: the registry, the rows and the read view that the session sees now. */
+/**
+ * Query that diagnoses a row count mismatch. It returns the registry row, the number of rows and
+ * the read view of the session.
+ */
 const diagnose = `
   select current_setting('transaction_isolation') as isolation,
     pg_current_snapshot()::text as view, now() as "viewedAt", clock_timestamp() as "askedAt",
@@ -24,16 +29,15 @@ const diagnose = `
     (select count(*) from snapshot_rows
       where environment_id = $1 and snapshot_date = $2::date) as rows`;
 
-/** The table holds another number of rows than the registry says. */
+/** Error for a snapshot whose number of rows differs from the registry. */
 export class RowCountError extends Error {
   override readonly name = 'RowCountError';
 }
 
 /**
- * Streams the rows of a snapshot as CSV, without a header line.
- * The transaction of the client must be one read view in UTC.
- * A caller that stops early must destroy the connection.
- * @throws RowCountError in place of the end when the table holds another number of rows
+ * Streams the rows of a snapshot as CSV, without a header line. The transaction of the client must
+ * be one read view in UTC. A caller that stops early must destroy the connection.
+ * @throws RowCountError at the end, if the number of rows differs from the registry
  */
 export async function* copyRows(
   client: PoolClient,
@@ -42,10 +46,11 @@ export async function* copyRows(
   const { environmentId, snapshotDate, shownDate, rowCount } = selection;
   const statement = selectRows(environmentId, snapshotDate, shownDate);
   const copy = client.query(copyTo(statement, { highWaterMark: pieceBytes }));
-  // A connection that breaks after the reader has stopped reports an error to nobody else.
+  // A connection may break after the reader has stopped. Without a listener that error would end
+  // the process.
   copy.on('error', () => {});
   yield* copy as AsyncIterable<Buffer>;
-  // The stream may end before the count has arrived. It has once another statement is answered.
+  // The stream may end before the count has arrived. The answer to another statement follows it.
   await client.query('select');
   if (copy.rowCount === rowCount) return;
   const state = await client.query(diagnose, [environmentId, snapshotDate]).then(

@@ -3,7 +3,7 @@ import { to as copyTo } from 'pg-copy-streams';
 import { mapAhead } from '../../shared/map-ahead.ts';
 import { type Chunk, chunkChecksum } from './chunks.ts';
 
-/** A snapshot version whose chunks are in the database. */
+/** Snapshot version whose chunks are in the database. */
 export interface RenderedSnapshot {
   readonly environmentId: string;
   readonly version: string;
@@ -12,10 +12,10 @@ export interface RenderedSnapshot {
   readonly chunkCount: number;
 }
 
-/** Runs a short query on some connection. */
+/** Runs a short query on a connection of a pool. */
 export type WithClient = <T>(work: (client: PoolClient) => Promise<T>) => Promise<T>;
 
-/** The rows of a rendered version are not as they were written. */
+/** Error for missing or changed chunks of a rendered version. */
 export class DamagedChunkError extends Error {
   override readonly name = 'DamagedChunkError';
 
@@ -24,16 +24,19 @@ export class DamagedChunkError extends Error {
   }
 }
 
-/** Deflated bytes that one query should bring: enough to pay for the query, little for a reader that stalls. */
+/**
+ * Deflated bytes to read per query. Enough to make the query worthwhile, little for a stalled
+ * reader.
+ */
 const batchBytes = 256 * 1024;
-/** The most chunks of a query, in case their sizes differ much. */
+/** Maximum number of chunks per query, in case their sizes differ much. */
 const batchChunks = 16;
 
 /**
- * Streams the chunks of a rendered snapshot from `first` on, in their order.
- * No connection is held while the reader uses a chunk.
- * @param ahead batches that are fetched before they are asked for
- * @throws DamagedChunkError when a chunk is missing or its bytes have changed
+ * Streams the chunks of a rendered snapshot in order, starting with `first`. No connection is held
+ * while the reader uses a chunk.
+ * @param ahead number of batches that are fetched in advance
+ * @throws DamagedChunkError if a chunk is missing or its bytes have changed
  */
 export async function* readChunks(
   withClient: WithClient,
@@ -51,14 +54,15 @@ export async function* readChunks(
   for await (const chunks of read) yield* chunks;
 }
 
-/** Reads the chunks from `from` to `to`, excluded. */
+/** Reads the chunks from `from` up to but not including `to`. */
 async function readBatch(
   client: PoolClient,
   snapshot: RenderedSnapshot,
   from: number,
   to: number,
 ): Promise<Chunk[]> {
-  // COPY, because pg would get a bytea as hex text. Measured with 38 MB: a quarter to half of the time.
+  // COPY, because pg receives bytea as hex text. Measured with 38 MB: a quarter to half of the
+  // time.
   const copy = client.query(
     copyTo(`
       copy (
@@ -72,7 +76,7 @@ async function readBatch(
   copy.on('error', () => {});
   const pieces: Buffer[] = [];
   for await (const piece of copy as AsyncIterable<Buffer>) pieces.push(piece);
-  // The connection may be used again once another statement is answered.
+  // The answer to another statement shows that the connection is free again.
   await client.query('select');
   const rows = readRows(Buffer.concat(pieces));
   if (rows.length !== to - from || rows.some(({ index }, at) => index !== from + at))
@@ -92,10 +96,15 @@ interface ChunkRow extends Chunk {
 }
 
 const headerBytes = 19;
-/** A row of four fields: the field count, then for each field its length and its bytes. */
+/**
+ * Bytes of a row before its deflated data: the field count, then for each of the four fields its
+ * length and its bytes.
+ */
 const fixedBytes = 2 + (4 + 4) + (4 + 4) + (4 + 8) + 4;
 
-/** Parses rows as https://www.postgresql.org/docs/current/sql-copy.html describes them. */
+/**
+ * Parses rows in the binary format of COPY: https://www.postgresql.org/docs/current/sql-copy.html
+ */
 function readRows(bytes: Buffer): ChunkRow[] {
   const rows: ChunkRow[] = [];
   let at = headerBytes;
@@ -114,7 +123,7 @@ function readRows(bytes: Buffer): ChunkRow[] {
 
 /**
  * Finds the chunk that holds a position of the snapshot.
- * @param form whether the position counts plain or deflated bytes
+ * @param form unit of the position: plain or deflated bytes
  * @returns the index of the chunk, and the position of its first byte
  */
 export async function findChunk(

@@ -1,12 +1,12 @@
-/** Finds records and fields in CSV as Postgres writes it: quotes are doubled inside quoted fields. */
+/** Finds records and fields in CSV of Postgres, which doubles quotes inside quoted fields. */
 
 const quote = 0x22;
 const comma = 0x2c;
 const lineFeed = 0x0a;
 
 /**
- * Cuts CSV at record ends into pieces of at least `leastBytes`, except the last.
- * The cuts depend on the bytes alone, not on how they arrive.
+ * Cuts CSV into whole records of at least `leastBytes` together, except the last piece. The cuts
+ * depend only on the bytes, not on the sizes of the source chunks.
  */
 export async function* cutRecords(
   source: AsyncIterable<Buffer>,
@@ -19,7 +19,7 @@ export async function* cutRecords(
     let start = 0;
     let at = 0;
     while (at < bytes.length) {
-      // A record that ends before this position does not end the piece.
+      // Records that end before this position do not end the piece.
       const least = start + leastBytes - length - 1;
       let end = -1;
       for (; at < bytes.length; at += 1) {
@@ -46,13 +46,14 @@ export async function* cutRecords(
   if (length > 0) yield Buffer.concat(parts);
 }
 
-/** Position of the Date field in a record. */
+/** Number of fields before the Date field in a record. */
 const fieldsBeforeDate = 4;
 
 /**
- * Replaces the Date field of every record in place. Both dates are `YYYY-MM-DD`, so no length changes.
+ * Replaces the Date field of every record in place. Both dates are `YYYY-MM-DD`, so lengths stay
+ * the same.
  * @param records whole records
- * @throws Error when a record shows another date than `from`
+ * @throws Error if a record shows another date than `from`
  */
 export function replaceDates(records: Buffer, from: string, to: string): Buffer {
   const expected = Buffer.from(`${from},`);

@@ -4,9 +4,9 @@ import type { PgBoss } from 'pg-boss';
 import type { Database } from '../../db/database.ts';
 import { type RenderJob, renderQueue } from '../../db/job-queue.ts';
 
-/** Snapshots without a rendering that one call hands to the workers. */
+/** Maximum number of snapshots that one call enqueues. */
 const mostAtOnce = 1_000;
-/** Rendered versions whose chunks one transaction deletes. */
+/** Number of rendered versions whose chunks one transaction deletes. */
 const deletionBatch = 20;
 
 /** Enqueues the rendering of a version in the transaction that registers it. */
@@ -20,9 +20,10 @@ export async function enqueueRendering(
 }
 
 /**
- * Enqueues renderings of versions that have none, newest dates first: a backend may fill the tables by SQL.
- * Leaves out snapshots that are in the queue, and versions that failed within the last hour.
- * @returns how many
+ * Enqueues renderings of versions that are not rendered, newest dates first. A backend may have
+ * filled the tables by SQL. Skips snapshots that are in the queue, and versions that failed within
+ * the last hour.
+ * @returns the number of jobs
  */
 export async function enqueueMissingRenderings(db: Database, jobs: PgBoss): Promise<number> {
   const { rows } = await sql<RenderJob>`
@@ -59,8 +60,9 @@ async function insertJobs(
 }
 
 /**
- * Notes which rendered versions were replaced or deleted, and deletes those noted before `before`.
- * @returns how many versions were deleted
+ * Marks rendered versions that were replaced or deleted, and deletes those that were marked before
+ * `before`.
+ * @returns the number of deleted versions
  */
 export async function deleteReplacedRenderings(
   db: Database,

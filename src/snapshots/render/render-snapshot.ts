@@ -17,19 +17,22 @@ export interface SnapshotKey {
 
 export interface Renderer {
   /**
-   * Renders the current version of a snapshot unless it is rendered. Waits for a rendering under way elsewhere.
-   * @throws RowCountError, the reason of the signal, or what the database throws
+   * Renders the current version of a snapshot unless it is rendered. Waits for another process that
+   * is rendering it.
+   * @throws RowCountError, the reason of the signal, or the driver's error
    */
   render(snapshot: SnapshotKey, signal: AbortSignal): Promise<RenderingOutcome>;
 }
 
 interface RendererDependencies {
-  /** Connects to the primary. Each rendering takes two connections: it reads and writes at once. */
+  /**
+   * Pool of the main database. Each rendering takes two connections, one to read and one to write.
+   */
   readonly pool: Pool;
   readonly metrics: Pick<Metrics, 'renderingEnded'>;
 }
 
-/** Renderings at once in this process. */
+/** Maximum number of concurrent renderings in this process. */
 export const renderingsAtOnce = 2;
 
 const findCurrent = `
@@ -46,7 +49,7 @@ interface CurrentVersion {
   readonly isRendered: boolean;
 }
 
-/** The transaction is idle while the other connection sorts the rows. */
+/** No timeouts, because the transaction is idle while the other connection sorts the rows. */
 const beginWriting = `
   begin;
   set local statement_timeout = 0;
@@ -56,10 +59,10 @@ const insertChunk = `
   insert into snapshot_chunks (environment_id, version, index, plain_bytes, checksum, deflated)
   values ($1, $2, $3, $4, $5, $6)`;
 
-/** Locks the environment first, as ingests and deletions do. */
+/** Locks the environment first, in the same order as ingests and deletions. */
 const lockEnvironment = 'select from environments where id = $1 for key share';
 
-/** Inserts nothing when the version is no longer current. Holds off a replacement until the commit. */
+/** Inserts nothing if the version is no longer current. Blocks a replacement until the commit. */
 const insertRendered = `
   insert into rendered_snapshots (environment_id, version, snapshot_date,
     plain_bytes, deflated_bytes, chunk_count, crc32, renderer)

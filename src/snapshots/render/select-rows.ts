@@ -12,7 +12,7 @@ import type { Tables } from '../../db/tables.ts';
 import { type Column, columns } from '../columns.ts';
 import { renderInstant } from '../instants.ts';
 
-/** Compiles statements only. COPY runs the SELECT on a connection of its own. */
+/** Compiles statements only. COPY runs the SELECT on another connection. */
 const builder = new Kysely<Tables>({
   dialect: {
     createAdapter: () => new PostgresAdapter(),
@@ -23,10 +23,10 @@ const builder = new Kysely<Tables>({
 });
 
 /**
- * Returns the COPY that writes the rows of a snapshot as CSV in byte order, without a header line.
- * COPY takes no bind parameters, so the driver's own function quotes the values.
- * Needs a session in UTC (`beginInUtc`).
- * @param shownDate the value of the Date column
+ * Returns the COPY statement that writes the rows of a snapshot as CSV in byte order, without a
+ * header line. It needs a session in UTC (`beginInUtc`). COPY takes no bind parameters, so the
+ * driver's own function quotes the values.
+ * @param shownDate value of the Date column
  */
 export function selectRows(environmentId: string, snapshotDate: string, shownDate: string): string {
   const query = builder
