@@ -1,6 +1,9 @@
 /**
- * Asks for each of several addresses, one after the other, at a steady pace; prints the milliseconds of each answer.
- *   node bench/ask-often.ts <seconds> <requests per second> <url>…     with the bearer token in TOKEN
+ * Requests several addresses in turn at a steady rate. Prints the milliseconds of each answer.
+ *
+ *   node bench/ask-often.ts <seconds> <requests per second> <url>…
+ *
+ * The variable TOKEN has the bearer token.
  */
 import http from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -12,7 +15,10 @@ const milliseconds: number[][] = urls.map(() => []);
 const pending: Promise<void>[] = [];
 const startedAt = performance.now();
 
-/** Sent when its time has come, whether or not the one before was answered: a late answer makes none later. */
+/**
+ * Sends each request on time, even if the previous answer is missing. A late answer therefore
+ * delays no other request.
+ */
 for (let index = 0; index < count; index += 1) {
   const early = (index / Number(perSecond)) * 1000 - (performance.now() - startedAt);
   if (early > 0) await delay(early);

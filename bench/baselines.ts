@@ -4,11 +4,14 @@ import { selectRows } from '../src/snapshots/render/select-rows.ts';
 import type { Bench } from './bench.ts';
 import { shell } from './processes.ts';
 
-/** The limits that we are held against. */
+/** Baselines that the service is compared with. */
 
 const utc = { PGOPTIONS: '-c timezone=UTC -c datestyle=ISO,YMD' };
 
-/** A shell command that writes the rows of a day by the very SELECT that the service uses, without a header. */
+/**
+ * Returns a shell command that writes the rows of a day without a header. It uses the SELECT of the
+ * service.
+ */
 export function copyOut(bench: Bench, environmentId = bench.environmentId): string {
   const sql = selectRows(environmentId, bench.date, bench.date);
   const file = path.join(bench.directory, `copy-${environmentId}.sql`);
@@ -17,12 +20,20 @@ export function copyOut(bench: Bench, environmentId = bench.environmentId): stri
   return `'${process.execPath}' '${path.join(import.meta.dirname, 'copy-out.ts')}' '${bench.databaseUrl}' '${file}'`;
 }
 
-/** `\copy (…) to` a pipe. @returns seconds */
+/**
+ * Runs `\copy (…) to` a pipe.
+ *
+ * @returns seconds
+ */
 export async function copyToPipe(bench: Bench, environmentId?: string): Promise<number> {
   return await shell(`${copyOut(bench, environmentId)} | cat >/dev/null`, utc);
 }
 
-/** The same through other programs, such as gzip. @returns seconds */
+/**
+ * Pipes the rows of `\copy` through other programs, such as gzip.
+ *
+ * @returns seconds
+ */
 export async function copyThrough(
   bench: Bench,
   pipe: string,
@@ -31,7 +42,11 @@ export async function copyThrough(
   return await shell(`${copyOut(bench)} | ${pipe}`, { ...utc, ...env });
 }
 
-/** What most teams write. @returns seconds */
+/**
+ * Runs the usual solution: a cursor and fast-csv.
+ *
+ * @returns seconds
+ */
 export async function cursorAndFastCsv(bench: Bench): Promise<number> {
   const script = path.join(import.meta.dirname, 'cursor-fast-csv.ts');
   const args = `'${bench.databaseUrl}' '${bench.environmentId}' '${bench.date}'`;
@@ -41,5 +56,5 @@ export async function cursorAndFastCsv(bench: Bench): Promise<number> {
 export function baselineName(bench: Bench): string {
   return bench.hasPsql
     ? 'psql \\copy to a pipe'
-    : 'COPY by pg-copy-streams to a pipe (no psql here)';
+    : 'COPY by pg-copy-streams to a pipe (psql is not installed)';
 }

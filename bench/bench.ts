@@ -1,37 +1,37 @@
 import type { Pool } from 'pg';
 import type { S3Server } from '../dev/s3-server.ts';
 
-/** What every measurement is given. */
+/** Input of every measurement. */
 export interface Bench {
   readonly databaseUrl: string;
   readonly pool: Pool;
-  /** For files; removed at the end. */
+  /** Directory for files. It is removed at the end. */
   readonly directory: string;
-  /** The closed day that everything is about. */
+  /** Closed day whose snapshot is exported and ingested. */
   readonly date: string;
-  /** Holds `rows` rows of that day. */
+  /** Environment with `rows` rows of that day. */
   readonly environmentId: string;
   readonly rows: number;
-  /** How many measurements each median is of. */
+  /** Number of measurements for each median. */
   readonly rounds: number;
-  /** Sizes for growth, each four times the one before. */
+  /** Numbers of rows for the growth measurement. Each is four times the one before. */
   readonly sizes: readonly number[];
-  /** How many configs are due in a tick. */
+  /** Numbers of configs that are due in a tick. */
   readonly configCounts: readonly number[];
-  /** psql is there; else a Node process issues the same COPY. */
+  /** True if psql is installed. Otherwise a Node process runs the same COPY. */
   readonly hasPsql: boolean;
-  /** Of the server that was started for the bench; null: another was given. */
+  /** Process of the Postgres server that the bench started; null if it uses another server. */
   readonly postmasterPid: number | null;
-  /** null: the comparisons that need it are left out. */
+  /** S3 server; null skips the comparisons that need one. */
   readonly s3: S3Server | null;
 }
 
-/** One line of the issue's goals. */
+/** One measured goal. */
 export interface Goal {
   readonly text: string;
   readonly wanted: number;
   readonly value: number;
-  /** Whether the value has to be at least, or at most, what is wanted. */
+  /** Says if `wanted` is the lowest or the highest acceptable value. */
   readonly kind: 'at least' | 'at most';
 }
 
@@ -46,9 +46,9 @@ export interface Section {
   readonly columns: readonly string[];
   readonly rows: readonly (readonly string[])[];
   readonly goals: readonly Goal[];
-  /** How it was measured, and what was left out and why. */
+  /** Notes about the method, and about skipped measurements with the reason. */
   readonly notes: readonly string[];
-  /** For the plot. */
+  /** Bars of the plot. */
   readonly bars: readonly Bar[];
 }
 

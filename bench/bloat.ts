@@ -3,20 +3,26 @@ import type { Pool } from 'pg';
 import type { Bench, Section } from './bench.ts';
 import { featuresPerCompany, fillSnapshot } from './fill.ts';
 
-/** Autovacuum looks every second instead of every minute, and changes come every third second instead of every third minute. */
+/**
+ * Pause between two changes. Autovacuum runs every second instead of every minute, so that a pause
+ * of 3 s stands for 3 minutes.
+ */
 const pauseMs = 3_000;
-/** So many environments of the same size share a day's partition; one of them is replaced over and over. */
+/** Number of equal environments in a day's partition. One of them is replaced again and again. */
 const environments = 20;
 
-/** A table that is written over and over. */
+/** A table whose rows are replaced again and again. */
 interface Contender {
   readonly name: string;
   readonly table: string;
-  /** One load, or one night. */
+  /** Makes one change: one ingest, one update of the registry or one night of runs. */
   readonly change: () => Promise<void>;
 }
 
-/** How large tables get that are written over and over: as the migrations make them, and beside it without their settings. */
+/**
+ * Measures how much tables grow that are rewritten often, with and without the settings of the
+ * migrations.
+ */
 export async function measureBloat(bench: Bench): Promise<Section> {
   const { pool } = bench;
   const counts = bench.rounds > 1 ? [1, 10, 100] : [1, 2, 5];
@@ -52,7 +58,7 @@ export async function measureBloat(bench: Bench): Promise<Section> {
     }
     const each = Math.round(bench.rows / environments).toLocaleString('en');
     return {
-      title: 'Tables that are written over and over',
+      title: 'Growth of tables that are rewritten often',
       columns: [
         'MiB, table + indexes',
         'fresh',
@@ -62,10 +68,10 @@ export async function measureBloat(bench: Bench): Promise<Section> {
       rows: rows.toSorted((a, b) => ((a[0] ?? '') < (b[0] ?? '') ? -1 : 1)),
       goals: [],
       notes: [
-        `A day of ${bench.rows.toLocaleString('en')} rows, ${each} of them replaced each time; the registry of 60 days of 1,000 environments, the newest day loaded each time; the runs of 100 configs, of 100 nights and one more each time.`,
+        `A day of ${bench.rows.toLocaleString('en')} rows, ${each} of them replaced by each change. The registry holds 60 days of 1,000 environments; each change updates the newest day. The runs are those of 100 configs in 100 nights; each change adds a night.`,
         isOurs
-          ? `In turns, one change of each every ${pauseMs / 1000} s while autovacuum looks every second: in life it looks every minute.`
-          : 'autovacuum_naptime of a server that is given is left as it is, so vacuums come late.',
+          ? `The tables take turns, with one change of each every ${pauseMs / 1000} s. Autovacuum runs every second instead of every minute.`
+          : 'The bench does not change autovacuum_naptime of a server that it did not start, so vacuums run late.',
       ],
       bars: [],
     };
@@ -84,7 +90,7 @@ async function setNaptime(pool: Pool, value: string): Promise<void> {
 }
 
 const nameOf = (what: string, isBare: boolean) =>
-  `${what}, ${isBare ? 'without settings' : 'as it is'}`;
+  `${what}, ${isBare ? 'without settings' : 'as migrated'}`;
 
 async function makeDay({ pool, rows }: Bench, isBare: boolean): Promise<Contender> {
   const day = isBare ? '2001-01-02' : '2001-01-01';
@@ -98,7 +104,7 @@ async function makeDay({ pool, rows }: Bench, isBare: boolean): Promise<Contende
   return {
     name: nameOf('a day’s partition', isBare),
     table,
-    // As a load does it: the old rows out and the new ones in, in one transaction.
+    // Replaces the snapshot as an ingest does, in one transaction.
     change: async () => {
       await pool.query(`
         begin;
@@ -140,7 +146,7 @@ async function makeRuns(pool: Pool, isBare: boolean): Promise<Contender> {
        from generate_series(1, 100) as n`,
       [night],
     );
-    // What happens to a run that succeeds.
+    // The changes of a run that succeeds.
     for (const change of [
       'job_id = gen_random_uuid()',
       `state = 'running', attempts = 1, started_at = now()`,
@@ -157,7 +163,7 @@ async function makeRuns(pool: Pool, isBare: boolean): Promise<Contender> {
   return { name: nameOf('export_runs', isBare), table, change: insert };
 }
 
-/** With indexes and constraints, and with the storage parameters unless they are to be left out. */
+/** Copies a table with indexes and constraints. Copies the storage parameters unless `isBare`. */
 async function copyTable(pool: Pool, from: string, to: string, isBare: boolean): Promise<void> {
   const { rows } = await pool.query<{ settings: string | null }>(
     `select array_to_string(reloptions, ', ') as settings from pg_class where oid = $1::regclass`,

@@ -1,5 +1,6 @@
 /**
- * Stands in for psql where there is none: a COPY to stdout.
+ * Writes a COPY to stdout. Replaces psql where it is not installed.
+ *
  *   node bench/copy-out.ts <database url> <file with the statement>
  */
 import fs from 'node:fs';

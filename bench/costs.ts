@@ -7,11 +7,14 @@ import { startService } from './service.ts';
 
 const smallRuns = 100;
 
-/** Core-seconds that runs cost the worker and the database: one large run, and many of one row. For docs/scaling.md. */
+/**
+ * Measures the core-seconds that runs cost the worker and the database, for docs/scaling.md.
+ * Compares one large run with many of one row.
+ */
 export async function measureCosts(bench: Bench): Promise<Section> {
   const title = 'Cost of runs';
   if (bench.s3 === null || bench.postmasterPid === null) {
-    const notes = ['Left out: needs the S3 server, and a database server that was started here.'];
+    const notes = ['Skipped: needs the S3 server, and a Postgres server that the bench started.'];
     return { title, columns: [''], rows: [], goals: [], notes, bars: [] };
   }
   const service = await startService({
@@ -70,7 +73,7 @@ export async function measureCosts(bench: Bench): Promise<Section> {
       ],
       goals: [],
       notes: [
-        'Plain. Each run renders its snapshot first. The worker’s share of a run includes the HTTP request that starts it.',
+        'Plain files. Each run renders its snapshot first. The worker’s cost of a run includes the HTTP request that starts it.',
       ],
       bars: [],
     };

@@ -1,5 +1,6 @@
 /**
- * What most teams write: a cursor, rows as objects, fast-csv. Writes the same file to stdout.
+ * Writes the file of a day to stdout in the usual way: a cursor, rows as objects and fast-csv.
+ *
  *   node bench/cursor-fast-csv.ts <database url> <environment> <date>
  */
 import { once } from 'node:events';

@@ -5,7 +5,10 @@ import { download } from './processes.ts';
 import { forgetRendering, renderDay, sizesOnDisk } from './rendering.ts';
 import { type Service, startService } from './service.ts';
 
-/** The file that shows the closed day alone: the other 29 have no snapshot. */
+/**
+ * Returns the path of an export that contains only the closed day. The other 29 days have no
+ * snapshot.
+ */
 export const dayFile = (environmentId: string) =>
   `/v1/environments/${environmentId}/exports/30-days-daily.csv`;
 
@@ -17,7 +20,10 @@ const names = {
   unrenderedGzip: 'ours, not rendered yet, gzip',
 } as const;
 
-/** Measures downloads beside the limit of a row-by-row export, and beside what most teams write. */
+/**
+ * Measures downloads. Compares them with the limit of a row-by-row export and with the usual
+ * solution.
+ */
 export async function measureDownloads(bench: Bench): Promise<Section> {
   const service = await startService(bench);
   const file = dayFile(bench.environmentId);
@@ -39,7 +45,7 @@ export async function measureDownloads(bench: Bench): Promise<Section> {
     { name: names.cursor, maxRounds: 3, run: () => cursorAndFastCsv(bench) },
   ];
   try {
-    // As in a service that has been up for an hour, the code is compiled.
+    // Compiles the code, as in a service that has been up for an hour.
     await renderDay(bench);
     for (const encoding of ['gzip', 'identity'] as const) {
       for (let time = 0; time < 6; time += 1) await read(service, encoding)();
@@ -109,9 +115,9 @@ function describe(
       },
     ],
     notes: [
-      'The service has sent each form six times before. Every measured download is the first of its rendering.',
+      'Before the measurement, the service sends each form six times. Every measured download is the first one of its rendering.',
       `On disk the rows and their index take ${mebibytes(sizes.rows)} MiB, the chunks ${mebibytes(sizes.chunks)} MiB.`,
-      `cursor + fast-csv, and gzip of what is not rendered: median of ${Math.min(3, bench.rounds)}.`,
+      `cursor + fast-csv, and gzip without a rendering: median of ${Math.min(3, bench.rounds)}.`,
     ],
     bars: all.map(name => ({ name, rowsPerSecond: rate(name) })),
   };

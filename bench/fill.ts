@@ -1,11 +1,12 @@
 import type { Pool } from 'pg';
 
-/** Features of a company: as many rows does each have in a snapshot. */
+/** Number of features, and therefore of rows, of each company in a snapshot. */
 export const featuresPerCompany = 50;
 
 /**
- * Makes an environment and its snapshot of one day by SQL, in the order of writes that docs/ingest-by-sql.md documents: companies ×
- * 50 features with names, lives and segments like those of the demo, about 200 bytes a row as CSV.
+ * Creates an environment and its snapshot of one day by SQL, in the order of writes that
+ * docs/ingest-by-sql.md documents. Creates companies × 50 features with names, dates and segments
+ * like those of the demo. A row has about 200 bytes as CSV.
  */
 export async function fillSnapshot(
   pool: Pool,
@@ -34,7 +35,7 @@ export async function fillSnapshot(
   await pool.query('vacuum analyze snapshot_rows');
 }
 
-/** $1: environment, $2: date, $3: rows. */
+/** Parameters: $1 environment, $2 date, $3 rows. */
 const fill = `
   insert into snapshot_rows (
     environment_id, snapshot_date, company_id, company_name, feature_id, feature_name,

@@ -10,10 +10,16 @@ import { alternate, median, timed } from './measure.ts';
 import { download } from './processes.ts';
 import { startService } from './service.ts';
 
-/** Fewer rounds than elsewhere: of the largest file one, which takes as long as all the rest. */
+/**
+ * Fewer rounds than in other measurements. The largest file is measured once, because it takes as
+ * long as all the others together.
+ */
 const maxRounds = 2;
 
-/** Measures how a download that is not rendered grows with its rows, and a tick with the configs that are due. */
+/**
+ * Measures how the time of a download without a rendering grows with its rows. Measures how the
+ * time of a tick grows with the configs that are due.
+ */
 export async function measureGrowth(bench: Bench): Promise<Section> {
   const rounds = Math.min(maxRounds, bench.rounds);
   const service = await startService(bench);
@@ -44,7 +50,7 @@ export async function measureGrowth(bench: Bench): Promise<Section> {
     const ticks = await measureTicks(bench);
     return {
       title: 'Growth',
-      columns: ['download of what is not rendered, or one tick', 'seconds', 'rate'],
+      columns: ['download without a rendering, or one tick', 'seconds', 'rate'],
       rows: [...files, ...ticks],
       goals: [goal],
       notes: [`Downloads: median of ${rounds}, the largest once.`],
@@ -52,7 +58,7 @@ export async function measureGrowth(bench: Bench): Promise<Section> {
     };
   } finally {
     await service.stop();
-    // Takes a while, and a server of our own goes away with its rows.
+    // Deletes the rows only on a server that the bench did not start. Deleting takes a while.
     if (bench.postmasterPid === null) {
       await bench.pool.query(`delete from snapshots where environment_id like 'grown-%'`);
       await bench.pool.query(`delete from snapshot_rows where environment_id like 'grown-%'`);
@@ -60,7 +66,7 @@ export async function measureGrowth(bench: Bench): Promise<Section> {
   }
 }
 
-/** Every config belongs to an environment whose snapshot is there, so each becomes a run and a job. */
+/** Measures ticks. Every config has a snapshot to export, so each becomes a run and a job. */
 async function measureTicks(bench: Bench): Promise<string[][]> {
   const options = {
     url: bench.databaseUrl,
@@ -85,7 +91,8 @@ async function measureTicks(bench: Bench): Promise<string[][]> {
         [environmentId, bench.date],
       );
       await insertConfigs(bench.pool, environmentId, count);
-      // As autovacuum does within a minute: checks of foreign keys are planned once, for what the tables held then.
+      // Autovacuum does this within a minute. Otherwise foreign key checks keep a plan for the old
+      // table sizes.
       await bench.pool.query('analyze export_configs');
       const seconds: number[] = [];
       for (let round = 0; round < bench.rounds; round += 1) {

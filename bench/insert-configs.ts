@@ -1,6 +1,9 @@
 import type { Pool } from 'pg';
 
-/** Configs as they are stored, whose secrets open for nobody; named `bench-0`, `bench-1` and so on. */
+/**
+ * Inserts stored configs with the ids `bench-0`, `bench-1` and so on. Their secrets cannot be
+ * decrypted.
+ */
 export async function insertConfigs(
   pool: Pool,
   environmentId: string,

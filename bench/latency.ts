@@ -13,10 +13,12 @@ import { type Service, startService } from './service.ts';
 
 const perSecond = 60;
 
-/** What is asked for, in the order of `ask`. */
+/** Names of the requests, in the order of `ask`. */
 const asked = ['status', 'health/ready'];
 
-/** Measures small answers while the service is idle, sends files, or takes a snapshot in and renders it. */
+/**
+ * Measures small answers while the service is idle, sends files, or ingests and renders a snapshot.
+ */
 export async function measureLatency(bench: Bench): Promise<Section> {
   const service = await startService({ ...bench, env: { PROCESS_ROLE: 'all' } });
   await insertConfigs(bench.pool, bench.environmentId, 1);
@@ -35,10 +37,10 @@ export async function measureLatency(bench: Bench): Promise<Section> {
   try {
     await renderDay(bench);
     await saveBody(bench, service, file);
-    // Nothing that was written before is left to write while small requests are measured.
+    // Writes earlier changes to disk before small requests are measured.
     await bench.pool.query('checkpoint');
     spawnSync('sync');
-    // The first downloads of a process compile what is measured.
+    // The first downloads of a process compile the measured code.
     for (let time = 0; time < 4; time += 1) await downloading();
     for (let round = 0; round < bench.rounds; round += 1) {
       for (const { measure, rounds } of loads) rounds.push(await measure());
@@ -51,7 +53,7 @@ export async function measureLatency(bench: Bench): Promise<Section> {
     await bench.pool.query('delete from snapshot_rows where environment_id = $1', [ingesting]);
     await service.stop();
   }
-  // The machine that is taken away for a tenth of a second spoils the round it happens in, not the figure.
+  // The median over rounds ignores a round in which the machine stopped for a tenth of a second.
   const figure = (rounds: readonly number[][][], what: number, share: number) =>
     median(rounds.map(answers => quantile(answers[what] ?? [], share)));
   const idle = figure(loads[0]?.rounds ?? [], 0, 0.99);
@@ -73,14 +75,18 @@ export async function measureLatency(bench: Bench): Promise<Section> {
       value: figure(rounds, 0, 0.99) / idle,
     })),
     notes: [
-      `In turns, ${bench.rounds} times ${secondsOf(bench)} s each, ${perSecond} requests a second, sent on time whether or not the one ` +
-        'before was answered; p50 and p99 are medians of the rounds’. Four rounds of downloads came before and are not counted.',
+      `The loads take turns, ${bench.rounds} times ${secondsOf(bench)} s each, ${perSecond} requests a second. Each request is sent on time, even if the previous answer ` +
+        'is missing. p50 and p99 are medians over the rounds. Four rounds of downloads run before and are not counted.',
     ],
     bars: [],
   };
 }
 
-/** @returns milliseconds of each answer: of a config's status, of `/health/ready` */
+/**
+ * Sends small requests.
+ *
+ * @returns milliseconds of each answer of a config's status and of `/health/ready`
+ */
 async function ask(bench: Bench, service: Service): Promise<number[][]> {
   const urls = [
     `/v1/environments/${bench.environmentId}/export-configs/bench-0/status`,
@@ -94,11 +100,11 @@ function secondsOf({ rows }: Bench): number {
   return rows >= 100_000 ? 3 : 1;
 }
 
-/** The environment whose snapshot is taken in over and over. */
+/** Environment whose snapshot is ingested again and again. */
 const ingesting = 'ingesting';
 const bodyFile = ({ directory }: Bench) => path.join(directory, 'ingest.csv');
 
-/** Saves the export as a body: an exported snapshot can be taken in again. */
+/** Saves the export as a request body: an exported snapshot can be ingested again. */
 async function saveBody(bench: Bench, service: Service, file: string): Promise<void> {
   await service.call(`/v1/environments/${ingesting}`, {
     method: 'PUT',
@@ -144,7 +150,10 @@ async function isRendered({ pool, date }: Bench): Promise<boolean> {
   return rowCount === 1;
 }
 
-/** Four readers who begin again as soon as they have their file, all in one process that has started before. */
+/**
+ * Runs `work` while four readers download. Each starts again after its file. All run in one process
+ * that starts before.
+ */
 async function whileDownloading<T>(
   service: Service,
   file: string,

@@ -13,16 +13,19 @@ const stored =
 const header =
   'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs';
 
-/** Our load beside `\copy from` the same file into the same table, a fresh snapshot each time. */
+/**
+ * Measures the ingest of the service and `\copy from` of the same file into the same table. Each
+ * round starts without the snapshot.
+ */
 export async function measureLoads(bench: Bench): Promise<Section> {
-  const title = `Loads of ${bench.rows.toLocaleString('en')} rows`;
+  const title = `Ingest of ${bench.rows.toLocaleString('en')} rows`;
   if (!bench.hasPsql) {
     return {
       title,
       columns: [''],
       rows: [],
       goals: [],
-      notes: ['Left out: there is no psql here.'],
+      notes: ['Skipped: psql is not installed.'],
       bars: [],
     };
   }
@@ -71,7 +74,7 @@ export async function measureLoads(bench: Bench): Promise<Section> {
         { text: 'load ≥ 0.6 × psql \\copy from', kind: 'at least', wanted: 0.6, value: ratio },
       ],
       notes: [
-        'Into the partition that holds the other rows already, with its indexes; all checks included in ours.',
+        'The partition already has the other rows and its indexes. The time of the service includes all checks.',
       ],
       bars: [
         { name: 'psql \\copy from', rowsPerSecond: rate(limit?.median) },
@@ -83,7 +86,11 @@ export async function measureLoads(bench: Bench): Promise<Section> {
   }
 }
 
-/** The same rows twice: ready for the table, and as a body for us. */
+/**
+ * Writes the same rows to two files: for `\copy` and as a request body.
+ *
+ * @returns both paths
+ */
 async function writeFiles(bench: Bench): Promise<[string, string]> {
   const [direct, body] = ['direct.csv', 'body.csv'].map(name =>
     path.join(bench.directory, name),

@@ -20,23 +20,26 @@ import { hasProgram } from './processes.ts';
 import { asText, describeMachine, writeReport } from './report.ts';
 import { measureRuns } from './runs.ts';
 
-const usage = `Measures this service beside what its jobs could be done with otherwise, on the same rows, in turns.
+const usage = `Compares this service with other ways to do the same work, on the same rows, in turns.
 
-  npm run bench                      all of it, less than 10 minutes on 2 cores
-  npm run bench -- --quick           a smoke run of less than a minute; its figures say nothing
+  npm run bench                      all measurements, less than 10 minutes on 2 cores
+  npm run bench -- --quick           a trial of less than a minute; its figures mean nothing
   npm run bench -- --only downloads,loads
 
-  --rows <n>     rows of the day that is exported and loaded (default 1000000)
-  --rounds <n>   measurements of each (default 5)
+  --rows <n>     rows of the day that is exported and ingested (default 1000000)
+  --rounds <n>   number of times each value is measured (default 5)
   --only <names> downloads, runs, costs, latency, memory, loads, growth (default: all of these), bloat (5 minutes more)
-  --write        puts table and plot into docs/performance.md and .svg; bench/out has them always
+  --write        also writes table and plot to docs/performance.md and .svg, not only to bench/out
   --help         this text
 
-It starts the Postgres that npm installed, or works in the empty database that DATABASE_URL names, and leaves its rows
-there. psql, aws (Debian: awscli) and the S3 server (Debian: ceph-mon ceph-osd radosgw ceph-common, as root) are used
-where they are; what is left out for want of them is said.`;
+Starts the Postgres of the npm package, or uses the empty database of DATABASE_URL and leaves its rows there.
+Uses psql, aws (Debian: awscli) and the S3 server (Debian: ceph-mon ceph-osd radosgw ceph-common, as root) if they are
+installed. The report names the measurements that are skipped without them.`;
 
-/** Loads come late: what Postgres does in the background afterwards would count as a cost of others. */
+/**
+ * Measurements in the order of a run. Loads run late, because background work of Postgres follows
+ * them.
+ */
 const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>> = {
   downloads: measureDownloads,
   runs: measureRuns,
@@ -48,7 +51,10 @@ const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>>
   bloat: measureBloat,
 };
 
-/** Bloat takes as long as all the others, and its figures change with Postgres alone. */
+/**
+ * Measurements that run by default. Bloat takes as long as all the others, and its figures change
+ * with Postgres alone.
+ */
 const usual = Object.keys(measurements).filter(name => name !== 'bloat');
 
 const { values } = parseArgs({
@@ -65,7 +71,7 @@ const wanted = values.only.split(',');
 const unknown = wanted.filter(name => measurements[name] === undefined);
 if (values.help) console.log(usage);
 else if (unknown.length > 0)
-  throw new Error(`There is no measurement ${unknown.join(', ')}; see --help`);
+  throw new Error(`Unknown measurement ${unknown.join(', ')}; see --help`);
 else await main();
 
 async function main(): Promise<void> {
@@ -139,7 +145,7 @@ async function prepare(cleanups: (() => Promise<void> | void)[]): Promise<Bench>
   return bench;
 }
 
-/** The parent of every connection's process. */
+/** Returns the process of the server: the parent of the process of every connection. */
 async function postmasterPid(pool: Bench['pool']): Promise<number> {
   const { rows } = await pool.query<{ pid: number }>('select pg_backend_pid() as pid');
   return parentOf(rows[0]?.pid ?? 0);

@@ -1,22 +1,29 @@
-/** Something that takes time, done the same way each time. */
+/** One of several pieces of work whose times are compared. */
 export interface Contender {
   readonly name: string;
-  /** Puts things into the state to start from; not measured. */
+  /** Restores the initial state. This time is not measured. */
   readonly prepare?: () => Promise<void>;
-  /** @returns the seconds it took */
+  /**
+   * Does the work.
+   *
+   * @returns seconds
+   */
   readonly run: () => Promise<number>;
-  /** Fewer than the others, for what takes long. */
+  /** Limit of rounds for slow work. Default: the number of rounds of the others. */
   readonly maxRounds?: number;
 }
 
 export interface Times {
   readonly name: string;
-  /** In the order measured. */
+  /** Times in the order of measurement. */
   readonly seconds: readonly number[];
   readonly median: number;
 }
 
-/** All contenders once, then all again: what slows the machine down for a while slows all of them down. */
+/**
+ * Runs each contender once, then each again, and so on. A slow phase of the machine therefore slows
+ * all of them down.
+ */
 export async function alternate(
   contenders: readonly Contender[],
   rounds: number,
@@ -40,7 +47,7 @@ export function median(values: readonly number[]): number {
   return quantile(values, 0.5);
 }
 
-/** Between two values the one in proportion. */
+/** Returns a quantile, with linear interpolation between two values. */
 export function quantile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);
   const at = (sorted.length - 1) * share;
@@ -49,7 +56,11 @@ export function quantile(values: readonly number[], share: number): number {
   return low + (high - low) * (at - Math.floor(at));
 }
 
-/** @returns seconds */
+/**
+ * Measures a piece of work.
+ *
+ * @returns seconds
+ */
 export async function timed(work: () => Promise<unknown>): Promise<number> {
   const startedAt = performance.now();
   await work();

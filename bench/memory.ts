@@ -60,14 +60,14 @@ export async function measureMemory(bench: Bench): Promise<Section> {
       },
     ],
     notes: [
-      `One of the eight is read at ${slowBytesPerSecond / 1000} kB/s, until the others are done.`,
+      `One of the eight downloads is read at ${slowBytesPerSecond / 1000} kB/s until the others have ended.`,
       'The readers that stall are spread over several environments and read nothing after the first bytes.',
     ],
     bars: [],
   };
 }
 
-/** What the first requests bring into memory stays there: code, connections. */
+/** Returns the resident memory after a few requests, which load code and open connections. */
 async function idleMemory(bench: Bench, service: Service): Promise<number> {
   for (let time = 0; time < 20; time += 1)
     await service.call(`/v1/environments/${bench.environmentId}/exports`);
@@ -103,10 +103,14 @@ async function measureStalledReaders(
   }
 }
 
-/** Fewer than one environment may read at once. */
+/** Stalled readers in each environment. The limit of one environment is higher. */
 const readersEach = 8;
 
-/** Copies registry row and chunks of the day to new environments. @returns their ids */
+/**
+ * Copies the registry row and the chunks of the day to new environments.
+ *
+ * @returns their ids
+ */
 async function copyRendering({ pool, ...bench }: Bench, count: number): Promise<string[]> {
   const ids = Array.from({ length: count }, (_, index) => `stalled-${index}`);
   for (const id of ids) {
@@ -137,7 +141,7 @@ async function copyRendering({ pool, ...bench }: Bench, count: number): Promise<
   return ids;
 }
 
-/** Asks for a file and reads only its first bytes. */
+/** Requests a file and reads only its first bytes. */
 async function stall(service: Service, where: string): Promise<Socket> {
   const url = new URL(service.origin + where);
   const socket = net.connect({ host: url.hostname, port: Number(url.port) });

@@ -1,8 +1,11 @@
 import fs from 'node:fs';
 
-/** What Linux tells of processes. */
+/** Reads facts about processes from Linux. */
 
-/** Of a Postgres server and all its processes, those that have ended included. */
+/**
+ * Returns the CPU time of a Postgres server and all its processes. Includes processes that have
+ * ended.
+ */
 export function serverCpuSeconds(postmaster: number): number {
   let ticks = 0;
   for (const pid of fs.readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
@@ -14,10 +17,13 @@ export function serverCpuSeconds(postmaster: number): number {
   return ticks / ticksPerSecond;
 }
 
-/** Linux counts in hundredths of a second for every program. */
+/** Length of a clock tick: Linux counts CPU time in hundredths of a second. */
 const ticksPerSecond = 100;
 
-/** The fields of /proc/<pid>/stat after the name: state, parent, and at 11 to 14 the times of it and of its children. */
+/**
+ * Returns the fields of /proc/<pid>/stat after the name. Field 0 is the state, 1 the parent. Fields
+ * 11 to 14 are the times of the process and of its children.
+ */
 function statOf(pid: number | string): string[] {
   try {
     return (fs.readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1) ?? '').split(' ');
@@ -26,12 +32,12 @@ function statOf(pid: number | string): string[] {
   }
 }
 
-/** The process that started it. */
+/** Returns the parent of a process. */
 export function parentOf(pid: number): number {
   return Number(statOf(pid)[1]);
 }
 
-/** That it has used itself. */
+/** Returns the CPU time of a process without its children. */
 export function cpuSeconds(pid: number): number {
   const fields = statOf(pid);
   return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;

@@ -4,12 +4,16 @@ import path from 'node:path';
 import { timed } from './measure.ts';
 import type { Service } from './service.ts';
 
-/** Whether a program is there. */
+/** Returns true if a program is installed. */
 export function hasProgram(name: string): boolean {
   return spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0;
 }
 
-/** A pipeline of the shell, from its start to the end of its last program. @returns seconds */
+/**
+ * Runs a shell pipeline until its last program ends.
+ *
+ * @returns seconds
+ */
 export async function shell(
   script: string,
   env: Readonly<Record<string, string>> = {},
@@ -23,7 +27,11 @@ export async function shell(
   });
 }
 
-/** One of this folder's scripts in a process of its own. @returns what it prints, as JSON */
+/**
+ * Runs a script of this folder in a process of its own.
+ *
+ * @returns its output, parsed as JSON
+ */
 export async function script<T>(
   name: string,
   args: readonly string[],
@@ -43,7 +51,7 @@ export async function script<T>(
   return JSON.parse(printed) as T;
 }
 
-/** A file of the service, read and thrown away in a process of its own. */
+/** Downloads a file in a process of its own and discards it. */
 export async function download(
   service: Service,
   where: string,

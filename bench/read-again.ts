@@ -1,6 +1,11 @@
 /**
- * So many readers of one answer who begin again as soon as they have it, until the process is ended.
- *   node bench/read-again.ts <url> <readers>     with the bearer token in TOKEN
+ * Starts several readers of one answer. Each requests it again after its end, until the process is
+ * killed.
+ *
+ *
+ *   node bench/read-again.ts <url> <readers>
+ *
+ * The variable TOKEN has the bearer token.
  */
 import { readAnswer } from './read-answer.ts';
 

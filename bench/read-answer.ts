@@ -3,8 +3,10 @@ import net from 'node:net';
 const lastChunk = Buffer.from('0\r\n\r\n');
 
 /**
- * Reads an answer and throws it away, as cheaply as Node can. The bearer token stands in TOKEN.
- * @throws unless it is a whole 200
+ * Reads an answer and discards it with as little work as Node can. The variable TOKEN has the
+ * bearer token.
+ *
+ * @throws if the answer is not a complete 200
  */
 export async function readAnswer(
   target: string,
@@ -43,7 +45,7 @@ export async function readAnswer(
         head.startsWith('HTTP/1.1 200 ') &&
         (tail.equals(lastChunk) || /content-length/i.test(head));
       if (isWhole) resolve({ seconds: seconds(), bytes });
-      else reject(new Error(`not a whole file: ${head.slice(0, 300)}`));
+      else reject(new Error(`not a complete file: ${head.slice(0, 300)}`));
     });
   });
 }

@@ -1,6 +1,9 @@
 /**
- * Reads an answer once; prints `{seconds, bytes}`.
- *   node bench/read-url.ts <url> [identity|gzip] [bytes per second]     with the bearer token in TOKEN
+ * Reads an answer once and prints `{seconds, bytes}`.
+ *
+ *   node bench/read-url.ts <url> [identity|gzip] [bytes per second]
+ *
+ * The variable TOKEN has the bearer token.
  */
 import { readAnswer } from './read-answer.ts';
 

@@ -3,7 +3,11 @@ import { createRenderer } from '../src/snapshots/render/render-snapshot.ts';
 import type { Bench } from './bench.ts';
 import { timed } from './measure.ts';
 
-/** Renders the day unless it is rendered. @returns seconds */
+/**
+ * Renders the day if it is not rendered yet.
+ *
+ * @returns seconds
+ */
 export async function renderDay(
   bench: Bench,
   environmentId = bench.environmentId,
@@ -24,7 +28,7 @@ export async function renderDay(
   }
 }
 
-/** Deletes the rendering of the day, so that the rows themselves have to be read. */
+/** Deletes the rendering of the day, so that an export reads the rows. */
 export async function forgetRendering(
   bench: Bench,
   environmentId = bench.environmentId,

@@ -8,7 +8,7 @@ const root = path.join(import.meta.dirname, '..');
 
 export interface Report {
   readonly sections: readonly Section[];
-  /** What it was measured on, and how busy that was. */
+  /** Machine and versions of the measurement, and the load of the machine. */
   readonly machine: readonly string[];
 }
 
@@ -84,7 +84,7 @@ function asMarkdown({ sections, machine }: Report): string {
   return `${[machine.map(line => `- ${line}`).join('\n'), ...tables].join('\n\n')}\n`;
 }
 
-/** Rows per second of all contenders as bars, on a scale where each step is ten times the one before. */
+/** Draws the rows per second of all contenders as bars on a logarithmic scale. */
 function asSvg({ sections }: Report): string {
   const bars = sections.flatMap(section => section.bars);
   const left = 270;
@@ -112,7 +112,7 @@ function asSvg({ sections }: Report): string {
     );
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">
-<title>Rows per second, ours beside what else would do</title>
+<title>Rows per second of this service and of other solutions</title>
 <rect width="${width}" height="${height}" fill="#fff"/>
 <text x="${left - 8}" y="22" text-anchor="end" font-weight="bold">rows per second</text>
 ${[...grid, ...drawn].join('\n')}
@@ -123,7 +123,10 @@ ${[...grid, ...drawn].join('\n')}
 const startMark = '<!-- bench: from here to the next mark the bench writes -->';
 const endMark = '<!-- bench: end -->';
 
-/** Always `bench/out`; with `intoDocs` also the table and the plot of docs/performance.md. */
+/**
+ * Writes the report to `bench/out`. With `intoDocs`, also writes table and plot to
+ * docs/performance.md.
+ */
 export function writeReport(report: Report, intoDocs: boolean): void {
   const out = path.join(import.meta.dirname, 'out');
   fs.mkdirSync(out, { recursive: true });
@@ -136,6 +139,6 @@ export function writeReport(report: Report, intoDocs: boolean): void {
   const [before, rest] = text.split(startMark);
   const after = rest?.split(endMark)[1];
   if (before === undefined || after === undefined)
-    throw new Error('docs/performance.md has lost its marks');
+    throw new Error('docs/performance.md lacks the marks of the bench');
   fs.writeFileSync(file, `${before}${startMark}\n\n${asMarkdown(report)}\n${endMark}${after}`);
 }

@@ -15,14 +15,14 @@ interface Run {
   readonly error: unknown;
 }
 
-/** A run to the real S3 server beside the pipelines that a shell would make of it. */
+/** Measures a run to the real S3 server and the shell pipelines that do the same. */
 export async function measureRuns(bench: Bench): Promise<Section> {
   const title = `Runs to S3 of ${bench.rows.toLocaleString('en')} rows`;
   const aws = ['/usr/bin/aws', 'aws'].find(hasProgram);
   const missing = [
-    ...(bench.s3 === null ? ['no S3 server can be started here'] : []),
-    ...(aws === undefined ? ['there is no aws (awscli)'] : []),
-    ...(bench.hasPsql ? [] : ['there is no psql']),
+    ...(bench.s3 === null ? ['no S3 server'] : []),
+    ...(aws === undefined ? ['no aws (awscli)'] : []),
+    ...(bench.hasPsql ? [] : ['no psql']),
   ];
   if (bench.s3 === null || aws === undefined || missing.length > 0) {
     return {
@@ -30,7 +30,7 @@ export async function measureRuns(bench: Bench): Promise<Section> {
       columns: [''],
       rows: [],
       goals: [],
-      notes: [`Left out: ${missing.join(', ')}.`],
+      notes: [`Skipped: ${missing.join(', ')}.`],
       bars: [],
     };
   }
@@ -101,8 +101,8 @@ export async function measureRuns(bench: Bench): Promise<Section> {
         },
       ],
       notes: [
-        `Ours from start to end of the run as its history tells; a job waited ${(Math.max(...waits) / 1000).toFixed(1)} s at most to be taken.`,
-        'Both sides upload to the same Ceph RADOS Gateway with its store in memory.',
+        `The time of the service is from start to end of the run in its history. A job waited at most ${(Math.max(...waits) / 1000).toFixed(1)} s before it started.`,
+        'Both upload to the same Ceph RADOS Gateway with a store in memory.',
       ],
       bars: Object.values(names).map(name => ({ name, rowsPerSecond: bench.rows / of(name) })),
     };
@@ -111,7 +111,11 @@ export async function measureRuns(bench: Bench): Promise<Section> {
   }
 }
 
-/** @returns its id */
+/**
+ * Creates an export config.
+ *
+ * @returns its id
+ */
 export async function makeConfig(
   service: Service,
   bench: Bench,
@@ -123,7 +127,7 @@ export async function makeConfig(
     json: {
       name: `bench ${compression}`,
       schedule: 'daily',
-      // Runs by hand alone: the bench may go on past midnight.
+      // Manual runs only: the bench may continue after midnight.
       enabled: false,
       provider: 'custom',
       endpoint: s3?.endpoint,

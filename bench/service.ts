@@ -8,22 +8,26 @@ import { freePort } from '../dev/free-port.ts';
 import { startFlags } from '../test/helpers/start-flags.ts';
 import { cpuSeconds, residentMiB } from './proc.ts';
 
-/** The service as an operator starts it: a process of its own. */
+/** The service in a process of its own, as an operator starts it. */
 export interface Service {
   readonly origin: string;
   readonly token: string;
-  /** @throws unless the answer is a success */
+  /**
+   * Sends a request.
+   *
+   * @throws if the answer is not a success
+   */
   call(path: string, init?: { method?: string; json?: unknown }): Promise<unknown>;
-  /** Of the process now, in MiB. */
+  /** Returns the current resident memory in MiB. */
   residentMiB(): number;
-  /** That it has used since its start. */
+  /** Returns the CPU time since the start. */
   cpuSeconds(): number;
   stop(): Promise<void>;
 }
 
 export interface ServiceOptions {
   readonly databaseUrl: string;
-  /** For its files, removed by the caller. */
+  /** Directory for log files. The caller removes it. */
   readonly directory: string;
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -52,7 +56,7 @@ export async function startService({
     stdio: ['ignore', logFile, 'inherit'],
   });
   fs.closeSync(logFile);
-  // Should the bench be ended in the middle.
+  // Kills the service if the bench exits in the middle.
   const lastResort = () => child.kill('SIGKILL');
   process.once('exit', lastResort);
   child.once('exit', () => process.off('exit', lastResort));
@@ -89,7 +93,7 @@ async function untilReady(child: ChildProcess, origin: string): Promise<void> {
     );
     if (isReady) return;
   }
-  throw new Error('the service did not become ready');
+  throw new Error('the service was not ready within 30 s');
 }
 
 async function stop(child: ChildProcess): Promise<void> {

@@ -1,5 +1,7 @@
 /**
- * Computes the night's runs of many environments event by event, from measured costs (docs/scaling.md).
+ * Simulates the night's runs of many environments event by event, from measured costs
+ * (docs/scaling.md).
+ *
  *   node bench/simulate-midnight.ts [--environments 100000] [--seed 1] [--unrendered 0.1] …
  */
 import { parseArgs } from 'node:util';
@@ -9,12 +11,12 @@ const { values } = parseArgs({
   options: {
     environments: { type: 'string', default: '100000' },
     seed: { type: 'string', default: '1' },
-    /** Share of the snapshots that are not rendered at midnight: their run renders them first. */
+    /** Share of snapshots without a rendering at midnight. Their run renders them first. */
     unrendered: { type: 'string', default: '0' },
-    /** Rendering: the database reads and sorts rows, the worker deflates them. */
+    /** Rendering: the database reads and sorts rows, the worker compresses them. */
     'database-render-row-us': { type: 'string', default: '2.6' },
     'worker-render-row-us': { type: 'string', default: '2.2' },
-    /** Reading chunks and sending them plain. */
+    /** A rendered export: the database reads chunks, the worker sends them plain. */
     'database-row-us': { type: 'string', default: '0.1' },
     'worker-row-us': { type: 'string', default: '1.0' },
     'database-run-ms': { type: 'string', default: '10' },
@@ -22,7 +24,7 @@ const { values } = parseArgs({
     /** Waiting for requests to the bucket. It overlaps with reading for large files. */
     'storage-run-ms': { type: 'string', default: '120' },
     'tick-us': { type: 'string', default: '60' },
-    /** Time of the primary to hand out one job, with any number of workers. */
+    /** Time of the primary to give out one job, independent of the number of workers. */
     'fetch-ms': { type: 'string', default: '1.5' },
   },
 });
@@ -34,9 +36,9 @@ interface Job {
 }
 
 interface Setup {
-  /** Processes of one core each, with 4 runs at once. */
+  /** Number of processes. Each has one core and 4 runs at a time. */
   readonly workers: number;
-  /** Cores of the database that exports read. Replicas add up. */
+  /** Cores of the database that exports read, summed over replicas. */
   readonly databaseCores: number;
 }
 
@@ -45,7 +47,7 @@ interface Outcome {
   readonly lastAt: number;
   readonly p50: number;
   readonly p99: number;
-  /** When the last file of fewer than 10,000 rows arrived. */
+  /** Instant at which the last file of fewer than 10,000 rows arrived. */
   readonly lastSmallAt: number;
   readonly workersBusy: number;
   readonly databaseBusy: number;
@@ -67,7 +69,7 @@ console.log(
 const databaseSeconds = jobs.reduce((sum, job) => sum + databaseSecondsOf(job), 0);
 const workerSeconds = jobs.reduce((sum, job) => sum + workerSecondsOf(job), 0);
 console.log(
-  `by the formula: ${databaseSeconds.toFixed(0)} core-seconds of the database, ${workerSeconds.toFixed(0)} of workers; ` +
+  `By the formula: ${databaseSeconds.toFixed(0)} core-seconds of the database, ${workerSeconds.toFixed(0)} of workers; ` +
     `for 01:00 at 70 % use ${Math.ceil(databaseSeconds / 3600 / 0.7)} and ${Math.ceil(workerSeconds / 3600 / 0.7)} cores\n`,
 );
 console.log(
@@ -116,13 +118,13 @@ function workerSecondsOf({ rows, isRendered }: Job): number {
 
 /**
  * Simulates one night. Each run gets its share of its worker and of the database, at most one core
- * of each at a time. Time goes from one end or start of a run to the next.
+ * of each. Time moves from one start or end of a run to the next.
  */
 function simulate(queue: readonly Job[], { workers, databaseCores }: Setup): Outcome {
   interface Running {
     readonly job: Job;
     readonly worker: number;
-    /** Core-seconds left, and waiting for the bucket after them. */
+    /** Core-seconds that remain, and the wait for the bucket after them. */
     databaseLeft: number;
     workerLeft: number;
     waitLeft: number;

@@ -3,15 +3,17 @@ import type { Feature } from './features.ts';
 import { exponential, uniform } from './random.ts';
 import { dayMs, type Story } from './story.ts';
 
-/** How one company stands to one feature at one instant. Instants are milliseconds since the epoch. */
+/**
+ * State of one feature at one company at one instant. Instants are milliseconds since the epoch.
+ */
 export interface Adoption {
   readonly firstSeen: number;
   readonly lastSeen: number;
   readonly firstUsed: number | null;
   readonly lastUsed: number | null;
-  /** 1 never, 2 tried, 3 retained, 4 churned. */
+  /** 1 is never, 2 tried, 3 retained, 4 churned. */
   readonly starsState: 1 | 2 | 3 | 4;
-  /** 0 never, 1 monthly, 2 weekly, 3 daily. */
+  /** 0 is never, 1 monthly, 2 weekly, 3 daily. */
   readonly frequency: 0 | 1 | 2 | 3;
   readonly satisfaction: number | null;
   readonly feedbackCount: number;
@@ -19,13 +21,15 @@ export interface Adoption {
 
 const periodDays = { 1: 30, 2: 7, 3: 1 } as const;
 
-/** A company that no longer uses a feature counts as churned after this time. */
+/** Time after the last use of a feature until a company counts as churned. */
 const churnAfterMs = 28 * dayMs;
 
 /**
- * The life of a pair is laid out whole (seen, tried, kept, given up) from numbers that belong to the pair, then cut
- * off at `instant`: nothing that is shown depends on what comes later, and nothing that was shown is taken back.
- * @returns null while the company has not seen the feature
+ * Returns the state of a pair at `instant`. Computes the whole life of the pair (seen, tried, kept,
+ * given up) from random numbers of the pair, then cuts it off at `instant`. Later events therefore
+ * change nothing in earlier snapshots.
+ *
+ * @returns null if the company has not seen the feature yet
  */
 export function adoptionAt(
   story: Story,
@@ -71,7 +75,7 @@ export function adoptionAt(
   const taste = draw(70) < 0.35 ? 3 : draw(70) < 0.75 ? 2 : 1;
   const isKept = willKeep && keptAt <= usedUntil;
   const isChurned = isKept && instant - usedUntil > churnAfterMs;
-  // Growing into a habit: in the first month a level below what it comes to.
+  // A habit grows: in the first month the frequency is one level lower.
   const settled = instant - keptAt > 30 * dayMs ? taste : Math.max(1, taste - 1);
   const lastUsed = visitsUpTo(firstUsed, periodDays[taste] * dayMs, usedUntil, 71);
 
@@ -90,7 +94,9 @@ export function adoptionAt(
   };
 }
 
-/** The latest of the visits, about one every `period` ms from `first` on, that is not after `end`. */
+/**
+ * Returns the latest visit up to `end`. There is about one visit every `period` ms from `first`.
+ */
 function lastVisit(
   first: number,
   period: number,
@@ -110,7 +116,10 @@ function rate(appeal: number, luck: number, isChurned: boolean): number {
   return isChurned ? Math.min(stars, 2) : stars;
 }
 
-/** Most never say a word, a few do every other week. Grows with the days of use, so it never shrinks. */
+/**
+ * Counts feedback. Most companies give none, a few give some every other week. The number grows
+ * with the days of use, so it never decreases.
+ */
 function countFeedback(daysOfUse: number, talkativeness: number): number {
   return talkativeness < 0.6 ? 0 : Math.floor(daysOfUse * (talkativeness - 0.6) * 0.2);
 }

@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** The service answered with an error, or not at all. The message says what to do about it. */
+/** Error answer of the service, or no answer. The message says what to do. */
 export class ApiError extends Error {
   override readonly name = 'ApiError';
-  /** HTTP status; null if there was no answer. */
+  /** HTTP status, or null without an answer. */
   readonly status: number | null;
 
   constructor(message: string, status: number | null, options?: ErrorOptions) {
@@ -88,8 +88,8 @@ async function explain(response: Response, request: ApiRequest): Promise<string>
   const problem = parseProblem(text);
   const advice = new Map([
     [401, 'Give the operator token with --token, or in the variable ADMIN_TOKEN.'],
-    [403, 'This token may not do that: use the operator token.'],
-    [409, 'Another caller sends the same snapshot: wait for that to end.'],
+    [403, 'This token lacks the permission: use the operator token.'],
+    [409, 'Another request is sending the same snapshot: wait until it has ended.'],
   ]).get(response.status);
   const what = `${request.method} /v1${request.path}: ${response.status} ${problem.code}`;
   return [what, problem.detail, advice]

@@ -7,7 +7,7 @@ interface Places {
   readonly automaticExports: AutomaticExports;
 }
 
-/** Returns the export to a bucket, from a key that does not work to the file. */
+/** Returns the commands of an automatic export, from a wrong key to the file in the bucket. */
 export function automaticExportTour({ storage, automaticExports }: Places): TourSection {
   const { environmentId, healthyConfigId, brokenConfigId, fileUrl } = automaticExports;
   const curl = (path: string, ...options: string[]) =>
@@ -24,11 +24,11 @@ export function automaticExportTour({ storage, automaticExports }: Places): Tour
     title: 'Export to a bucket (plan enterprise)',
     stops: [
       {
-        title: 'Save with a key that the bucket does not know: refused, with what to change',
+        title: 'Save with a wrong key: refused, and the answer says what to change',
         command: create({ ...works, accessKeyId: 'WRONGKEY' }),
       },
       {
-        title: 'Save with the right key: the service has tried to list and to write',
+        title: 'Save with the right key: the service lists and writes as a test, then saves',
         command: create(works),
       },
       {
@@ -36,12 +36,12 @@ export function automaticExportTour({ storage, automaticExports }: Places): Tour
         command: wrap(curl(`/${healthyConfigId}/status`)),
       },
       {
-        title: 'A config whose bucket is gone: the error of its last run',
+        title: 'A config whose bucket was deleted: the error of its last run',
         command: wrap(curl(`/${brokenConfigId}/status`)),
       },
       { title: 'Run now', command: wrap(curl(`/${healthyConfigId}/runs`, '-X POST')) },
       {
-        title: 'The runs, newest first: one of last night, the others by hand',
+        title: 'The runs, newest first: last night’s scheduled run and the manual runs',
         command: wrap(curl(`/${healthyConfigId}/runs`)),
       },
       {
@@ -52,7 +52,7 @@ export function automaticExportTour({ storage, automaticExports }: Places): Tour
         ]),
       },
       {
-        title: 'The file of last night',
+        title: 'The file of last night’s run',
         command: wrap([`curl -sS ${fileUrl}`, '| sed -n 1,3p']),
       },
     ],

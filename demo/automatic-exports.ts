@@ -5,13 +5,13 @@ import { type ApiClient, callApi, jsonContent } from './api-client.ts';
 import type { RunningService } from './start-service.ts';
 import { dayMs } from './story.ts';
 
-/** Two export configs, each with a manual run and a run of last night's slot. */
+/** Two export configs. Each has a manual run and a scheduled run of last night. */
 export interface AutomaticExports {
   readonly environmentId: string;
   readonly healthyConfigId: string;
-  /** Config whose bucket does not exist any more. */
+  /** Config whose bucket was deleted. */
   readonly brokenConfigId: string;
-  /** URL of the file of last night's slot. */
+  /** URL of the file of last night's scheduled run. */
   readonly fileUrl: string;
 }
 
@@ -30,7 +30,7 @@ interface Run {
   readonly objectKey: string | null;
 }
 
-/** Longest time for a run. It starts within a second or two. */
+/** Longest time for a run to finish. A run starts within two seconds. */
 const runDeadlineMs = 30_000;
 
 /** Returns the body of a config for the embedded endpoint. */
@@ -53,8 +53,8 @@ export function configBody(
 }
 
 /**
- * Creates a config that works and one whose bucket then disappears.
- * Runs both by hand and by the clock.
+ * Creates a config that works and one whose bucket is then deleted. Waits for a manual and a
+ * scheduled run of each.
  */
 export async function runAutomaticExports(options: Options): Promise<AutomaticExports> {
   const { environmentId, storage, service } = options;
@@ -65,7 +65,7 @@ export async function runAutomaticExports(options: Options): Promise<AutomaticEx
   });
   const brokenConfigId = await createConfig(
     options,
-    configBody(storage, 'To a bucket that is gone', doomed),
+    configBody(storage, 'To a deleted bucket', doomed),
   );
   await fetch(`${storage.endpoint}/${doomed}`, { method: 'DELETE', signal: options.signal });
   const ids = [healthyConfigId, brokenConfigId];
@@ -73,7 +73,7 @@ export async function runAutomaticExports(options: Options): Promise<AutomaticEx
   for (const id of ids) await call(options, 'POST', `/${id}/runs`);
   for (const id of ids) await untilFinished(options, id, 'manual');
 
-  // Dates the configs back, so that the next tick finds that last night's slot was missed.
+  // Dates the configs back, so that the next tick finds last night's slot overdue.
   await service.db
     .updateTable('export_configs')
     .set({ active_since: new Date(options.now().getTime() - 2 * dayMs) })

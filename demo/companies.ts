@@ -7,19 +7,22 @@ export interface Company {
   readonly name: string | null;
   /** Milliseconds since the epoch. */
   readonly arrivedAt: number;
-  /** When the whole company stopped coming; infinite when it never does. */
+  /** Instant of the last visit of the company; infinite if it never leaves. */
   readonly leftAt: number;
-  /** 0–1: how readily it takes up something new. */
+  /** 0 to 1: how readily the company tries new features. */
   readonly appetite: number;
 }
 
-/** What a company belongs to at one instant, both lists in the same order. */
+/** Segments of a company at one instant. Both lists have the same order. */
 export interface Segments {
   readonly names: readonly string[];
   readonly ids: readonly string[];
 }
 
-/** So many of the companies are customers already when the story starts; the others arrive evenly over its days. */
+/**
+ * Share of the companies that are customers when the story starts. The others arrive evenly over
+ * its days.
+ */
 const presentAtStart = 0.6;
 
 // biome-ignore format: a list of words
@@ -46,12 +49,12 @@ const endings = [
   ' 🚀',
 ] as const;
 
-/** The companies that have arrived by `instant`, in the order of their arrival in the story. */
+/** Returns the companies that have arrived by `instant`, in the order of arrival. */
 export function* companiesAt(story: Story, instant: number): Generator<Company> {
   for (let index = 0; index < story.companies; index++) {
     const company = describeCompany(story, index);
     if (company.arrivedAt <= instant) yield company;
-    // Newcomers arrive in the order of their numbers: after the first one that is not here yet, none is.
+    // Companies arrive in the order of their index, so the first later arrival ends the search.
     else if (index >= story.companies * presentAtStart) return;
   }
 }
@@ -82,7 +85,10 @@ function describeCompany(story: Story, index: number): Company {
   };
 }
 
-/** Now and then a company has no name (null) or an empty one: two different things in every file. */
+/**
+ * Returns the name of a company. A few companies have null or an empty name: the files distinguish
+ * the two.
+ */
 function nameCompany(seed: number, index: number): string | null {
   const luck = uniform(seed, index, 5);
   if (luck < 0.03) return null;
@@ -91,7 +97,10 @@ function nameCompany(seed: number, index: number): string | null {
   return `${pick(firstWords, seed, index, 6)} ${pick(secondWords, seed, index, 7)}${number}${pick(endings, seed, index, 8)}`;
 }
 
-/** Segments change as a company grows: on trial, then paying, then large; or at risk once it stays away. */
+/**
+ * Returns the segments of a company. It starts on trial, then pays and may grow large. It is at
+ * risk after it has left.
+ */
 export function segmentsAt(story: Story, company: Company, instant: number): Segments {
   const draw = (salt: number) => uniform(story.seed, company.index, salt);
   const age = (instant - company.arrivedAt) / dayMs;

@@ -11,7 +11,7 @@ const sampledCompanies = 400;
 const sampledFeatures = 20;
 const sampledDates = 5;
 
-/** Estimates a story from a smaller one: fewer companies and features, on a few of its dates. */
+/** Estimates the size of a story from a smaller one with fewer companies, features and dates. */
 export function estimateStory(story: Story, now: Date): Estimate {
   const sample = {
     ...story,

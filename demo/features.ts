@@ -7,7 +7,7 @@ export interface Feature {
   readonly name: string;
   /** Milliseconds since the epoch. */
   readonly releasedAt: number;
-  /** 0–1: how much companies like it. */
+  /** 0 to 1: how much companies like the feature. */
   readonly appeal: number;
 }
 
@@ -18,7 +18,9 @@ const names = [
   'Slack integration', 'Templates', 'Custom fields', 'Dark mode', 'Scheduled reports', 'Segments',
 ] as const;
 
-/** All features of a story. One in five is released while the story runs; the others have long been there. */
+/**
+ * Returns all features of a story. One in five is released during the story, the others before it.
+ */
 export function listFeatures(story: Story): Feature[] {
   const start = Date.parse(story.startDate);
   return Array.from({ length: story.features }, (_, index) => {

@@ -5,7 +5,7 @@ import { companiesAt, segmentsAt } from './companies.ts';
 import { listFeatures } from './features.ts';
 import type { Story } from './story.ts';
 
-/** The columns that a load needs, as `PUT …/snapshots/{date}` names them. */
+/** Columns of the body of `PUT …/snapshots/{date}`, by the names of its header. */
 export const snapshotHeader = [
   'Company ID',
   'Company Name',
@@ -23,10 +23,13 @@ export const snapshotHeader = [
   'Segment IDs',
 ] as const;
 
-/** One value for each column of the header; null is an empty field without quotes. */
+/** One value for each column of the header. Null becomes an empty field without quotes. */
 type SnapshotRow = readonly (string | number | null)[];
 
-/** The rows of the story at one instant, ordered by company and feature: one at a time, nothing is held. */
+/**
+ * Yields the rows of the story at one instant, ordered by company and feature. Only one row is in
+ * memory at a time.
+ */
 export function* snapshotRows(story: Story, instant: number): Generator<SnapshotRow> {
   const features = listFeatures(story);
   for (const company of companiesAt(story, instant)) {
@@ -56,10 +59,10 @@ export function* snapshotRows(story: Story, instant: number): Generator<Snapshot
   }
 }
 
-/** The same as a CSV body for `PUT …/snapshots/{date}`. Rows are made as they are read. */
+/** Returns a CSV body for `PUT …/snapshots/{date}`. Rows are generated while it is read. */
 export function snapshotCsv(story: Story, instant: number): Readable {
-  // fast-csv writes null and '' alike, and its quoting options cannot tell them apart. With `quote: false` it leaves
-  // fields as they are, so the transform gives each its final form.
+  // fast-csv writes null and '' alike, and its quoting options cannot distinguish them. With
+  // `quote: false` it leaves fields as they are, so the transform writes the final form.
   const csv = format<SnapshotRow, string[]>({
     headers: [...snapshotHeader],
     alwaysWriteHeaders: true,
@@ -67,7 +70,7 @@ export function snapshotCsv(story: Story, instant: number): Readable {
     quote: false,
     transform: (row: SnapshotRow) => row.map(formatField),
   });
-  // The reader of `csv` hears of every error; the callback is there because pipeline asks for one.
+  // The reader of `csv` receives every error; pipeline needs a callback.
   return pipeline(Readable.from(snapshotRows(story, instant)), csv, () => {});
 }
 

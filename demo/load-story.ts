@@ -4,7 +4,7 @@ import { type ApiClient, ApiError, callApi, jsonContent } from './api-client.ts'
 import { snapshotCsv } from './generate-snapshots.ts';
 import { type Story, snapshotDates, snapshotInstant } from './story.ts';
 
-/** Snapshots sent at once. The service takes two at once for one environment. */
+/** Number of snapshots sent at the same time. The service accepts two for one environment. */
 const parallelLoads = 2;
 
 export interface Environment {
@@ -31,10 +31,10 @@ export interface LoadProgress {
 }
 
 /**
- * Creates the environment if there is none, and sends the whole story through the public API.
- * Sends the oldest day first, and the newest snapshot last and alone, so that it marks the end.
+ * Creates the environment if it does not exist, and sends the whole story through the public API.
+ * Sends the oldest day first. Sends the newest snapshot last and alone, so that it marks the end.
  *
- * @throws {ApiError} at the first snapshot that is refused; the others under way are aborted
+ * @throws {ApiError} if a snapshot is refused; other uploads are aborted
  */
 export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
   const { story } = options;
@@ -68,7 +68,7 @@ export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
   return progress;
 }
 
-/** Creates the environment. One that exists keeps its name, plan and webhook. */
+/** Creates the environment. An existing environment keeps its name, plan and webhook. */
 async function createEnvironment(options: LoadOptions, signal: AbortSignal): Promise<void> {
   const { client, environment } = options;
   const path = `/environments/${environment.id}`;
@@ -81,7 +81,11 @@ async function createEnvironment(options: LoadOptions, signal: AbortSignal): Pro
   }
 }
 
-/** Sends one snapshot. @returns the number of rows that the service counted */
+/**
+ * Sends one snapshot.
+ *
+ * @returns the number of rows that the service counted
+ */
 async function putSnapshot(
   options: LoadOptions,
   date: string,

@@ -6,13 +6,15 @@ import { DemoError, operatorToken, startDemo } from './start-demo.ts';
 import { formatTour, formatVariables, manualExportTour } from './tour.ts';
 
 const stop = new AbortController();
-// npm passes on a Ctrl-C that the terminal has sent to all processes: ignore the second one.
+// On Ctrl-C, the terminal signals all processes and npm forwards the signal again. The second
+// signal is ignored.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.on(signal, () => stop.abort());
-// npm passes a signal on to a shell, which may die without passing it on. The parent then changes.
+// npm sends a signal to a shell, which may die without forwarding it. The parent process then
+// changes.
 const parent = process.ppid;
 setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
-// The terminal is gone, or `| head` has ended.
+// The terminal was closed, or a reader such as `| head` has ended.
 process.stdout.on('error', () => stop.abort());
 
 const undo: (() => Promise<void>)[] = [];
@@ -44,7 +46,7 @@ try {
   );
   console.log('\nThen each of these commands works as it is printed:\n');
   console.log(formatTour([manualExportTour(), automaticExportTour(demo)]));
-  console.log('Ctrl-C stops the demo and leaves nothing behind.');
+  console.log('Ctrl-C stops the demo and deletes its data.');
   await untilAborted(stop.signal);
 } catch (error) {
   if (!stop.signal.aborted) {
@@ -63,7 +65,7 @@ try {
     });
   }
 }
-// A library may hold something open, and all work is done.
+// All work is done, but a library may keep the process alive.
 process.exit();
 
 function readPort(value: string | undefined): number {
@@ -83,12 +85,12 @@ function readDays(args: string[]): number {
     }).values;
     if (/^[1-9]\d{0,2}$/.test(days)) return Number(days);
   } catch {
-    // Every other option gets the same advice.
+    // Every wrong option gets the same advice.
   }
   throw new DemoError('The only option is --days, from 1 to 999: npm run demo -- --days 30');
 }
 
-/** Prints one line for each step. A terminal shows its progress as well. */
+/** Prints one line for each step. In a terminal the line also shows progress. */
 function showProgress(name: string, detail = ''): void {
   if (name !== step) endStep();
   if (process.stdout.isTTY) process.stdout.write(`\r${name} … ${detail}`);

@@ -1,6 +1,7 @@
 /**
- * Randomness without a state: the number belongs to its keys, so any company on any day can be drawn alone and
- * comes out the same. The mixing is MurmurHash3's 32-bit finaliser over each key in turn.
+ * Returns a random number that depends only on its keys. Any company on any day can therefore be
+ * computed alone. Mixes each key in turn with the 32-bit finaliser of MurmurHash3.
+ *
  * @returns 0 ≤ number < 1
  */
 export function uniform(...keys: readonly number[]): number {
@@ -14,7 +15,10 @@ export function uniform(...keys: readonly number[]): number {
   return (hash >>> 0) / 0x1_0000_0000;
 }
 
-/** Waiting times as life has them: mostly short, sometimes very long. In the unit of `mean`. */
+/**
+ * Returns a waiting time in the unit of `mean`. Most are short, a few are very long (exponential
+ * distribution).
+ */
 export function exponential(mean: number, ...keys: readonly number[]): number {
   return -mean * Math.log(1 - uniform(...keys));
 }

@@ -10,13 +10,13 @@ const usage = `Fills an environment with lifelike data through the public API of
 
   --companies <n>      companies at the end of the story (default 200)
   --features <n>       features at the end of the story (default 20)
-  --days <n>           closed days up to yesterday; today's snapshot comes on top (default 200)
-  --environment <id>   created if there is none, else its name and plan stay;
+  --days <n>           closed days up to yesterday; today's snapshot is added (default 200)
+  --environment <id>   created if it does not exist, else keeps its name and plan;
                        its snapshots of these days are replaced (required)
-  --plan <plan>        of a new environment: free, pro or enterprise (default enterprise)
+  --plan <plan>        plan of a new environment: free, pro or enterprise (default enterprise)
   --url <origin>       where the service runs (default http://127.0.0.1:3000)
   --token <token>      the operator token (default: the variable ADMIN_TOKEN)
-  --seed <n>           another number tells another story (default 1)
+  --seed <n>           start of the random numbers (default 1)
   --help               this text
 
 All dates are UTC. The same numbers give the same data, byte for byte, except for today's snapshot.`;
@@ -26,7 +26,7 @@ class UsageError extends Error {
   override readonly name = 'UsageError';
 }
 
-/** Time of the last progress line without a terminal. */
+/** Time of the last progress line outside a terminal. */
 let shownMs = Number.NEGATIVE_INFINITY;
 
 const stop = new AbortController();
@@ -38,7 +38,7 @@ try {
   else await seed(options);
 } catch (error) {
   if (stop.signal.aborted)
-    console.error('\nStopped. Days that were loaded are whole; the others were not touched.');
+    console.error('\nStopped. Each snapshot was either sent completely or left unchanged.');
   else if (error instanceof UsageError)
     console.error(`${error.message}\nTry: npm run seed -- --help`);
   else if (error instanceof ApiError) console.error(error.message);
@@ -82,7 +82,7 @@ async function seed(options: SeedOptions): Promise<void> {
   );
 }
 
-/** Shows progress: a line that changes in a terminal, else a line every five seconds. */
+/** Shows progress: a line that is rewritten in a terminal, else a new line every five seconds. */
 function showProgress(
   { date, snapshots, totalSnapshots, rows }: LoadProgress,
   elapsedMs: number,
@@ -103,18 +103,18 @@ function readOptions(args: string[]): SeedOptions | 'help' {
   if (environment === undefined) throw new UsageError('--environment is required');
   if (!/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/.test(environment)) {
     throw new UsageError(
-      '--environment takes up to 64 letters, digits, _ and -, the first a letter or digit',
+      '--environment must be 1 to 64 letters, digits, _ or -, and start with a letter or digit',
     );
   }
   if (!['free', 'pro', 'enterprise'].includes(plan)) {
-    throw new UsageError('--plan is one of free, pro, enterprise');
+    throw new UsageError('--plan must be free, pro or enterprise');
   }
   if (!URL.canParse(url) || !/^https?:/.test(url)) {
-    throw new UsageError('--url is an origin like http://127.0.0.1:3000');
+    throw new UsageError('--url must be an origin such as http://127.0.0.1:3000');
   }
   const token = values.token ?? process.env['ADMIN_TOKEN'] ?? '';
   if (token === '')
-    throw new UsageError('--token, or the variable ADMIN_TOKEN, must hold the operator token');
+    throw new UsageError('--token or the variable ADMIN_TOKEN must contain the operator token');
   return {
     environment,
     plan,
@@ -151,6 +151,6 @@ function parse(args: string[]) {
 function integer(name: string, value: string, min: number, max: number): number {
   const number = /^\d+$/.test(value) ? Number(value) : Number.NaN;
   if (!(number >= min && number <= max))
-    throw new UsageError(`--${name} is a whole number from ${min} to ${max}`);
+    throw new UsageError(`--${name} must be a whole number from ${min} to ${max}`);
   return number;
 }

@@ -43,7 +43,7 @@ const environments = [
   },
 ] as const;
 
-/** Parameters of Postgres for a fast start and fast loads. */
+/** Postgres parameters for a fast start and fast ingests. */
 const settings = { autovacuum: 'off', jit: 'off', max_connections: '60', max_wal_size: '2GB' };
 
 type EnvironmentId = (typeof environments)[number]['id'];
@@ -59,13 +59,13 @@ export interface Demo {
 
 export interface DemoOptions {
   readonly port: number;
-  /** Number of snapshots up to yesterday. Today's comes on top. */
+  /** Number of snapshots up to yesterday. Today's snapshot is added. */
   readonly days: number;
   readonly now: () => Date;
   readonly signal: AbortSignal;
-  /** Called when a step begins, and again with its progress. */
+  /** Called when a step starts, and again with its progress. */
   readonly onProgress: (step: string, detail?: string) => void;
-  /** Called with each action of the clean-up. They must run in reverse order. */
+  /** Called with each clean-up action. The caller runs them in reverse order. */
   readonly onCleanup: (undo: () => Promise<void>) => void;
 }
 
@@ -127,7 +127,7 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   };
 }
 
-/** The demo cannot start. The message is one line for the person who started it. */
+/** Error that prevents the start of the demo. The message is one line for the user. */
 export class DemoError extends Error {
   override readonly name = 'DemoError';
 }
@@ -135,7 +135,7 @@ export class DemoError extends Error {
 /**
  * Listens on the port until the service does, so that a second demo fails at once.
  *
- * @returns a function that gives the port back
+ * @returns a function that releases the port
  * @throws {DemoError} if the port is taken
  */
 async function reservePort(port: number): Promise<() => Promise<void>> {
@@ -154,13 +154,13 @@ async function reservePort(port: number): Promise<() => Promise<void>> {
   };
 }
 
-/** Returns a one-line error about a port that cannot be used; other errors unchanged. */
+/** Returns a one-line error for a port that cannot be used. Returns other errors unchanged. */
 function describeListenError(port: number, error: unknown): unknown {
   if (!(error instanceof Error && 'syscall' in error && error.syscall === 'listen')) return error;
   const other = port < 65_535 ? port + 1 : 3000;
   const problem =
     'code' in error && error.code === 'EADDRINUSE'
-      ? 'is taken. Stop what listens there, or choose another'
+      ? 'is taken. Stop the program that listens there, or choose another'
       : `cannot be used (${error.message}). Choose another`;
   return new DemoError(`Port ${port} ${problem}: PORT=${other} npm run demo`, { cause: error });
 }

@@ -8,7 +8,9 @@ import { startWorker } from '../src/worker.ts';
 export interface RunningService {
   /** `http://127.0.0.1:<port>` */
   readonly url: string;
-  /** For what HTTP does not offer: to date configs back, and to look for due slots at once. */
+  /**
+   * Database and job queue, for actions without an HTTP route: date configs back and start a tick.
+   */
   readonly db: Dependencies['db'];
   readonly jobs: Dependencies['jobs'];
   readonly close: () => Promise<void>;
@@ -16,14 +18,14 @@ export interface RunningService {
 
 export interface ServiceOptions {
   readonly databaseUrl: string;
-  /** 0 for a free port. */
+  /** 0 selects a free port. */
   readonly port: number;
   readonly operatorToken: string;
-  /** `host:port` of the embedded S3 endpoint, a private address that must be allowed. */
+  /** `host:port` of the embedded S3 endpoint. Its private address must be in the allow-list. */
   readonly storageHost: string;
 }
 
-/** Longest time for downloads under way at the end. */
+/** Longest time that downloads may continue after the stop. */
 const stopTimeoutMs = 2_000;
 
 /** Starts the service as `npm start` does, in this process. Logs errors only. */

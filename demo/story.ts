@@ -1,6 +1,6 @@
 export const dayMs = 86_400_000;
 
-/** What is told: so many companies meet so many features over so many days. Equal stories give equal bytes. */
+/** Size and start of the generated data. Equal stories give equal bytes. */
 export interface Story {
   readonly seed: number;
   readonly companies: number;
@@ -10,18 +10,26 @@ export interface Story {
   readonly days: number;
 }
 
-/** The story of the `days` days that end with the day before `now`. Today's snapshot is told as well, as it is at `now`. */
+/**
+ * Returns the story of the `days` days before the day of `now`. A snapshot of today at `now` is
+ * added.
+ */
 export function storyUpTo(now: Date, size: Omit<Story, 'startDate'>): Story {
   return { ...size, startDate: utcDate(startOfDay(now.getTime()) - size.days * dayMs) };
 }
 
-/** The dates of all snapshots, oldest first: `days` closed days and the day after them. */
+/**
+ * Returns the dates of all snapshots, oldest first: the `days` closed days and the day after them.
+ */
 export function snapshotDates(story: Story): string[] {
   const start = Date.parse(story.startDate);
   return Array.from({ length: story.days + 1 }, (_, day) => utcDate(start + day * dayMs));
 }
 
-/** The instant that a snapshot shows: the last millisecond of its day, or `now` while the day is not over. */
+/**
+ * Returns the instant of a snapshot: the last millisecond of its day, or `now` if the day is not
+ * over.
+ */
 export function snapshotInstant(date: string, now: Date): number {
   return Math.min(Date.parse(date) + dayMs - 1, now.getTime());
 }

@@ -18,14 +18,14 @@ export interface TourVariables {
   readonly enterprise_key: string;
 }
 
-/** Width of the terminals that the demo fits in. */
+/** Width of a terminal in which the output of the demo fits. */
 const columns = 100;
 
-/** Returns the manual downloads, from the list of exports to a plan that does not allow them. */
+/** Returns the commands of manual downloads, from the list of exports to a plan without them. */
 export function manualExportTour(): TourSection {
   const curl = (path: string, options = ['-sS'], key: keyof TourVariables = 'pro_key') =>
     curlWords(path, key, options);
-  // JSON ends without a line break, and the prompt would follow on the same line.
+  // JSON does not end with a line break. Without one, the prompt would follow on the same line.
   const curlJson = (path: string, key?: keyof TourVariables) =>
     curl(path, ['-sS', `-w '\\n'`], key);
   const makeLink = [
@@ -37,11 +37,11 @@ export function manualExportTour(): TourSection {
     stops: [
       { title: 'The list of exports', command: wrap(curlJson('demo-pro/exports')) },
       {
-        title: 'Today, the first lines',
+        title: 'The first lines of today’s file',
         command: wrap([...curl('demo-pro/exports/today.csv'), '| sed -n 1,3p']),
       },
       {
-        title: 'Each of the last 30 days, saved under the name that the service proposes',
+        title: 'The last 30 days, saved under the file name that the service sends',
         command: wrap([
           '(cd "$(mktemp -d)" &&',
           ...curl('demo-pro/exports/30-days-daily.csv', ['-sSOJ']),
@@ -49,7 +49,7 @@ export function manualExportTour(): TourSection {
         ]),
       },
       {
-        title: 'Three months of weeks, the rows of each Sunday counted',
+        title: 'Three months in weeks: the number of rows of each Sunday',
         command: wrap([
           ...curl('demo-pro/exports/3-months-weekly.csv'),
           "| grep -oE ',f[0-9]+,[0-9]{4}-[0-9]{2}-[0-9]{2},'",
@@ -57,11 +57,11 @@ export function manualExportTour(): TourSection {
         ]),
       },
       {
-        title: 'Six months of weeks: the number of rows before the first byte',
+        title: 'Six months in weeks: the headers, with the number of rows',
         command: wrap(curl('demo-pro/exports/6-months-weekly.csv', ['-sSI'])),
       },
       {
-        title: 'The same as a gzip file',
+        title: 'Six months in weeks as a gzip file',
         command: wrap([...curl('demo-pro/exports/6-months-weekly.csv.gz'), '| gunzip | tail -n 2']),
       },
       {
@@ -72,14 +72,14 @@ export function manualExportTour(): TourSection {
         ]),
       },
       {
-        title: 'A link that a browser can follow without a key, for five minutes',
+        title: 'A link that works without a key for five minutes, for a browser',
         command: [
           wrap(['link=$(', ...makeLink, `| sed 's/.*"url":"\\([^"]*\\)".*/\\1/')`]),
           'echo "$link"; curl -sS "$link" | sed -n 1,3p',
         ].join('\n'),
       },
       {
-        title: 'A plan that does not include it: 403 plan_upgrade_required',
+        title: 'A plan without this export: 403 plan_upgrade_required',
         command: wrap(curlJson('demo-free/exports/today.csv', 'free_key')),
       },
       {
@@ -99,7 +99,7 @@ export function curlWords(
   return ['curl', ...options, `-H "Authorization: Bearer $${key}"`, `$api/${path}`];
 }
 
-/** Joins words to lines that fit, with a backslash before each line break. */
+/** Joins words to lines that fit the terminal, with a backslash before each line break. */
 export function wrap(words: readonly string[]): string {
   const lines: string[] = [];
   for (const word of words) {

@@ -8,7 +8,7 @@ export interface EmbeddedS3Server {
   readonly region: string;
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
-  /** Buckets that exist from the start, empty. */
+  /** Buckets that exist at the start. Both are empty. */
   readonly buckets: { readonly kept: 'warehouse'; readonly doomed: 'archive' };
   readonly stop: () => Promise<void>;
 }
@@ -37,7 +37,7 @@ export async function startEmbeddedS3Server(directory: string): Promise<Embedded
   return {
     endpoint: `http://127.0.0.1:${port}`,
     region: 'us-east-1',
-    // s3rver knows this pair alone.
+    // The only key pair that s3rver accepts.
     accessKeyId: 'S3RVER',
     secretAccessKey: 'S3RVER',
     buckets,
@@ -50,8 +50,8 @@ export async function startEmbeddedS3Server(directory: string): Promise<Embedded
 
 /**
  * Adds what s3rver 5 lacks and an export needs.
- * AbortMultipartUpload is answered with success. The parts stay until the directory is deleted.
- * Listings are not cut short, because continuation tokens need a cipher that OpenSSL 3 lacks.
+ * Answers AbortMultipartUpload with success. The parts stay until the directory is deleted.
+ * Returns listings in one page, because continuation tokens need a cipher that OpenSSL 3 lacks.
  */
 const mendS3rver: S3rver.Middleware = async (context, next) => {
   const { 'max-keys': _maxKeys, ...query } = context.query;

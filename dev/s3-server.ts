@@ -9,22 +9,25 @@ import { promisify } from 'node:util';
 const script = path.join(import.meta.dirname, 'ceph-rgw.sh');
 const packages = ['ceph-mon', 'ceph-osd', 'radosgw', 'ceph-common'];
 
-/** What tests read from `TEST_S3`, as JSON. */
+/** Address and users of the S3 server. Tests read it as JSON from `TEST_S3`. */
 export interface S3Server {
   readonly endpoint: string;
   readonly httpsEndpoint: string;
-  /** The certificate that signs itself, for clients that are told to trust it. */
+  /** Self-signed certificate that clients must trust explicitly. */
   readonly caFile: string;
   readonly region: string;
   readonly bucket: string;
   readonly users: Readonly<Record<S3User, { accessKeyId: string; secretAccessKey: string }>>;
-  /** For `radosgw-admin -c`. */
+  /** Configuration file for `radosgw-admin -c`. */
   readonly confFile: string;
 }
 
 export type S3User = 'full' | 'putOnly' | 'readOnly' | 'nothing';
 
-/** Why no S3 server can be started here, or null. Nothing is installed on a developer's machine. */
+/**
+ * Returns the reason why no S3 server can be started here, or null. In CI, missing packages are
+ * installed. On a developer's machine nothing is installed.
+ */
 export function whyNoS3Server(isCi: boolean): string | null {
   if (process.platform !== 'linux' || spawnSync('dpkg-query', ['--version']).status !== 0) {
     return 'the S3 server (Ceph RADOS Gateway) needs Debian or Ubuntu';
@@ -35,7 +38,7 @@ export function whyNoS3Server(isCi: boolean): string | null {
   return `not installed: ${missing.join(', ')} (apt-get install ${packages.join(' ')})`;
 }
 
-/** Starts the gateway with an empty store in a temporary directory; 10 to 30 s. */
+/** Starts the gateway with an empty store in a temporary directory. Takes 10 to 30 s. */
 export async function startS3Server(): Promise<{ server: S3Server; remove: () => Promise<void> }> {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-s3-'));
   const port = await freePortOfThree();
@@ -89,7 +92,7 @@ function isInstalled(name: string): boolean {
   return stdout.includes('\nStatus: install ok installed\n');
 }
 
-/** The gateway takes a port for http, the next for https, and the one after for its monitor. */
+/** Returns the first of three free ports in a row: for http, for https and for the monitor. */
 async function freePortOfThree(): Promise<number> {
   for (let attempt = 0; attempt < 50; attempt += 1) {
     const port = 20_000 + Math.floor(Math.random() * 10_000);

@@ -5,7 +5,7 @@ declare module '@20minutes/s3rver' {
 
   interface Options {
     readonly address: string;
-    /** 0 for a free port. */
+    /** 0 selects a free port. */
     readonly port: number;
     readonly silent: boolean;
     readonly directory: string;
@@ -16,7 +16,7 @@ declare module '@20minutes/s3rver' {
 
   class S3rver {
     constructor(options: Options);
-    /** Middleware of Koa, in order. */
+    /** Koa middleware, in the order of calls. */
     readonly middleware: S3rver.Middleware[];
     readonly httpServer: Server;
     run(): Promise<AddressInfo>;

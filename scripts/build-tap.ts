@@ -3,8 +3,9 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 /**
- * `tap build` fits tap to the plugins that package.json names. It takes tap apart while it works, so it must not run beside
- * a test; and once done for these versions it need not run again.
+ * Runs `tap build`, which builds tap with the plugins that package.json names. The build replaces
+ * files of tap, so it must not run during a test. A marker file skips it until package.json
+ * changes.
  */
 const root = path.join(import.meta.dirname, '..');
 const marker = path.join(root, 'node_modules/.cache/tap-built');

@@ -1,8 +1,11 @@
 /**
- * Fails when comments or documents need decoding: more than 4 marker words per 1,000 words in one
- * of the groups below, or a doc comment that does not stand alone. Prints the worst files first.
+ * Fails if comments or documents are hard to read. The limit is 4 marker words per 1,000 words in
+ * each of the groups below. A doc comment that does not stand alone fails too. Prints the worst
+ * files first.
  *
- *   node scripts/check-prose.ts [--list]     --list prints every marker with its place
+ *   node scripts/check-prose.ts [--list]
+ *
+ * `--list` prints every marker with its place.
  */
 import { globSync, readFileSync } from 'node:fs';
 import path from 'node:path';

@@ -1,4 +1,4 @@
-/** `npm run check`: every check runs, one after another; the exit code is 0 only when all of them passed. */
+/** Runs every check in turn (`npm run check`). The exit code is 0 only if all checks pass. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
@@ -7,7 +7,10 @@ const root = path.join(import.meta.dirname, '..');
 
 type Check = () => { ok: boolean; output: string };
 
-/** A program of node_modules, run by the Node that runs this; `.bin` links are shell scripts on some systems. */
+/**
+ * Returns a check that runs a script of node_modules with the current Node. Links in `.bin` cannot
+ * be used: they are shell scripts on some systems.
+ */
 function tool(script: string, ...args: string[]): Check {
   return () => {
     const env = {

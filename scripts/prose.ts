@@ -5,7 +5,7 @@
 import jsTokens from 'js-tokens';
 
 /**
- * Words and phrases that readers have to decode: an unnamed actor, an archaic word or a figure of
+ * Words and phrases that are hard to understand: an unnamed actor, an archaic word or a figure of
  * speech. A few are fine where they fit; many of them make a text hard to read.
  */
 const markers = [
