@@ -1,12 +1,18 @@
 /**
- * `npm test [-- files, folders, tap options]`: starts what the tests need, runs them with tap, stops everything.
- * What is in `test/faults` and `test/soak` takes long and runs only when asked for (`npm run test:faults`, `test:soak`).
+ * Starts the servers that the tests need, runs the tests with tap and stops everything.
+ *
+ *   npm test [-- files, folders, tap options]
+ *
+ * Tests in `test/faults` and `test/soak` take long. They run only on request: `npm run
+ * test:faults`, `npm run test:soak`.
  *
  * Environment:
- * - `TEST_DATABASE_URL`: a Postgres to use (its user may create databases) instead of starting one;
- * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start; default: the one that npm installed;
- * - `TEST_SCALE=full`: what is tried at random is tried as often as `npm run test:faults` does;
- * - `CI=true`: a missing S3 server is a failure, and it may be installed by apt.
+ * - `TEST_DATABASE_URL`: a Postgres to use instead of a new one. Its user must be able to create
+ * databases.
+ * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start. Default: the one of the npm
+ * package.
+ * - `TEST_SCALE=full`: random tests try as many cases as in `npm run test:faults`.
+ * - `CI=true`: installs a missing S3 server with apt, and fails without one.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -31,7 +37,8 @@ fs.mkdirSync(path.join(outputDirectory, 'logs'));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => interrupted.abort(signal));
 }
-// npm passes a signal on to a shell, which dies of it and tells nobody; then we have another parent.
+// npm passes a signal to a shell, which ends without passing it on. The parent process then
+// changes.
 const parent = process.ppid;
 setInterval(
   () => process.ppid === parent || interrupted.abort('the end of its parent'),
@@ -57,7 +64,7 @@ async function main(args: readonly string[]): Promise<number> {
   const options = args.filter(arg => arg.startsWith('-'));
   const files = testFiles(args.filter(arg => !arg.startsWith('-')));
   const preparing = [prepareDatabase(), prepareS3(files)] as const;
-  // Both have come to an end, well or badly, before anything is cleaned up.
+  // Waits for both starts, successful or not, before the clean-up.
   await Promise.allSettled(preparing);
   const [database, s3] = await Promise.all(preparing);
   interrupted.signal.throwIfAborted();
@@ -114,10 +121,10 @@ async function prepareS3(files: readonly string[]): Promise<S3> {
     cleanups.push(remove);
     return { env: { TEST_S3: JSON.stringify(server) }, leftOut: null };
   }
-  if (isCi) throw new Error(`The S3 server is needed here: ${reason}`);
+  if (isCi) throw new Error(`CI needs the S3 server: ${reason}`);
   return {
     env: {},
-    leftOut: `LEFT OUT: the checks against a real S3 server in ${users.join(', ')}: ${reason}`,
+    leftOut: `SKIPPED: the checks against a real S3 server in ${users.join(', ')}: ${reason}`,
   };
 }
 
@@ -130,10 +137,11 @@ async function runTap(
   const log = fs.createWriteStream(path.join(outputDirectory, 'logs/tap'));
   const report = createTapReport(text => process.stdout.write(text));
   const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');
-  // Many tests wait for time limits, so one more file than there are cores runs at once.
+  // Many tests wait for time limits, so the number of files at a time is one more than the cores.
   const jobs = `--jobs=${os.availableParallelism() + 1}`;
   const fixed = ['--disable-coverage', jobs, '--timeout=120', '--reporter=tap', '--no-color'];
-  // In a process group of its own, so that what tests leave running can be found and ended.
+  // tap runs in a process group of its own, so that processes that tests leave can be found and
+  // ended.
   const child = spawn(process.execPath, [tap, 'run', ...fixed, ...options, ...files], {
     cwd: root,
     env,
@@ -160,23 +168,22 @@ async function runTap(
   await new Promise(resolve => log.end(resolve));
   interrupted.signal.throwIfAborted();
 
-  // Checks of ours on the whole run; each that fails counts as one.
+  // Checks of the whole run. Each failed check counts as one failure.
   const faults = [...(leftRunning ? ['Tests left processes running.'] : []), ...printedSecrets()];
   const totals = report.totals();
   console.log('');
   for (const line of report.skipped) console.log(`skipped: ${line}`);
   if (s3.leftOut !== null) console.log(s3.leftOut);
   for (const fault of faults) console.log(`FAILED: ${fault}`);
-  if (totals === null) throw new Error(`tap ended with ${code} and without a summary`);
+  if (totals === null) throw new Error(`tap ended with ${code} without a summary`);
   const failed = totals.failed + faults.length;
-  if (code !== 0 && failed === 0)
-    throw new Error(`tap ended with ${code} although nothing is reported as failed`);
+  if (code !== 0 && failed === 0) throw new Error(`tap ended with ${code} although no test failed`);
   const skipped = totals.skipped === 0 ? '' : `, ${totals.skipped} skipped`;
   console.log(`${totals.passed} passed, ${failed} failed${skipped}`);
   return failed > 0 ? code || 1 : 0;
 }
 
-/** Looks through everything that tests, services and Postgres printed or logged. */
+/** Searches the output of tests, services and Postgres for secrets. */
 function printedSecrets(): string[] {
   const secrets = usedSecrets();
   return fs
@@ -191,7 +198,11 @@ function printedSecrets(): string[] {
     });
 }
 
-/** Ends what is left of tap's process group a moment after tap. @returns whether there was anything */
+/**
+ * Kills the processes that remain in tap's process group a moment after tap.
+ *
+ * @returns true if there were any
+ */
 async function endGroup(child: ChildProcess): Promise<boolean> {
   const deadline = Date.now() + 2_000;
   while (signalGroup(child, 0)) {

@@ -30,8 +30,8 @@ not ok 2 - test/bad.test.ts # time=3ms
 # time=5ms
 `;
 
-t.test('the report counts as tap counts, names what was skipped and shows what failed', async t => {
-  // In one piece and byte by byte, as pipes may deliver it.
+t.test('reports the counts of tap, the skipped checks and the failed checks', async t => {
+  // Whole and byte by byte, as pipes may deliver it.
   for (const chunks of [[tap], [...tap]]) {
     let printed = '';
     const report = createTapReport(text => {
@@ -46,7 +46,7 @@ t.test('the report counts as tap counts, names what was skipped and shows what f
   }
 });
 
-t.test('a run that tap did not sum up has no totals', async t => {
+t.test('reports no totals for a run without a summary of tap', async t => {
   const report = createTapReport(() => {});
   report.write('TAP version 14\n# Subtest: test/good.test.ts\n    ok 1 - one\n');
   t.equal(report.totals(), null);

@@ -13,10 +13,13 @@ import { startTestApp } from '../helpers/app.ts';
 const guide = fs.readFileSync(path.join(import.meta.dirname, '../../docs/ingest.md'), 'utf8');
 const app = await startTestApp(t, { now: '2026-03-01T23:00:00.000Z' });
 
-/** As the guide calls it. */
+/** Name of the file in the commands of the guide. */
 const fileName = 'company-adoption_acme_2026-03-01.csv.gz';
 
-/** What loaders stumble over: null beside empty, quotes, line breaks, backslashes, words that look like null. */
+/**
+ * Values that ingest programs often get wrong: null and empty, quotes, line breaks, backslashes,
+ * words that look like null.
+ */
 const names = [
   'Acme, Inc.',
   null,
@@ -45,7 +48,7 @@ const bodyOf = (companies: readonly (string | null)[]) =>
     )
     .join('');
 
-/** The SQL blocks of one chapter, in order. */
+/** Returns the SQL blocks of one chapter, in order. */
 function blocksOf(title: string): string[] {
   const chapter = guide.split(/^## /m).find(text => text.startsWith(`${title}\n`));
   const blocks = [...(chapter ?? '').matchAll(/^```sql\n(.*?)^```$/gms)].map(([, sql = '']) => sql);
@@ -64,7 +67,7 @@ async function exportTo(t: Tap, companies: readonly (string | null)[]): Promise<
 }
 type Tap = Pick<typeof t, 'testdir'>;
 
-/** The same question for every database; instants as text, so that no driver rounds them. */
+/** Query that every database runs. Instants are text, so that no driver rounds them. */
 const question = `
   select company_id, company_name, date::text as date, first_seen = timestamptz '2026-01-02 03:04:05.678+00' as seen_right,
     first_used is null as unused, stars_state, satisfaction, feedback_count::text as feedback_count, segment_names, segment_ids
@@ -89,7 +92,10 @@ const segments = [
   { segment_id: 's2', companies: '4' },
 ];
 
-/** What psql does with a line that starts with \copy: COPY FROM STDIN, fed from the output of the program. */
+/**
+ * Does what psql does for a line that starts with \copy: sends the output of a program to COPY FROM
+ * STDIN.
+ */
 async function runAsPsql(
   client: pg.Client,
   block: string,
@@ -116,10 +122,10 @@ async function runAsPsql(
   return rows;
 }
 
-t.test('PostgreSQL: the guide as printed keeps types, null and empty strings', async t => {
+t.test('keeps types, null and empty strings with the PostgreSQL commands of the guide', async t => {
   const directory = await exportTo(t, names);
   const [createTable = '', load = '', askSegments = '', ...rest] = blocksOf('PostgreSQL');
-  t.same(rest, [], 'every block is tried');
+  t.same(rest, [], 'the test runs every block');
   const client = new pg.Client({ connectionString: app.database.url });
   await client.connect();
   t.teardown(() => client.end());
@@ -138,14 +144,14 @@ t.test('PostgreSQL: the guide as printed keeps types, null and empty strings', a
   t.strictSame(
     (await client.query(question)).rows,
     expectedRows(names.slice(0, 3)),
-    'a day is replaced',
+    'the day was replaced',
   );
 });
 
-t.test('DuckDB: the guide as printed keeps types, null and empty strings', async t => {
+t.test('keeps types, null and empty strings with the DuckDB commands of the guide', async t => {
   const directory = await exportTo(t, names);
   const [createTable = '', load = '', askSegments = '', ...rest] = blocksOf('DuckDB');
-  t.same(rest, [], 'every block is tried');
+  t.same(rest, [], 'the test runs every block');
   const instance = await DuckDBInstance.create(':memory:');
   const connection = await instance.connect();
   t.teardown(() => {
@@ -154,7 +160,8 @@ t.test('DuckDB: the guide as printed keeps types, null and empty strings', async
   });
   const ask = async (sql: string) => (await connection.runAndReadAll(sql)).getRowObjectsJson();
 
-  // Where a name without a folder is looked for: the working directory of someone who follows the guide.
+  // DuckDB looks for a file name without a folder in the working directory, as for a reader of the
+  // guide.
   await connection.run(`set file_search_path = '${directory}'`);
   await connection.run(createTable);
   await connection.run(load);
@@ -164,5 +171,5 @@ t.test('DuckDB: the guide as printed keeps types, null and empty strings', async
   const fewer = await exportTo(t, names.slice(0, 3));
   await connection.run(`set file_search_path = '${fewer}'`);
   await connection.run(load);
-  t.strictSame(await ask(question), expectedRows(names.slice(0, 3)), 'a day is replaced');
+  t.strictSame(await ask(question), expectedRows(names.slice(0, 3)), 'the day was replaced');
 });

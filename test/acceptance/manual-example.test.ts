@@ -4,7 +4,7 @@ import { startTestApp } from '../helpers/app.ts';
 const app = await startTestApp(t, { now: '2026-03-02T10:00:00.000Z' });
 await app.putEnvironment('acme', 'pro');
 
-/** As the contract prints it (section 7). */
+/** The example of docs/file-format.md. */
 const example = `Company ID,Company Name,Feature Name,Feature ID,Date,First Seen,Last Seen,First Used,Last Used,STARS State Label,STARS State,Frequency Label,Frequency,Satisfaction Label,Satisfaction,Feedback Count,Segment Names,Segment IDs
 c1,"Acme, Inc.",Export,f1,2026-03-02,2025-11-01T09:00:00.000Z,2026-03-01T23:59:59.999Z,2025-12-01T00:00:00.000Z,2026-02-28T12:30:00.120Z,retained,3,weekly,2,satisfied,4,7,"All,""Paying, EU""","s1,s2"
 c2,,Export,f1,2026-03-02,2026-01-15T00:00:00.000Z,2026-01-15T00:00:00.000Z,,,never,1,never,0,not rated,,0,"",""
@@ -15,7 +15,7 @@ const body = `Segment IDs,Segment Names,Company ID,Company Name,Feature ID,Featu
 "s1,s2","All,""Paying, EU""",c1,"Acme, Inc.",f1,Export,2025-11-01T10:00+01:00,2026-03-01T23:59:59.9999999Z,2025-12-01,2026-02-28T12:30:00.12Z,3,2,4,7
 `;
 
-t.test('before anything is loaded the file is the header line alone', async t => {
+t.test('exports only the header line before the first ingest', async t => {
   const answer = await app.download('acme', 'today');
   t.equal(answer.status, 200);
   t.equal(answer.text, example.slice(0, example.indexOf('\n') + 1));
@@ -23,7 +23,7 @@ t.test('before anything is loaded the file is the header line alone', async t =>
   t.equal(answer.headers['x-missing-dates'], '2026-03-02');
 });
 
-t.test('the contract’s example comes out byte for byte', async t => {
+t.test('exports the example of docs/file-format.md byte for byte', async t => {
   const loaded = await app.load('acme', '2026-03-02', body);
   t.equal(loaded.status, 201, loaded.text);
   t.strictSame(loaded.json, {
@@ -44,7 +44,7 @@ t.test('the contract’s example comes out byte for byte', async t => {
   t.notOk('x-missing-dates' in answer.headers);
 });
 
-t.test('an exported file can be loaded back as it is', async t => {
+t.test('ingests an exported file without a change', async t => {
   const exported = (await app.download('acme', 'today')).body;
   for (let round = 1; round <= 2; round += 1) {
     const loaded = await app.load('acme', '2026-03-02', exported, {

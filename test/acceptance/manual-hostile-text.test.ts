@@ -94,7 +94,7 @@ const hostile = [
 ];
 
 function fullOf(text: string, index: number): AdoptionRow {
-  // IDs of segments may not hold commas.
+  // IDs of segments must not contain commas.
   const segmentId = text.replaceAll(',', ';');
   return adoptionRow({
     companyId: text,
@@ -114,12 +114,12 @@ async function roundTrips(t: Test, rows: readonly AdoptionRow[]): Promise<string
     t.ok(loaded.status === 200 || loaded.status === 201, `${round}: ${loaded.text.slice(0, 300)}`);
     t.equal(loaded.json.rowCount, rows.length);
     body = (await app.download('acme', 'today')).text;
-    t.ok(body === expected, `${round} time: byte for byte`);
+    t.ok(body === expected, `${round} time: the same bytes`);
   }
   return body;
 }
 
-t.test('hostile text in every field, three times around', async t => {
+t.test('keeps hostile text in every field over three exports and ingests', async t => {
   const rows = hostile.map(fullOf);
   const file = await roundTrips(t, rows);
 
@@ -153,8 +153,8 @@ t.test('hostile text in every field, three times around', async t => {
   }
 });
 
-t.test('a reader from a package finds the same text, null and empty being one to it', async t => {
-  // It drops blanks that are a field of their own, against RFC 4180.
+t.test('gives a CSV package the same text, apart from null and empty', async t => {
+  // The package drops fields that consist of blanks, contrary to RFC 4180.
   const rows = hostile.filter(text => /\S/.test(text)).map(fullOf);
   const file = await roundTrips(t, rows);
   const foreign: string[][] = [];
@@ -170,7 +170,7 @@ t.test('a reader from a package finds the same text, null and empty being one to
   );
 });
 
-t.test('null, empty, and what looks like either', async t => {
+t.test('distinguishes null, the empty string and text that looks like null', async t => {
   const names = [null, '', ' ', '""', 'NULL', '\\N', "''", 'null'];
   const rows = names.map((companyName, index) =>
     adoptionRow({ companyId: `c${index}`, companyName, featureName: companyName ?? '' }),
@@ -187,7 +187,7 @@ t.test('null, empty, and what looks like either', async t => {
   );
 });
 
-t.test('names of 100 kB and ids of 1 kB', async t => {
+t.test('keeps names of 100 kB and ids of 1 kB', async t => {
   const rows = ['x', '"', ',', '\n', 'é', '😀', '"\r\n'].map((text, index) =>
     adoptionRow({
       companyId: `${index}${'i'.repeat(1023)}`,
@@ -201,7 +201,7 @@ t.test('names of 100 kB and ids of 1 kB', async t => {
   await roundTrips(t, rows);
 });
 
-t.test('segments: none, one that is empty, several', async t => {
+t.test('keeps no segments, one empty segment and several segments', async t => {
   const lists: (readonly [names: string[], ids: string[]])[] = [
     [[], []],
     [[''], ['s1']],
@@ -230,7 +230,7 @@ t.test('segments: none, one that is empty, several', async t => {
   );
 });
 
-t.test('an id of the environment that asks for trouble, and its neighbours', async t => {
+t.test('keeps environments apart whose ids contain SQL and similar characters', async t => {
   for (const id of ['a', 'A', 'a-b_c', '0', 'x'.repeat(64), '1e5', 'null', 'snapshots']) {
     await app.putEnvironment(id, 'pro');
     const rows = [adoptionRow({ companyName: `of ${id}` })];

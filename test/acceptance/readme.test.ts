@@ -22,7 +22,7 @@ t.test('exports what docs/ingest-by-sql.md writes, and replaces it', async t => 
   const [partition = '', load = '', ...rest] = [...sqlGuide.matchAll(/^```sql\n(.*?)^```$/gms)].map(
     ([, sql = '']) => sql,
   );
-  t.same(rest, [], 'every block is tried');
+  t.same(rest, [], 'the test runs every block');
   const version = async () =>
     (await app.database.pool.query<{ version: string }>('select version from snapshots')).rows[0]
       ?.version;
@@ -36,7 +36,7 @@ t.test('exports what docs/ingest-by-sql.md writes, and replaces it', async t => 
 
   await app.database.pool.query(load);
   t.equal((await app.download('acme', 'today')).text, first.text);
-  t.not(await version(), before, 'the registry tells that the day has changed');
+  t.not(await version(), before, 'the registry has a new version of the day');
 });
 
 t.test(
@@ -57,7 +57,7 @@ t.test(
   },
 );
 
-t.test('every curl command of the guide fails when the service answers with an error', async t => {
+t.test('makes each curl command of the guide fail on an error answer', async t => {
   const blocks = [...gettingStarted.matchAll(/^```sh\n(.*?)^```$/gms)].map(
     ([, block = '']) => block,
   );
@@ -85,7 +85,7 @@ t.test('every curl command of the guide fails when the service answers with an e
   t.equal(await run('wrong-token-wrong-token-wrong-token'), 22);
 });
 
-t.test('the README table names exactly the required variables', async t => {
+t.test('the table of the README names exactly the required variables', async t => {
   const example = read('.env.example');
   const names = [...example.matchAll(/^([A-Z][A-Z0-9_]+)=/gm)].map(([, name]) => name);
   const table = readme.split('| variable | meaning |')[1]?.split('\n\n')[0] ?? '';
@@ -95,7 +95,7 @@ t.test('the README table names exactly the required variables', async t => {
   t.same(documented.sort(), names.sort());
 });
 
-t.test('docs/security.md names tests that are there', async t => {
+t.test('docs/security.md names only test files that exist', async t => {
   const page = read('docs/security.md');
   const named = [
     ...new Set([...page.matchAll(/`(test\/[\w./-]+\.ts)`/g)].map(([, file = '']) => file)),

@@ -46,7 +46,7 @@ const send = (path: string, method: string, json?: unknown, token?: string) =>
     ...(token === undefined ? {} : { token }),
   });
 
-t.test('an environment: created, changed, changed in nothing, deleted', async t => {
+t.test('records the creation, each real change and the deletion of an environment', async t => {
   await send('acme', 'PUT', { name: 'Acme', plan: 'free' });
   t.strictSame(await fresh(), [line({ action: 'environment.created', details: { plan: 'free' } })]);
   await send('acme', 'PUT', { name: 'Acme', plan: 'pro' });
@@ -69,30 +69,27 @@ t.test('an environment: created, changed, changed in nothing, deleted', async t 
   ]);
 });
 
-t.test(
-  'many who create and change one environment at once: each change has its line, in order',
-  async t => {
-    const plans = ['free', 'pro', 'enterprise'] as const;
-    const answers = await Promise.all(
-      Array.from({ length: 12 }, (_, index) =>
-        send('race', 'PUT', { name: 'x', plan: plans[index % 3] }),
-      ),
-    );
-    t.equal(answers.filter(({ status }) => status === 201).length, 1);
-    const lines = await fresh();
-    t.equal(lines[0]?.['action'], 'environment.created');
-    let plan = (lines[0] as { details: { plan: string } }).details.plan;
-    for (const { action, details } of lines.slice(1)) {
-      t.equal(action, 'environment.updated');
-      const told = (details as { plan: { before: string; after: string } }).plan;
-      t.equal(told.before, plan);
-      plan = told.after;
-    }
-    t.equal((await app.call('/v1/environments/race')).json.plan, plan);
-  },
-);
+t.test('records concurrent changes of one environment in their order', async t => {
+  const plans = ['free', 'pro', 'enterprise'] as const;
+  const answers = await Promise.all(
+    Array.from({ length: 12 }, (_, index) =>
+      send('race', 'PUT', { name: 'x', plan: plans[index % 3] }),
+    ),
+  );
+  t.equal(answers.filter(({ status }) => status === 201).length, 1);
+  const lines = await fresh();
+  t.equal(lines[0]?.['action'], 'environment.created');
+  let plan = (lines[0] as { details: { plan: string } }).details.plan;
+  for (const { action, details } of lines.slice(1)) {
+    t.equal(action, 'environment.updated');
+    const told = (details as { plan: { before: string; after: string } }).plan;
+    t.equal(told.before, plan);
+    plan = told.after;
+  }
+  t.equal((await app.call('/v1/environments/race')).json.plan, plan);
+});
 
-t.test('keys: made and revoked; the secret is nowhere', async t => {
+t.test('records the creation and revocation of a key without its secret', async t => {
   await app.putEnvironment('acme', 'pro');
   await fresh();
   const body = { name: 'loader', scopes: ['exports:read'], expiresAt: '2027-01-01T00:00:00Z' };
@@ -141,7 +138,7 @@ t.test('records each version of a snapshot and its deletion by a key', async t =
   ]);
 });
 
-t.test('what is refused leaves no line', async t => {
+t.test('records no refused request', async t => {
   const reader = await app.makeKey('acme', ['exports:read']);
   await fresh();
   const refused = [
@@ -161,7 +158,7 @@ t.test('what is refused leaves no line', async t => {
   t.strictSame(await fresh(), []);
 });
 
-t.test('neither the change nor its line without the other', async t => {
+t.test('commits a change and its line together or not at all', async t => {
   const { pool } = app.database;
   const key = await app.makeKey('acme', ['exports:read']);
   await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
@@ -198,7 +195,7 @@ t.test('neither the change nor its line without the other', async t => {
   t.strictSame(await fresh(), []);
 });
 
-t.test('the list: newest first, page by page, filtered; for the operator alone', async t => {
+t.test('lists lines newest first, in pages and filtered, for the operator only', async t => {
   await app.putEnvironment('listed', 'pro');
   for (let count = 0; count < 4; count += 1) await app.makeKey('listed', ['exports:read']);
   await app.putEnvironment('listed', 'free');
@@ -246,7 +243,11 @@ t.test('the list: newest first, page by page, filtered; for the operator alone',
 
   await send('listed', 'DELETE');
   const after = await pages('&environmentId=listed');
-  t.equal(after.length, ofListed.length + 1, 'they outlive the environment');
+  t.equal(
+    after.length,
+    ofListed.length + 1,
+    'the lines stay after the deletion of the environment',
+  );
   t.ok(after.some(({ action }) => action === 'environment.deleted'));
 
   for (const query of [
@@ -262,7 +263,7 @@ t.test('the list: newest first, page by page, filtered; for the operator alone',
   t.equal(
     (await app.call('/v1/audit-log', { token: member.token })).status,
     401,
-    'it died with its environment',
+    'the key was deleted with its environment',
   );
   const reader = await app.makeKey('acme', ['exports:write']);
   t.equal(

@@ -18,7 +18,7 @@ const provider = {
 
 const keyBytes = (entry: string) => Buffer.from(entry.slice(entry.indexOf(':') + 1), 'base64');
 
-t.test('reads the required variables and takes the default of each other one', async t => {
+t.test('reads the required variables and uses the default of each other variable', async t => {
   const { encryptionKeys, adminToken, ...rest } = readConfig(least);
   t.strictSame(rest, {
     databaseUrl: least.DATABASE_URL,
@@ -47,7 +47,7 @@ t.test('reads the required variables and takes the default of each other one', a
   t.equal(encryptionKeys[0].key.length, 32);
 });
 
-t.test('traces if a standard variable of OpenTelemetry asks for it', async t => {
+t.test('enables tracing if a standard variable of OpenTelemetry is set', async t => {
   const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:4318' };
   for (const [env, wanted] of [
     [{}, false],
@@ -116,7 +116,7 @@ t.test('reads every variable', async t => {
   t.strictSame(
     config.encryptionKeys.map(({ id }) => id),
     ['2025b', '2026a'],
-    'the first is the one that encrypts',
+    'the first key encrypts',
   );
 });
 
@@ -253,7 +253,7 @@ t.test(
         t.notMatch(error.message, '\n');
         t.notOk(
           value !== undefined && value !== '' && error.message.includes(value),
-          'shows the value',
+          'the message shows the value',
         );
       }
     }

@@ -49,7 +49,7 @@ function assertOneLine(t: Test, result: Result, pattern: RegExp): void {
   t.notMatch(result.stderr, /secret-word/);
 }
 
-t.test('migrate and start refuse a database that is not UTF8', async t => {
+t.test('migrate and start refuse a database whose encoding is not UTF8', async t => {
   const { url, pool, name } = await createTestDatabase(t);
   for (const encoding of ['LATIN1', 'SQL_ASCII']) {
     const other = `${name}_${encoding.toLowerCase()}`;
@@ -66,7 +66,7 @@ t.test('migrate and start refuse a database that is not UTF8', async t => {
   }
 });
 
-t.test('migrate prints one line about a URL that does not work', async t => {
+t.test('migrate prints one line for a URL that does not work', async t => {
   const { url, pool, name } = await createTestDatabase(t);
   const port = await freePort();
   const closedRole = `${name}_role`;
@@ -116,7 +116,7 @@ else {
     }
   }
 
-  t.test('migrate works through PgBouncer in session mode, also the fourth time', async t => {
+  t.test('migrate succeeds four times through PgBouncer in session mode', async t => {
     const { url } = await startPgBouncer(t, 'session', 20);
     for (let time = 0; time < 4; time += 1) t.strictSame(await migrateToLatest(url), []);
   });

@@ -15,7 +15,7 @@ const pool = createPool({
 });
 t.teardown(() => pool.end());
 
-t.test('a connection is ready when it is handed out: limit set, nothing under way', async t => {
+t.test('gives out a connection with its time limit set and no query in progress', async t => {
   const warnings: string[] = [];
   const listen = (warning: Error) => warnings.push(warning.message);
   process.on('warning', listen);
@@ -26,7 +26,7 @@ t.test('a connection is ready when it is handed out: limit set, nothing under wa
   t.strictSame(warnings, []);
 });
 
-t.test('dates stay text and counts become numbers', async t => {
+t.test('returns dates as text and counts as numbers', async t => {
   const { rows } = await pool.query({
     text: `select '2026-03-01'::date as day, 5000000000::bigint as count, '{2026-03-01}'::date[] as days`,
   });
@@ -34,7 +34,7 @@ t.test('dates stay text and counts become numbers', async t => {
   t.equal(rows[0].count, 5_000_000_000);
 });
 
-t.test('a statement that takes too long is unavailability, not a fault', async t => {
+t.test('treats a statement timeout as unavailability, not as a fault', async t => {
   const error = await pool.query('select pg_sleep(30)').then(
     () => null,
     (thrown: unknown) => thrown,
@@ -42,7 +42,7 @@ t.test('a statement that takes too long is unavailability, not a fault', async t
   t.ok(isDatabaseUnavailable(error));
 });
 
-t.test('a connection that breaks while idle is told and replaced', async t => {
+t.test('reports and replaces a connection that breaks while it is idle', async t => {
   await pool.query('select 1');
   const killed = await database.pool.query(
     `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'under test'`,
@@ -52,7 +52,7 @@ t.test('a connection that breaks while idle is told and replaced', async t => {
   t.equal((await pool.query('select 1 as one')).rows[0].one, 1);
 });
 
-t.test('a connection that breaks under a query fails that query alone', async t => {
+t.test('fails only the query whose connection breaks', async t => {
   const error = await pool.query('select pg_terminate_backend(pg_backend_pid())').then(
     () => null,
     (thrown: unknown) => thrown,
@@ -74,7 +74,7 @@ t.test('nobody there', async t => {
   await nowhere.end();
 });
 
-t.test('what is not unavailability', async t => {
+t.test('does not treat SQL errors and unknown errors as unavailability', async t => {
   const client = await pool.connect();
   for (const text of ['select 1/0', 'select nothing', 'selec', `select 'x'::int`]) {
     const error = await client.query(text).catch((thrown: unknown) => thrown);

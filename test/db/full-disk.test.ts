@@ -48,7 +48,7 @@ t.test('answers 503 while the disk of the database is full', async t => {
   t.strictSame((await app.call('/v1/environments/acme/snapshots')).json.items, []);
 });
 
-t.test('counts every shortage of the server as unavailability', async t => {
+t.test('treats every resource shortage of the server as unavailability', async t => {
   for (const code of ['53000', '53100', '53200', '53300', '53400', '58030']) {
     const error = Object.assign(new DatabaseError('shortage', 1, 'error'), { code });
     t.ok(isDatabaseUnavailable(error), code);

@@ -4,7 +4,7 @@ import { createApiKey } from '../../src/environments/auth/api-keys-repository.ts
 import { toAppError } from '../../src/http/error-handler.ts';
 import { startTestApp } from '../helpers/app.ts';
 
-t.test('what would belong to an environment that was deleted meanwhile is not found', async t => {
+t.test('answers not_found if the environment of a new key was deleted meanwhile', async t => {
   const app = await startTestApp(t);
   const input = {
     environmentId: 'gone',

@@ -3,7 +3,7 @@ import { installJobQueue, runQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 
-t.test('several processes may migrate an empty database at once', async t => {
+t.test('installs the job queue while several processes migrate an empty database', async t => {
   const { url, pool, name } = await createTestDatabase(t);
   const empty = `${name}_empty`;
   await pool.query(`create database ${empty} template template0`);
@@ -18,7 +18,7 @@ t.test('several processes may migrate an empty database at once', async t => {
   t.ok(migrated.flat().length > 2);
 });
 
-t.test('installing again brings the queues back to what the code says', async t => {
+t.test('restores the settings of the queues when it is installed again', async t => {
   const { url, pool } = await createTestDatabase(t);
   const read = async () =>
     (await pool.query('select * from pgboss.queue where name = $1', [runQueue])).rows.map(

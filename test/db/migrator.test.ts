@@ -9,7 +9,7 @@ const adminUrl = process.env['TEST_POSTGRES_URL'] ?? '';
 const files = fs.readdirSync(path.join(import.meta.dirname, '../../migrations'));
 const names = files.map(file => path.basename(file, '.ts')).sort();
 
-t.test('several processes at once migrate an empty database once', async t => {
+t.test('migrates an empty database once if several processes start together', async t => {
   const admin = new pg.Client({ connectionString: adminUrl });
   await admin.connect();
   const name = `whx_migrate_${randomBytes(6).toString('hex')}`;
@@ -19,8 +19,12 @@ t.test('several processes at once migrate an empty database once', async t => {
     url.pathname = `/${name}`;
     const done = await Promise.all(Array.from({ length: 4 }, () => migrateToLatest(url.href)));
     t.strictSame(done.flat().sort(), names);
-    t.equal(done.filter(migrated => migrated.length > 0).length, 1, 'one did it all');
-    t.strictSame(await migrateToLatest(url.href), [], 'again is nothing');
+    t.equal(
+      done.filter(migrated => migrated.length > 0).length,
+      1,
+      'one process ran all migrations',
+    );
+    t.strictSame(await migrateToLatest(url.href), [], 'another call migrates nothing');
   } finally {
     await admin.query(`drop database ${name}`);
     await admin.end();

@@ -5,7 +5,7 @@ import { startApp, type TestApp } from '../helpers/app.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
 
-/** Waits for the status: probes share one look-up for a second. */
+/** Waits until readiness has this status. Probes share one look-up for a second. */
 const becomesReady = (app: TestApp, status: number) =>
   eventually(async () => (await app.call('/health/ready')).status === status, `ready ${status}`);
 
@@ -21,7 +21,7 @@ t.test('readiness names npm run migrate while migrations are pending', async t =
   t.equal(before.status, 503);
   t.match(before.json.detail, /npm run migrate/);
   const list = await app.call('/v1/environments');
-  t.equal(list.status, 503, 'a request needs tables');
+  t.equal(list.status, 503, 'a request that needs tables');
   t.match(list.json.detail, /npm run migrate/);
 
   await migrateToLatest(databaseUrl);
@@ -35,7 +35,7 @@ t.test('readiness names npm run migrate while the schema is older than the code'
   t.equal((await app.call('/health/ready')).status, 200);
 
   await pool.query(`insert into kysely_migration values ('9999-of-a-later-version', '')`);
-  t.equal((await app.call('/health/ready')).status, 200, 'a newer schema is served');
+  t.equal((await app.call('/health/ready')).status, 200, 'the service accepts a newer schema');
 
   const { rows } = await pool.query(
     `delete from kysely_migration where name like '0007%' returning name`,

@@ -13,7 +13,7 @@ import { eventually } from '../helpers/raw-http.ts';
 
 t.setTimeout(300_000);
 
-/** Defaults that a database or a role may have. None may change an answer. */
+/** Defaults of a database or a role that must not change any answer. */
 const hostileProfiles: readonly Readonly<Record<string, string>>[] = [
   {
     DateStyle: `'German'`,
@@ -64,7 +64,9 @@ const rows = [
 ];
 const today = '2026-03-02';
 
-/** Asks every kind of route and returns the answers without what differs from run to run. */
+/**
+ * Calls every kind of route. Returns the answers without the values that differ from run to run.
+ */
 async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
   const answers: string[] = [];
   const id = `acme-${randomBytes(4).toString('hex')}`;
@@ -129,7 +131,7 @@ async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
   return answers.map(answer => answer.replaceAll(id, 'acme'));
 }
 
-/** Replaces random ids, secrets and instants near the machine's clock. */
+/** Replaces random ids, secrets and instants near the current time. */
 function masked(text: string): string {
   return text
     .replaceAll(/[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}/g, '<uuid>')
@@ -145,16 +147,16 @@ const plain = await createTestDatabase(t);
 await plain.pool.query('create schema elsewhere');
 const expected = await askEverything(await startApp(t, { databaseUrl: plain.url }), plain.pool);
 
-t.test('the answers without hostile settings are the wanted ones', async t => {
+t.test('the answers without hostile settings are correct', async t => {
   const failed = expected.filter(answer => !/: (200|201|204|\{)/.test(answer));
   t.equal(failed.length, 2, failed.join('\n'));
   t.match(failed[0], /^invalid: 422/);
-  t.match(failed[1], /runs: 409/, 'the run of the tick is unfinished');
+  t.match(failed[1], /runs: 409/, 'the run of the tick has not finished');
 });
 
 for (const profile of hostileProfiles) {
   const names = Object.entries(profile).map(entry => entry.join(' = '));
-  t.test(`answers stay the same with ${names.join(', ')} on the database`, async t => {
+  t.test(`gives the same answers with ${names.join(', ')} set on the database`, async t => {
     for (const [name, value] of Object.entries(profile)) {
       await plain.pool.query(`alter database ${plain.name} set ${name} = ${value}`);
     }
@@ -165,7 +167,7 @@ for (const profile of hostileProfiles) {
   });
 }
 
-t.test('migrate, worker and job queue stay the same with every setting on a role', async t => {
+t.test('migrate, worker and job queue work with every setting on a role', async t => {
   const database = await createTestDatabase(t);
   const role = `whx_role_${randomBytes(4).toString('hex')}`;
   const empty = `${database.name}_empty`;

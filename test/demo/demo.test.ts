@@ -16,14 +16,14 @@ t.setTimeout(180_000);
 interface RunningDemo {
   readonly child: ChildProcess;
   readonly port: number;
-  /** Where it makes its temporary directory; its path is an argument of every process that it starts. */
+  /** Folder for temporary files. Its path is an argument of every process that the demo starts. */
   readonly temporary: string;
-  /** Resolves once this text was printed; rejects when the demo ends before. */
+  /** Resolves once stdout contains the text. Rejects if the demo ends earlier. */
   readonly until: (wanted: string) => Promise<string>;
   readonly stderr: () => string;
 }
 
-/** In a process group of its own, as a terminal starts it. */
+/** Starts the demo in a process group of its own, as a terminal does. */
 async function start(
   t: Test,
   command: string,
@@ -31,7 +31,7 @@ async function start(
   port?: number,
 ): Promise<RunningDemo> {
   const temporary = fs.mkdtempSync(path.join(os.tmpdir(), 'whx-demo-test-'));
-  // Postgres runs as another user when this is root.
+  // Postgres runs as another user if the test runs as root.
   fs.chmodSync(temporary, 0o755);
   const freePort = port ?? (await findFreePort());
   const child = spawn(command, args, {
@@ -42,7 +42,7 @@ async function start(
       ...process.env,
       PATH: `${path.dirname(process.execPath)}:${process.env['PATH']}`,
       NODE_OPTIONS: '',
-      // npm's own, which it would leave in TMPDIR.
+      // Disables the compile cache of npm, which npm would leave in TMPDIR.
       NODE_DISABLE_COMPILE_CACHE: '1',
       PORT: String(freePort),
       TMPDIR: temporary,
@@ -82,7 +82,10 @@ async function findFreePort(): Promise<number> {
   return port;
 }
 
-/** The main process that npm's shell has started, and all else that has the demo's directory in its arguments. */
+/**
+ * Returns the main process below npm's shell, and all processes with the demo's folder in their
+ * arguments.
+ */
 async function processesOf(demo: RunningDemo): Promise<string[]> {
   const ps = spawn('ps', ['-axo', 'pid,pgid,args'], { stdio: ['ignore', 'pipe', 'inherit'] });
   const lines = (await text(ps.stdout)).split('\n');
@@ -115,76 +118,73 @@ function runInBash(command: string): Promise<{ code: unknown; stdout: string; st
   );
 }
 
-/** What each line of the tour must show, by its title. */
+/** Expected output of each command of the tour, by its title. */
 const expected: Readonly<Record<string, RegExp>> = {
   'The list of exports': /^\{"items":\[\{"aggregation":"today".*"6-months-weekly".*\]/,
-  'Today, the first lines': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
-  'Each of the last 30 days, saved under the name that the service proposes':
+  'The first lines of today’s file': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
+  'The last 30 days, saved under the file name that the service sends':
     /^\d{4,} \/.*\/demo-pro_30-days-daily_\d{4}-\d\d-\d\d\.csv\n$/,
-  'Three months of weeks, the rows of each Sunday counted': /^( +\d+ \d{4}-\d\d-\d\d\n){5,14}$/,
-  'Six months of weeks: the number of rows before the first byte':
+  'Three months in weeks: the number of rows of each Sunday': /^( +\d+ \d{4}-\d\d-\d\d\n){5,14}$/,
+  'Six months in weeks: the headers, with the number of rows':
     /^HTTP\/1\.1 200 OK\r\n(?:.|\s)*x-total-rows: \d+\r\n/i,
-  'The same as a gzip file': /^c0000\d\d,.*\nc0000\d\d,.*\n$/,
+  'Six months in weeks as a gzip file': /^c0000\d\d,.*\nc0000\d\d,.*\n$/,
   'The 18 columns': /^ +1\tCompany ID\n(?:.|\s)* +18\tSegment IDs\n$/,
-  'A link that a browser can follow without a key, for five minutes':
+  'A link that works without a key for five minutes, for a browser':
     /^http:\/\/127\.0\.0\.1:\d+\/v1\/downloads\/\S+\nCompany ID,.*\nc000001,.*\nc000001,.*\n$/,
-  'A plan that does not include it: 403 plan_upgrade_required':
+  'A plan without this export: 403 plan_upgrade_required':
     /"status":403.*"code":"plan_upgrade_required".*"requiredPlan":"pro"/,
   'A key of another environment: 404, as if the environment did not exist':
     /"status":404.*"code":"not_found"/,
-  'Save with a key that the bucket does not know: refused, with what to change':
+  'Save with a wrong key: refused, and the answer says what to change':
     /"code":"storage_validation_failed".*"storageError":\{"code":"access_key_not_recognised","message":".+","hint":".+"/,
-  'Save with the right key: the service has tried to list and to write':
+  'Save with the right key: the service lists and writes as a test, then saves':
     /^\{"id":"(?!.*secretAccessKey).*"status":\{"status":"never ran before"/,
   'A config that works: its last run, and when it runs next':
     /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null,"turnedOff":null\}/,
-  'A config whose bucket is gone: the error of its last run':
+  'A config whose bucket was deleted: the error of its last run':
     /^\{"status":"failed",.*"lastSuccessfulRunAt":null,.*"error":\{"code":"bucket_not_found"/,
   'Run now': /^\{"id":.*"trigger":"manual".*"state":"(queued|running)"/,
-  'The runs, newest first: one of last night, the others by hand':
+  'The runs, newest first: last night’s scheduled run and the manual runs':
     /"trigger":"manual".*"trigger":"schedule","slot":"\d{4}-\d\d-\d\dT00:00:00.000Z".*"trigger":"manual"/,
   'The objects in the bucket':
     /^exports\/_manifest\/company-adoption_demo-enterprise_\S+\.json\n(.*\n)*exports\/company-adoption_demo-enterprise_\S+\.csv\n/,
-  'The file of last night': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
+  'The file of last night’s run': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
 };
 
-t.test(
-  'npm run demo: every printed line works as it stands, and Ctrl-C leaves nothing behind',
-  async t => {
-    const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '40']);
-    const stdout = await demo.until('Ctrl-C stops the demo');
-    const commands = new Map(
-      [...stdout.matchAll(/^# (.+)\n((?:.+\n)+)/gm)].map(([, title = '', lines = '']) => [
-        title,
-        lines,
-      ]),
-    );
-    const variables = stdout.match(/^(api|\w+_key)=.+$/gm) ?? [];
-    t.equal(variables.length, 4);
-    const tooWide = stdout.split('\n').filter(line => line.length > 100);
-    t.same(tooWide, [], 'every line fits in 100 columns');
-    t.same(
-      [...commands.keys()].sort(),
-      Object.keys(expected).sort(),
-      'each line has its expectation',
-    );
-    for (const [title, line] of commands) {
-      await t.test(title, async t => {
-        const { code, stdout, stderr } = await runInBash(`${variables.join('\n')}\n${line}`);
-        t.equal(code, 0);
-        t.equal(stderr, '');
-        t.match(stdout, expected[title] ?? /never/);
-      });
-    }
+t.test('prints commands that work as printed, and deletes everything on Ctrl-C', async t => {
+  const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '40']);
+  const stdout = await demo.until('Ctrl-C stops the demo');
+  const commands = new Map(
+    [...stdout.matchAll(/^# (.+)\n((?:.+\n)+)/gm)].map(([, title = '', lines = '']) => [
+      title,
+      lines,
+    ]),
+  );
+  const variables = stdout.match(/^(api|\w+_key)=.+$/gm) ?? [];
+  t.equal(variables.length, 4);
+  const tooWide = stdout.split('\n').filter(line => line.length > 100);
+  t.same(tooWide, [], 'every line fits in 100 columns');
+  t.same(
+    [...commands.keys()].sort(),
+    Object.keys(expected).sort(),
+    'each command has an expected output',
+  );
+  for (const [title, line] of commands) {
+    await t.test(title, async t => {
+      const { code, stdout, stderr } = await runInBash(`${variables.join('\n')}\n${line}`);
+      t.equal(code, 0);
+      t.equal(stderr, '');
+      t.match(stdout, expected[title] ?? /never/);
+    });
+  }
 
-    // A terminal sends Ctrl-C to the whole group: npm, its shell and the demo.
-    process.kill(-(demo.child.pid ?? 0), 'SIGINT');
-    await assertNothingLeft(t, demo);
-    t.notMatch(demo.stderr(), /error/i);
-  },
-);
+  // A terminal sends Ctrl-C to the whole group: npm, its shell and the demo.
+  process.kill(-(demo.child.pid ?? 0), 'SIGINT');
+  await assertNothingLeft(t, demo);
+  t.notMatch(demo.stderr(), /error/i);
+});
 
-t.test('the second of two demos on one port prints one line', async t => {
+t.test('prints one line if another demo uses the port', async t => {
   const first = await start(t, process.execPath, [main, '--days', '5']);
   await first.until('Starting Postgres');
   const second = await start(t, process.execPath, [main, '--days', '5'], first.port);
@@ -197,7 +197,7 @@ t.test('the second of two demos on one port prints one line', async t => {
   t.same(await exit, [0, null]);
 });
 
-t.test('SIGTERM while it is still loading leaves nothing behind', async t => {
+t.test('deletes everything on SIGTERM during the ingests', async t => {
   const demo = await start(t, process.execPath, [main]);
   await demo.until('Loading demo-free');
   t.ok(
@@ -210,7 +210,7 @@ t.test('SIGTERM while it is still loading leaves nothing behind', async t => {
   await assertNothingLeft(t, demo);
 });
 
-t.test('when Postgres dies on the way, the demo says so and cleans up', async t => {
+t.test('reports a killed Postgres and deletes everything', async t => {
   const demo = await start(t, process.execPath, [main]);
   await demo.until('Loading demo-free');
   const postmaster = (await processesOf(demo)).find(line => line.includes('postgres'));
@@ -221,7 +221,7 @@ t.test('when Postgres dies on the way, the demo says so and cleans up', async t 
   await assertNothingLeft(t, demo);
 });
 
-t.test('a port that is taken gives one clear line, before anything is started', async t => {
+t.test('prints one line and starts nothing if the port is taken', async t => {
   const server = net.createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as net.AddressInfo;

@@ -47,7 +47,7 @@ function rowsOn(date: string, of: Story = story): Row[] {
 const csvOf = (of: Story, date: string) => buffer(snapshotCsv(of, snapshotInstant(date, now)));
 const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
 
-t.test('a story of N days has N closed days and today, oldest first', t => {
+t.test('gives a story of N days N closed days and today, oldest first', t => {
   t.equal(dates.length, 121);
   t.equal(dates[0], '2025-11-02');
   t.equal(dates.at(-2), '2026-03-01');
@@ -58,7 +58,7 @@ t.test('a story of N days has N closed days and today, oldest first', t => {
 });
 
 t.test(
-  'equal stories give equal bytes, whatever day was made before; another seed gives others',
+  'gives equal bytes for equal stories in any order of days, and others for another seed',
   async t => {
     const first = sha256(await csvOf(story, '2026-01-15'));
     await csvOf(story, '2026-03-01');
@@ -67,7 +67,7 @@ t.test(
   },
 );
 
-t.test('each row is consistent in itself', t => {
+t.test('generates rows without contradictions', t => {
   for (const date of dates.filter((_, day) => day % 10 === 0)) {
     const end = snapshotInstant(date, now);
     for (const row of rowsOn(date)) {
@@ -81,14 +81,16 @@ t.test('each row is consistent in itself', t => {
           row.firstUsed > (row.lastUsed ?? 0) &&
           'first used after last used',
         (row.lastUsed ?? 0) > row.lastSeen && 'used after last seen',
-        used === (row.starsState === 1) && 'never is for those who never used it',
+        used === (row.starsState === 1) && 'the state never contradicts the use',
         (row.starsState === 1 || row.starsState === 4) !== (row.frequency === 0) &&
-          'frequency against state',
-        !used && (row.satisfaction !== null || row.feedbackCount > 0) && 'an opinion without use',
+          'frequency contradicts the state',
+        !used &&
+          (row.satisfaction !== null || row.feedbackCount > 0) &&
+          'satisfaction or feedback without use',
         row.satisfaction !== null &&
           !(row.satisfaction >= 1 && row.satisfaction <= 5) &&
           'satisfaction range',
-        !Number.isInteger(row.feedbackCount) && 'feedback is a count',
+        !Number.isInteger(row.feedbackCount) && 'feedback is not a whole number',
       ].filter(fault => fault !== false);
       if (faults.length > 0)
         t.fail(`${date} ${row.companyId} ${row.featureId}: ${faults.join(', ')}`);
@@ -98,13 +100,13 @@ t.test('each row is consistent in itself', t => {
   t.end();
 });
 
-t.test('from day to day nothing is taken back', t => {
+t.test('keeps what an earlier day shows in each later day', t => {
   let before = new Map<string, Row>();
   for (const date of dates) {
     const today = new Map(rowsOn(date).map(row => [`${row.companyId} ${row.featureId}`, row]));
     for (const [pair, old] of before) {
       const row = today.get(pair);
-      if (row === undefined) t.fail(`${pair} is gone on ${date}`);
+      if (row === undefined) t.fail(`${pair} is missing on ${date}`);
       else if (row.feedbackCount < old.feedbackCount) t.fail(`${pair} lost feedback on ${date}`);
       else if (row.firstSeen !== old.firstSeen || row.lastSeen < old.lastSeen)
         t.fail(`${pair} unseen on ${date}`);
@@ -116,11 +118,11 @@ t.test('from day to day nothing is taken back', t => {
     }
     before = today;
   }
-  t.ok(before.size > rowsOn(dates[0] ?? '').length, 'the customer base grows');
+  t.ok(before.size > rowsOn(dates[0] ?? '').length, 'the number of companies grows');
   t.end();
 });
 
-t.test('all kinds of life are told', t => {
+t.test('generates every state, frequency, satisfaction and kind of text', t => {
   const rows = rowsOn('2026-03-01');
   const kinds = (of: (row: Row) => unknown) => new Set(rows.map(of));
   t.same([...kinds(row => row.starsState)].sort(), [1, 2, 3, 4]);
@@ -141,7 +143,7 @@ t.test('all kinds of life are told', t => {
   t.end();
 });
 
-t.test('the file keeps null and the empty string apart, byte for byte', async t => {
+t.test('writes null and the empty string differently, in exact bytes', async t => {
   const text = (await csvOf(story, '2026-03-01')).toString('utf8');
   const lines = text.split('\n');
   t.equal(lines[0], snapshotHeader.join(','));
@@ -153,12 +155,12 @@ t.test('the file keeps null and the empty string apart, byte for byte', async t 
   t.equal(lines.filter(line => /^c\d+,"",f/.test(line)).length, unnamed.length);
   t.ok(
     lines.some(line => line.endsWith(',"",""')),
-    'an empty list is a quoted empty string',
+    'the empty list is a quoted empty string',
   );
   t.ok(lines.some(line => line.includes(',"All,""Paying, EU""","seg-all,seg-paying-eu"')));
 });
 
-t.test('an independent reader gets the values back', async t => {
+t.test('writes CSV from which another reader gets the same values', async t => {
   const text = (await csvOf(story, '2026-03-01')).toString('utf8');
   const parsed: Record<string, string>[] = [];
   await new Promise((resolve, reject) =>
@@ -174,7 +176,7 @@ t.test('an independent reader gets the values back', async t => {
   t.same(parsed, expected);
 });
 
-t.test('rows are made as they are read: a reader who stops, stops the making', async t => {
+t.test('generates rows only while the reader reads', async t => {
   const huge = storyUpTo(now, { seed: 1, companies: 10_000_000, features: 50, days: 200 });
   const csv = snapshotCsv(huge, now.getTime());
   let bytes = 0;

@@ -22,7 +22,7 @@ function seed(args: readonly string[]): Promise<{ code: unknown; stdout: string;
   );
 }
 
-t.test('seed keeps name and plan of an environment that exists', async t => {
+t.test('seed keeps name and plan of an existing environment', async t => {
   const app = await startTestApp(t, { now: new Date().toISOString() });
   const body = { name: 'Acme production', plan: 'pro' };
   await app.call('/v1/environments/acme', { method: 'PUT', json: body });

@@ -11,12 +11,12 @@ import { startApp, startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
-/** `npm run secrets:rotate` as a process. */
+/** Runs `npm run secrets:rotate` as a process. */
 
 const program = path.join(import.meta.dirname, '../../src/cli/rotate-secrets.ts');
 const secretOf = (index: number) => `rotated-secret-${index}-0123456789`;
 
-t.test('moves every secret to the first key, page by page, and says how many', async t => {
+t.test('moves every secret to the first key in pages, and prints the number', async t => {
   const app = await startTestApp(t);
   await app.putEnvironment('acme');
   await app.putEnvironment('other');
@@ -70,7 +70,7 @@ t.test('moves every secret to the first key, page by page, and says how many', a
     { lines: 1_201, configs: 1_201, actor_kind: 'system', actor_id: 'secrets:rotate', details },
   ]);
 
-  // One that is sealed under a key that nobody has any more is left as it is, and told.
+  // A secret under a lost key stays as it is and is reported.
   await app.database.pool.query(
     `update export_configs set sealed_secret = 'v1.lost.' || repeat('A', 40) where id = 'c0'`,
   );
@@ -80,7 +80,7 @@ t.test('moves every secret to the first key, page by page, and says how many', a
   t.match(failed, { code: 1, stdout: 'Moved 0 of 1201 secrets', stderr: '1 could not be read' });
 });
 
-t.test('a config that is changed meanwhile keeps its moved secret', async t => {
+t.test('keeps the new secret of a config that changes meanwhile', async t => {
   const app = await startTestApp(t);
   const { db } = app.dependencies;
   await app.putEnvironment('acme');
@@ -116,7 +116,7 @@ t.test('a config that is changed meanwhile keeps its moved secret', async t => {
   t.equal(openSecret(keys, stored.sealedSecret, owner), 'changed-meanwhile-0123456789');
 });
 
-t.test('the secrets of failure webhooks move, too, and sign as before', async t => {
+t.test('moves the secrets of failure webhooks, which sign as before', async t => {
   const receiver = await startWebhookReceiver(t);
   const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
   const ids = ['acme', 'other'];
@@ -143,7 +143,7 @@ t.test('the secrets of failure webhooks move, too, and sign as before', async t 
     rows,
     ids.map(id => ({ environment_id: id, target_id: id, actor_id: 'secrets:rotate' })),
   );
-  // The old key is not needed any more.
+  // The old key is no longer needed.
   const after = await startApp(t, {
     databaseUrl: app.database.url,
     env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1', ENCRYPTION_KEYS: testEncryptionKeys.second },
@@ -155,7 +155,7 @@ t.test('the secrets of failure webhooks move, too, and sign as before', async t 
     t.equal(tried.json.delivered, true);
     t.equal(receiver.received[index]?.isSignedWith(secrets.get(id) ?? ''), true);
   }
-  // Sealed for one environment, a secret does not open in another's place.
+  // A secret is sealed for one environment and does not open for another.
   await app.database.pool.query(
     `update failure_webhooks set sealed_secret = (select sealed_secret from failure_webhooks where environment_id = 'acme')`,
   );

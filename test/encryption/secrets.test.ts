@@ -7,7 +7,7 @@ const oldKey: EncryptionKey = { id: 'old', key: randomBytes(32) };
 const newKey: EncryptionKey = { id: 'new', key: randomBytes(32) };
 const owner = { environmentId: 'prod', configId: '1' };
 
-t.test('what is sealed opens again', async t => {
+t.test('opens a sealed value', async t => {
   for (const text of ['', 'a', 'ab/c+d=', 'ünïcödé 🔑', 'x'.repeat(10_000)]) {
     const sealed = sealSecret([oldKey], text, owner);
     t.equal(openSecret([oldKey], sealed, owner), text);
@@ -18,12 +18,12 @@ t.test('what is sealed opens again', async t => {
   }
 });
 
-t.test('the same text is never sealed to the same value', async t => {
+t.test('seals the same text to a new value each time', async t => {
   const values = Array.from({ length: 100 }, () => sealSecret([oldKey], 'text', owner));
   t.equal(new Set(values).size, 100);
 });
 
-t.test('a value copied to another row does not open', async t => {
+t.test('refuses a value that was copied to another row', async t => {
   const sealed = sealSecret([oldKey], 'text', owner);
   for (const other of [
     { environmentId: 'prod', configId: '2' },
@@ -35,7 +35,7 @@ t.test('a value copied to another row does not open', async t => {
   }
 });
 
-t.test('no bit of it may change', async t => {
+t.test('refuses a value with any bit changed', async t => {
   const sealed = sealSecret([oldKey, newKey], 'text', owner);
   const [version, id, encoded] = sealed.split('.') as [string, string, string];
   const bytes = Buffer.from(encoded, 'base64url');
@@ -60,8 +60,8 @@ t.test('no bit of it may change', async t => {
   }
 });
 
-t.test('spare bits of the encoding may not change either', async t => {
-  // A length that leaves spare bits in the last character.
+t.test('refuses a value with changed spare bits of its encoding', async t => {
+  // This length leaves spare bits in the last character.
   const sealed = sealSecret([oldKey], 'tex', owner);
   const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
   const others = [...alphabet]
@@ -70,21 +70,21 @@ t.test('spare bits of the encoding may not change either', async t => {
   for (const value of others) t.throws(() => openSecret([oldKey], value, owner));
 });
 
-t.test('rotation: every key opens, the first seals', async t => {
+t.test('opens with every key and seals with the first', async t => {
   const sealed = sealSecret([oldKey], 'text', owner);
   const keys: [EncryptionKey, EncryptionKey] = [newKey, oldKey];
   t.equal(isSealedUnderFirstKey([oldKey], sealed), true);
   t.equal(isSealedUnderFirstKey(keys, sealed), false);
   const moved = sealSecret(keys, openSecret(keys, sealed, owner), owner);
   t.equal(isSealedUnderFirstKey(keys, moved), true);
-  t.equal(openSecret([newKey], moved, owner), 'text', 'the old key is not needed any more');
+  t.equal(openSecret([newKey], moved, owner), 'text', 'the old key is no longer needed');
   t.throws(
     () => openSecret([newKey], sealed, owner),
     /sealed under the key "old", which is not configured/,
   );
 });
 
-t.test('faults do not repeat the value', async t => {
+t.test('does not show the value in error messages', async t => {
   const sealed = sealSecret([oldKey], 'text', owner);
   for (const value of [sealed.slice(0, -1), `${sealed}.`, 'hunter2-in-clear']) {
     try {

@@ -7,7 +7,7 @@ import { eventually } from '../helpers/raw-http.ts';
 import { renderSnapshots } from '../helpers/render-snapshots.ts';
 import { slowExport, slowLoad } from '../helpers/slow-transfers.ts';
 
-/** Retention while exports, ingests and deletions are under way. */
+/** Tests retention during exports, ingests and deletions. */
 
 const today = testNow.slice(0, 10);
 const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
@@ -32,7 +32,7 @@ const partitions = async () => {
   return rows;
 };
 
-/** Opens a transaction that is at the rows of another day, as a slow export is. */
+/** Opens a transaction that reads another day, as a slow export does. */
 async function openReader() {
   const reader = await pool.connect();
   await reader.query('begin isolation level repeatable read read only');
@@ -46,7 +46,10 @@ async function openReader() {
   };
 }
 
-/** Begins to detach the partition of a day and gives up. Another transaction must be at the rows. */
+/**
+ * Starts to detach the partition of a day and gives up. Another transaction must hold a lock on the
+ * rows.
+ */
 async function breakOffDetachment(t: Test, day: string): Promise<void> {
   const client = await pool.connect();
   await client.query(`set lock_timeout = '100ms'`);
@@ -61,7 +64,7 @@ const insertRow = (table: string, environmentId: string, day: string, companyNam
      feature_name, first_seen, last_seen, stars_state, frequency, feedback_count)
    values ('${environmentId}', '${day}', 'c1', '${companyName}', 'f1', 'F', now(), now(), 1, 0, 0)`;
 
-t.test('does not begin to detach a day while a long export or ingest is under way', async t => {
+t.test('does not start to detach a day during a long export or ingest', async t => {
   for (const id of ['one', 'two'])
     for (const day of [older, old, today]) await fillSnapshot(pool, id, day, 1_000);
   await renderSnapshots(pool);
@@ -78,7 +81,7 @@ t.test('does not begin to detach a day while a long export or ingest is under wa
   t.strictSame(await partitions(), []);
 });
 
-t.test('waits for older transactions while all other work goes on', async t => {
+t.test('waits for older transactions and does not block other work', async t => {
   for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
   const reader = await openReader();
   const loading = await slowLoad(app, 'one', '2026-03-01');
@@ -94,7 +97,11 @@ t.test('waits for older transactions while all other work goes on', async t => {
   t.equal((await app.download('one', '6-months-weekly')).status, 200);
   t.equal((await app.load('two', '2026-03-02', loadBody([adoptionRow()]))).status, 200);
   const deleted = await app.call(`/v1/environments/one/snapshots/${old}`, { method: 'DELETE' });
-  t.match(deleted, { status: 409, json: { code: 'conflict' } }, 'its day is being removed');
+  t.match(
+    deleted,
+    { status: 409, json: { code: 'conflict' } },
+    'a deletion on the day that is being removed',
+  );
   const rows = `select from snapshot_rows where environment_id = 'one' and snapshot_date = '${old}'`;
   t.equal((await reader.query(rows)).rowCount, 1_000, 'the older transaction still sees the rows');
   await reader.end();
@@ -103,7 +110,7 @@ t.test('waits for older transactions while all other work goes on', async t => {
   t.strictSame(await partitions(), []);
 });
 
-t.test('leaves a day alone while a snapshot of it is being ingested', async t => {
+t.test('does not remove a day while a snapshot of it is being ingested', async t => {
   for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
   const loading = await slowLoad(app, 'one', old);
   t.match(await tidy(), { partitions: 0, snapshots: 0 });
@@ -111,12 +118,12 @@ t.test('leaves a day alone while a snapshot of it is being ingested', async t =>
   t.match(await tidy(), { partitions: 1, snapshots: 2 });
 
   const first = await slowLoad(app, 'one', older);
-  t.match(await tidy(), { partitions: 0, snapshots: 0 }, 'also into an empty partition');
+  t.match(await tidy(), { partitions: 0, snapshots: 0 }, 'an ingest into an empty partition');
   t.equal(await first.end(), 201);
   t.match(await tidy(), { partitions: 1, snapshots: 1 });
 });
 
-t.test('finishes a detachment that broke off, which blocks no new day', async t => {
+t.test('finishes an interrupted detachment, which does not block a new day', async t => {
   await fillSnapshot(pool, 'one', old, 10);
   const reader = await openReader();
   await breakOffDetachment(t, old);
@@ -130,7 +137,11 @@ t.test('finishes a detachment that broke off, which blocks no new day', async t 
   await reader.end();
 
   const row = adoptionRow({ companyName: 'late' });
-  t.equal((await app.load('one', old, loadBody([row]))).status, 200, 'attaches it again');
+  t.equal(
+    (await app.load('one', old, loadBody([row]))).status,
+    200,
+    'an ingest attaches the partition again',
+  );
   const { rows } = await pool.query(
     'select company_name from snapshot_rows where snapshot_date = $1',
     [old],
@@ -140,7 +151,7 @@ t.test('finishes a detachment that broke off, which blocks no new day', async t 
   const another = await openReader();
   await breakOffDetachment(t, old);
   await another.end();
-  // This table was detached and not dropped.
+  // This table stands for a day that was detached but not dropped.
   await pool.query('create table snapshot_rows_20250101 (like snapshot_rows including all)');
   t.match(await tidy(), { partitions: 3, snapshots: 2 });
   t.strictSame(
@@ -162,7 +173,7 @@ t.test('keeps rows that were written before the end of a detachment', async t =>
   t.match(await tidy(), { partitions: 1 });
 });
 
-t.test('attaches a pending partition again if a needed snapshot came into it', async t => {
+t.test('attaches a pending partition again if it has a needed snapshot', async t => {
   const day = '2025-07-01';
   await app.putEnvironment('three', 'pro');
   await pool.query(`select ensure_snapshot_partition($1)`, [day]);
@@ -185,7 +196,7 @@ t.test('attaches a pending partition again if a needed snapshot came into it', a
   t.match(await tidy(), { partitions: 1 });
 });
 
-t.test('lets a snapshot be deleted whatever became of its day', async t => {
+t.test('allows the deletion of a snapshot in every state of its day', async t => {
   await fillSnapshot(pool, 'one', older, 10);
   await fillSnapshot(pool, 'one', old, 10);
   await app.putEnvironment('three', 'pro');
@@ -205,7 +216,7 @@ t.test('lets a snapshot be deleted whatever became of its day', async t => {
   await reader.end();
   t.equal((await remove('one', old)).status, 204, 'half detached');
   await pool.query('alter table snapshot_rows detach partition snapshot_rows_20250605');
-  t.equal((await remove('three', old)).status, 204, 'detached and not dropped');
+  t.equal((await remove('three', old)).status, 204, 'detached but not dropped');
   t.equal((await pool.query('select from snapshot_rows_20250605')).rowCount, 0);
   t.match(await tidy(), { unregistered: [] });
   t.strictSame(await partitions(), []);
@@ -221,7 +232,7 @@ t.test('drops the rows of an environment that was deleted during a detachment', 
   t.match(await tidy(), { partitions: 1, snapshots: 1, unregistered: [] });
 });
 
-t.test('exports show what they should at the end', async t => {
+t.test('exports are correct after all tests of this file', async t => {
   await app.call(`/v1/environments/two`, { method: 'DELETE' });
   await app.putEnvironment('two', 'pro');
   const rows = [adoptionRow()];

@@ -5,7 +5,7 @@ import { startTestApp, testNow } from '../helpers/app.ts';
 const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
 const never = new AbortController().signal;
 
-t.test('runs go by age, except those that others look at', async t => {
+t.test('deletes old runs, except the runs that other features need', async t => {
   const app = await startTestApp(t);
   const { pool } = app.database;
   await app.putEnvironment('acme');
@@ -84,7 +84,7 @@ t.test('runs go by age, except those that others look at', async t => {
   t.equal((await app.call('/v1/audit-log?action=export_runs.expired')).json.items.length, 1);
 });
 
-t.test('lines of the audit log go by age, in batches', async t => {
+t.test('deletes old lines of the audit log in batches', async t => {
   const app = await startTestApp(t);
   const { pool } = app.database;
   await pool.query(

@@ -12,7 +12,7 @@ const { app, pool, reset, fill, tidy, render, ...look } = await startWithSnapsho
 t.beforeEach(reset);
 const compact = (day: string) => day.replaceAll('-', '');
 
-t.test('drops the rows of rendered days and deletes snapshots that nothing can show', async t => {
+t.test('drops the rows of rendered days and deletes snapshots that no export can show', async t => {
   const daily = Array.from({ length: 230 }, (_, index) => daysBefore(today, index)).filter(
     (_, index) => index < 40 || index % 5 === 0,
   );
@@ -31,7 +31,7 @@ t.test('drops the rows of rendered days and deletes snapshots that nothing can s
   t.strictSame(
     await look.rendered(),
     before.filter(line => kept.some(snapshot => line.startsWith(snapshot))),
-    'what is kept is still there, in chunks',
+    'the kept snapshots still have their chunks',
   );
   const recent = daily.filter(day => day >= daysBefore(today, 31)).toSorted();
   t.strictSame(
@@ -54,16 +54,20 @@ t.test('drops the rows of rendered days and deletes snapshots that nothing can s
     auditLines: 0,
   });
 
-  t.match(await tidy(), { partitions: 0, snapshots: 0 }, 'a second night finds nothing');
+  t.match(await tidy(), { partitions: 0, snapshots: 0 }, 'a second night removes nothing');
   t.strictSame(await look.audited(), audited);
 
   const late = gone[0]?.slice(-10) ?? '';
   t.equal((await app.load('acme', late, loadBody([adoptionRow()]))).status, 201);
-  t.strictSame(await look.partitions(), [late, ...recent].map(compact), 'a late ingest makes it');
+  t.strictSame(
+    await look.partitions(),
+    [late, ...recent].map(compact),
+    'a late ingest creates the partition',
+  );
   t.match(await tidy(), { partitions: 1, snapshots: 1 });
 });
 
-t.test('deletes a snapshot of a dropped day once nothing can show it', async t => {
+t.test('deletes a snapshot of a dropped day once no export can show it', async t => {
   const day = '2025-12-07';
   await fill('acme', [day, today]);
   await render();
@@ -168,7 +172,7 @@ t.test('keeps a day that is being filled by SQL', async t => {
   t.strictSame(await look.stored(), [`acme ${day}`, `acme ${today}`, `other ${day}`]);
 });
 
-t.test('keeps a snapshot that a run has to read until the run is over', async t => {
+t.test('keeps a snapshot that a run has to read until the run ends', async t => {
   const { db } = app.dependencies;
   const day = '2025-06-04';
   await fill('acme', [day, today]);
@@ -183,7 +187,7 @@ t.test('keeps a snapshot that a run has to read until the run is over', async t 
     snapshotDate: day,
     now: new Date(testNow),
   };
-  // Requested in a transaction that is not committed yet.
+  // A run that is requested in a transaction without a commit yet.
   await db.transaction().execute(async trx => {
     await insertManualRun(trx, systemActor('test'), wanted);
     t.match(await tidy(), { snapshots: 0 });
@@ -194,7 +198,7 @@ t.test('keeps a snapshot that a run has to read until the run is over', async t 
   }
   t.strictSame(await look.stored(), [`acme ${day}`, `acme ${today}`]);
   await render();
-  t.match(await tidy(), { partitions: 1, snapshots: 0 }, 'chunks are enough for a run');
+  t.match(await tidy(), { partitions: 1, snapshots: 0 }, 'a run needs only chunks');
   t.strictSame(await look.registered(), [`acme ${day}`, `acme ${today}`]);
   await pool.query(`update export_runs set state = 'successful', finished_at = now()`);
   t.match(await tidy(), { partitions: 0, snapshots: 1 });

@@ -41,7 +41,7 @@ t.test('does all other work before it reports an error', async t => {
   t.equal((await pool.query(`select from audit_log where action = 'old'`)).rowCount, 0);
 });
 
-t.test('goes on the next night, and two nights at once do no harm', async t => {
+t.test('continues after an abort, and tolerates two nightly jobs at once', async t => {
   await fill('acme', ['2025-06-03', '2025-06-04', today]);
   const ended = await tidyUp(
     app.dependencies.db,

@@ -5,7 +5,7 @@ import { startExportWorker } from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { eventually } from '../helpers/raw-http.ts';
 
-t.test('a worker tidies up at night, one at a time', async t => {
+t.test('runs one retention job at a time, every night', async t => {
   const app = await startTestApp(t);
   const { jobs } = app.dependencies;
   const { pool } = app.database;
@@ -14,10 +14,14 @@ t.test('a worker tidies up at night, one at a time', async t => {
     await fillSnapshot(pool, 'acme', day, 3);
   await pool.query('delete from snapshots where snapshot_date = $1', ['2025-06-04']);
 
-  t.ok(await jobs.send(retentionQueue), 'somebody else queued it');
+  t.ok(await jobs.send(retentionQueue), 'another process queued the job');
   t.equal(await jobs.send(retentionQueue), null, 'never two');
   startExportWorker(t, app);
-  await eventually(() => app.log.some(({ msg }) => msg === 'tidied up'), 'a tidy night', 30_000);
+  await eventually(
+    () => app.log.some(({ msg }) => msg === 'tidied up'),
+    'the end of the nightly job',
+    30_000,
+  );
   t.match(
     app.log.find(({ msg }) => msg === 'tidied up'),
     { level: 30, snapshots: 1, partitions: 1, runs: 0, auditLines: 0 },

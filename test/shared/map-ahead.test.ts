@@ -17,7 +17,7 @@ t.test('keeps the order and prepares as many results as allowed', async t => {
   }
 });
 
-t.test('throws a failure in its turn, after the results before it', async t => {
+t.test('throws an error in its turn, after the earlier results', async t => {
   const results: number[] = [];
   const mapped = mapAhead([1, 2, 3], 2, async item => {
     if (item === 2) throw new Error('no 2');
@@ -32,7 +32,7 @@ t.test('throws a failure in its turn, after the results before it', async t => {
   t.strictSame(results, [1]);
 });
 
-t.test('waits for results under way when the reader stops', async t => {
+t.test('waits for pending results when the reader stops', async t => {
   let ended = 0;
   const mapped = mapAhead([1, 2, 3], 1, async item => {
     await new Promise(setImmediate);

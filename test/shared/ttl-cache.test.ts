@@ -1,7 +1,7 @@
 import t from 'tap';
 import { cacheWithTtl } from '../../src/shared/ttl-cache.ts';
 
-/** Reads that the test settles. */
+/** Returns reads that the test settles. */
 function pendingReads() {
   const pending: PromiseWithResolvers<number>[] = [];
   const read = () => {
@@ -42,7 +42,7 @@ t.test('reads again once the outcome is too old', async t => {
   }
 });
 
-t.test('stops to wait for a slow read and starts no second one', async t => {
+t.test('stops waiting for a slow read and starts no second one', async t => {
   const { pending, read } = pendingReads();
   const ask = cacheWithTtl(read, { ttlMs: 0, timeoutMs: 20 });
   t.equal(await ask(), null);
@@ -50,5 +50,5 @@ t.test('stops to wait for a slow read and starts no second one', async t => {
   t.equal(pending.length, 1);
   const asked = ask();
   pending[0]?.resolve(3);
-  t.equal(await asked, 3, 'it has come back');
+  t.equal(await asked, 3, 'the read has ended');
 });
