@@ -7,7 +7,7 @@ import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import type { Answer } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
 
-/** More callers than connections. */
+/** More requests than database connections. */
 
 t.setTimeout(120_000);
 
@@ -22,7 +22,7 @@ function expectRefusals(t: Test, answers: readonly Answer[]): void {
   }
 }
 
-t.test('every connection of a pool is taken: the others are told to come again', async t => {
+t.test('answers 503 with Retry-After while all connections of a pool are in use', async t => {
   const app = await startTestApp(t);
   await app.putEnvironment('acme');
   t.equal((await app.load('acme', today, loadBody(rows))).status, 201);
@@ -32,22 +32,30 @@ t.test('every connection of a pool is taken: the others are told to come again',
   const asked = Array.from({ length: 40 }, () => app.call('/v1/environments/acme'));
   await eventually(
     () => app.dependencies.pools.api.waitingCount >= 25,
-    'callers wait for a connection',
+    'requests wait for a connection',
   );
   const ready = await app.call('/health/live');
   t.equal(ready.status, 200);
-  // Who waits for a connection is told after 5 s; who has one waits for the lock.
-  await eventually(() => app.dependencies.pools.api.waitingCount === 0, 'they are told');
+  // Requests that wait for a connection are answered after 5 s. Those with a connection wait for
+  // the lock.
+  await eventually(
+    () => app.dependencies.pools.api.waitingCount === 0,
+    'waiting requests are answered',
+  );
   await blocker.query('rollback');
   blocker.release();
   const answers = await Promise.all(asked);
   const refused = answers.filter(({ status }) => status !== 200);
-  t.equal(answers.length - refused.length, 10, 'those that had a connection are answered');
+  t.equal(answers.length - refused.length, 10, 'requests with a connection succeed');
   expectRefusals(t, refused);
-  t.equal((await app.download('acme', 'today')).text, file, 'and it goes on by itself');
+  t.equal(
+    (await app.download('acme', 'today')).text,
+    file,
+    'downloads work again without a restart',
+  );
 });
 
-t.test('the server has fewer connections than the service would take', async t => {
+t.test('answers 503 with Retry-After when Postgres has no connections left', async t => {
   const server = await startPostgresServer({
     settings: {
       max_connections: '12',
@@ -70,16 +78,16 @@ t.test('the server has fewer connections than the service would take', async t =
     ),
   );
   const refused = answers.filter(({ status }) => status !== 200);
-  t.ok(refused.length > 0, 'some found no connection');
+  t.ok(refused.length > 0, 'some requests found no connection');
   expectRefusals(t, refused);
   for (const { status, text } of answers.filter((_, index) => index % paths.length === 2)) {
     if (status === 200) t.equal(text, file);
   }
-  t.comment(`${refused.length} of ${answers.length} were told to come again`);
+  t.comment(`${refused.length} of ${answers.length} requests were answered 429 or 503`);
   for (const other of others) await other.end();
   await eventually(
     async () => (await app.download('acme', 'today')).text === file,
-    'it goes on by itself',
+    'downloads work again without a restart',
   );
   t.equal((await app.load('acme', today, loadBody(rows))).status, 200);
 });

@@ -1,4 +1,7 @@
-/** Bodies grown from the document's schemas: mostly right, with one thing odd. */
+/**
+ * Request bodies generated from the schemas of openapi.yaml. Most are valid except for one odd
+ * part.
+ */
 import fc from 'fast-check';
 import { parseDestination } from '../../src/destinations/destination.ts';
 import { isPublicAddress } from '../../src/outbound/endpoint-allowlist.ts';
@@ -25,7 +28,7 @@ const csvBody = fc.oneof(
   oddText.map(text => csvHeader + text),
 );
 
-/** Mostly a body of the document's shape in which one thing or nothing is odd. */
+/** Generates bodies for the operation. Most are valid or have one odd part. */
 export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
   if (operation.method === 'PUT' && operation.path.endsWith('{date}'))
     return csvBody.map(text => Buffer.from(text));
@@ -71,7 +74,7 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
   );
 }
 
-/** Provider and fields that go with each other, which chance alone would hardly bring together. */
+/** Returns a body whose fields belong to one provider. Chance alone would rarely combine them. */
 function ofOneProvider({
   bucketUrl: _,
   ...body
@@ -80,7 +83,7 @@ function ofOneProvider({
   return { ...Object.fromEntries(needed), ...body, provider: 'custom' };
 }
 
-/** Values that a schema's text would not tell; the test adds the endpoint that is there. */
+/** Values that the schema does not describe. The test adds the endpoint of its storage. */
 export const fittingTexts: Record<string, readonly string[]> = {
   name: ['Nightly', '  spaces  ', 'x', 'Ünïcödé 💥', '\ud800', 'a'.repeat(200)],
   bucketUrl: [
@@ -147,7 +150,7 @@ export const fittingTexts: Record<string, readonly string[]> = {
   ],
 };
 
-/** @param name of the property that the value is for */
+/** Generates valid values for the schema. @param name name of the property */
 function fitting(schema: Json, name = ''): fc.Arbitrary<unknown> {
   const texts = fittingTexts[name];
   if (texts !== undefined)
@@ -177,7 +180,10 @@ function fitting(schema: Json, name = ''): fc.Arbitrary<unknown> {
   }
 }
 
-/** What would have this machine talk to others is spoilt, so that it is refused before. */
+/**
+ * Makes a body invalid if it would make this machine connect to others, so that it is rejected
+ * before.
+ */
 function staysOnLoopback(
   entries: readonly (readonly [string, unknown])[],
 ): readonly (readonly [string, unknown])[] {

@@ -1,13 +1,13 @@
-/** Requests grown from the document: mostly of the right shape, with something wrong somewhere. */
+/** Requests generated from openapi.yaml. Most are well-formed with something wrong somewhere. */
 import fc from 'fast-check';
 import { bodyOf } from './arbitrary-bodies.ts';
 import type { Operation } from './documented-answers.ts';
 import { oddText } from './odd-values.ts';
 
-/** What is there to be named, by kind; tests add to it as things are made. */
+/** Ids of existing objects by kind. Tests add the ids of objects that they create. */
 export type World = Readonly<Record<string, readonly string[]>>;
 
-/** A part of a path: something of the world by its kind and number, or a text. */
+/** Part of a path: an existing object by kind and index, or a text. */
 type PathPart = { readonly kind: string; readonly index: number } | { readonly text: string };
 
 export interface Attempt {
@@ -15,14 +15,14 @@ export interface Attempt {
   readonly method: string;
   readonly parts: Readonly<Record<string, PathPart>>;
   readonly query: string;
-  /** Who calls, by name. */
+  /** Name of the caller, a key of `tokens`. */
   readonly caller: string;
   readonly headers: readonly (readonly [string, string])[];
   readonly body: Buffer | null;
   readonly isChunked: boolean;
 }
 
-/** Whether the path may lead nowhere. */
+/** Returns true if the path may match no route. */
 export const hasOddPath = (attempt: Attempt): boolean =>
   Object.values(attempt.parts).some(part => 'text' in part);
 
@@ -38,7 +38,7 @@ export function arbitraryAttempt(
         : fc.constant(operation.method),
       parts: pathParts(operation),
       query: query(operation),
-      // The operator may do the most, and so gets the furthest.
+      // The operator has the most rights. Its requests get furthest.
       caller: fc.oneof(
         { arbitrary: fc.constant('operator'), weight: 5 },
         { arbitrary: fc.constantFrom(...callers), weight: 4 },
@@ -50,7 +50,7 @@ export function arbitraryAttempt(
   );
 }
 
-/** The bytes of it. */
+/** Returns the bytes of the request. */
 export function writeRequest(
   attempt: Attempt,
   world: World,
@@ -118,7 +118,7 @@ function pathParts(operation: Operation): fc.Arbitrary<Record<string, PathPart>>
   const parts = operation.parameters
     .filter(parameter => parameter.in === 'path')
     .map(({ name }) => {
-      // What the others need stays there: only spare ones are changed or removed.
+      // Other requests need the objects of the world, so only spare ones are changed or deleted.
       const isOnItself =
         operation.path.endsWith(`{${name}}`) && /^(PUT|DELETE)$/.test(operation.method);
       const kind = isOnItself && sparedKinds[name] !== undefined ? sparedKinds[name] : name;

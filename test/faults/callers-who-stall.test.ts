@@ -11,20 +11,20 @@ import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 import { isFullScale, scaled } from './scale.ts';
 
-/** Callers who hold on to what they have, against the real service in a process of its own. */
+/** Callers that stall, against the real service in a separate process. */
 
 t.setTimeout(400_000);
 
-/** Time-outs are 60 s, looked at every 30 s. */
+/** Timeouts are 60 s and checked every 30 s. */
 const patienceMs = 120_000;
 const promptMs = 2_000;
 const environments = ['acme', 'beta', 'gamma'];
-/** More than sockets hold on both sides. */
+/** More rows than the socket buffers of both sides hold. */
 const rowCount = 80_000;
 
 const database = await createTestDatabase(t);
 const yesterday = isoDate(new Date(Date.now() - 86_400_000));
-// Only to have the environments there before.
+// This app only creates the environments.
 const own = await startApp(t, { databaseUrl: database.url, now: new Date().toISOString() });
 for (const id of environments) {
   await own.putEnvironment(id);
@@ -63,7 +63,7 @@ async function open(
   return { what, connections };
 }
 
-/** A byte now and then, so that the connection is never still. */
+/** Sends one byte per second on each connection, so that it is never idle. */
 function dribble({ connections }: Stallers, byte: string): void {
   const timer = setInterval(() => {
     for (const { socket } of connections) if (socket.writable) socket.write(byte);
@@ -71,7 +71,7 @@ function dribble({ connections }: Stallers, byte: string): void {
   t.teardown(() => clearInterval(timer));
 }
 
-/** How long the slowest of a few ordinary requests takes. */
+/** Returns the duration of the slowest of 30 ordinary requests, in milliseconds. */
 async function slowest(): Promise<number> {
   let worst = 0;
   for (let round = 0; round < 10; round += 1) {
@@ -89,93 +89,101 @@ async function slowest(): Promise<number> {
   return worst;
 }
 
-t.test('the API answers while they hold on, and all that they held comes back', async t => {
-  await slowest();
-  const filesBefore = openFiles();
+t.test(
+  'answers other callers in time while callers stall, and releases what they held',
+  async t => {
+    await slowest();
+    const filesBefore = openFiles();
 
-  const idle = await open('idle', scaled(1_000), () => '');
-  const slowHeads = await open('slow headers', scaled(200), () =>
-    authorized('GET /v1/environments'),
-  );
-  dribble(slowHeads, 'X');
-  const slowBodies = await open(
-    'slow bodies',
-    scaled(100),
-    () =>
-      `${authorized('PUT /v1/environments/acme')}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{`,
-  );
-  dribble(slowBodies, ' ');
-  const uploads = await open(
-    'uploads that stop',
-    scaled(100),
-    index =>
-      `${authorized(`PUT /v1/environments/${environments[index % 3]}/snapshots/${yesterday}`)}Content-Type: text/csv\r\n` +
-      `Content-Length: 1000000\r\n\r\n${loadColumns.join(',')}\n`,
-  );
-  const downloads = await open(
-    'downloads that nobody reads',
-    isFullScale ? 200 : 30,
-    index =>
-      `${authorized(`GET /v1/environments/${environments[index % 3]}/exports/today.csv`)}\r\n`,
-    1,
-  );
-  await eventually(
-    () => downloads.connections.every(({ received }) => received().length > 0),
-    'an answer to each',
-    30_000,
-  );
-  const statuses = downloads.connections.map(({ received }) =>
-    received().toString('latin1', 9, 12),
-  );
-  const begun = statuses.filter(status => status === '200').length;
-  t.equal(begun, 16, 'as many as there are slots have begun');
-  t.equal(
-    statuses.filter(status => status === '429').length,
-    statuses.length - begun,
-    'the others are told to wait',
-  );
-  for (const [index, { received }] of downloads.connections.entries()) {
-    if (statuses[index] === '429') t.match(received().toString(), /retry-after: \d+/);
-  }
-  const worst = await slowest();
-  t.ok(worst < promptMs, `the slowest of 30 requests took ${Math.round(worst)} ms`);
-  const held = [idle, slowHeads, slowBodies, uploads, downloads].map(
-    ({ what, connections }) => `${connections.length} ${what}`,
-  );
-  console.error(
-    `stalling callers: ${held.join(', ')}; the slowest of 30 requests took ${Math.round(worst)} ms`,
-  );
+    const idle = await open('idle', scaled(1_000), () => '');
+    const slowHeads = await open('slow headers', scaled(200), () =>
+      authorized('GET /v1/environments'),
+    );
+    dribble(slowHeads, 'X');
+    const slowBodies = await open(
+      'slow bodies',
+      scaled(100),
+      () =>
+        `${authorized('PUT /v1/environments/acme')}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{`,
+    );
+    dribble(slowBodies, ' ');
+    const uploads = await open(
+      'uploads that stop',
+      scaled(100),
+      index =>
+        `${authorized(`PUT /v1/environments/${environments[index % 3]}/snapshots/${yesterday}`)}Content-Type: text/csv\r\n` +
+        `Content-Length: 1000000\r\n\r\n${loadColumns.join(',')}\n`,
+    );
+    const downloads = await open(
+      'downloads that are not read',
+      isFullScale ? 200 : 30,
+      index =>
+        `${authorized(`GET /v1/environments/${environments[index % 3]}/exports/today.csv`)}\r\n`,
+      1,
+    );
+    await eventually(
+      () => downloads.connections.every(({ received }) => received().length > 0),
+      'an answer to each download',
+      30_000,
+    );
+    const statuses = downloads.connections.map(({ received }) =>
+      received().toString('latin1', 9, 12),
+    );
+    const begun = statuses.filter(status => status === '200').length;
+    t.equal(begun, 16, 'as many downloads as there are slots have started');
+    t.equal(
+      statuses.filter(status => status === '429').length,
+      statuses.length - begun,
+      'all others are answered 429',
+    );
+    for (const [index, { received }] of downloads.connections.entries()) {
+      if (statuses[index] === '429') t.match(received().toString(), /retry-after: \d+/);
+    }
+    const worst = await slowest();
+    t.ok(worst < promptMs, `the slowest of 30 requests took ${Math.round(worst)} ms`);
+    const held = [idle, slowHeads, slowBodies, uploads, downloads].map(
+      ({ what, connections }) => `${connections.length} ${what}`,
+    );
+    console.error(
+      `stalling callers: ${held.join(', ')}; the slowest of 30 requests took ${Math.round(worst)} ms`,
+    );
 
-  for (const { what, connections } of [slowBodies, uploads, downloads, slowHeads, idle]) {
-    // Who is paused does not see the end, and must not read on before it.
-    if (what === downloads.what) {
-      const isOver = async () => (await metric('whx_downloads_in_progress')) === 0;
-      await eventually(isOver, 'the end of the stalled downloads', patienceMs);
+    for (const { what, connections } of [slowBodies, uploads, downloads, slowHeads, idle]) {
+      // A paused socket does not notice its end. It must not read on before the service has cut it
+      // off.
+      if (what === downloads.what) {
+        const isOver = async () => (await metric('whx_downloads_in_progress')) === 0;
+        await eventually(isOver, 'the end of all stalled downloads', patienceMs);
+      }
+      let closed = 0;
+      for (const connection of connections) {
+        if (what === downloads.what) connection.socket.resume();
+        void connection.closed.then(() => {
+          closed += 1;
+        });
+        // A request that was answered early leaves a reusable connection open.
+        const hasAnswer = /^HTTP\/1\.1 (429|409)/.test(connection.received().toString('latin1'));
+        if (hasAnswer && what !== uploads.what) connection.socket.destroy();
+      }
+      await eventually(() => closed === connections.length, `the end of ${what}`, patienceMs);
     }
-    let closed = 0;
-    for (const connection of connections) {
-      if (what === downloads.what) connection.socket.resume();
-      void connection.closed.then(() => {
-        closed += 1;
-      });
-      // What was answered early is a connection to use again, and has not ended.
-      const hasAnswer = /^HTTP\/1\.1 (429|409)/.test(connection.received().toString('latin1'));
-      if (hasAnswer && what !== uploads.what) connection.socket.destroy();
-    }
-    await eventually(() => closed === connections.length, `the end of ${what}`, patienceMs);
-  }
-  await eventually(() => openFiles() <= filesBefore + 5, 'the end of all connections', patienceMs);
-  t.equal(await metric('whx_downloads_in_progress'), 0);
-  t.equal(await metric('whx_loads_in_progress'), 0);
-  t.ok((await slowest()) < promptMs);
-  const whole = await Promise.all(
-    environments.map(id => get(`/v1/environments/${id}/exports/today.csv`)),
-  );
-  for (const answer of whole) t.equal(Number(answer.headers['x-total-rows']), rowCount);
-  for (const { text } of whole) t.equal(text.split('\n').length, rowCount + 2);
-  const length = Math.min(...whole.map(({ body }) => body.length));
-  t.ok(
-    downloads.connections.every(({ received }) => received().length < length),
-    'no download that stalled came to its end',
-  );
-});
+    await eventually(
+      () => openFiles() <= filesBefore + 5,
+      'the end of all connections',
+      patienceMs,
+    );
+    t.equal(await metric('whx_downloads_in_progress'), 0);
+    t.equal(await metric('whx_loads_in_progress'), 0);
+    t.ok((await slowest()) < promptMs);
+    const whole = await Promise.all(
+      environments.map(id => get(`/v1/environments/${id}/exports/today.csv`)),
+    );
+    for (const answer of whole) t.equal(Number(answer.headers['x-total-rows']), rowCount);
+    for (const { text } of whole) t.equal(text.split('\n').length, rowCount + 2);
+    const length = Math.min(...whole.map(({ body }) => body.length));
+    t.ok(
+      downloads.connections.every(({ received }) => received().length < length),
+      'no stalled download was completed',
+    );
+  },
+);

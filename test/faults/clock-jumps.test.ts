@@ -4,7 +4,7 @@ import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { makeConfig, startExportApp, startExportWorker, until } from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 
-/** The clock of a worker leaps by a day and comes back. 2026-03-02 is a Monday. */
+/** The clock of a worker jumps by a day and back. 2026-03-02 is a Monday. */
 
 t.setTimeout(120_000);
 
@@ -30,7 +30,7 @@ async function start(t: Test) {
           .join(' ')
           .replace('T00:00:00.000Z', ''),
     );
-  /** Tells the clock, has every worker look at it, and waits for the run as it should be. */
+  /** Sets the clock, makes the workers tick and waits until `newest` describes the newest run. */
   const at = async (instant: string, newest: string) => {
     app.setNow(instant);
     await until(
@@ -46,11 +46,11 @@ async function start(t: Test) {
     (await contentsOf(s3Destination({ key }))).objects.map(name => name.replace(/.*_acme_/, ''));
   return { app, load, runs, at, objects };
 }
-t.test('forward by a day and back: every slot once', needsS3, async t => {
+t.test('runs every slot once when the clock jumps forward by a day and back', needsS3, async t => {
   const { load, runs, at, objects } = await start(t);
   await at('2026-03-02T10:01:00Z', 'none');
   await load('2026-03-02');
-  // The slot of a midnight that has not come is run, by the snapshot as it is.
+  // The clock runs ahead: the slot is run with the snapshot of the unfinished day.
   await at('2026-03-03T10:01:00Z', '2026-03-03 2026-03-02 successful');
   await at('2026-03-02T10:02:00Z', '2026-03-03 2026-03-02 successful');
   await at('2026-03-03T00:00:00Z', '2026-03-03 2026-03-02 successful');
@@ -63,40 +63,48 @@ t.test('forward by a day and back: every slot once', needsS3, async t => {
   t.strictSame(await objects(), ['2026-03-02.csv', '2026-03-03.csv']);
 });
 
-t.test('back by a day and forth: nothing is run again, nothing is left out', needsS3, async t => {
-  const { load, runs, at, objects } = await start(t);
-  await load('2026-03-02');
-  await at('2026-03-03T00:00:01Z', '2026-03-03 2026-03-02 successful');
-  await at('2026-03-02T00:00:01Z', '2026-03-03 2026-03-02 successful');
-  await at('2026-03-01T23:00:00Z', '2026-03-03 2026-03-02 successful');
-  await at('2026-03-03T00:00:02Z', '2026-03-03 2026-03-02 successful');
-  await load('2026-03-03');
-  await at('2026-03-04T00:00:00Z', '2026-03-04 2026-03-03 successful');
-  t.equal((await runs()).length, 2);
-  t.strictSame(await objects(), ['2026-03-02.csv', '2026-03-03.csv']);
-});
+t.test(
+  'neither repeats nor skips a slot when the clock jumps back by a day and forward',
+  needsS3,
+  async t => {
+    const { load, runs, at, objects } = await start(t);
+    await load('2026-03-02');
+    await at('2026-03-03T00:00:01Z', '2026-03-03 2026-03-02 successful');
+    await at('2026-03-02T00:00:01Z', '2026-03-03 2026-03-02 successful');
+    await at('2026-03-01T23:00:00Z', '2026-03-03 2026-03-02 successful');
+    await at('2026-03-03T00:00:02Z', '2026-03-03 2026-03-02 successful');
+    await load('2026-03-03');
+    await at('2026-03-04T00:00:00Z', '2026-03-04 2026-03-03 successful');
+    t.equal((await runs()).length, 2);
+    t.strictSame(await objects(), ['2026-03-02.csv', '2026-03-03.csv']);
+  },
+);
 
-t.test('forward by a day while a run waits for its snapshot, and back', needsS3, async t => {
-  const { app, load, runs, at, objects } = await start(t);
-  await at('2026-03-03T00:00:10Z', '2026-03-03 2026-03-02 queued');
-  // By that clock the next slot has come, at which a run that waits is given up.
-  await at('2026-03-04T00:00:10Z', '2026-03-04 2026-03-03 queued');
-  app.setNow('2026-03-03T00:00:20Z');
-  await load('2026-03-02');
-  app.setNow('2026-03-04T00:00:15Z');
-  await load('2026-03-03');
-  await at('2026-03-04T00:00:20Z', '2026-03-04 2026-03-03 successful');
-  t.strictSame(await runs(), [
-    '2026-03-04 2026-03-03 successful',
-    '2026-03-03 2026-03-02 failed snapshot_missing',
-  ]);
-  t.strictSame(await objects(), ['2026-03-03.csv']);
-});
+t.test(
+  'fails a run without a snapshot when the clock jumps forward by a day and back',
+  needsS3,
+  async t => {
+    const { app, load, runs, at, objects } = await start(t);
+    await at('2026-03-03T00:00:10Z', '2026-03-03 2026-03-02 queued');
+    // At this time the next slot is due, so the waiting run fails.
+    await at('2026-03-04T00:00:10Z', '2026-03-04 2026-03-03 queued');
+    app.setNow('2026-03-03T00:00:20Z');
+    await load('2026-03-02');
+    app.setNow('2026-03-04T00:00:15Z');
+    await load('2026-03-03');
+    await at('2026-03-04T00:00:20Z', '2026-03-04 2026-03-03 successful');
+    t.strictSame(await runs(), [
+      '2026-03-04 2026-03-03 successful',
+      '2026-03-03 2026-03-02 failed snapshot_missing',
+    ]);
+    t.strictSame(await objects(), ['2026-03-03.csv']);
+  },
+);
 
-t.test('two workers a day apart: every slot once', needsS3, async t => {
+t.test('runs every slot once when the clocks of two workers differ by a day', needsS3, async t => {
   const { app, load, runs, at, objects } = await start(t);
   await load('2026-03-02');
-  // Whichever takes the tick, in any order.
+  // Any worker may take each tick, in any order.
   for (const now of [
     '2026-03-03T00:00:01Z',
     '2026-03-02T00:00:01Z',

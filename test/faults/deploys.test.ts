@@ -14,7 +14,9 @@ import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 import { isFullScale } from './scale.ts';
 
-/** Processes that are replaced one after another under load, and what a process does from the signal to its end. */
+/**
+ * Processes that are replaced one after another under load, and the shutdown of a single process.
+ */
 
 t.setTimeout(400_000);
 
@@ -22,7 +24,7 @@ const authorization = { authorization: `Bearer ${testAdminToken}` };
 const csv = { ...authorization, 'content-type': 'text/csv' };
 const today = isoDate(new Date());
 const yesterday = isoDate(new Date(Date.now() - 86_400_000));
-/** More than sockets hold on both sides. */
+/** More rows than the socket buffers of both sides hold. */
 const rowCount = 80_000;
 const rounds = isFullScale ? 6 : 2;
 
@@ -31,7 +33,7 @@ const own = await startApp(t, { databaseUrl: database.url, now: new Date().toISO
 for (const id of ['acme', 'large']) await own.putEnvironment(id);
 await fillSnapshot(database.pool, 'large', yesterday, rowCount);
 
-t.test('a rolling restart drops no request', async t => {
+t.test('drops no request during a rolling restart', async t => {
   const ports = [await freePort(), await freePort()];
   const start = (port: number) =>
     startApiProcess(database.url, {
@@ -44,7 +46,7 @@ t.test('a rolling restart drops no request', async t => {
   });
   const balancer = await startBalancer(ports);
   t.teardown(balancer.close);
-  await eventually(() => balancer.ready.size === 2, 'both are ready');
+  await eventually(() => balancer.ready.size === 2, 'both processes are ready');
 
   const agent = new http.Agent({ keepAlive: true, maxSockets: 12 });
   t.teardown(async () => agent.destroy());
@@ -56,7 +58,7 @@ t.test('a rolling restart drops no request', async t => {
       ...options,
       agent,
     });
-  /** Each says what is wrong with its answer. */
+  /** Requests that resolve to what is wrong with the answer, or to null. */
   const requests: (() => Promise<string | null>)[] = [
     async () => expectStatus(await call('acme'), 200),
     async () => expectStatus(await call('acme/exports'), 200),
@@ -64,7 +66,7 @@ t.test('a rolling restart drops no request', async t => {
       const answer = await call('acme/exports/today.csv');
       return answer.text === file
         ? null
-        : `another file: ${answer.status} ${answer.text.slice(0, 300)}`;
+        : `wrong file: ${answer.status} ${answer.text.slice(0, 300)}`;
     },
     async () => {
       const body = JSON.stringify({ name: 'Acme', plan: 'enterprise' });
@@ -106,13 +108,13 @@ t.test('a rolling restart drops no request', async t => {
   const clients = Array.from({ length: 8 }, (_, client) =>
     sendSteadily(turn => requests[(client + turn) % requests.length] ?? load),
   );
-  // Two at once for one day would be a conflict.
+  // Two concurrent ingests of one day would conflict.
   clients.push(sendSteadily(() => load));
   for (let round = 0; round < rounds; round += 1) {
     for (const [index, port] of ports.entries()) {
-      t.equal(await services[index]?.end('SIGTERM'), 0, 'exit code');
+      t.equal(await services[index]?.end('SIGTERM'), 0, 'exit code of the old process');
       services[index] = await start(port);
-      await eventually(() => balancer.ready.has(port), 'the new one is ready');
+      await eventually(() => balancer.ready.has(port), 'the new process is ready');
     }
   }
   over.abort();
@@ -131,7 +133,7 @@ t.test('a rolling restart drops no request', async t => {
   }
 });
 
-t.test('from the signal to the end', async t => {
+t.test('drains, completes downloads and exits after SIGTERM', async t => {
   const service = await startApiProcess(database.url, {
     SHUTDOWN_DRAIN_SECONDS: '2',
   });
@@ -148,13 +150,21 @@ t.test('from the signal to the end', async t => {
 
   const toldAt = Date.now();
   service.signal('SIGTERM');
-  await eventually(async () => (await get('/health/ready')).status === 503, 'readiness turns');
+  await eventually(
+    async () => (await get('/health/ready')).status === 503,
+    'readiness answers 503',
+  );
   t.ok(Date.now() - toldAt < 1_000, 'at once');
   const served = await get('/v1/environments/acme');
   t.equal(served.status, 200, 'still serves');
-  t.equal(served.headers.connection, 'close', 'tells its callers to go');
-  t.equal((await get('/health/live', { agent: new http.Agent() })).status, 200, 'still accepts');
-  // A launcher that passes the signal on and a terminal that does, too, make two of one.
+  t.equal(served.headers.connection, 'close', 'closes connections after the answer');
+  t.equal(
+    (await get('/health/live', { agent: new http.Agent() })).status,
+    200,
+    'still accepts connections',
+  );
+  // A process may receive the signal twice: from the terminal and from a launcher that passes it
+  // on.
   service.signal('SIGTERM');
   service.signal('SIGINT');
 
@@ -164,9 +174,9 @@ t.test('from the signal to the end', async t => {
         () => false,
         () => true,
       ),
-    'nothing new is accepted',
+    'new connections are refused',
   );
-  t.ok(Date.now() - toldAt >= 1_500, 'after a moment');
+  t.ok(Date.now() - toldAt >= 1_500, 'after the drain period');
   let bytes = 0;
   let last = Buffer.alloc(0);
   for await (const chunk of download) {
@@ -174,14 +184,14 @@ t.test('from the signal to the end', async t => {
     last = chunk;
   }
   t.equal(last.at(-1), 10);
-  t.ok(bytes > rowCount * 100, 'the download came to its end');
+  t.ok(bytes > rowCount * 100, 'the download is complete');
   const readAt = Date.now();
   t.equal(await service.ended, 0);
-  t.ok(Date.now() - readAt < 5_000, 'the connection that it came over holds nothing up');
+  t.ok(Date.now() - readAt < 5_000, 'an idle connection does not delay the exit');
 });
 
 t.test(
-  'a reader who never ends is cut off after 30 s',
+  'cuts off a stalled download 30 s after SIGTERM',
   { skip: isFullScale ? false : 'takes 30 s' },
   async t => {
     const service = await startApiProcess(database.url, {
@@ -201,7 +211,7 @@ t.test(
     t.ok(tookMs > 25_000 && tookMs < 35_000, `${tookMs} ms`);
     await t.rejects(async () => {
       for await (const _ of download);
-    }, 'it does not look complete');
+    }, 'the file does not look complete');
   },
 );
 

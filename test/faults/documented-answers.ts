@@ -5,24 +5,29 @@ import type { RawAnswer } from './raw-exchange.ts';
 type Json = Readonly<Record<string, unknown>>;
 type Validator = ReturnType<typeof Compile>;
 
-/** One operation of the document: what a request may look like. */
+/** Operation in openapi.yaml. */
 export interface Operation {
   readonly method: string;
-  /** `/v1/environments/{environmentId}` */
+  /** Path template, such as `/v1/environments/{environmentId}`. */
   readonly path: string;
   readonly parameters: readonly {
     readonly in: string;
     readonly name: string;
     readonly schema: Json;
   }[];
-  /** Of a JSON body; null: none is described. */
+  /** Schema of the JSON body. Null if the operation documents none. */
   readonly body: Json | null;
 }
 
-/** The document that the app gives out, as a judge of its answers. */
+/**
+ * Operations in the OpenAPI document that the app serves, and a check of its answers against them.
+ */
 export interface Documented {
   readonly operations: readonly Operation[];
-  /** @returns what is wrong with an answer to this operation, asked with this method; null: it fits */
+  /**
+   * Returns what is wrong with an answer to a request of this operation, or null if the answer
+   * matches the document.
+   */
   faultOf(operation: Operation, method: string, answer: RawAnswer): string | null;
 }
 
@@ -97,7 +102,7 @@ interface DescribedOperation {
   >;
 }
 
-/** References replaced, and nothing allowed that is not described. */
+/** Returns the schema with resolved references. Objects allow documented properties only. */
 function strict(schema: unknown, definitions: Json): unknown {
   if (Array.isArray(schema)) return schema.map(item => strict(item, definitions));
   if (typeof schema !== 'object' || schema === null) return schema;
@@ -110,7 +115,7 @@ function strict(schema: unknown, definitions: Json): unknown {
   return inner['type'] === 'object' ? { additionalProperties: false, ...inner } : inner;
 }
 
-/** Headers that a status never comes without. */
+/** Headers that are required for a status. */
 const neededHeaders: Readonly<Record<number, string>> = {
   401: 'www-authenticate',
   429: 'retry-after',
@@ -119,17 +124,15 @@ const neededHeaders: Readonly<Record<number, string>> = {
 
 function faultOf(response: Response | undefined, method: string, answer: RawAnswer): string | null {
   const { status, headers, body } = answer;
-  if (status >= 500) return `${status} is a fault of the service`;
+  if (status >= 500) return `${status} is an internal error`;
   if (response === undefined) return `${status} is not documented`;
   if (!/^[\w.:-]{1,64}$/.test(headers['x-request-id'] ?? '')) return 'has no request id';
   const needed = neededHeaders[status];
-  if (needed !== undefined && headers[needed] === undefined)
-    return `${status} comes without ${needed}`;
+  if (needed !== undefined && headers[needed] === undefined) return `${status} without ${needed}`;
   const mediaType = (headers['content-type'] ?? '').split(';')[0] ?? '';
-  if (response.content.size === 0)
-    return body.length === 0 ? null : `has a body where none is documented`;
+  if (response.content.size === 0) return body.length === 0 ? null : `has an undocumented body`;
   const validator = response.content.get(mediaType);
-  if (validator === undefined) return `${status} comes as "${mediaType}", which is not documented`;
+  if (validator === undefined) return `${status} has the undocumented media type "${mediaType}"`;
   if (method === 'HEAD') return body.length === 0 ? null : 'HEAD has a body';
   if (headers['content-encoding'] !== undefined || mediaType === 'application/gzip') return null;
   const text = body.toString();
@@ -137,20 +140,20 @@ function faultOf(response: Response | undefined, method: string, answer: RawAnsw
   const isJson = /[/+]json$/.test(mediaType);
   const value: unknown = isJson ? JSON.parse(text) : text;
   const [, errors] = validator.Errors(value);
-  if (errors.length > 0) return `does not fit the schema: ${JSON.stringify(errors)}`;
+  if (errors.length > 0) return `does not match the schema: ${JSON.stringify(errors)}`;
   if (mediaType !== 'application/problem+json') return null;
   const problem = value as { status: number; requestId: string; code: string; type: string };
-  if (problem.status !== status) return 'names another status than its own';
+  if (problem.status !== status) return 'has a different status in the body';
   if (problem.requestId !== headers['x-request-id'])
-    return 'names another request id than its header';
+    return 'has a different request id in the body';
   if (problem.type !== `urn:warehouse-export:problem:${problem.code}`)
-    return 'has a type of another code';
+    return 'has the problem type of another code';
   return insideOf(text);
 }
 
-/** What only the inside knows. */
+/** Returns a message if the text contains internals such as a stack trace or a table name. */
 function insideOf(text: string): string | null {
   const [found] =
     /\\n +at |node_modules|\.ts:\d|\bpg_\w+|\bSQLSTATE\b|ECONNREFUSED|whx_test_/.exec(text) ?? [];
-  return found === undefined ? null : `shows the inside: ${found}`;
+  return found === undefined ? null : `reveals internals: ${found}`;
 }

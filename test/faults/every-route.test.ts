@@ -13,7 +13,7 @@ import { isFullScale, scaled } from './scale.ts';
 
 t.setTimeout(900_000);
 
-/** A storage that agrees with everything, so that configs come to be. */
+/** A storage that accepts everything, so that configs can be created. */
 const storage = await fakeEndpoint((request, response) => {
   if (request.method === 'DELETE') response.writeHead(204).end();
   else
@@ -125,7 +125,7 @@ const world = {
   token: [linkToken, `${linkToken.slice(0, -2)}xx`, 'none'],
 };
 
-/** So that what is made here is used. */
+/** Adds the ids of created objects to the world, so that later requests use them. */
 function remember(attempt: Attempt, answer: RawAnswer): void {
   if (answer.status !== 201 && answer.status !== 202) return;
   const { id } = JSON.parse(answer.body.toString());
@@ -136,15 +136,15 @@ function remember(attempt: Attempt, answer: RawAnswer): void {
   if (kind === 'api-keys') world.keyId.push(id);
 }
 
-/** Node's limit of 16 KiB, less what is ours. */
+/** Node limits headers to 16 KiB. Other headers of the request need some of it. */
 const isLongHead = (request: Buffer) => request.indexOf('\r\n\r\n') > 15_000;
 
-t.test('no request breaks it, and every answer is as documented', async t => {
+t.test('answers arbitrary requests to every route as documented', async t => {
   const seen = new Map<string, number>();
   const faults = new Map<string, string>();
   const count = scaled(10_000);
   const seed = Math.trunc(Math.random() * 2 ** 31);
-  // Those that change something three times, as less of what they are sent is right.
+  // Changing operations are included three times: fewer of their requests are valid.
   const changing = documented.operations.filter(({ method }) => method !== 'GET');
   const operations = [...documented.operations, ...changing, ...changing];
   const attempts = arbitraryAttempt(operations, Object.keys(tokens));
@@ -171,9 +171,9 @@ t.test('no request breaks it, and every answer is as documented', async t => {
       tell(String(error));
     }
   });
-  // All that is wrong is told at the end, rather than the first of it made small.
+  // Collects all findings and reports them at the end, instead of shrinking the first one.
   await fc.check(property, { numRuns: count, seed });
-  t.strictSame([...faults].slice(0, 20), [], `${count} requests, with the seed ${seed}`);
+  t.strictSame([...faults].slice(0, 20), [], `${count} requests with seed ${seed}`);
   if (isFullScale) {
     const succeeded = new Set(
       [...seen.keys()].filter(key => key.startsWith('2')).map(key => key.slice(4)),
@@ -182,25 +182,25 @@ t.test('no request breaks it, and every answer is as documented', async t => {
     t.strictSame(
       all.filter(route => !succeeded.has(route)),
       [],
-      'every route was also got through',
+      'every route answered with success at least once',
     );
   }
   for (const line of [...seen].map(([key, times]) => `${key}: ${times}`).sort()) t.comment(line);
   const routes = documented.operations.length;
   console.error(
-    `arbitrary requests: ${count} to ${routes} routes (seed ${seed}), ${faults.size} kinds of fault`,
+    `arbitrary requests: ${count} to ${routes} routes (seed ${seed}), ${faults.size} kinds of finding`,
   );
 
   t.equal(Object.hasOwn(Object.prototype, 'polluted'), false);
   t.strictSame(
     app.log.filter(line => Number(line['level']) >= 50),
     [],
-    'nothing is logged as an error',
+    'no log line at error level',
   );
   t.equal((await app.call('/health/ready')).status, 200);
 });
 
-/** Without what must not be printed. */
+/** Returns the text of the request without secrets. */
 function shown(request: Buffer): string {
   const text = request.toString('latin1').replace(/(?<=^authorization: Bearer ).*/m, '…');
   return JSON.stringify(text.replaceAll(linkToken, '…').slice(0, 1_500));

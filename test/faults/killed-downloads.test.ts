@@ -12,7 +12,7 @@ import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 import { isFullScale } from './scale.ts';
 
-/** Downloads of a process that is killed, as curl sees them. */
+/** Downloads with curl from a process that is killed. */
 
 t.setTimeout(400_000);
 
@@ -37,7 +37,8 @@ for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
   t.test(`curl fails when ${signal} ends the process`, { skip }, async t => {
     const service = await startApiProcess(database.url, { DRAIN_SECONDS: '1' });
     t.teardown(() => service.end('SIGKILL'));
-    // HTTP/1.0 cannot tell the end of the connection from the end of a file without a length.
+    // A download over HTTP/1.0 without a length ends with the connection: curl cannot notice the
+    // kill.
     const visible = forms.filter(
       ({ environmentId, version }) =>
         signal === 'SIGTERM' || version === '1.1' || environmentId === 'rendered',

@@ -10,14 +10,19 @@ import { createKysely, createPool } from '../../src/db/connect.ts';
 import { installJobQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 
-/** The newest migrations run while the version before serves: its statements, as it sends them, are in this file. */
+/**
+ * Runs the newest migrations while the previous version serves. The statements of that version are
+ * in this file.
+ */
 
 t.setTimeout(120_000);
 
 const released = '0003-automatic-exports';
 const migrationFolder = path.join(import.meta.dirname, '../../migrations');
 
-/** A database as the version before left it, with an environment, a config and a day of rows. */
+/**
+ * Starts a database of the previous version with an environment, a config and the rows of one day.
+ */
 async function start(t: Test) {
   const server = await startPostgresServer();
   t.teardown(server.remove);
@@ -71,7 +76,7 @@ const insertConfig = `
 const insertRun = `
   insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
   values ('acme', $1, $2, 'schedule', $3, '2026-03-01', 'queued', now())`;
-/** What an attempt at a run writes, one after the other: begun, upload begun, done. */
+/** Statements of one attempt at a run, in order: started, upload started, completed. */
 const attempt = [
   `update export_runs set job_id = gen_random_uuid() where environment_id = 'acme' and id = $1`,
   `update export_runs set state = 'running', attempts = 1, started_at = coalesce(started_at, now()), error_code = null,
@@ -89,7 +94,10 @@ const listConfigs = `select * from export_configs where environment_id = 'acme' 
 const listRuns = `select * from export_runs where environment_id = 'acme'`;
 const listSnapshots = `select * from snapshots where environment_id = 'acme'`;
 
-/** The longest that something took while it was done again and again. */
+/**
+ * Repeats `work` until the returned function is called, which resolves to the longest duration in
+ * milliseconds.
+ */
 function longest(work: () => Promise<unknown>) {
   const over = new AbortController();
   let longestMs = 0;
@@ -108,9 +116,9 @@ function longest(work: () => Promise<unknown>) {
   };
 }
 
-t.test('downloads, runs and loads that last hold no migration up, and go on after it', async t => {
+t.test('migrates without waiting for long downloads and ingests, which then complete', async t => {
   const { server, connect, client, config } = await start(t);
-  // A download or a run: the registry was read, and some of the rows.
+  // A download or run that has read the registry and some of its rows.
   const reader = await connect();
   await reader.query('begin isolation level repeatable read read only');
   await reader.query(`select * from snapshots where environment_id = 'acme'`);
@@ -118,7 +126,7 @@ t.test('downloads, runs and loads that last hold no migration up, and go on afte
     `declare rows cursor for select * from snapshot_rows where environment_id = 'acme' and snapshot_date = '2026-03-01' order by company_id`,
   );
   t.equal((await reader.query('fetch 100 from rows')).rowCount, 100);
-  // A load in its longest part: the rows are being moved.
+  // An ingest in its longest phase, while it moves the rows.
   const loader = await connect();
   await loader.query(`select ensure_snapshot_partition('2026-03-02')`);
   await loader.query('begin');
@@ -132,7 +140,7 @@ t.test('downloads, runs and loads that last hold no migration up, and go on afte
   );
   await loader.query(insertRows, ['2026-03-02', 1_000]);
 
-  // What is short goes on all the while.
+  // Short statements continue during the migration.
   const callers = await connect();
   let slot = Date.parse('2026-03-02');
   const untilEnd = longest(async () => {
@@ -154,11 +162,7 @@ t.test('downloads, runs and loads that last hold no migration up, and go on afte
   const { rows: waiting } = await client.query('select * from pg_locks where not granted');
   t.strictSame(waiting, []);
 
-  t.equal(
-    (await reader.query('fetch all from rows')).rowCount,
-    19_900,
-    'the download comes to its end',
-  );
+  t.equal((await reader.query('fetch all from rows')).rowCount, 19_900, 'the download completes');
   await reader.query('commit');
   await loader.query(registerSnapshot, ['2026-03-02', 1_000]);
   await loader.query('commit');
@@ -169,14 +173,15 @@ t.test('downloads, runs and loads that last hold no migration up, and go on afte
     { snapshot_date: '2026-03-01', row_count: '20000' },
     { snapshot_date: '2026-03-02', row_count: '1000' },
   ]);
-  t.strictSame(await migrateToLatest(server.url), [], 'and once is enough');
+  t.strictSame(await migrateToLatest(server.url), [], 'a second migration does nothing');
 });
 
-t.test('a migration that has to wait gives way', async t => {
+t.test('does not block callers while a migration waits for a lock', async t => {
   for (const table of ['environments', 'export_configs', 'export_runs', 'snapshots']) {
     await t.test(table, async t => {
       const { server, connect } = await start(t);
-      // Longer than anything of the service: say, a backup or somebody at a prompt.
+      // A lock that is held longer than any of the service, for example by a backup or an open psql
+      // session.
       const holder = await connect();
       await holder.query('begin');
       await holder.query(`lock table ${table} in row exclusive mode`);
@@ -188,14 +193,14 @@ t.test('a migration that has to wait gives way', async t => {
       const migrating = migrateToLatest(server.url);
       await delay(5_000);
       await holder.query('rollback');
-      t.ok((await migrating).length > 0, 'it comes through in the end');
+      t.ok((await migrating).length > 0, 'the migration completes');
       const longestMs = await untilEnd();
-      t.ok(longestMs < 2_500, `callers waited for ${Math.round(longestMs)} ms at most`);
+      t.ok(longestMs < 2_500, `callers waited at most ${Math.round(longestMs)} ms`);
     });
   }
 });
 
-t.test('after it the statements of the version before still work', async t => {
+t.test('supports the statements of the previous version after the migration', async t => {
   const { server, client, config } = await start(t);
   await migrateToLatest(server.url);
   const other = randomUUID();
@@ -216,6 +221,6 @@ t.test('after it the statements of the version before still work', async t => {
   t.equal(
     (await client.query('select from export_runs')).rowCount,
     0,
-    'goes with what it belongs to',
+    'runs are deleted with their environment',
   );
 });

@@ -1,4 +1,4 @@
-/** Values that break programs which did not expect them. */
+/** Values that break programs which do not expect them. */
 import fc from 'fast-check';
 
 export const oddTexts = [
@@ -62,7 +62,7 @@ export const oddText: fc.Arbitrary<string> = fc.oneof(
   fc.string({ unit: 'grapheme', maxLength: 30 }),
 );
 
-/** A value for JSON of any type and shape. */
+/** A JSON value of any type and shape. */
 export const oddValue: fc.Arbitrary<unknown> = fc.oneof(
   oddText,
   fc.constantFrom<unknown>(null, true, false, [], {}, [[]], [null], ...oddNumbers),
@@ -76,12 +76,15 @@ function nested(depth: number): unknown {
   return value;
 }
 
-/** JSON text of an object, key by key, so that a key may stand twice or be one that objects treat as special. */
+/**
+ * Returns the JSON text of an object from its entries. Keys may be repeated or be special, such as
+ * `__proto__`.
+ */
 export function objectText(entries: readonly (readonly [string, unknown])[]): string {
   return `{${entries.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value) ?? 'null'}`).join(',')}}`;
 }
 
-/** Keys that pollute prototypes, or that no schema knows. */
+/** Keys that pollute prototypes or that no schema contains. */
 export const oddKey = fc.oneof(
   fc.constantFrom(
     '__proto__',
@@ -97,7 +100,7 @@ export const oddKey = fc.oneof(
   oddText,
 );
 
-/** Bytes around or instead of a JSON text, with which it no longer is one. */
+/** Functions that add bytes to a JSON text, or replace it, so that it is invalid JSON. */
 export const oddBytes: fc.Arbitrary<(text: string) => Buffer> = fc.oneof(
   fc
     .nat({ max: 200 })

@@ -1,30 +1,33 @@
 import net from 'node:net';
 
-/** An answer as it came, taken apart by hand: an HTTP client from a package would repair or hide what is odd. */
+/** An HTTP answer parsed by hand. A client library would repair or hide malformed parts. */
 export interface RawAnswer {
   readonly status: number;
-  /** Names in lower case; of several of one name, the last. */
+  /** Header values by lower-case name. The last value wins. */
   readonly headers: Readonly<Record<string, string>>;
   readonly body: Buffer;
 }
 
 export interface Exchange {
   readonly answers: readonly RawAnswer[];
-  /** `end`, or the code of the error that the connection ended with. */
+  /** `end`, or the code of the error that ended the connection. */
   readonly closed: string;
 }
 
 interface ExchangeOptions {
-  /** Say that no more will come, as a caller who breaks off does. The service then owes an end, not an answer. */
+  /**
+   * Ends the sending side after the last piece, as an aborted caller does. The service must then
+   * close the connection, but need not answer.
+   */
   readonly halfClose?: boolean;
-  /** Methods of the requests sent, for those whose answer has no body though its headers tell of one. */
+  /** Methods of the requests, in order. Answers to HEAD have a length but no body. */
   readonly methods?: readonly string[];
   readonly patienceMs?: number;
 }
 
 /**
- * Writes pieces to a new connection and reads all that comes until the other side closes.
- * @throws when it does not close in time, or when what came is not well-formed HTTP
+ * Writes pieces to a new connection and reads all answers until the service closes it.
+ * @throws if the service does not close the connection in time or does not send well-formed HTTP
  */
 export async function exchange(
   port: number,
@@ -42,7 +45,7 @@ export async function exchange(
   const done = new Promise<void>(resolve => socket.once('close', () => resolve()));
   for (const piece of pieces) {
     socket.write(typeof piece === 'string' ? Buffer.from(piece, 'utf8') : piece);
-    // Each in a segment of its own, as far as that is ours to say.
+    // Sends each piece in a separate segment if the kernel allows it.
     if (pieces.length > 1) await new Promise(resolve => setImmediate(resolve));
   }
   if (halfClose) socket.end();
@@ -56,7 +59,7 @@ export async function exchange(
   const received = Buffer.concat(chunks);
   if (timedOut) {
     throw new Error(
-      `no end within ${patienceMs} ms, after ${JSON.stringify(received.toString().slice(0, 300))}`,
+      `connection not closed within ${patienceMs} ms, after ${JSON.stringify(received.toString().slice(0, 300))}`,
     );
   }
   return { answers: parseAnswers(received, methods), closed };
@@ -68,17 +71,17 @@ function parseAnswers(bytes: Buffer, methods: readonly string[]): RawAnswer[] {
   while (at < bytes.length) {
     const headEnd = bytes.indexOf('\r\n\r\n', at);
     if (headEnd === -1)
-      throw new Error(`headers without an end: ${JSON.stringify(bytes.toString('latin1', at))}`);
+      throw new Error(`unterminated headers: ${JSON.stringify(bytes.toString('latin1', at))}`);
     const [statusLine = '', ...lines] = bytes.toString('latin1', at, headEnd).split('\r\n');
     const [, statusText] = /^HTTP\/1\.1 (\d{3}) [^\r\n]+$/.exec(statusLine) ?? [];
     if (statusText === undefined)
-      throw new Error(`not a status line: ${JSON.stringify(statusLine)}`);
+      throw new Error(`invalid status line: ${JSON.stringify(statusLine)}`);
     const status = Number(statusText);
     const headers: Record<string, string> = {};
     for (const line of lines) {
       const [, name, value] = /^([!#$%&'*+.^_`|~\w-]+): ?([^\0\r\n]*)$/.exec(line) ?? [];
       if (name === undefined || value === undefined)
-        throw new Error(`not a header: ${JSON.stringify(line)}`);
+        throw new Error(`invalid header: ${JSON.stringify(line)}`);
       headers[name.toLowerCase()] = value;
     }
     at = headEnd + 4;
@@ -103,7 +106,7 @@ function parseBody(
   if (length === undefined) return [bytes.subarray(start), bytes.length];
   const end = start + Number(length);
   if (end > bytes.length)
-    throw new Error(`a body of ${bytes.length - start} bytes where ${length} are promised`);
+    throw new Error(`body too short: expected ${length} bytes, read ${bytes.length - start}`);
   return [bytes.subarray(start, end), end];
 }
 
@@ -113,11 +116,11 @@ function parseChunks(bytes: Buffer, start: number): [Buffer, number] {
   for (;;) {
     const lineEnd = bytes.indexOf('\r\n', at);
     const size = Number.parseInt(bytes.toString('latin1', at, lineEnd), 16);
-    if (lineEnd === -1 || Number.isNaN(size)) throw new Error('a chunked body that breaks off');
+    if (lineEnd === -1 || Number.isNaN(size)) throw new Error('incomplete chunked body');
     const from = lineEnd + 2;
     pieces.push(bytes.subarray(from, from + size));
     at = from + size + 2;
-    if (at > bytes.length) throw new Error('a chunk that breaks off');
+    if (at > bytes.length) throw new Error('incomplete chunk');
     if (size === 0) return [Buffer.concat(pieces), at];
   }
 }

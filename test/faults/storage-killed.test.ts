@@ -6,7 +6,11 @@ import { scaled } from './scale.ts';
 
 t.setTimeout(1_800_000);
 
-t.test('the S3 gateway is killed in the middle of uploads', needsS3, async t => {
-  const world = await underFaults(t, scaled(12, 3), [[1, killStorage]]);
-  t.ok(world.counts['scheduled runs'] > 0);
-});
+t.test(
+  'loses and corrupts nothing when the S3 gateway is killed during uploads',
+  needsS3,
+  async t => {
+    const world = await underFaults(t, scaled(12, 3), [[1, killStorage]]);
+    t.ok(world.counts['scheduled runs'] > 0);
+  },
+);
