@@ -18,6 +18,7 @@ import { runRoutes } from './export-runs/routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { maxTokenLength } from './exports/link-tokens.ts';
 import { exportRoutes } from './exports/routes.ts';
+import { registerAllowedMethods } from './http/allowed-methods.ts';
 import { registerBodyTimeLimits } from './http/body-time.ts';
 import { registerCors, showWithoutHooks } from './http/cors.ts';
 import { registerDrain } from './http/drain.ts';
@@ -34,6 +35,9 @@ import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
 import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
 
+/** In characters. Tokens of download links are path parameters and longer than any id. */
+const maxParamLength = maxTokenLength + 200;
+
 /** Creates the HTTP service for `inject` or `listen`. It never listens itself. */
 export async function buildApp(dependencies: Dependencies): Promise<FastifyInstance> {
   registerFormats();
@@ -48,8 +52,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     trustProxy: trustProxy(config.trustProxy),
     // HEAD routes are declared explicitly. A derived one would run a whole download.
     exposeHeadRoutes: false,
-    // Tokens of download links are path parameters and longer than any id.
-    routerOptions: { maxParamLength: maxTokenLength + 200 },
+    routerOptions: { maxParamLength },
     forceCloseConnections: 'idle',
     // During shutdown, a request on an open connection is answered normally and is the last one
     // there.
@@ -82,6 +85,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   registerDrain(app, dependencies);
   registerErrorHandler(app);
   registerBodyTimeLimits(app);
+  registerAllowedMethods(app as unknown as FastifyInstance, maxParamLength);
   const limits = await registerRateLimits(app, {
     perCaller: config.rateLimitPerCaller,
     failedLogins: config.rateLimitFailedLogins,

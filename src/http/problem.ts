@@ -8,6 +8,7 @@ const titles: Readonly<Record<ErrorCode, string>> = {
   insufficient_scope: 'The token lacks the scope',
   plan_upgrade_required: 'The plan does not include this feature',
   not_found: 'Not found',
+  method_not_allowed: 'The path has other methods',
   request_timeout: 'The body took too long',
   conflict: 'Conflict with the current state',
   precondition_failed: 'The file does not match the precondition',

@@ -10,6 +10,7 @@ export const errorStatus = {
   insufficient_scope: 403,
   plan_upgrade_required: 403,
   not_found: 404,
+  method_not_allowed: 405,
   request_timeout: 408,
   conflict: 409,
   precondition_failed: 412,

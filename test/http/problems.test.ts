@@ -35,21 +35,60 @@ function isProblem(
   );
 }
 
-t.test('paths and methods that are not there', async t => {
+t.test('answers 405 with Allow to every method that a known path does not have', async t => {
+  const { paths } = app.app.swagger() as unknown as { paths: Record<string, object> };
+  const known = {
+    ...paths,
+    '/openapi.yaml': { get: {} },
+    '/docs/static/x.css': { get: {}, head: {} },
+  };
+  const every = ['DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PROPFIND', 'PUT', 'TRACE'];
+  const key = await app.makeKey('acme', ['exports:read']);
+  const tokens = [null, 'wrong', key.token, testAdminToken];
+  let count = 0;
+  for (const [template, operations] of Object.entries(known)) {
+    const path = template.replace(/\{\w+\}/g, 'none');
+    // The last part is a parameter of another path, which has more methods.
+    const isShadowed = template.endsWith('/export-configs/validate');
+    const allow = Object.keys({
+      ...operations,
+      ...(isShadowed ? { get: {}, patch: {}, delete: {} } : {}),
+    })
+      .map(name => name.toUpperCase())
+      .toSorted()
+      .join(', ');
+    for (const method of every.filter(name => !allow.split(', ').includes(name))) {
+      for (const token of tokens) {
+        const headers = {
+          'content-type': 'text/csv',
+          ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+        };
+        const answer = await ask(`${app.origin}${path}?limit=x`, { method, headers });
+        const what = `${method} ${template}`;
+        if (method !== 'HEAD') isProblem(t, answer, 405, 'method_not_allowed', what);
+        if (answer.status !== 405 || answer.headers.allow !== allow)
+          t.fail(`${what}: ${answer.status}, allows ${answer.headers.allow} instead of ${allow}`);
+        count += 1;
+      }
+    }
+  }
+  t.ok(count > 500, `${count} requests`);
+});
+
+t.test('answers 404 to paths that no method has', async t => {
   for (const [method, path] of [
     ['GET', '/'],
     ['GET', '/v1'],
     ['GET', '/v1/nothing'],
     ['GET', '/v2/environments'],
-    ['POST', '/v1/environments'],
-    ['PATCH', '/v1/environments/acme'],
-    ['POST', '/v1/environments/acme/exports/today.csv'],
+    ['POST', '/v1/nothing'],
     ['GET', '/v1/environments/acme/exports/today'],
     ['GET', '/v1/environments/acme/exports/today.csv.br'],
     ['GET', '/v1/environments/acme/exports/today.csv/'],
     ['GET', '/v1/environments/acme/../acme'],
-    ['DELETE', '/health/live'],
-    ['OPTIONS', '/v1/environments'],
+    ['DELETE', '/health/nothing'],
+    ['OPTIONS', '/v1/nothing'],
+    ['GET', '/v1/environments/acme/failure-webhook/test/more'],
     ['GET', `/${'x'.repeat(5_000)}`],
     ['GET', '/v1/Environments'],
   ] as const) {
