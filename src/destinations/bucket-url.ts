@@ -1,4 +1,6 @@
-/** Reads and writes Amazon's bucket URLs, `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. Pure. */
+/**
+ * Parses and formats Amazon's bucket URLs, `https://<bucket>.s3.<region>.amazonaws.com[/folder]`.
+ */
 import { bucketFault, isAwsRegion, keyFault } from './names.ts';
 import { describeNearMiss } from './near-bucket-url.ts';
 
@@ -9,9 +11,8 @@ interface BucketLocation {
 }
 
 /**
- * Returns the parts of a bucket URL, or the reason why it is refused.
- *
- * Trailing slashes of the folder are dropped. A percent-encoded folder is decoded.
+ * Returns the parts of a bucket URL, or the reason for its rejection. Trailing slashes of the
+ * folder are dropped. A percent-encoded folder is decoded.
  */
 export function parseBucketUrl(text: string): BucketLocation | string {
   const match = /^https:\/\/([^/?#@:]+)\.s3\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?(\/[^?#]*)?$/.exec(
@@ -39,7 +40,7 @@ export function parseBucketUrl(text: string): BucketLocation | string {
   return badKey === null ? { bucket, region, key } : `has a folder that ${badKey}`;
 }
 
-/** Returns the URL that `parseBucketUrl` reads back to the same parts. Placeholders stay readable. */
+/** Returns the URL that `parseBucketUrl` parses to the same parts. Placeholders stay readable. */
 export function formatBucketUrl({ bucket, region, key }: BucketLocation): string {
   const suffix = region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com';
   const path = key === '' ? '' : `/${encodeFolder(key)}`;
@@ -53,10 +54,13 @@ function encodeFolder(key: string): string {
     .join('/');
 }
 
-/** Decodes a folder; `exports%2F` is the folder `exports`, too. Null if it is not percent-encoded UTF-8. */
+/**
+ * Decodes a folder. Returns null if it is not percent-encoded UTF-8. `exports%2F` is the folder
+ * `exports` too.
+ */
 function decodeKey(path: string): string | null {
   try {
-    // One leading slash belongs to the URL; a second one would be an empty segment.
+    // One leading slash belongs to the URL. A second one is an empty segment.
     return decodeURIComponent(path.replace(/^\//, '')).trim().replace(/\/+$/, '');
   } catch {
     return null;

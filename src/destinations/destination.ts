@@ -1,4 +1,4 @@
-/** Reads the destination of an export from a request body. Pure. */
+/** Parses the destination of an export in a request body. */
 import type { FieldFault } from '../shared/errors.ts';
 import { parseBucketUrl } from './bucket-url.ts';
 import { endpointFault, withoutBucket } from './endpoint.ts';
@@ -8,9 +8,9 @@ export interface Destination {
   readonly provider: Provider;
   readonly bucket: string;
   readonly region: string;
-  /** The folder, without slashes at its ends; may have placeholders; `''` is the bucket's root. */
+  /** Folder without slashes at its ends. May have placeholders. `''` is the root of the bucket. */
   readonly key: string;
-  /** The origin of a custom endpoint as WHATWG URL writes it; null for other providers. */
+  /** Origin of a custom endpoint in the form of WHATWG URL; null for other providers. */
   readonly endpoint: string | null;
 }
 
@@ -19,7 +19,7 @@ export interface Credentials {
   readonly secretAccessKey: string;
 }
 
-/** The members of a config's body that name the destination. Others are ignored. */
+/** Members of a config's body that describe the destination. Others are ignored. */
 export interface DestinationBody {
   readonly provider: Provider;
   readonly bucketUrl?: string;
@@ -43,7 +43,10 @@ const ownFields: Readonly<Record<Provider, readonly Field[]>> = {
 
 const allFields: readonly Field[] = ['bucketUrl', 'bucket', 'region', 'key', 'endpoint'];
 
-/** Reads a destination without outer spaces. Each invalid field has one fault, in the order of the fields. */
+/**
+ * Parses a destination. Values are trimmed. Each invalid field has one error, in the order of the
+ * fields.
+ */
 export function parseDestination(body: DestinationBody): Parsed<Destination> {
   const own = ownFields[body.provider];
   const foreign = allFields
@@ -57,7 +60,7 @@ export function parseDestination(body: DestinationBody): Parsed<Destination> {
   return foreign.length === 0 ? parsed : { ok: false, faults: foreign };
 }
 
-/** Reads credentials without outer spaces and line breaks, which pasted keys often have. */
+/** Parses credentials. Trims spaces and line breaks, which pasted keys often have. */
 export function parseCredentials(body: Credentials): Parsed<Credentials> {
   const value = {
     accessKeyId: body.accessKeyId.trim(),

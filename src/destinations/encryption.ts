@@ -1,4 +1,4 @@
-/** Server-side encryption that a config asks for. Pure. */
+/** Parses the server-side encryption of a config. */
 import type { FieldFault } from '../shared/errors.ts';
 import type { Provider } from './names.ts';
 
@@ -6,17 +6,17 @@ export const encryptionTypes = ['AES256', 'aws:kms'] as const;
 
 export interface Encryption {
   readonly type: (typeof encryptionTypes)[number];
-  /** For `aws:kms`: id, ARN or alias of a key. Null is the default key of the storage. */
+  /** Id, ARN or alias of a key for `aws:kms`; null for the default key of the storage. */
   readonly kmsKeyId: string | null;
 }
 
-/** Encryption as a request body says it. */
+/** Encryption in a request body. */
 export interface EncryptionBody {
   readonly type: Encryption['type'];
   readonly kmsKeyId?: string | null;
 }
 
-/** Returns the encryption without outer spaces, or the fault of its field. */
+/** Returns the trimmed encryption, or the error of its field. */
 export function parseEncryption(
   body: EncryptionBody | null,
   provider: Provider,
@@ -37,7 +37,7 @@ export function parseEncryption(
   return { type: body.type, kmsKeyId };
 }
 
-/** Returns the members that PutObject and CreateMultipartUpload need for it. */
+/** Returns the parameters of PutObject and CreateMultipartUpload for an encryption. */
 export function encryptionParams(encryption: Encryption | null): {
   ServerSideEncryption?: Encryption['type'];
   SSEKMSKeyId?: string;

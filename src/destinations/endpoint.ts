@@ -1,6 +1,6 @@
-/** Rules for custom endpoints. Pure. The endpoint guard decides which hosts may be reached. */
+/** Checks the form of custom endpoints. The endpoint guard decides which hosts may be reached. */
 
-/** Returns the reason why a text is no origin (scheme, host and port), or null. */
+/** Returns the reason why a text is not an origin (scheme, host and port), or null. */
 export function endpointFault(text: string): string | null {
   const form = 'write scheme, host and port alone, such as https://minio.example.com:9000';
   if (!/^https?:\/\//i.test(text)) return `must start with https://: ${form}`;
@@ -13,10 +13,11 @@ export function endpointFault(text: string): string | null {
 }
 
 /**
- * Hosts of endpoints without a bucket, of providers that also answer at `<bucket>.<host>`.
+ * Hosts of endpoints of providers that also answer at `<bucket>.<host>`.
  *
- * The list makes a refusal certain. A bucket may be named like the first label of its endpoint, such as
- * `minio` at minio.example.com, so other hosts are left to the check of the bucket.
+ * For these hosts it is certain that the first label is a bucket. Elsewhere a bucket may have the
+ * name of the first label, such as `minio` at minio.example.com. The check of the bucket covers
+ * other hosts.
  */
 const endpointHosts: readonly RegExp[] = [
   /^s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?$/,
@@ -35,7 +36,9 @@ const endpointHosts: readonly RegExp[] = [
   /^tos-s3-[a-z0-9-]+\.i?volces\.com$/,
 ];
 
-/** Returns the endpoint without the bucket, if its host certainly starts with that bucket; otherwise null. */
+/**
+ * Returns the endpoint without the bucket if its host certainly starts with that bucket, else null.
+ */
 export function withoutBucket(endpoint: string, bucket: string): string | null {
   const url = new URL(endpoint);
   const prefix = `${bucket.toLowerCase()}.`;

@@ -1,7 +1,6 @@
 /**
- * Rules for names of buckets, regions and folders. Pure.
- *
- * Each function returns the reason for a refusal as text that completes a sentence, or null.
+ * Checks names of buckets, regions and folders. Each function returns the reason for a rejection as
+ * text that completes a sentence, or null.
  */
 import {
   longestName,
@@ -32,7 +31,10 @@ const bucketShapes: Readonly<Record<Provider, { shape: RegExp; rule: string }>> 
   },
 };
 
-/** Suffixes of access points, directory buckets and the like, with which S3 clients use another protocol. */
+/**
+ * Suffixes of access points, directory buckets and similar. S3 clients use another protocol for
+ * them.
+ */
 const reservedSuffix = /(?:-s3alias|--ol-s3|--op-s3|--x-s3|--table-s3|\.mrap)$/;
 const reservedPrefix = /^(?:xn--|sthree-|amzn-s3-demo-)/;
 
@@ -47,12 +49,18 @@ export function bucketFault(provider: Provider, bucket: string): string | null {
   return null;
 }
 
-/** Returns whether a region is in the partition `aws`, `aws-us-gov` or `aws-cn`. Others have no public hosts. */
+/**
+ * Returns true if a region is in the partition `aws`, `aws-us-gov` or `aws-cn`. Others have no
+ * public hosts.
+ */
 export function isAwsRegion(region: string): boolean {
   return /^[a-z]{2}(?:-gov)?-[a-z]{4,12}-\d{1,2}$/.test(region);
 }
 
-/** Accepts any label, such as `europe-west1`, `EU`, `auto`, `RegionOne`. It is part of signatures, not of hosts. */
+/**
+ * Checks a region. Accepts any label, such as `europe-west1`, `EU`, `auto` or `RegionOne`. The
+ * region is part of signatures, not of hosts.
+ */
 export function regionFault(region: string): string | null {
   return /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/.test(region)
     ? null
@@ -60,9 +68,8 @@ export function regionFault(region: string): string | null {
 }
 
 /**
- * Checks a folder without slashes at its ends. `''` is the bucket's root.
- *
- * The folder may have placeholders; its length counts with their longest values.
+ * Checks a folder without slashes at its ends. `''` is the root of the bucket. Placeholders count
+ * with their longest values.
  */
 export function keyFault(key: string): string | null {
   if (key === '') return null;
@@ -70,7 +77,7 @@ export function keyFault(key: string): string | null {
   if (/[\u0000-\u001f\u007f-\u009f\ufffe\uffff]/.test(key) || !key.isWellFormed()) {
     return 'may not contain control characters';
   }
-  // Some clients and proxies fold these before they sign, others do not.
+  // Some clients and proxies normalize these before they sign, others do not.
   if (key.split('/').some(segment => segment === '' || segment === '.' || segment === '..')) {
     return 'may not contain empty segments ("//"), "." or ".."';
   }

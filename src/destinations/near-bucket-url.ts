@@ -1,7 +1,7 @@
-/** Explains what is wrong with a text that was given as an Amazon bucket URL, and how to write it. Pure. */
+/** Explains why a text is not an Amazon bucket URL, and suggests the correct URL. */
 import { bucketFault, isAwsRegion } from './names.ts';
 
-/** What a text shows of the bucket. Absent parts are shown as `<bucket>` and the like. */
+/** Parts of a bucket URL that a text contains. Absent parts are shown as `<bucket>` and so on. */
 interface Guess {
   /** Completes the sentence that begins with "bucketUrl". */
   readonly what: string;
@@ -11,7 +11,9 @@ interface Guess {
   readonly folder?: string | undefined;
 }
 
-/** Returns the reason why a text is no bucket URL, with the URL to write as far as it can be told. */
+/**
+ * Returns the reason why a text is not a bucket URL, with the correct URL as far as it is known.
+ */
 export function describeNearMiss(text: string): string {
   const guess = notAmazon(text) ?? byScheme(text) ?? byHost(text) ?? { what: 'must look like' };
   if (guess.what.endsWith('.')) return guess.what.slice(0, -1);
@@ -24,7 +26,7 @@ function format({ bucket, region, folder }: Guess): string {
   const knownRegion = region !== undefined && isAwsRegion(region);
   const suffix = knownRegion && region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com';
   const host = `${knownBucket ? bucket : '<bucket>'}.s3.${knownRegion ? region : '<region>'}.${suffix}`;
-  // Without a bucket the text was something else, so an empty folder says nothing.
+  // Without a bucket the text was something else, and an empty folder means nothing.
   const path = folder === undefined || !knownBucket ? '<folder>' : folder;
   return `https://${host}${path === '' ? '' : `/${path}`}`;
 }
@@ -96,7 +98,7 @@ function byHost(text: string): Guess | null {
   return { ...parts, what };
 }
 
-/** Finds the parts of a host of Amazon S3. `what` is absent for a host that is right. */
+/** Returns the parts of a host of Amazon S3. `what` is absent for a correct host. */
 function partsOf(host: string, folder: string): Partial<Guess> | null {
   if (/\.(?:s3-accesspoint|s3-object-lambda|s3-outposts)(?:-fips)?\./.test(host)) {
     return { what: accessPoint, region: host.split('.').find(isAwsRegion) };
@@ -138,7 +140,7 @@ function serviceFault(
   return host.includes(`.s3-${region}.`) ? 'must have ".s3.<region>", with a dot' : null;
 }
 
-/** Explains an address of the AWS console, which names the bucket in its path. */
+/** Explains a URL of the AWS console, which has the bucket in its path. */
 function byConsole(host: string, path: string, query: string): Guess | null {
   if (!/(?:^|\.)console\.(?:aws\.amazon\.com|amazonaws\.cn|amazonaws-us-gov\.com)$/i.test(host)) {
     return null;

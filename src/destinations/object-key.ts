@@ -1,8 +1,8 @@
-/** Keys of what a run writes into the bucket. Pure. */
+/** Computes the keys of the objects that a run writes. */
 
 export type Compression = 'none' | 'gzip';
 
-/** What the name of an object depends on, apart from the folder. */
+/** Values that determine the name of an object, apart from the folder. */
 export interface ObjectName {
   readonly environmentId: string;
   /** YYYY-MM-DD */
@@ -24,9 +24,8 @@ export const placeholderNames = Object.keys(placeholders);
 const placeholder = /\{[^{}]*\}/g;
 
 /**
- * Returns the first brace or placeholder of a folder that means nothing, or null.
- *
- * Braces stand for placeholders alone, so that a misspelt one is found before it names a folder.
+ * Returns the first unknown placeholder or stray brace of a folder, or null. Braces are reserved
+ * for placeholders, so that a misspelt one is an error.
  */
 export function unknownPlaceholder(folder: string): string | null {
   const unknown = folder.match(placeholder)?.find(text => !Object.hasOwn(placeholders, text));
@@ -69,12 +68,12 @@ function fileName({ environmentId, snapshotDate, compression }: ObjectName): str
   return `company-adoption_${environmentId}_${snapshotDate}.${extension}`;
 }
 
-/** The name with the longest parts that are possible. */
+/** Name with the longest possible parts. */
 export const longestName: ObjectName = {
   environmentId: 'e'.repeat(64),
   snapshotDate: '2026-01-02',
   compression: 'gzip',
 };
 
-/** Bytes of UTF-8 that a folder may have. S3 allows 1,024 for the whole key. */
+/** Maximum length of a folder in bytes of UTF-8. S3 allows 1,024 for the whole key. */
 export const maxKeyBytes = 1024 - Buffer.byteLength(manifestKey('k', longestName)) + 1;

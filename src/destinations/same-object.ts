@@ -1,4 +1,4 @@
-/** Tells whether two exports of one environment can write the same object. Pure. */
+/** Decides whether two exports of one environment can write the same object. */
 import type { Destination } from './destination.ts';
 import type { Compression } from './object-key.ts';
 
@@ -8,10 +8,9 @@ export interface ExportTarget {
 }
 
 /**
- * Returns whether there is a snapshot date for which both write the same object.
- *
- * Placeholders are compared by what they stand for: `{date}` meets `{year}-{month}-{day}`, and `{year}`
- * meets a folder named `2026`.
+ * Returns true if both exports write the same object for some snapshot date. Placeholders are
+ * compared by their values: `{date}` matches `{year}-{month}-{day}`, and `{year}` matches a folder
+ * named `2026`.
  */
 export function canWriteSameObject(
   environmentId: string,
@@ -29,10 +28,9 @@ export function canWriteSameObject(
 }
 
 /**
- * Returns a text that two destinations share if they are the same bucket.
- *
- * Names of buckets are unique at Google and in each partition of Amazon. Elsewhere the host and port
- * count, because http and https of a host lead to the same storage.
+ * Returns a key that is equal for destinations with the same bucket. Bucket names are unique at
+ * Google and in each partition of Amazon. Elsewhere host and port count, because http and https of
+ * a host lead to the same storage.
  */
 function bucketIdentity({ provider, bucket, region, endpoint }: Destination): string {
   if (provider === 'gcp') return `gcp ${bucket}`;
@@ -53,7 +51,7 @@ function partitionOf(region: string): string {
   return region.startsWith('us-gov-') ? 'aws-us-gov' : 'aws';
 }
 
-/** A character of a folder, or the position of a digit in a date that is written YYYYMMDD. */
+/** Character of a folder, or position of a digit in a date YYYYMMDD. */
 type Token = string | number;
 
 const year = [0, 1, 2, 3];
@@ -73,7 +71,7 @@ function tokensOf(environmentId: string, folder: string): Token[] {
     .flatMap(part => digits[part] ?? [...part]);
 }
 
-/** Two tokens that have to be equal. */
+/** Pair of tokens that must be equal. */
 type Pair = readonly [Token, Token];
 
 function foldersMeet(one: readonly Token[], other: readonly Token[]): boolean {
@@ -92,7 +90,7 @@ function foldersMeet(one: readonly Token[], other: readonly Token[]): boolean {
 const firstYear = 2000;
 const lastYear = 2099;
 
-/** Tries dates, year by year. Each level skips what its digits rule out already. */
+/** Searches for a date that fits, year by year. Each level skips values that its digits exclude. */
 function isSomeDate(pairs: readonly Pair[]): boolean {
   const decidedBy = (length: number) =>
     pairs.filter(pair => Math.max(...pair.filter(isPosition)) < length);

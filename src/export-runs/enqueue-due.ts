@@ -11,27 +11,28 @@ import { type EndedRun, noteFailures } from './failure-streaks.ts';
 import { stopReasons } from './run-errors.ts';
 import { newestSlot, schedules, snapshotDateOf } from './schedule.ts';
 
-/** How many runs a tick moved. */
+/** Numbers of runs that a tick changed. */
 export interface Tick {
-  /** Became due, newest slot only. */
+  /** New runs of due slots. Only the newest slot of a config counts. */
   readonly added: number;
-  /** Whose snapshot is there: handed to the workers. */
+  /** Runs that were enqueued because their snapshot is present. */
   readonly sent: number;
-  /** Waited in vain for their snapshot. */
+  /** Runs that failed because their snapshot is missing. */
   readonly failed: number;
-  /** The plan was lowered while they waited. */
+  /** Waiting runs that failed because the plan was lowered. */
   readonly switchedOff: number;
 }
 
 /**
- * Brings the runs up to date with the clock, in one transaction and a handful of set-wise statements however many
- * configs there are. Any number of processes may call it at any time: one works, the others find nothing to do.
+ * Creates, enqueues and ends runs according to the clock. Works in one transaction with a fixed
+ * number of statements, independent of the number of configs. Any number of processes may call it
+ * at once: one works, and the others return at once.
  */
 export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise<Tick> {
   return await db.transaction().execute(async trx => {
     if (!(await tryLock(trx))) return { added: 0, sent: 0, failed: 0, switchedOff: 0 };
     await sql`set local statement_timeout = 0`.execute(trx);
-    // Those that end make room for the next slot's: a config has one unfinished run at most.
+    // End old runs first, because a config has at most one unfinished run.
     const switchedOff = await failSwitchedOff(trx, now);
     const failed = await failWithoutSnapshot(trx, boss, now);
     const added = await insertDue(trx, now);
@@ -52,11 +53,14 @@ async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
 }
 
 /**
- * A slot that is not newer than one that was run already is left alone, also when the clock went back. Asked by
- * subqueries with a limit, which Postgres carries out as a step down an index for each config: as joins they are planned
- * by what it knows of the table, which at midnight is what it was before.
- * Configs are locked as the foreign key would lock them a moment later: one that is being removed is passed over, where
- * it would fail the whole tick.
+ * Inserts runs of due slots. A slot is skipped unless it is newer than all earlier slots of the
+ * config, also after the clock was set back.
+ *
+ * The conditions are subqueries with a limit, which Postgres executes as one index look-up per
+ * config. Joins would be planned with statistics that are outdated at midnight.
+ *
+ * Configs are locked like the foreign key would lock them. Configs that are being deleted are
+ * skipped, because they would fail the whole tick.
  */
 async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
   const result = await sql`
@@ -79,9 +83,10 @@ async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
 }
 
 /**
- * The next slot has come and the snapshot has not. Without a job means that the run has been waiting for it. A run by
- * hand never waits: its snapshot was there and is gone. Configs are locked before their runs, as everywhere; one that
- * somebody is changing now is left to the next tick.
+ * Fails runs whose snapshot is missing although the next slot is due. A queued run without a job
+ * has waited for its snapshot. Manual runs never wait: their snapshot existed and was deleted.
+ * Configs are locked before runs, as everywhere. Configs that are being changed are left to the
+ * next tick.
  */
 async function failWithoutSnapshot(
   trx: Transaction<Tables>,
@@ -94,7 +99,7 @@ async function failWithoutSnapshot(
       error_message = format(
         case run.trigger
           when 'manual' then 'There is no snapshot of %s any more.'
-          else 'The snapshot of %s had not been loaded when the next slot came.'
+          else 'The snapshot of %s had not been ingested when the next slot was due.'
         end, run.snapshot_date)
     where run.ctid = any(array(
       select late.ctid
@@ -112,7 +117,10 @@ async function failWithoutSnapshot(
   return rows.length;
 }
 
-/** Nobody else looks at runs that wait. */
+/**
+ * Fails waiting runs whose plan no longer includes automatic exports. No worker checks waiting
+ * runs.
+ */
 async function failSwitchedOff(trx: Transaction<Tables>, now: Date): Promise<number> {
   const { code, message } = stopReasons.plan_upgrade_required;
   const result = await sql`
@@ -127,8 +135,9 @@ async function failSwitchedOff(trx: Transaction<Tables>, now: Date): Promise<num
 }
 
 /**
- * A run whose job is gone, say because somebody emptied the queue, would hold back every later slot of its config, or
- * its config's removal. It gets a new one unless it is over. Jobs of `run-export-lost` are about runs that end now.
+ * Resets runs whose job no longer exists, for example after the queue was emptied. Such a run would
+ * block all later slots of its config and the deletion of the config. An unfinished run then gets a
+ * new job. Runs with a job in `run-export-lost` are skipped, because they end now.
  */
 async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
   await sql`
@@ -145,7 +154,10 @@ async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
   );
 }
 
-/** Of the tables `config`, `environment` and `due`: every config that is to have run by now, and its newest slot. */
+/**
+ * Returns SQL that joins the tables `config`, `environment` and `due`: every config with a due
+ * slot, and its newest slot.
+ */
 export function fromDueConfigs(now: Date) {
   return sql`
     from ${dueSlots(now)}
@@ -157,7 +169,10 @@ export function fromDueConfigs(now: Date) {
       and environment.plan = ${requiredPlan('automatic_export')}`;
 }
 
-/** The newest slot of each schedule as a table `due`: schedule, slot, snapshot_date. */
+/**
+ * Returns SQL of a table `due` with the newest slot of each schedule: schedule, slot,
+ * snapshot_date.
+ */
 function dueSlots(now: Date) {
   const rows = schedules.map(schedule => {
     const slot = newestSlot(schedule, now);

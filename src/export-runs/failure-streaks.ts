@@ -8,12 +8,12 @@ import { type EventData, insertEvents, type NewEvent } from '../webhooks/insert-
 import { stopReasons } from './run-errors.ts';
 
 /**
- * What follows from the end of a run, in the transaction that records it: how many failed in a row, what is pushed to
- * the failure webhook, and whether the config turns itself off. Configs are locked before their runs, as whoever
- * changes or deletes a config does.
+ * Applies the consequences of a finished run in the transaction that records it. Counts consecutive
+ * failures, inserts events for the failure webhook, and turns the config off if needed. Configs are
+ * locked before their runs, in the same order as changes and deletions of configs.
  */
 
-/** So many slots in a row that failed because of the configuration turn a config off. */
+/** Number of consecutive slots with a configuration error after which a config is turned off. */
 export const faultySlotsToTurnOff = 10;
 
 export interface EndedRun {
@@ -21,7 +21,7 @@ export interface EndedRun {
   readonly runId: string;
 }
 
-/** Before the run's row is written. */
+/** Locks the config. Call this before writing the row of the run. */
 export async function lockConfig(
   trx: DatabaseOrTransaction,
   { environmentId, configId }: { environmentId: string; configId: string },
@@ -45,14 +45,14 @@ interface FailedRun {
   readonly code: string;
   readonly message: string;
   readonly enabled: boolean;
-  /** Before this run. */
+  /** Consecutive failures before this run. */
   readonly failures: number;
   readonly faultySlots: number;
 }
 
 /**
- * For runs that this transaction has marked as failed, one of a config at most. Those that somebody stopped are nobody's
- * fault and leave everything as it was.
+ * Processes runs that this transaction has marked as failed, at most one per config. Cancelled runs
+ * have no consequences.
  */
 export async function noteFailures(
   trx: Transaction<Tables>,
@@ -75,7 +75,7 @@ export async function noteFailures(
   const noted = rows.map(run => ({ run, ...streakAfter(run) }));
   const events = noted.flatMap(({ run, turnsOff }) => failureEvents(run, turnsOff));
   const inserted = await insertEvents(trx, boss, events, now);
-  // Also one that was told of its end alone is owed the news that it works again.
+  // A config whose only pushed event was `export.turned_off` gets a recovery event too.
   const pushed = new Set(
     inserted.map(event => JSON.stringify([event.environmentId, event.configId])),
   );
@@ -86,8 +86,8 @@ export async function noteFailures(
     turned_off_message: turnsOff ? turnedOffMessage(faultySlots, run.message) : null,
     is_pushed: pushed.has(JSON.stringify([run.environmentId, run.configId])),
   }));
-  // A row that is written twice in one transaction has its foreign key checked, which would wait for whoever deletes
-  // the environment while that waits for this row.
+  // One statement, because Postgres checks the foreign key of a row that is written twice in a
+  // transaction. That check could deadlock with a deletion of the environment.
   await sql`
     update export_configs as config
     set failures_in_a_row = config.failures_in_a_row + 1,
@@ -96,7 +96,7 @@ export async function noteFailures(
       enabled = config.enabled and streak.turned_off_message is null,
       turned_off_at = case when streak.turned_off_message is null then config.turned_off_at else ${now} end,
       turned_off_message = coalesce(streak.turned_off_message, config.turned_off_message),
-      -- Whoever is changing what they read before has to read again.
+      -- Makes concurrent changes of the config fail, so that their callers read it again.
       updated_at = case
         when streak.turned_off_message is null then config.updated_at
         else greatest(${now}, config.updated_at + interval '1 millisecond')
@@ -108,7 +108,7 @@ export async function noteFailures(
   await recordChanges(trx, systemActor('run-export'), turnedOff);
 }
 
-/** A run by hand is no slot: failing, it neither counts nor begins the count anew. */
+/** Returns the count of faulty slots after this run. Manual runs do not change it. */
 function streakAfter(run: FailedRun): { faultySlots: number; turnsOff: boolean } {
   if (run.slot === null) return { faultySlots: run.faultySlots, turnsOff: false };
   const isFaulty = configurationFaults.some(code => code === run.code);
@@ -142,7 +142,10 @@ interface NotedSuccess {
   readonly hadPushedFailure: boolean;
 }
 
-/** For a run that this transaction has marked as successful, a manual one as well: it proves the configuration right. */
+/**
+ * Processes a run that this transaction has marked as successful. Manual runs count too, because
+ * they prove that the configuration works.
+ */
 export async function noteSuccess(
   trx: Transaction<Tables>,
   boss: PgBoss,
@@ -169,7 +172,7 @@ export async function noteSuccess(
   await insertEvents(trx, boss, recovered, now);
 }
 
-/** Named one by one, in the order in which the receiver reads them. */
+/** Lists the fields explicitly, in the order in which the receiver reads them. */
 function toEventData(
   row: Omit<NotedSuccess, 'hadPushedFailure'>,
   consecutiveFailures: number,

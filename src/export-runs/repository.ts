@@ -9,7 +9,7 @@ import { AppError, notFound } from '../shared/errors.ts';
 
 type RunRow = Selectable<Tables['export_runs']>;
 
-/** One execution of a config. Instants are ISO-8601 UTC. */
+/** Execution of a config. Instants are ISO 8601 UTC. */
 export interface Run {
   readonly id: string;
   readonly configId: string;
@@ -19,18 +19,22 @@ export interface Run {
   readonly state: 'queued' | 'running' | 'successful' | 'failed';
   readonly attempts: number;
   readonly createdAt: string;
-  /** Of the first attempt. */
+  /** Start of the first attempt. */
   readonly startedAt: string | null;
   readonly finishedAt: string | null;
   readonly rowCount: number | null;
   readonly bytes: number | null;
   readonly sha256: string | null;
   readonly objectKey: string | null;
-  /** While the run is queued again: what the last attempt met. */
+  /** Error of the last attempt, also while the run is queued again. */
   readonly error: RunError | null;
 }
 
-/** @param configId any config of the environment when null. @throws AppError `not_found` */
+/**
+ * Returns a run.
+ * @param configId null for any config of the environment
+ * @throws AppError `not_found`
+ */
 export async function getRun(
   db: DatabaseOrTransaction,
   environmentId: string,
@@ -45,7 +49,7 @@ export async function getRun(
   return toRun(row);
 }
 
-/** Newest first, those before `before`. */
+/** Lists runs before `before`, newest first. */
 export async function listRuns(
   db: DatabaseOrTransaction,
   environmentId: string,
@@ -68,16 +72,17 @@ export async function listRuns(
 }
 
 /**
- * Queues a run that somebody asked for.
- * @param snapshotDate null: the newest snapshot
- * @throws AppError `not_found` when there is no such config or snapshot, `conflict` when a run of the config has not finished
+ * Inserts a manual run.
+ * @param snapshotDate null for the newest snapshot
+ * @throws AppError `not_found` if the config or the snapshot does not exist, `conflict` if the
+ * config has an unfinished run
  */
 export async function insertManualRun(
   trx: Transaction<Tables>,
   actor: Actor,
   wanted: { environmentId: string; configId: string; snapshotDate: string | null; now: Date },
 ): Promise<Run> {
-  // The lock keeps whoever deletes the config from missing this run.
+  // The lock ensures that a concurrent deletion of the config sees this run.
   const config = await trx
     .selectFrom('export_configs')
     .select('id')
@@ -96,7 +101,7 @@ export async function insertManualRun(
     )
     .orderBy('snapshot_date', 'desc')
     .limit(1)
-    // Retention leaves a snapshot that a run has to read; this keeps it from missing the run.
+    // Retention keeps snapshots that a run has to read. The lock ensures that it sees this run.
     .forKeyShare()
     .executeTakeFirst();
   if (snapshot === undefined) throw notFound('snapshot');
@@ -116,7 +121,7 @@ export async function insertManualRun(
     .executeTakeFirstOrThrow()
     .catch((error: unknown) => {
       if (error instanceof DatabaseError && error.constraint === 'export_runs_unfinished') {
-        throw new AppError('conflict', 'A run of this config is under way or waiting already.');
+        throw new AppError('conflict', 'This config has an unfinished run.');
       }
       throw error;
     });
@@ -129,7 +134,10 @@ export async function insertManualRun(
   return toRun(row);
 }
 
-/** A run whose config was deleted is gone for callers, though its row may stay for a moment. */
+/**
+ * Selects runs whose config is not deleted. Callers do not see other runs, though their rows may
+ * still exist.
+ */
 function selectRuns(db: DatabaseOrTransaction, environmentId: string) {
   return db
     .selectFrom('export_runs as run')

@@ -35,12 +35,13 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         operationId: 'startRun',
         summary: 'Run an export now',
         description:
-          'Works while the config is off, too. `conflict` when a run of the config is under way or waiting; `not_found` when there is no such snapshot.',
+          'Also works while the config is turned off. Fails with `conflict` if the config has an ' +
+          'unfinished run, and with `not_found` if the snapshot does not exist.',
         tags,
         params: configParams,
         body: Type.Object(
-          { snapshotDate: Type.Optional(date('Which snapshot; default: the newest.')) },
-          { additionalProperties: false, description: 'May be left out.' },
+          { snapshotDate: Type.Optional(date('Date of the snapshot. Default: the newest.')) },
+          { additionalProperties: false, description: 'May be omitted.' },
         ),
         response: { 202: runSchema, ...problemResponses(...bodyProblems, 'conflict') },
       },
@@ -114,7 +115,7 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
       schema: {
         operationId: 'getRun',
         summary: 'Read a run',
-        description: 'For those who know the run and not its config.',
+        description: 'Returns a run without its config id in the path.',
         tags,
         params: runParams,
         response: { 200: runSchema, ...problemResponses(...readProblems) },

@@ -2,14 +2,12 @@ import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
 import { isTransient, StorageError, storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { RunError } from '../export-configs/status.ts';
 
-/** The registry that exports read has no such snapshot. */
+/** Error for a snapshot that is not in the registry that exports read. */
 export class SnapshotAbsentError extends Error {
   override readonly name = 'SnapshotAbsentError';
 }
 
-/** Why runs end, and which ends are only of an attempt. Pure. */
-
-/** Somebody stopped the run. It shows as failed with one of these. */
+/** Errors of runs that were cancelled. They end as failed with one of these. */
 export const stopReasons = {
   cancelled: {
     code: 'cancelled',
@@ -21,7 +19,7 @@ export const stopReasons = {
   },
 } as const satisfies Record<string, RunError>;
 
-/** Every code that a run may end with. */
+/** All codes that a run may end with. */
 export const runErrorCodes: readonly string[] = [
   ...storageErrorCodes,
   ...Object.keys(stopReasons),
@@ -29,10 +27,10 @@ export const runErrorCodes: readonly string[] = [
   'internal_error',
 ];
 
-/** Says nothing of the inside. */
+/** Error that reveals no internals. */
 export const internalError: RunError = {
   code: 'internal_error',
-  message: 'Something went wrong on our side. The bucket and the credentials were not at fault.',
+  message: 'An internal error occurred. The bucket and the credentials are not the cause.',
 };
 
 export function snapshotMissing(snapshotDate: string): RunError {
@@ -41,15 +39,19 @@ export function snapshotMissing(snapshotDate: string): RunError {
 
 const notThereYet: RunError = {
   code: 'snapshot_missing',
-  message: 'The snapshot has been loaded, but has not reached the replica that exports read.',
+  message: 'The snapshot has been ingested, but has not reached the replica that exports read.',
 };
 
-/** A fault of ours may come from a moment's confusion; one that comes again and again is a bug. */
+/**
+ * Attempts after which an internal error is final. A single one may be transient, but a repeated
+ * one is a bug.
+ */
 const attemptsAtInternalErrors = 3;
 
 /**
- * What a customer is told of anything that an attempt met, and whether another attempt makes sense.
- * @param attempt its number, from 1
+ * Describes an error of an attempt for the customer, and decides whether another attempt makes
+ * sense.
+ * @param attempt number of the attempt, from 1
  */
 export function describeFailure(
   error: unknown,
@@ -59,7 +61,7 @@ export function describeFailure(
     const { code, message } = error.fault;
     return { error: { code, message }, retry: isTransient(code) };
   }
-  // The registry has it, so the replica that exports read will.
+  // The main database has the snapshot, so the replica will have it soon.
   if (error instanceof SnapshotAbsentError) return { error: notThereYet, retry: true };
   return {
     error: internalError,

@@ -5,9 +5,10 @@ import type { QueueState } from '../observability/metrics.ts';
 import { fromDueConfigs } from './enqueue-due.ts';
 
 /**
- * What waits, in one statement. Each part goes by an index of what is unfinished; only the look for late slots asks for
- * every enabled config, by one probe of an index. `offset 0` keeps the planner from reading all runs there ever were
- * instead, which took four times as long with 30 runs of each of 10,000 configs.
+ * Reads the work that waits, in one statement. Each part uses an index of unfinished rows. Only the
+ * search for late slots visits every enabled config, with one index probe each. `offset 0` keeps
+ * the planner from reading all runs instead, which took four times as long with 10,000 configs of
+ * 30 runs.
  */
 export async function selectQueueState(db: Database, now: Date): Promise<QueueState> {
   const { rows } = await sql<Record<string, number>>`

@@ -9,7 +9,10 @@ import { csvColumns } from '../snapshots/column-types.ts';
 import { SnapshotAbsentError } from './run-errors.ts';
 import type { RunResult } from './update-run.ts';
 
-/** Moves one snapshot from the database into the bucket, as the same file as a manual export of that day. */
+/**
+ * Uploads one snapshot from the database to the bucket. The file equals a manual export of that
+ * day.
+ */
 
 export interface TransferRequest {
   readonly environmentId: string;
@@ -20,20 +23,26 @@ export interface TransferRequest {
   readonly signal: AbortSignal;
   readonly onMultipartStarted: UploadRequest['onMultipartStarted'];
   readonly onMultipartAborted: () => Promise<void>;
-  /** Called between the last byte and the object's completion. @throws to keep the object from appearing */
+  /**
+   * Called between the last byte and the completion of the object.
+   * @throws to prevent the completion
+   */
   readonly beforeCompletion: () => Promise<void>;
   readonly now: () => Date;
 }
 
-/** Bytes of a row, above the usual size with lists of segments. Uploads leave room for twice as much. */
+/**
+ * Estimated bytes per row, above the usual size with lists of segments. Uploads leave room for
+ * twice as much.
+ */
 const expectedRowBytes = 400;
 
 /**
- * Writes the object, then the manifest if the config wants one. The object appears whole or not at all.
- * An older manifest of the object is removed before the object is replaced.
+ * Writes the object, then the manifest if the config has one. The object appears complete or not at
+ * all. An older manifest is removed before the object is replaced.
  *
- * @throws SnapshotAbsentError, StorageError, the signal's reason, or what the database throws; also if the
- *   number of rows differs from the registry
+ * @throws SnapshotAbsentError, StorageError, the reason of the signal, or the driver's error; also
+ * if the number of rows differs from the registry
  */
 export async function transfer(
   source: ExportSource,
@@ -97,7 +106,10 @@ export async function transfer(
   }
 }
 
-/** Passes the bytes on, then calls `last`. Copies them, because uploads hold pieces until a part is full. */
+/**
+ * Passes the bytes through, then calls `last`. Copies them, because uploads hold pieces until a
+ * part is full.
+ */
 async function* thenCall(
   bytes: AsyncIterable<Buffer>,
   last: () => Promise<void>,

@@ -1,13 +1,17 @@
 /**
- * What a custom endpoint may be: public and https, or named by the operator in `S3_ENDPOINT_ALLOWLIST`. Pure: the rule
- * is about one address; the endpoint guard applies it to each that is dialled.
+ * Decides which custom endpoints are allowed: public and https, or listed in
+ * `S3_ENDPOINT_ALLOWLIST`. The rule is about one address. The endpoint guard applies it to each
+ * address that it dials.
  */
 import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { ConfigError } from '../config/config.ts';
 
 export interface EndpointAllowlist {
-  /** Hosts as WHATWG URL writes them, without brackets or a last dot; `host:port` when one port alone is open. */
+  /**
+   * Hosts in the form of WHATWG URL, without brackets and trailing dot. `host:port` allows only one
+   * port.
+   */
   readonly hosts: ReadonlySet<string>;
   readonly networks: readonly [ipaddr.IPv4 | ipaddr.IPv6, number][];
 }
@@ -18,7 +22,11 @@ export interface Target {
   readonly scheme: 'http' | 'https';
 }
 
-/** @throws ConfigError that names `S3_ENDPOINT_ALLOWLIST` when an entry is neither host, `host:port` nor CIDR. */
+/**
+ * Parses the allow-list.
+ * @throws ConfigError that names `S3_ENDPOINT_ALLOWLIST` if an entry is neither host, `host:port`
+ * nor CIDR
+ */
 export function parseEndpointAllowlist(entries: readonly string[]): EndpointAllowlist {
   const hosts = new Set<string>();
   const networks: [ipaddr.IPv4 | ipaddr.IPv6, number][] = [];
@@ -29,7 +37,7 @@ export function parseEndpointAllowlist(entries: readonly string[]): EndpointAllo
   return { hosts, networks };
 }
 
-/** The whole rule. `address` is what will be dialled for the target's host. */
+/** Returns true if the target may be reached at `address`. */
 export function isAllowed(allowlist: EndpointAllowlist, target: Target, address: string): boolean {
   return (
     isHostListed(allowlist, target) ||
@@ -38,7 +46,7 @@ export function isAllowed(allowlist: EndpointAllowlist, target: Target, address:
   );
 }
 
-/** Whether there is an address with which the rule would allow the target: false is certain before any name is asked. */
+/** Returns false if no address could make the target allowed. No name is resolved. */
 export function mayBeAllowed(allowlist: EndpointAllowlist, target: Target): boolean {
   const host = bareHost(target.host);
   if (isIP(host) !== 0) return isAllowed(allowlist, target, host);
@@ -47,21 +55,29 @@ export function mayBeAllowed(allowlist: EndpointAllowlist, target: Target): bool
   );
 }
 
-/** Addresses that anyone may reach over the internet; nothing of loopback, private, special or tunnelled kinds. */
+/**
+ * Returns true for addresses on the public internet, false for loopback, private, special and
+ * tunnelled ones.
+ */
 export function isPublicAddress(address: string): boolean {
   if (isIP(address) === 0) return false;
   const parsed = ipaddr.parse(address);
   if (parsed.range() !== 'unicast') return false;
-  // Of IPv6 only 2000::/3 is given out: the rest hides IPv4-compatible, translated and future kinds.
+  // Only 2000::/3 of IPv6 is allocated. The rest includes IPv4-compatible and translated addresses.
   if (parsed.kind() === 'ipv6') return parsed.match(globalUnicast);
   return address !== azurePlatformAddress;
 }
 
 const globalUnicast = ipaddr.parseCIDR('2000::/3') as [ipaddr.IPv6, number];
-/** Azure's DHCP, DNS and metadata, reached from virtual machines alone, though the address looks public. */
+/**
+ * Azure's DHCP, DNS and metadata address. It looks public but is reachable only from virtual
+ * machines.
+ */
 const azurePlatformAddress = '168.63.129.16';
 
-/** Named by host or by host and port, whatever its address. */
+/**
+ * Returns true if the allow-list names the host, or the host and port, independent of its address.
+ */
 export function isHostListed({ hosts }: EndpointAllowlist, { host, port }: Target): boolean {
   const bare = bareHost(host);
   return hosts.has(bare) || hosts.has(withPort(bare, port));
@@ -69,7 +85,7 @@ export function isHostListed({ hosts }: EndpointAllowlist, { host, port }: Targe
 
 function isNetworkListed({ networks }: EndpointAllowlist, address: string): boolean {
   if (isIP(address) === 0) return false;
-  // `process` takes ::ffff:10.0.0.1 for 10.0.0.1, so that one CIDR opens both.
+  // `process` converts ::ffff:10.0.0.1 to 10.0.0.1, so that one CIDR covers both.
   const parsed = ipaddr.process(address);
   return networks.some(network => parsed.kind() === network[0].kind() && parsed.match(network));
 }
@@ -77,7 +93,7 @@ function isNetworkListed({ networks }: EndpointAllowlist, address: string): bool
 function parseHostEntry(entry: string): string {
   const bracketed = isIP(entry) === 6 ? `[${entry}]` : entry;
   const [, host, port] = /^(\[[^\]]+\]|[^:/?#@*\s\\[\]]+)(?::(\d{1,5}))?$/.exec(bracketed) ?? [];
-  // Any scheme with rules for hosts normalises them: https here.
+  // Parsing as a https URL normalizes the host.
   if (
     host === undefined ||
     !URL.canParse(`https://${host}`) ||
@@ -95,7 +111,7 @@ function isPort(text: string): boolean {
   return Number(text) >= 1 && Number(text) <= 65_535;
 }
 
-/** Without brackets or a last dot, in lower case. */
+/** Returns a host in lower case without brackets and trailing dot. */
 export function bareHost(host: string): string {
   return host.toLowerCase().replace(/^\[|\]$|\.$/g, '');
 }

@@ -3,13 +3,17 @@ import { selectDelivery } from './select-delivery.ts';
 import { signAndSend } from './sign-and-send.ts';
 import type { WebhookDependencies } from './try-webhook.ts';
 
-/** The receiver says that it is gone for good. It may have been a slip, so the webhook stays. */
+/**
+ * Status of a receiver that is permanently gone. The webhook is kept, because the status may be a
+ * mistake.
+ */
 const goneStatus = 410;
 
 /**
- * One try at one event. Nothing is sent when the webhook or what the event is about was removed meanwhile.
- * @param isLast no try comes after this one
- * @throws Error that says the kind of failure and no more, of which the queue makes another try later
+ * Attempts to deliver an event. Sends nothing if the webhook, the config or the environment was
+ * deleted.
+ * @param isLast true if no attempt follows
+ * @throws Error with only the error code, after which the queue retries
  */
 export async function deliverEvent(
   dependencies: WebhookDependencies,

@@ -6,7 +6,7 @@ import type { Tables } from '../db/tables.ts';
 
 export type EventType = 'export.failed' | 'export.recovered' | 'export.turned_off';
 
-/** What the receiver is told. Never a secret. */
+/** Data of an event for the receiver. Never a secret. */
 export interface EventData {
   readonly environmentId: string;
   readonly configId: string;
@@ -17,7 +17,7 @@ export interface EventData {
   readonly snapshotDate: string;
   /** Null once a run succeeded. */
   readonly error: { readonly code: string; readonly message: string } | null;
-  /** Runs that failed since the last that succeeded, this one included. */
+  /** Consecutive failed runs, including this one. */
   readonly consecutiveFailures: number;
 }
 
@@ -34,10 +34,10 @@ interface InsertedEvent {
 }
 
 /**
- * Events and the jobs that push them come to be in one transaction. Left out are those of environments without a
- * webhook, and a failure of a config whose failure was pushed that day: the unique key decides, also between two
- * transactions at once.
- * @returns those that will be pushed
+ * Inserts events and their jobs in one transaction. Skips environments without a webhook, and
+ * failures of a config that already has a failure event that day. The unique key decides, also
+ * between concurrent transactions.
+ * @returns the inserted events
  */
 export async function insertEvents(
   trx: Transaction<Tables>,
@@ -72,7 +72,7 @@ export async function insertEvents(
 
 const keptDays = 7;
 
-/** Longer than any is tried, and longer than clocks go back. */
+/** Deletes old events. They are kept longer than any retry, and longer than clocks are set back. */
 export async function deleteOldEvents(db: DatabaseOrTransaction, now: Date): Promise<void> {
   await db
     .deleteFrom('webhook_events')

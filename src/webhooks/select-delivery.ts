@@ -11,7 +11,10 @@ interface Delivery {
   };
 }
 
-/** The event and where it goes now. Null: environment, config or webhook are gone, or the event is too old. */
+/**
+ * Returns an event and its current webhook; null if environment, config, webhook or event were
+ * deleted.
+ */
 export async function selectDelivery(
   db: DatabaseOrTransaction,
   { environmentId, eventId }: WebhookJob,

@@ -11,7 +11,10 @@ interface SendDependencies {
   readonly clientEnvironment: ClientEnvironment;
 }
 
-/** Nothing goes out unsigned: where the secret does not open, the operator reads in the log why. */
+/**
+ * Signs and sends a message. Sends nothing if the secret cannot be decrypted, and logs the reason
+ * for the operator.
+ */
 export async function signAndSend(
   { log, encryptionKeys, clientEnvironment }: SendDependencies,
   webhook: FailureWebhook,
@@ -37,6 +40,6 @@ const secretUnreadable: SendResult = {
   error: {
     code: 'secret_unreadable',
     message:
-      'The secret does not open under the configured encryption keys. Bring its key back, or rotate the secret.',
+      'The secret cannot be decrypted with the configured encryption keys. Restore its key, or rotate the secret.',
   },
 };

@@ -1,4 +1,7 @@
-/** Standard Webhooks, version 1: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md */
+/**
+ * Signs messages by Standard Webhooks, version 1:
+ * https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+ */
 import { createHmac, randomBytes } from 'node:crypto';
 
 const prefix = 'whsec_';
@@ -8,12 +11,15 @@ export function makeWebhookSecret(): string {
 }
 
 export interface SignedMessage {
-  /** The same on every try. */
+  /** Id of the message, equal for all attempts. */
   readonly id: string;
   readonly body: string;
 }
 
-/** @param sentAt of this try, so that a receiver can refuse what somebody recorded and sends again later */
+/**
+ * Returns the headers that sign a message.
+ * @param sentAt time of this attempt, so that the receiver can reject replayed messages
+ */
 export function signatureHeaders(
   secret: string,
   { id, body }: SignedMessage,

@@ -16,7 +16,10 @@ export interface WebhookDependencies {
   readonly now: () => Date;
 }
 
-/** Sends one message that is about nothing, once. @throws AppError `not_found` */
+/**
+ * Sends one test message without retries.
+ * @throws AppError `not_found`
+ */
 export async function tryFailureWebhook(
   dependencies: WebhookDependencies,
   environmentId: string,

@@ -1,7 +1,5 @@
 import { type EndpointAllowlist, mayBeAllowed } from '../outbound/endpoint-allowlist.ts';
 
-/** Where a failure webhook may point. Pure. */
-
 export const maxUrlLength = 2_048;
 
 type ParsedUrl =
@@ -9,19 +7,19 @@ type ParsedUrl =
   | { readonly ok: false; readonly fault: string };
 
 /**
- * https and public, unless the operator's allow-list says otherwise. Names are asked when they are dialled, at every
- * connect, by the guard that custom endpoints have.
+ * Parses the URL of a failure webhook. It must be https and public, unless the operator's
+ * allow-list says otherwise. The endpoint guard checks the resolved address at every connect.
  */
 export function parseWebhookUrl(text: string, allowlist: EndpointAllowlist): ParsedUrl {
   const fault = (message: string): ParsedUrl => ({ ok: false, fault: message });
-  // The parser would drop or repair these, and what is stored should be what was sent.
+  // The parser would drop or repair such characters. The stored URL must be the one that was sent.
   if (!/^https?:\/\/(?!\/)[^\s\\\p{Cc}]+$/iu.test(text) || !URL.canParse(text)) {
     return fault('is not a URL like https://hooks.example.com/warehouse-export');
   }
   const url = new URL(text);
   if (text.includes('#')) return fault('may not have a fragment');
   const hasUserInfo = url.username !== '' || url.password !== '';
-  // The parser drops an empty one.
+  // The parser drops empty user info.
   if (hasUserInfo || /^[^/]+\/\/[^/?]*@/.test(text)) return fault('may not have user info');
   if (url.href.length > maxUrlLength)
     return fault(`may not be longer than ${maxUrlLength} characters`);

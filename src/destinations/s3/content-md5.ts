@@ -3,11 +3,9 @@ import { setImmediate } from 'node:timers/promises';
 import type { S3Client } from '@aws-sdk/client-s3';
 
 /**
- * Makes a client send Content-MD5 with every PutObject and UploadPart.
- *
- * Buckets with Object Lock refuse uploads without a digest: Amazon, Backblaze B2 and others answer
- * 400 InvalidRequest. Content-MD5 is the digest that every S3-compatible storage knows. Several refuse
- * the newer `x-amz-checksum-*` headers.
+ * Makes a client send Content-MD5 with every PutObject and UploadPart. Buckets with Object Lock
+ * refuse uploads without a digest: Amazon, Backblaze B2 and others answer 400 InvalidRequest. Every
+ * S3-compatible storage knows Content-MD5, but several refuse the newer `x-amz-checksum-*` headers.
  */
 export function addContentMd5(client: S3Client): void {
   client.middlewareStack.add(
@@ -21,7 +19,7 @@ export function addContentMd5(client: S3Client): void {
   );
 }
 
-/** Bytes between two turns of the event loop, about 2 ms of hashing. */
+/** Bytes to hash between turns of the event loop, about 2 ms. */
 const sliceBytes = 1024 * 1024;
 
 async function md5(body: string | Uint8Array): Promise<string> {

@@ -1,9 +1,10 @@
 /**
- * Storage errors in words that a customer can act on. Pure.
+ * Describes storage errors so that a customer can act on them.
  *
- * Errors are told apart by HTTP status and the provider's code, or by Node's code if there was no answer.
- * Messages of providers are ignored: each words them differently, and RADOS Gateway leaves them empty.
- * Of an answer only its code and region are shown, and only if they look like one.
+ * Errors are identified by HTTP status and the provider's code, or by Node's code if there was no
+ * answer. Messages of providers are ignored: each words them differently, and RADOS Gateway leaves
+ * them empty. Only the code and the region of an answer are shown, and only if they have the
+ * expected form.
  */
 import type { Destination } from '../destination.ts';
 import { type Cause, causeOf } from './error-codes.ts';
@@ -27,24 +28,24 @@ export const storageErrorCodes = [
 ] as const;
 export type StorageErrorCode = (typeof storageErrorCodes)[number];
 
-/** Shown to callers as `storageError`. */
+/** Storage error that callers see as `storageError`. */
 export interface StorageFault {
   readonly code: StorageErrorCode;
   readonly message: string;
   readonly hint: string;
 }
 
-/** The request that failed: one of the check, one of a run's upload, or the removal of a manifest. */
+/** Failed request: of the check, of the upload of a run, or the removal of a manifest. */
 export type StorageStep = 'list' | 'write' | 'abort' | 'upload' | 'remove';
 
 export interface StorageContext {
   readonly step: StorageStep;
   readonly destination: Destination;
-  /** The access key id that signed the request. Lets hints tell temporary keys. */
+  /** Access key id of the request. Hints recognize temporary keys by it. */
   readonly accessKeyId?: string;
 }
 
-/** A storage error as an exception. `cause` is what the SDK threw, for the operator's log alone. */
+/** Storage error as an exception. `cause` is the error of the SDK, only for the operator's log. */
 export class StorageError extends Error {
   override readonly name = 'StorageError';
   readonly fault: StorageFault;
@@ -55,7 +56,7 @@ export class StorageError extends Error {
   }
 }
 
-/** Errors that only a change of the configuration or of the bucket can end. */
+/** Errors that last until the configuration or the bucket is changed. */
 export const configurationFaults: readonly StorageErrorCode[] = [
   'access_key_not_recognised',
   'secret_key_mismatch',
@@ -69,26 +70,33 @@ export const configurationFaults: readonly StorageErrorCode[] = [
 ];
 
 /**
- * Returns whether a run tries again after this error.
- *
- * Certificate errors and unknown codes count as transient: both have been seen to pass, and a run that
- * gives up misses its slot.
+ * Returns true if a run is retried after this error. Certificate errors and unknown codes count as
+ * transient: both have been seen to pass, and a run that fails misses its slot.
  */
 export function isTransient(code: StorageErrorCode): boolean {
   return !configurationFaults.includes(code);
 }
 
-/** @param error what the S3 client threw; any value */
+/**
+ * Describes an error of the S3 client.
+ * @param error any thrown value
+ */
 export function describeStorageError(error: unknown, context: StorageContext): StorageFault {
   return describeCause(causeOf(error), context);
 }
 
-/** Returns whether a list was answered as a read of an object: the endpoint's host names a bucket. */
+/**
+ * Returns true if a list was answered like a read of an object, because the endpoint's host names a
+ * bucket.
+ */
 export function isBucketInEndpoint(error: unknown): boolean {
   return causeOf(error).kind === 'no_such_key';
 }
 
-/** Describes an endpoint whose host names a bucket, so that the bucket in the path is part of a key. */
+/**
+ * Describes an endpoint whose host names a bucket, so that the bucket in the path becomes part of a
+ * key.
+ */
 export function bucketInEndpoint({ endpoint, bucket }: Destination): StorageFault {
   return {
     code: 'not_s3',
@@ -214,7 +222,7 @@ function placeOf({ provider, endpoint }: Destination): string {
   return endpoint ?? (provider === 'gcp' ? 'Google Cloud Storage' : 'Amazon S3');
 }
 
-/** AWS STS, and storage that imitates it, gives temporary keys this prefix. */
+/** Returns true for a temporary key. AWS STS and compatible storage give such keys this prefix. */
 export function isTemporaryKey(accessKeyId: string | undefined): boolean {
   return accessKeyId?.startsWith('ASIA') === true;
 }
@@ -266,7 +274,10 @@ const statusPages = {
   custom: 'the status of the storage',
 } as const;
 
-/** Adds a hint if the host starts with the bucket's name, which is a common mistake and may be right. */
+/**
+ * Adds a hint if the host starts with the name of the bucket. That is a common mistake, but may be
+ * correct.
+ */
 function withEndpointHint(hint: string, { endpoint, bucket }: Destination): string {
   const host = endpoint === null ? '' : new URL(endpoint).hostname;
   return host.startsWith(`${bucket.toLowerCase()}.`)
@@ -290,7 +301,7 @@ function wrongRegion(rightRegion: string | null, destination: Destination): Stor
       };
 }
 
-/** Describes a refused encryption. `shown` is the provider's code. */
+/** Describes a refused encryption. `shown` is the code of the provider. */
 export function encryptionDenied(shown: string): StorageFault {
   return {
     code: 'encryption_denied',

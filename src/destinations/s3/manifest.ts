@@ -1,6 +1,7 @@
 /**
- * Manifests are the commit point of an export: a manifest is removed before its object is replaced and
- * written once the object is complete. A reader that finds a manifest finds the object that it describes.
+ * Writes and removes manifests, the commit point of an export. A manifest is removed before its
+ * object is replaced, and written once the object is complete. A reader that finds a manifest
+ * therefore finds the object that it describes.
  */
 import {
   DeleteObjectCommand,
@@ -28,7 +29,7 @@ export interface Manifest {
   readonly compression: Compression;
   readonly bytes: number;
   readonly rowCount: number;
-  /** Lower-case hex, of the object's bytes. */
+  /** SHA-256 of the object in lower-case hex. */
   readonly sha256: string;
   readonly columns: readonly {
     readonly name: string;
@@ -40,8 +41,9 @@ export interface Manifest {
 }
 
 /**
- * @param encryption null leaves it to the bucket
- * @throws StorageError if the storage fails; the signal's reason if that aborts
+ * Writes a manifest.
+ * @param encryption null for the default of the bucket
+ * @throws StorageError if the storage fails; the reason of the signal if it aborts
  */
 export async function putManifest(
   client: S3Client,
@@ -66,12 +68,10 @@ export async function putManifest(
 }
 
 /**
- * Removes the manifest of an object that is about to be replaced.
+ * Removes the manifest of an object that is about to be replaced. It lists first, so that a first
+ * export needs no right to delete and leaves no delete marker in a versioned bucket.
  *
- * It lists first, so that a first export needs no right to delete, and leaves no delete marker in a
- * bucket with versions.
- *
- * @throws StorageError if the storage fails or refuses; the signal's reason if that aborts
+ * @throws StorageError if the storage fails or refuses; the reason of the signal if it aborts
  */
 export async function removeManifest(
   client: S3Client,
