@@ -52,8 +52,8 @@ const savedEnvironmentSchema = Type.Object(
     failureWebhookSecret: Type.Optional(
       Type.String({
         description:
-          'Secret that signs messages, `whsec_…`. Present only in the response that creates the ' +
-          'webhook; it cannot be read again.',
+          'Secret that signs messages, `whsec_…`. Present if the webhook is new or has another ' +
+          'URL; it cannot be read again.',
       }),
     ),
   },

@@ -19,7 +19,7 @@ interface SavedEnvironment {
   readonly environment: Environment;
   readonly created: boolean;
   readonly failureWebhook: string | null;
-  /** Secret of a new webhook, else null. It cannot be read again. */
+  /** Secret of a webhook that is new or has another URL. It cannot be read again. */
   readonly failureWebhookSecret: string | null;
 }
 

@@ -1,5 +1,5 @@
 import type { Transaction } from 'kysely';
-import { type Actor, type AuditAction, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { type EncryptionKeys, openSecret, sealSecret } from '../encryption/secrets.ts';
@@ -14,9 +14,11 @@ export interface FailureWebhook {
 }
 
 /**
- * A webhook that is there gets another URL and keeps its secret. The caller holds the environment's row, so that changes
- * take turns. The audit log hears of changes; a URL may be a secret itself and is not told.
- * @returns the secret where it was made now; it cannot be read again
+ * Sets the webhook. Another URL gets another secret, so that the old receiver can sign nothing for the new one. The
+ * caller holds the row of the environment, so that changes take turns. The audit log records changes but not the URL,
+ * which may be a secret itself.
+ *
+ * @returns the new secret, which cannot be read again; null if the URL is the same
  */
 export async function setFailureWebhook(
   trx: Transaction<Tables>,
@@ -27,25 +29,15 @@ export async function setFailureWebhook(
 ): Promise<string | null> {
   const before = await findFailureWebhook(trx, environmentId);
   if (before?.url === url) return null;
-  const record = (action: AuditAction) =>
-    recordChange(trx, actor, { environmentId, action, targetId: environmentId });
-  if (before !== null) {
-    await trx
-      .updateTable('failure_webhooks')
-      .set({ url })
-      .where('environment_id', '=', environmentId)
-      .execute();
-    await record('failure_webhook.updated');
-    return null;
-  }
   const secret = makeWebhookSecret();
-  const values = {
-    environment_id: environmentId,
-    url,
-    sealed_secret: seal(keys, environmentId, secret),
-  };
-  await trx.insertInto('failure_webhooks').values(values).execute();
-  await record('failure_webhook.created');
+  const values = { url, sealed_secret: seal(keys, environmentId, secret) };
+  await trx
+    .insertInto('failure_webhooks')
+    .values({ environment_id: environmentId, ...values })
+    .onConflict(conflict => conflict.column('environment_id').doUpdateSet(values))
+    .execute();
+  const action = before === null ? 'failure_webhook.created' : 'failure_webhook.updated';
+  await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
   return secret;
 }
 

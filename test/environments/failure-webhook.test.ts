@@ -33,12 +33,13 @@ t.test('set, kept, moved, removed; the secret is shown once', async t => {
   const first = await put('acme', url);
   t.equal(first.json.failureWebhook, url);
   t.ok(/^whsec_[A-Za-z0-9+/]{43}=$/.test(first.json.failureWebhookSecret));
-  for (const again of [undefined, url, 'https://hooks.example.com/other']) {
+  for (const again of [undefined, url]) {
     const { status, json } = await put('acme', again);
     t.equal(status, 200);
-    t.equal(json.failureWebhook, again ?? url);
+    t.equal(json.failureWebhook, url);
     t.notOk('failureWebhookSecret' in json, 'it keeps its secret');
   }
+  await put('acme', 'https://hooks.example.com/other');
   const { json: read } = await app.call('/v1/environments/acme');
   t.strictSame(Object.keys(read), [
     'id',
@@ -64,6 +65,30 @@ t.test('set, kept, moved, removed; the secret is shown once', async t => {
   const anew = await put('acme', url);
   t.ok(anew.json.failureWebhookSecret !== first.json.failureWebhookSecret, 'another secret');
   t.equal((await put('new', url)).status, 201, 'also with the environment itself');
+});
+
+t.test('gives a webhook with another URL another secret', async t => {
+  const first = await startWebhookReceiver(t);
+  const second = await startWebhookReceiver(t);
+  const before = (await put('moved', first.url)).json.failureWebhookSecret;
+  const answer = await put('moved', second.url);
+  t.equal(answer.status, 200);
+  const after = answer.json.failureWebhookSecret;
+  t.match(after, /^whsec_/);
+  t.not(after, before);
+  t.notOk('failureWebhookSecret' in (await put('moved', second.url)).json, 'the same URL keeps it');
+  await post('moved', 'test');
+  const [received] = second.received;
+  t.equal(received?.isSignedWith(after), true);
+  t.equal(received?.isSignedWith(before), false);
+  t.equal(first.received.length, 0);
+  const { rows } = await app.database.pool.query(
+    `select action from audit_log where environment_id = 'moved' order by id`,
+  );
+  t.strictSame(
+    rows.map(({ action }) => action),
+    ['environment.created', 'failure_webhook.created', 'failure_webhook.updated'],
+  );
 });
 
 t.test('stored sealed, and gone with its environment', async t => {
