@@ -18,6 +18,7 @@ const mayImport = {
   ],
   environments: [
     'webhooks',
+    'outbound',
     'encryption',
     'audit',
     'http',

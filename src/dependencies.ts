@@ -10,6 +10,7 @@ import { createIssuerKeys } from './environments/auth/jwks.ts';
 import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
 import { runErrorCodes } from './export-runs/run-errors.ts';
 import { selectQueueState } from './export-runs/select-queue-state.ts';
+import { createSlowLane, type SlowLane } from './export-runs/slow-lane.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';
 import { stallTimeoutMs } from './http/stalls.ts';
@@ -21,7 +22,7 @@ import {
   type Renderer,
   renderingsAtOnce,
 } from './snapshots/render/render-snapshot.ts';
-import { runsAtOnce } from './worker.ts';
+import { runsAtOnce, slowLaneOptions } from './worker.ts';
 
 /** Objects that exist once per process. Functions receive them as arguments, never by import. */
 export interface Dependencies {
@@ -46,6 +47,8 @@ export interface Dependencies {
   /** Pool of ingests. Each holds a connection while its body arrives. */
   readonly loadPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
+  /** Checks of buckets, whose endpoints may answer slowly. */
+  readonly checkLimit: ConcurrencyLimit;
   readonly linkTokens: LinkTokens;
   /** Verifier of access tokens of the identity provider; null if none is configured. */
   readonly userTokens: UserTokens | null;
@@ -55,6 +58,8 @@ export interface Dependencies {
    * Pools of runs. They are separate, so that runs and slow downloads do not wait for each other.
    */
   readonly runSource: ExportSource;
+  /** Limits what slow storages may hold of this process. */
+  readonly slowLane: SlowLane;
   /** Rules for the endpoints of customers that the service may connect to. */
   readonly clientEnvironment: ClientEnvironment;
   readonly pools: Readonly<
@@ -79,6 +84,8 @@ const limits = {
   downloadsPerEnvironment: 32,
   loads: 4,
   loadsPerEnvironment: 2,
+  checks: 8,
+  checksPerEnvironment: 2,
   jobConnections: 4,
 } as const;
 
@@ -130,6 +137,12 @@ export function createDependencies(
     code: 'rate_limited',
     what: 'snapshot loads',
   });
+  const checkLimit = createConcurrencyLimit({
+    total: limits.checks,
+    perEnvironment: limits.checksPerEnvironment,
+    code: 'rate_limited',
+    what: 'bucket checks',
+  });
   const metrics = createPrometheusMetrics({
     pools,
     downloadLimit,
@@ -150,6 +163,8 @@ export function createDependencies(
     downloadStallMs: stallTimeoutMs,
     loadPool: pools.load,
     ingestLimit,
+    checkLimit,
+    slowLane: createSlowLane({ ...slowLaneOptions, now: () => performance.now() }),
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
     userTokens:
       config.jwt &&

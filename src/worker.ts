@@ -45,6 +45,17 @@ const runsAtOncePerEnvironment = 2;
 /** Renderings of one environment at once, so that a backfill leaves room for the others. */
 const renderingsAtOncePerEnvironment = 1;
 
+/**
+ * Half of the slots for storages that keep an attempt waiting for two minutes and take less than 2 MiB/s. With the
+ * clean-up, slow storages hold all slots of a process for at most 200 s.
+ */
+export const slowLaneOptions = {
+  places: 2,
+  graceMs: 120_000,
+  minBytesPerSecond: 2 * 1024 * 1024,
+  rememberMs: 60 * 60_000,
+} as const;
+
 /** Webhooks at once in this process, and of one environment, so that a slow receiver holds up its own alone. */
 const deliveriesAtOnce = 8;
 const deliveriesAtOncePerEnvironment = 1;
@@ -124,7 +135,9 @@ async function startWith(
     lostRunQueue,
     { includeMetadata: true, pollingIntervalSeconds: 5 },
     async ([job]: JobWithMetadata<RunJob>[]) => {
-      if (job !== undefined) await failLostRun(dependencies, job.data, job.sourceId ?? job.id);
+      if (job === undefined) return;
+      const signal = AbortSignal.any([job.signal, stopping]);
+      await failLostRun(dependencies, job.data, job.sourceId ?? job.id, signal);
     },
   );
   await jobs.work(

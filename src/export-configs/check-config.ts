@@ -3,20 +3,28 @@ import { objectKey } from '../destinations/object-key.ts';
 import { type CheckResult, checkDestination } from '../destinations/s3/check.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
 import { nextSlot, snapshotDateOf } from '../export-runs/schedule.ts';
+import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
 
+export interface CheckDependencies {
+  readonly clientEnvironment: ClientEnvironment;
+  readonly checkLimit: ConcurrencyLimit;
+}
+
 /**
- * Checks the bucket with the key that the next run will write. Takes at most 15 s. Errors are in
- * the result.
+ * Checks the bucket with the key that the next run will write. Answers within 15 s. Faults are in the result.
+ *
+ * @throws AppError `rate_limited` if too many checks are in progress
  */
 export async function checkConfig(
-  clientEnvironment: ClientEnvironment,
+  { clientEnvironment, checkLimit }: CheckDependencies,
   environmentId: string,
   { destination, schedule, compression, encryption }: ConfigSettings,
   credentials: Credentials,
   now: Date,
 ): Promise<CheckResult> {
+  const release = checkLimit.acquire(environmentId);
   const snapshotDate = snapshotDateOf(nextSlot(schedule, now));
   return await checkDestination(
     {
@@ -24,6 +32,7 @@ export async function checkConfig(
       encryption,
       credentials,
       objectKey: objectKey(destination.key, { environmentId, snapshotDate, compression }),
+      onEnd: release,
     },
     clientEnvironment,
   );

@@ -2,12 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { EncryptionKey } from '../config/config.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
-import type { ClientEnvironment } from '../destinations/s3/client.ts';
 import { openSecret, sealSecret } from '../encryption/secrets.ts';
 import { lockEnvironment, requireRoom } from '../environments/environments-repository.ts';
 import { cancelRuns } from '../export-runs/update-run.ts';
 import { AppError } from '../shared/errors.ts';
-import { checkConfig, requireValid } from './check-config.ts';
+import { type CheckDependencies, checkConfig, requireValid } from './check-config.ts';
 import { type ConfigWithHistory, getConfig } from './list-configs.ts';
 import {
   type ConfigPatch,
@@ -28,25 +27,25 @@ import {
 
 /** Creates, changes and deletes export configs. Buckets are checked before transactions begin. */
 
-export interface ConfigDependencies {
+export interface ConfigDependencies extends CheckDependencies {
   readonly db: Database;
   readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
-  readonly clientEnvironment: ClientEnvironment;
   readonly now: () => Date;
 }
 
 /**
  * Stores a new config once its bucket has passed the checks.
  *
- * @throws AppError `validation_failed`, `storage_validation_failed`; `conflict` if the environment
+ * @throws AppError `validation_failed`, `rate_limited`, `storage_validation_failed`; `conflict` if the environment
  *   has too many configs or another one that writes the same object
  */
 export async function createConfig(
-  { db, encryptionKeys, clientEnvironment, now }: ConfigDependencies,
+  dependencies: ConfigDependencies,
   actor: Actor,
   environmentId: string,
   body: NewConfigBody,
 ): Promise<ConfigWithHistory> {
+  const { db, encryptionKeys, now } = dependencies;
   const { settings, credentials } = readNewConfig(body);
   const requireRoomForOne = async (executor: DatabaseOrTransaction) => {
     const count = await countConfigs(executor, environmentId);
@@ -54,7 +53,7 @@ export async function createConfig(
   };
   await requireRoomForOne(db);
   await refuseSameObject(db, environmentId, null, settings);
-  requireValid(await checkConfig(clientEnvironment, environmentId, settings, credentials, now()));
+  requireValid(await checkConfig(dependencies, environmentId, settings, credentials, now()));
   const owner = { environmentId, configId: randomUUID() };
   const createdAt = now();
   const config: ExportConfig = {
@@ -109,7 +108,7 @@ export async function patchConfig(
   configId: string,
   patch: ConfigPatch,
 ): Promise<ConfigWithHistory> {
-  const { db, encryptionKeys, clientEnvironment, now } = dependencies;
+  const { db, encryptionKeys, now } = dependencies;
   const { config } = await getConfig(db, environmentId, configId);
   const { settings, accessKeyId, newSecret, ...patched } = readConfigPatch(config, patch);
   const isMoved = patched.changed.some(field => decidesObject.includes(field));
@@ -118,7 +117,7 @@ export async function patchConfig(
     const secretAccessKey = newSecret ?? secretOf(dependencies, config);
     requireValid(
       await checkConfig(
-        clientEnvironment,
+        dependencies,
         environmentId,
         settings,
         { accessKeyId, secretAccessKey },

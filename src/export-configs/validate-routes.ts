@@ -17,7 +17,7 @@ import { type ConfigDependencies, secretOf } from './service.ts';
 
 /** Registers routes that check a destination without storing anything. */
 export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginCallbackTypebox {
-  const { db, clientEnvironment, now } = dependencies;
+  const { db, now } = dependencies;
   return (app, _options, done) => {
     app.post('/environments/:environmentId/export-configs/validate', {
       config: mayWrite,
@@ -35,7 +35,7 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
       handler: async request => {
         const { settings, credentials } = readNewConfig(request.body);
         const { id } = environmentOf(request);
-        return presentCheck(await checkConfig(clientEnvironment, id, settings, credentials, now()));
+        return presentCheck(await checkConfig(dependencies, id, settings, credentials, now()));
       },
     });
 
@@ -56,7 +56,7 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
           accessKeyId: config.accessKeyId,
           secretAccessKey: secretOf(dependencies, config),
         };
-        return presentCheck(await checkConfig(clientEnvironment, id, config, credentials, now()));
+        return presentCheck(await checkConfig(dependencies, id, config, credentials, now()));
       },
     });
 

@@ -5,9 +5,10 @@ import type { EncryptionKey } from '../config/config.ts';
 import type { Database } from '../db/database.ts';
 import type { RunJob } from '../db/job-queue.ts';
 import { objectKey } from '../destinations/object-key.ts';
-import { abortUnfinishedUploads, abortUpload } from '../destinations/s3/abort-upload.ts';
+import { abortOrphanedUploads, abortUpload } from '../destinations/s3/abort-upload.ts';
 import { type ClientEnvironment, createS3Client, runPatience } from '../destinations/s3/client.ts';
 import { isTransient, StorageError, type StorageErrorCode } from '../destinations/s3/errors.ts';
+import type { StoragePace } from '../destinations/s3/request-handler.ts';
 import { planAllows } from '../environments/plans.ts';
 import { secretOf } from '../export-configs/service.ts';
 import type { RunError } from '../export-configs/status.ts';
@@ -22,9 +23,10 @@ import {
   snapshotMissing,
   stopReasons,
 } from './run-errors.ts';
+import type { LanePass, SlowLane } from './slow-lane.ts';
 import { transfer } from './transfer.ts';
 import * as updateRun from './update-run.ts';
-import { AttemptStopped, type AttemptWatch, watchAttempt } from './watch-attempt.ts';
+import { AttemptStopped, type AttemptWatch, watchAttempt, watchDeletion } from './watch-attempt.ts';
 
 export interface RunDependencies {
   readonly db: Database;
@@ -37,6 +39,7 @@ export interface RunDependencies {
   /** Where runs read. */
   readonly runSource: ExportSource;
   readonly renderer: Renderer;
+  readonly slowLane: SlowLane;
 }
 
 /** A job as the queue hands it out. */
@@ -79,41 +82,44 @@ async function attemptRun(
   job: ClaimedJob,
   stopping: AbortSignal,
 ): Promise<void> {
-  const { db, now } = dependencies;
+  const { db, jobs, now, slowLane } = dependencies;
   const context = await updateRun.readJobContext(db, job.data, job.id);
   if (context === null) return;
-  const client = openClient(dependencies, context);
+  // The run is asked first: its storage may take a minute to clean up.
+  const stopReason = context.isFinished ? null : stopReasonOf(context);
+  if (stopReason !== null) await recordFailure(dependencies, context.attempt, stopReason);
+  const isWanted = !context.isFinished && stopReason === null;
+  const pass = isWanted ? slowLane.admit(context.attempt.environmentId) : null;
+  if (isWanted && pass === null) return await updateRun.postpone(db, jobs, context.attempt);
+  const client = openClient(dependencies, context, pass?.pace);
   try {
-    const fault = await cleanUp(client, dependencies, context);
-    // A storage that does not even abort takes no upload, and one that is begun would hide the one before.
+    const signal = AbortSignal.any([job.signal, stopping]);
+    const fault = await cleanUp(client, dependencies, context, signal);
+    // The upload could not be aborted. Another one would overwrite the id of this one.
     if (fault !== null && !job.isLast) throw new Error(fault);
     await updateRun.forgetUpload(db, context.attempt);
-    if (context.isFinished) return await updateRun.letGo(db, context.attempt);
-    const stopReason = stopReasonOf(context);
-    if (stopReason !== null) {
-      await recordFailure(dependencies, context.attempt, stopReason);
-      return await updateRun.letGo(db, context.attempt);
-    }
-    const attempt = await updateRun.beginAttempt(db, context.attempt, now());
-    if (attempt !== null)
-      await carryOut(dependencies, client, { ...context, attempt }, job, stopping);
+    const attempt = isWanted ? await updateRun.beginAttempt(db, context.attempt, now()) : null;
+    if (attempt === null || pass === null) return await updateRun.letGo(db, context.attempt);
+    await carryOut(dependencies, client, { ...context, attempt }, job, stopping, pass);
   } finally {
+    pass?.leave();
     client?.destroy();
   }
 }
 
-/** For a run whose last worker died: the bucket is cleaned up and the run ends. */
+/** Cleans up the bucket after a run whose last worker died, and ends the run. */
 export async function failLostRun(
   dependencies: RunDependencies,
   job: RunJob,
   jobId: string,
+  signal: AbortSignal,
 ): Promise<void> {
   const { db, log } = dependencies;
   const context = await updateRun.readJobContext(db, job, jobId);
   if (context === null) return;
   const client = openClient(dependencies, context);
   try {
-    await cleanUp(client, dependencies, context);
+    await cleanUp(client, dependencies, context, signal);
     await updateRun.forgetUpload(db, context.attempt);
     await recordFailure(dependencies, context.attempt, context.lastError ?? internalError);
     await updateRun.letGo(db, context.attempt);
@@ -132,10 +138,13 @@ async function carryOut(
   context: updateRun.JobContext,
   job: ClaimedJob,
   stopping: AbortSignal,
+  pass: LanePass,
 ): Promise<void> {
   const { db, jobs, log, metrics, now } = dependencies;
   const { attempt } = context;
   const watch = watchAttempt(db, attempt);
+  const laneWatch = watchLane(pass);
+  const ending = AbortSignal.any([job.signal, stopping]);
   const startedAt = performance.now();
   const report = (
     outcome: AttemptOutcome,
@@ -160,26 +169,29 @@ async function carryOut(
       client,
       context,
       watch,
-      AbortSignal.any([job.signal, stopping]),
+      AbortSignal.any([ending, laneWatch.signal]),
     );
     const recorded = await updateRun.recordSuccess(db, jobs, attempt, result, now());
     const sent = { rowCount: result.rowCount, bytes: result.bytes };
     if (recorded) metrics.runsEnded('successful', null);
     report(recorded ? 'successful' : 'stopped', null, sent, sent);
   } catch (thrown) {
-    const ending = await decide(dependencies, context, job, stopping, thrown);
-    const { outcome, error } = ending;
-    if (outcome === 'failed' || outcome === 'stopped') await sweep(client, dependencies, context);
+    const decided = await decide(dependencies, context, job, stopping, thrown);
+    const { outcome, error } = decided;
+    if (outcome === 'failed' || outcome === 'stopped') {
+      await sweep(client, dependencies, context, ending);
+    }
     report(
       outcome,
       error?.code ?? null,
-      error === null ? {} : { code: error.code, err: causeOf(thrown) },
+      error === null ? {} : { code: error.code, err: describeForLog(thrown) },
     );
     // The queue keeps what is thrown: no more than the code.
-    if (ending.outcome === 'retry') throw new Error(ending.error?.code ?? 'again');
+    if (outcome === 'retry') throw new Error(error?.code ?? 'again');
   } finally {
     watch.end();
-    // Also for a run that was stopped, if by now nothing of it is left in the bucket.
+    laneWatch.end();
+    // Also for a cancelled run, if nothing of it is left in the bucket.
     await updateRun.letGo(db, attempt);
   }
   const left = await updateRun.readJobContext(db, job.data, job.id);
@@ -211,7 +223,7 @@ async function send(
     signal: stop,
     onMultipartStarted: async (uploadId, asked) => {
       if (!(await updateRun.rememberUpload(db, attempt, uploadId))) throw new AttemptStopped(null);
-      if (asked > 1) await sweep(used, dependencies, context);
+      if (asked > 1) await sweep(used, dependencies, context, signal);
     },
     onMultipartAborted: () => updateRun.forgetUpload(db, attempt),
     beforeCompletion: watch.look,
@@ -238,6 +250,10 @@ async function decide(
     return { outcome: 'handed_back', error: null };
   }
   if (job.signal.aborted) return { outcome: 'stopped', error: null };
+  if (thrown instanceof SlowLaneFullError) {
+    await updateRun.postpone(db, jobs, attempt);
+    return { outcome: 'handed_back', error: null };
+  }
   if (thrown instanceof SnapshotAbsentError && !(await updateRun.isSnapshotLoaded(db, attempt))) {
     if (trigger === 'schedule') {
       await updateRun.handBack(db, jobs, attempt);
@@ -272,48 +288,74 @@ function stopReasonOf(context: updateRun.JobContext): RunError | null {
 }
 
 /**
- * What attempts before left in the bucket.
- * @returns the code of the fault when an upload is still there and may be aborted later
+ * Aborts what earlier attempts left in the bucket. Takes at most 80 s: 20 s for the recorded upload, 60 s for a sweep.
+ *
+ * @returns the code of the fault if an upload is left that may be aborted later
+ * @throws the reason of the signal if it aborts
  */
 async function cleanUp(
   client: S3Client | null,
   dependencies: RunDependencies,
   context: updateRun.JobContext,
+  signal: AbortSignal,
 ): Promise<StorageErrorCode | null> {
-  const { attempt, config, uploadId } = context;
-  if (attempt.number === 0 || client === null) return null;
-  try {
-    if (uploadId !== null) await abortUpload(client, config.destination, keyOf(context), uploadId);
-  } catch (error) {
-    warnOfUpload(dependencies, attempt, error);
-    const code = error instanceof StorageError ? error.fault.code : 'unknown';
-    // What nobody knows may be the provider's word for an upload that is gone: no reason to hold the run back.
-    return isTransient(code) && code !== 'unknown' ? code : null;
-  }
-  await sweep(client, dependencies, context);
+  if (context.attempt.number === 0 || client === null) return null;
+  const fault = await abortRecordedUpload(client, dependencies, context, signal);
+  if (fault !== null) return fault;
+  await sweep(client, dependencies, context, signal);
+  signal.throwIfAborted();
   return null;
 }
 
+async function abortRecordedUpload(
+  client: S3Client,
+  dependencies: RunDependencies,
+  context: updateRun.JobContext,
+  signal: AbortSignal,
+): Promise<StorageErrorCode | null> {
+  const { attempt, config, uploadId } = context;
+  if (uploadId === null) return null;
+  try {
+    await abortUpload(client, config.destination, keyOf(context), uploadId, signal);
+    return null;
+  } catch (error) {
+    signal.throwIfAborted();
+    warnOfUpload(dependencies, attempt, error);
+    const code = error instanceof StorageError ? error.fault.code : 'unknown';
+    // An unknown code may mean that the upload is gone. The run does not wait for that.
+    return isTransient(code) && code !== 'unknown' ? code : null;
+  }
+}
+
+/** Limit of a sweep in milliseconds. `abortOrphanedUploads` limits the number of uploads. */
+const sweepLimitMs = 60_000;
+
 /**
- * Uploads of the run's key that no run knows of, where keys may list them: a request to begin one whose answer was lost
- * may have begun it. Another config may write the same key, so those that are under way stay; an attempt that came after this
- * one has swept by itself, and may be about to tell of its own.
+ * Aborts uploads of the run's key that no run knows, if the access key may list them: a start whose answer was lost may
+ * have created one. Uploads under way stay, because another config may write the same key. Does nothing if a later
+ * attempt has begun, which sweeps by itself, or if the environment was deleted; ends when that happens.
  */
 async function sweep(
   client: S3Client | null,
   dependencies: RunDependencies,
   context: updateRun.JobContext,
+  signal: AbortSignal,
 ): Promise<void> {
   if (client === null) return;
   const { db } = dependencies;
   const { attempt, config } = context;
+  const deletion = watchDeletion(db, attempt);
+  const limit = AbortSignal.any([signal, deletion.signal, AbortSignal.timeout(sweepLimitMs)]);
   try {
+    await deletion.look();
     const now = await updateRun.readJobContext(db, attempt, attempt.jobId);
     if (now !== null && now.attempt.number !== attempt.number) return;
     const underWay = await updateRun.readUploadsUnderWay(db, attempt.environmentId);
-    await abortUnfinishedUploads(client, config.destination, keyOf(context), underWay);
+    await abortOrphanedUploads(client, config.destination, keyOf(context), underWay, limit);
   } catch (error) {
     warnOfUpload(dependencies, attempt, error);
+  } finally {
+    deletion.end();
   }
 }
 
@@ -322,7 +364,7 @@ function warnOfUpload(
   { runId }: updateRun.Attempt,
   error: unknown,
 ): void {
-  log.warn({ runId, err: causeOf(error) }, 'an unfinished upload could not be aborted');
+  log.warn({ runId, err: describeForLog(error) }, 'an unfinished upload could not be aborted');
 }
 
 function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string {
@@ -331,13 +373,14 @@ function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string 
   return objectKey(destination.key, { environmentId, snapshotDate, compression });
 }
 
-/** Null when the secret does not open, which is told when it is needed. */
+/** Returns null if the secret does not open. The attempt reports that when it needs the secret. */
 function openClient(
   dependencies: RunDependencies,
   { config }: updateRun.JobContext,
+  pace?: StoragePace,
 ): S3Client | null {
   try {
-    return makeClient(dependencies, config);
+    return makeClient(dependencies, config, pace);
   } catch {
     return null;
   }
@@ -349,22 +392,56 @@ function makeClient(
     clientEnvironment,
   }: Pick<RunDependencies, 'encryptionKeys' | 'clientEnvironment'>,
   config: updateRun.JobContext['config'],
+  pace?: StoragePace,
 ): S3Client {
   const secretAccessKey = secretOf({ encryptionKeys }, config);
   const credentials = { accessKeyId: config.accessKeyId, secretAccessKey };
-  return createS3Client(config.destination, credentials, clientEnvironment, runPatience);
+  return createS3Client(config.destination, credentials, clientEnvironment, runPatience, pace);
 }
 
-/** For the log. Errors of the S3 client hold the whole request, so only what is known to be harmless is taken. */
-function causeOf(error: unknown): Record<string, unknown> {
+/** The storage is slow, and as many slow storages as allowed are being served. */
+class SlowLaneFullError extends Error {
+  override readonly name = 'SlowLaneFullError';
+}
+
+/** Checks every second whether the attempt may continue. `signal` aborts with a SlowLaneFullError. */
+function watchLane(pass: LanePass): { readonly signal: AbortSignal; end(): void } {
+  const controller = new AbortController();
+  const timer = setInterval(() => {
+    if (!pass.mayContinue()) controller.abort(new SlowLaneFullError('The slow lane is full.'));
+  }, 1_000);
+  return { signal: controller.signal, end: () => clearInterval(timer) };
+}
+
+const maxLoggedText = 300;
+
+/**
+ * Describes an error for the log. Errors of the S3 client hold the whole request, so only harmless members are taken.
+ * The endpoint chooses the message, so it is cut.
+ */
+export function describeForLog(error: unknown): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error };
   const { name, message, stack, cause } = error;
   const { code, Code } = error as { code?: unknown; Code?: unknown };
   return {
-    type: name,
-    message,
-    stack,
-    code: Code ?? code,
-    ...(cause instanceof Error && { cause: causeOf(cause) }),
+    type: cut(name),
+    message: cut(message),
+    stack: framesOf(stack),
+    code: cut(Code ?? code),
+    ...(cause instanceof Error && { cause: describeForLog(cause) }),
   };
+}
+
+function cut(value: unknown): unknown {
+  return typeof value === 'string' ? value.slice(0, maxLoggedText) : undefined;
+}
+
+/** The first line of a stack is the message. */
+function framesOf(stack: unknown): string | undefined {
+  if (typeof stack !== 'string') return undefined;
+  const frames = stack
+    .slice(-4_000)
+    .split('\n')
+    .filter(line => /^ {4}at /.test(line));
+  return frames.slice(0, 20).join('\n');
 }

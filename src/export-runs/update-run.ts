@@ -266,14 +266,29 @@ export async function recordRetry(
 }
 
 /** Back to waiting, with a new job at once if the snapshot is there: this process is about to stop, or it is not there. */
-export async function handBack(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
+export async function handBack(
+  db: Database,
+  boss: PgBoss,
+  attempt: Attempt,
+  delaySeconds = 0,
+): Promise<void> {
   await db.transaction().execute(async trx => {
     const updated = await ofAttempt(trx, attempt)
       .set({ state: 'queued', job_id: null })
       .where('state', 'in', ['queued', 'running'])
       .executeTakeFirst();
-    if (updated.numUpdatedRows === 1n) await enqueueRuns(trx, boss, attempt);
+    if (updated.numUpdatedRows === 1n) {
+      await enqueueRuns(trx, boss, attempt, {}, delaySeconds);
+    }
   });
+}
+
+/** How long a run waits whose storage was slow lately, before a worker looks at it again. */
+const postponedSeconds = 60;
+
+/** Returns the run to the queue, to be looked at later: its storage is slow, and others are served first. */
+export async function postpone(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
+  await handBack(db, boss, attempt, postponedSeconds);
 }
 
 /** A run that is over and has nothing left in the bucket needs its job no more. Of a deleted config the rows go, too. */

@@ -29,20 +29,35 @@ export interface AttemptWatch {
 
 /** Looks at the run's row every second: config turned off or deleted, environment gone, plan lowered, taken over. */
 export function watchAttempt(db: Database, attempt: Attempt): AttemptWatch {
-  const controller = new AbortController();
-  const look = async () => {
+  return watch(async () => {
     const { isCurrent, plan } = await lookAtAttempt(db, attempt);
     const allowed = plan !== null && planAllows(plan, 'automatic_export');
-    if (isCurrent && allowed) return;
-    const stopped = new AttemptStopped(isCurrent ? stopReasons.plan_upgrade_required : null);
-    controller.abort(stopped);
-    throw stopped;
+    if (isCurrent && allowed) return null;
+    return new AttemptStopped(isCurrent ? stopReasons.plan_upgrade_required : null);
+  });
+}
+
+/** Looks every second whether the run was deleted with its environment or config. */
+export function watchDeletion(db: Database, attempt: Attempt): AttemptWatch {
+  return watch(async () => {
+    const { plan } = await lookAtAttempt(db, attempt);
+    return plan === null ? new AttemptStopped(null) : null;
+  });
+}
+
+function watch(findReason: () => Promise<AttemptStopped | null>): AttemptWatch {
+  const controller = new AbortController();
+  const look = async () => {
+    const reason = await findReason();
+    if (reason === null) return;
+    controller.abort(reason);
+    throw reason;
   };
   let isLooking = false;
   const timer = setInterval(async () => {
     if (isLooking) return;
     isLooking = true;
-    // While the database is away nobody can have stopped the run; the look at the end decides.
+    // An outage of the database is no reason to stop; the look at the end decides.
     await look().catch(() => {});
     isLooking = false;
   }, intervalMs);

@@ -1,6 +1,6 @@
 /**
- * Custom endpoints are addresses that a customer typed and that this service then dials from inside the operator's
- * network. The rule of the allow-list is applied to the address that is dialled, at every connect, because a name may
+ * Custom endpoints are addresses that a tenant chose and that this service dials from inside the operator's network.
+ * The guard applies the rule of the allow-list to the address that is dialled, at every connect, because a name may
  * resolve to another address each time.
  */
 import dns from 'node:dns';
@@ -15,8 +15,9 @@ import {
   isHostListed,
   type Target,
 } from './endpoint-allowlist.ts';
+import { createTenantLookup } from './tenant-lookup.ts';
 
-/** Says nothing of the address, nor of whether the name has one: the caller must not learn the inside by asking. */
+/** Names neither the address nor whether there is one, so that a caller cannot explore the network. */
 export class EndpointNotAllowedError extends Error {
   override readonly name = 'EndpointNotAllowedError';
 
@@ -26,14 +27,17 @@ export class EndpointNotAllowedError extends Error {
 }
 
 export interface GuardedAgentOptions extends https.AgentOptions {
-  /** Resolves names; `dns.lookup` unless a test stands in for it. Must honour `all`. */
+  /**
+   * Resolves names. Must honour `all`. Default: `dns.lookup` for hosts that the allow-list names, because the operator
+   * chose them and may have them in `/etc/hosts`; `createTenantLookup()` for all others.
+   */
   readonly resolve?: LookupFunction;
 }
 
-/** Agents that dial nothing but what the rule allows. */
+/** Creates agents that dial only what the rule allows. */
 export function createGuardedAgents(
   allowlist: EndpointAllowlist,
-  { resolve = dns.lookup, ...options }: GuardedAgentOptions = {},
+  { resolve, ...options }: GuardedAgentOptions = {},
 ): { httpAgent: http.Agent; httpsAgent: https.Agent } {
   return {
     httpAgent: new GuardedHttpAgent(options, guardConnection(allowlist, 'http', resolve)),
@@ -43,7 +47,7 @@ export function createGuardedAgents(
 
 type ConnectCallback = (error: Error | null, socket: Duplex) => void;
 type ConnectOptions = Pick<http.ClientRequestArgs, 'host' | 'port'>;
-/** The lookup to dial with, or the refusal of an address that was written out. */
+/** Returns the lookup to dial with, or refuses an address that was written out. */
 type ConnectionGuard = (options: ConnectOptions) => LookupFunction | EndpointNotAllowedError;
 
 class GuardedHttpAgent extends http.Agent {
@@ -79,7 +83,7 @@ class GuardedHttpsAgent extends https.Agent {
 }
 
 function refuse(error: Error, callback: ConnectCallback | undefined): null {
-  // Node's agents take the failure by callback, as of a socket that could not be made.
+  // Node's agents expect the failure by callback, like that of a socket that cannot be made.
   process.nextTick(() => callback?.(error, undefined as never));
   return null;
 }
@@ -87,15 +91,17 @@ function refuse(error: Error, callback: ConnectCallback | undefined): null {
 function guardConnection(
   allowlist: EndpointAllowlist,
   scheme: Target['scheme'],
-  resolve: LookupFunction,
+  resolve: LookupFunction | undefined,
 ): ConnectionGuard {
+  const tenantLookup = createTenantLookup();
   return ({ host, port }) => {
     const target = { host: bareHost(host ?? ''), port: Number(port), scheme };
-    // Sockets never look an address up that is written out, so the lookup below would not be asked.
+    // Sockets never look up an address that is written out, so the lookup below is not called.
     if (isIP(target.host) !== 0 && !isAllowed(allowlist, target, target.host)) {
       return new EndpointNotAllowedError();
     }
-    return guardLookup(allowlist, target, resolve);
+    const lookup = isHostListed(allowlist, target) ? dns.lookup : tenantLookup;
+    return guardLookup(allowlist, target, resolve ?? lookup);
   };
 }
 
@@ -115,7 +121,7 @@ function guardLookup(
         );
         return;
       }
-      // One bad address refuses the name: which of several is dialled is not ours to choose.
+      // One bad address refuses the name, because Node may dial any of them.
       const [first] = addresses;
       if (
         first === undefined ||
@@ -133,7 +139,7 @@ function guardLookup(
 
 const refusal = (): NodeJS.ErrnoException => new EndpointNotAllowedError();
 
-/** The name servers did not answer at all, which says nothing of the name and may pass. */
+/** True if the name servers did not answer. A later attempt may succeed. */
 function isNameServerTrouble(error: NodeJS.ErrnoException): boolean {
   return error.code === 'EAI_AGAIN';
 }

@@ -1,9 +1,10 @@
-import http from 'node:http';
-import https from 'node:https';
+import type http from 'node:http';
 import tls from 'node:tls';
+import { urlToHttpOptions } from 'node:url';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
-import { causeOf, NotS3Error } from '../destinations/s3/error-codes.ts';
+import { causeOf } from '../destinations/s3/error-codes.ts';
 import { createGuardedAgents } from '../outbound/endpoint-guard.ts';
+import { type ExchangeLimits, exchange } from '../outbound/http-exchange.ts';
 import { type SignedMessage, signatureHeaders } from './signature.ts';
 
 export type SendErrorCode =
@@ -16,21 +17,27 @@ export type SendErrorCode =
   | 'secret_unreadable'
   | 'unknown';
 
-/** What came of one try. Nothing of an answer is repeated but its status. */
+/** Result of one attempt. It repeats nothing of the answer but the status. */
 export interface SendResult {
-  /** It was answered with 2xx. */
+  /** True if the receiver answered with 2xx. */
   readonly delivered: boolean;
-  /** Null: there was no answer. */
+  /** Null if there was no answer. */
   readonly status: number | null;
   readonly error: { readonly code: SendErrorCode; readonly message: string } | null;
 }
 
-/** Of the whole try, from the name servers to the answer. */
-const timeoutMs = 10_000;
-/** Of an answer is read so much that its sender can finish; nobody looks at it. */
-const maxAnswerBytes = 64 * 1024;
+const limits: ExchangeLimits = {
+  connectMs: 5_000,
+  totalMs: 10_000,
+  // The answer is read so that its sender can finish. Its content is not used.
+  answerBytes: 64 * 1024,
+  isBodyOptional: true,
+};
 
-/** One signed POST, guarded like custom endpoints. Redirects are not followed. Never throws for what the other side does. */
+/**
+ * Sends one signed POST, guarded like custom endpoints. Redirects are not followed. Never throws because of what the
+ * receiver does.
+ */
 export async function sendWebhook(
   { allowlist, extraCa, resolve }: ClientEnvironment,
   url: string,
@@ -42,51 +49,25 @@ export async function sendWebhook(
     ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
     ...(resolve === undefined ? {} : { resolve }),
   });
-  const isHttps = url.startsWith('https:');
-  const request = (isHttps ? https : http).request(url, {
+  const isSecure = url.startsWith('https:');
+  const options: http.RequestOptions = {
+    ...urlToHttpOptions(new URL(url)),
     method: 'POST',
-    agent: isHttps ? httpsAgent : httpAgent,
+    agent: isSecure ? httpsAgent : httpAgent,
     headers: {
       'content-type': 'application/json',
       'content-length': Buffer.byteLength(message.body),
       'user-agent': 'warehouse-export',
       ...signatureHeaders(secret, message, sentAt),
     },
-    signal: AbortSignal.timeout(timeoutMs),
-  });
+  };
   try {
-    const response = await answerTo(request, message.body);
-    await readToEnd(response);
-    return describeAnswer(response.statusCode ?? 0);
+    return describeAnswer((await exchange(isSecure, options, message.body, limits)).status);
   } catch (error) {
     return { delivered: false, status: null, error: describeError(error) };
   } finally {
-    request.destroy();
     httpAgent.destroy();
     httpsAgent.destroy();
-  }
-}
-
-function answerTo(request: http.ClientRequest, body: string): Promise<http.IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    request.once('response', resolve);
-    // Stays: what breaks after the answer came must not end the process.
-    request.on('error', reject);
-    // An answer that changes the protocol ends the request without either.
-    request.once('close', () => reject(new NotS3Error('no answer')));
-    request.end(body);
-  });
-}
-
-async function readToEnd(response: http.IncomingMessage): Promise<void> {
-  let bytes = 0;
-  try {
-    for await (const chunk of response) {
-      bytes += (chunk as Buffer).length;
-      if (bytes > maxAnswerBytes) return;
-    }
-  } catch {
-    // The status came, and it alone counts.
   }
 }
 
@@ -112,7 +93,7 @@ function describeError(error: unknown): SendResult['error'] {
     case 'timeout':
       return {
         code: 'timeout',
-        message: `The receiver did not answer within ${timeoutMs / 1000} s.`,
+        message: `The receiver did not answer within ${limits.totalMs / 1000} s.`,
       };
     case 'tls_error':
       return {

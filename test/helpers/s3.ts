@@ -4,11 +4,10 @@ import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import {
   GetObjectCommand,
-  HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   PutBucketPolicyCommand,
-  type S3Client,
+  S3Client,
 } from '@aws-sdk/client-s3';
 import type { S3Server, S3User } from '../../dev/s3-server.ts';
 import type { Credentials, Destination } from '../../src/destinations/destination.ts';
@@ -86,7 +85,7 @@ export async function setPolicy(
   uid: string,
   statements: readonly PolicyStatement[],
 ): Promise<void> {
-  const client = s3Client('full');
+  const client = independentClient();
   const Principal = { AWS: [`arn:aws:iam:::user/${uid}`] };
   const Statement = statements.map(statement => ({ ...statement, Principal }));
   const Policy = JSON.stringify({ Version: '2012-10-17', Statement });
@@ -99,7 +98,7 @@ export async function contentsOf({
   bucket,
   key,
 }: Destination): Promise<{ objects: string[]; unfinished: string[] }> {
-  const client = s3Client('full');
+  const client = independentClient();
   const listed = await client.send(new ListObjectsV2Command({ Bucket: bucket, Prefix: key }));
   const uploads = await client.send(
     new ListMultipartUploadsCommand({ Bucket: bucket, Prefix: key }),
@@ -118,20 +117,19 @@ export interface StoredObject {
 }
 
 export async function readObject(bucket: string, key: string): Promise<StoredObject> {
-  const client = s3Client('full');
-  const head = await client.send(new HeadObjectCommand({ Bucket: bucket, Key: key }));
-  const chunks: Uint8Array[] = [];
-  const size = head.ContentLength ?? 0;
-  // In ranges, because the client refuses answers that are longer than any it needs in production.
-  for (let start = 0; start < size; start += 2 ** 20) {
-    const Range = `bytes=${start}-${Math.min(start + 2 ** 20, size) - 1}`;
-    const part = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key, Range }));
-    chunks.push((await part.Body?.transformToByteArray()) ?? new Uint8Array());
-  }
+  const client = independentClient();
+  const object = await client.send(new GetObjectCommand({ Bucket: bucket, Key: key }));
+  const bytes = await object.Body?.transformToByteArray();
   client.destroy();
   return {
-    body: Buffer.concat(chunks),
-    contentType: head.ContentType,
-    metadata: head.Metadata ?? {},
+    body: Buffer.from(bytes ?? []),
+    contentType: object.ContentType,
+    metadata: object.Metadata ?? {},
   };
+}
+
+/** Creates a client without the limits of the service, which reads no objects and no long lists. */
+function independentClient(): S3Client {
+  const { endpoint, region, users } = s3Server();
+  return new S3Client({ endpoint, region, credentials: { ...users.full }, forcePathStyle: true });
 }

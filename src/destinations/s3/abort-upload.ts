@@ -1,77 +1,97 @@
-/** Takes back what an upload that did not end has left in a customer's bucket, where it would be paid for unseen. */
 import {
   AbortMultipartUploadCommand,
   ListMultipartUploadsCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
 import type { Destination } from '../destination.ts';
+import { isUploadId } from './answer-values.ts';
 import { describeStorageError, isTransient, StorageError } from './errors.ts';
 
+/** Removes what unfinished uploads left in a tenant's bucket. The tenant pays for it and does not see it. */
+
+/** Limit of one request in milliseconds, retries included. */
 const limitMs = 20_000;
+/** An endpoint may list uploads without end, so a sweep takes no more than this. */
+const maxUploads = 20;
+/** Uploads to ask for. Some of the first may be under way and must stay. */
+const maxListedUploads = 30;
 
 /**
  * Resolves when no upload of that id is left, whether it was there or not.
  *
- * @throws StorageError when the storage does not let us, or cannot be reached within 20 s.
+ * @throws StorageError if the storage refuses or does not answer within 20 s; the reason of the signal if it aborts
  */
 export async function abortUpload(
   client: S3Client,
   destination: Destination,
   key: string,
   uploadId: string,
+  signal?: AbortSignal,
 ): Promise<void> {
   try {
     await client.send(
       new AbortMultipartUploadCommand({ Bucket: destination.bucket, Key: key, UploadId: uploadId }),
-      { abortSignal: AbortSignal.timeout(limitMs) },
+      { abortSignal: limitedBy(signal) },
     );
   } catch (error) {
     if (isGone(error)) return;
+    signal?.throwIfAborted();
     throw new StorageError(describeStorageError(error, { step: 'abort', destination }), error);
   }
 }
 
 /**
- * Aborts the uploads of that very key, but for those that are named: the id of an upload whose start was never answered
- * is known to the storage alone. Only where the key may ask for it (ListBucketMultipartUploads), which the least rights
- * of the guide do not include.
+ * Aborts up to 20 uploads of exactly that key, except those that are named. Only the storage knows the id of an upload
+ * whose start was never answered. Needs ListBucketMultipartUploads, which the least rights of the guide do not include.
  *
- * @returns how many, or null when they may not be listed.
- * @throws StorageError when one cannot be aborted, or the storage cannot be asked.
+ * @returns how many uploads it aborted, or null if it may not list them
+ * @throws StorageError if an upload cannot be aborted or the storage does not answer; the reason of the signal if it
+ * aborts
  */
-export async function abortUnfinishedUploads(
+export async function abortOrphanedUploads(
   client: S3Client,
   destination: Destination,
   key: string,
-  except: readonly string[] = [],
+  except: readonly string[],
+  signal: AbortSignal,
 ): Promise<number | null> {
-  const listed = await listUnfinishedUploads(client, destination, key);
-  const uploadIds = listed?.filter(id => !except.includes(id));
-  for (const uploadId of uploadIds ?? []) await abortUpload(client, destination, key, uploadId);
-  return uploadIds?.length ?? null;
+  const listed = await listUnfinishedUploads(client, destination, key, signal);
+  if (listed === null) return null;
+  const uploadIds = listed.filter(id => !except.includes(id)).slice(0, maxUploads);
+  for (const uploadId of uploadIds) await abortUpload(client, destination, key, uploadId, signal);
+  return uploadIds.length;
 }
 
 async function listUnfinishedUploads(
   client: S3Client,
   destination: Destination,
   key: string,
+  signal: AbortSignal,
 ): Promise<string[] | null> {
   try {
-    // One page: a key has as many unfinished uploads as attempts that died, and longer keys sort after it.
+    // Longer keys sort after this one, so the first page has its uploads.
     const { Uploads = [] } = await client.send(
-      new ListMultipartUploadsCommand({ Bucket: destination.bucket, Prefix: key }),
-      {
-        abortSignal: AbortSignal.timeout(limitMs),
-      },
+      new ListMultipartUploadsCommand({
+        Bucket: destination.bucket,
+        Prefix: key,
+        MaxUploads: maxListedUploads,
+      }),
+      { abortSignal: limitedBy(signal) },
     );
     return Uploads.filter(({ Key }) => Key === key)
       .map(({ UploadId }) => UploadId)
-      .filter(id => id !== undefined);
+      .filter(isUploadId);
   } catch (error) {
+    signal.throwIfAborted();
     const fault = describeStorageError(error, { step: 'list', destination });
     if (isTransient(fault.code)) throw new StorageError(fault, error);
     return null;
   }
+}
+
+function limitedBy(signal: AbortSignal | undefined): AbortSignal {
+  const limit = AbortSignal.timeout(limitMs);
+  return signal === undefined ? limit : AbortSignal.any([limit, signal]);
 }
 
 function isGone(error: unknown): boolean {

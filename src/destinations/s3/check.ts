@@ -8,6 +8,7 @@ import {
 import type { Credentials, Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { folderOf } from '../object-key.ts';
+import { requireUploadId } from './answer-values.ts';
 import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
 import { causeOf, NotS3Error } from './error-codes.ts';
 import {
@@ -44,6 +45,8 @@ export interface CheckRequest {
   readonly signal?: AbortSignal;
   /** Milliseconds until the answer; default 12,000, because callers are promised one within 15 s. */
   readonly limitMs?: number;
+  /** Called when no request is under way any more, which may be after the answer. */
+  readonly onEnd?: () => void;
 }
 
 /** Milliseconds in which an upload that started late is still aborted, after the caller got an answer. */
@@ -62,6 +65,7 @@ export async function checkDestination(
     objectKey,
     signal,
     limitMs = 12_000,
+    onEnd,
   }: CheckRequest,
   environment: ClientEnvironment,
 ): Promise<CheckResult> {
@@ -69,7 +73,10 @@ export async function checkDestination(
   const limit = AbortSignal.any([AbortSignal.timeout(limitMs), ...(signal ? [signal] : [])]);
   const listing = list(client, destination, objectKey, limit);
   const writing = write(client, destination, objectKey, encryption);
-  void Promise.allSettled([listing, writing]).then(() => client.destroy());
+  void Promise.allSettled([listing, writing]).then(() => {
+    client.destroy();
+    onEnd?.();
+  });
   const [listed, written] = await Promise.allSettled([
     within(listing, limit),
     within(writing, limit),
@@ -152,11 +159,11 @@ async function tryUpload(
 ): Promise<void> {
   const Bucket = destination.bucket;
   const late = { abortSignal: AbortSignal.timeout(lateLimitMs) };
-  const { UploadId } = await client.send(
+  const answer = await client.send(
     new CreateMultipartUploadCommand({ Bucket, Key: key, ...encryptionParams(encryption) }),
     late,
   );
-  if (UploadId === undefined) throw new NotS3Error('no upload was started');
+  const UploadId = requireUploadId(answer.UploadId);
   try {
     await client.send(new AbortMultipartUploadCommand({ Bucket, Key: key, UploadId }), late);
   } catch (error) {

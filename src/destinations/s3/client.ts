@@ -1,67 +1,65 @@
 import https from 'node:https';
 import type { LookupFunction } from 'node:net';
-import { pipeline, type Readable, Transform } from 'node:stream';
 import tls from 'node:tls';
 import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
-import { NodeHttpHandler } from '@smithy/node-http-handler';
 import type { EndpointAllowlist } from '../../outbound/endpoint-allowlist.ts';
 import { createGuardedAgents } from '../../outbound/endpoint-guard.ts';
+import { createTenantLookup } from '../../outbound/tenant-lookup.ts';
 import type { Credentials, Destination } from '../destination.ts';
 import { addContentMd5 } from './content-md5.ts';
-import { NotS3Error } from './error-codes.ts';
+import { createRequestHandler, type RequestLimits, type StoragePace } from './request-handler.ts';
 
-/** How patient a client is. */
-export interface ClientPatience {
-  /** Requests in all for one call, the first included. The SDK repeats on 5xx, throttling and broken connections. */
+/** Limits of the requests of one client. */
+export interface ClientPatience extends RequestLimits {
+  /** Requests in all for one call. The SDK repeats after 5xx, throttling and broken connections. */
   readonly maxAttempts: number;
-  /** Until the connection stands; name resolution included. */
-  readonly connectTimeoutMs: number;
-  /** From the request's first byte to the answer's headers. */
-  readonly requestTimeoutMs: number;
-  /** Without a byte in either direction. */
-  readonly idleTimeoutMs: number;
 }
 
-/** A check tells what it saw the first time, and somebody is waiting for it. */
+/** A check reports what it saw the first time: a caller is waiting. */
 export const checkPatience: ClientPatience = {
   maxAttempts: 1,
-  connectTimeoutMs: 5_000,
-  requestTimeoutMs: 12_000,
-  idleTimeoutMs: 12_000,
+  connectMs: 5_000,
+  answerMs: 12_000,
+  completeMs: 12_000,
+  minBytesPerSecond: 128 * 1024,
 };
 
-/** Completing an upload of thousands of parts may take minutes on the other side. */
+/** With a part of 8 MiB, a request ends after at most 94 s. */
 export const runPatience: ClientPatience = {
   maxAttempts: 3,
-  connectTimeoutMs: 5_000,
-  requestTimeoutMs: 300_000,
-  idleTimeoutMs: 60_000,
+  connectMs: 5_000,
+  answerMs: 30_000,
+  completeMs: 300_000,
+  minBytesPerSecond: 128 * 1024,
 };
 
-/** What the operator, not the customer, decides. */
+/** What the operator decides, not the tenant. */
 export interface ClientEnvironment {
   readonly allowlist: EndpointAllowlist;
-  /** PEM of a certificate authority that custom endpoints may be signed by, beside the public ones. */
+  /** PEM of a certificate authority that may sign custom endpoints, beside the public ones. */
   readonly extraCa?: string;
-  /** Stands in for `dns.lookup` at custom endpoints. */
+  /** Resolves host names that tenants choose. Default: `createTenantLookup()`. */
   readonly resolve?: LookupFunction;
 }
 
 /**
- * A client for one destination. `destroy()` it when done: it holds its own connections.
- * Nothing is read from the process environment, and redirects are not followed.
+ * Creates a client for one destination. `destroy()` it when done: it holds its own connections.
+ * Reads nothing from the process environment and does not follow redirects.
+ *
+ * @param pace measures the requests of this client
  */
 export function createS3Client(
   destination: Destination,
   credentials: Credentials,
   environment: ClientEnvironment,
   patience: ClientPatience,
+  pace?: StoragePace,
 ): S3Client {
   const client = new S3Client({
     ...addressing(destination),
     region: destination.region,
     credentials,
-    requestHandler: createHandler(destination, environment, patience),
+    requestHandler: createRequestHandler(createAgents(destination, environment), patience, pace),
     maxAttempts: patience.maxAttempts,
     retryMode: 'standard',
     ...checksums(destination),
@@ -117,54 +115,21 @@ function checksums({
 
 const silent = { debug() {}, info() {}, warn() {}, error() {} };
 
-function createHandler(
+const agentOptions: https.AgentOptions = { keepAlive: true, maxSockets: 16 };
+
+function createAgents(
   { provider }: Destination,
   { allowlist, extraCa, resolve }: ClientEnvironment,
-  { connectTimeoutMs, requestTimeoutMs, idleTimeoutMs }: ClientPatience,
-): NodeHttpHandler {
-  const agentOptions: https.AgentOptions = { keepAlive: true, maxSockets: 16 };
-  const agents =
-    provider === 'custom'
-      ? createGuardedAgents(allowlist, {
-          ...agentOptions,
-          ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
-          ...(resolve === undefined ? {} : { resolve }),
-        })
-      : // Amazon and Google are dialled by names of their own, which may well be private inside their clouds.
-        { httpsAgent: new https.Agent(agentOptions) };
-  return new BoundedHandler({
-    ...agents,
-    connectionTimeout: connectTimeoutMs,
-    requestTimeout: requestTimeoutMs,
-    throwOnRequestTimeout: true,
-    socketTimeout: idleTimeoutMs,
-    logger: silent,
-  });
-}
-
-/** The longest answer that this service asks for is a list of 1,000 unfinished uploads with keys of 1,024 bytes. */
-const maxAnswerBytes = 4 * 1024 * 1024;
-
-/** The SDK holds an answer in memory whole, so one without end must not be read to its end. */
-class BoundedHandler extends NodeHttpHandler {
-  override async handle(
-    ...args: Parameters<NodeHttpHandler['handle']>
-  ): ReturnType<NodeHttpHandler['handle']> {
-    const answer = await super.handle(...args);
-    answer.response.body = bound(answer.response.body as Readable);
-    return answer;
+) {
+  if (provider === 'custom') {
+    return createGuardedAgents(allowlist, {
+      ...agentOptions,
+      ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
+      ...(resolve === undefined ? {} : { resolve }),
+    });
   }
-}
-
-function bound(body: Readable): Readable {
-  let bytes = 0;
-  const bounded = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      bytes += chunk.length;
-      if (bytes > maxAnswerBytes) done(new NotS3Error('the answer has no end'));
-      else done(null, chunk);
-    },
-  });
-  // A failure reaches the reader of `bounded`.
-  return pipeline(body, bounded, () => {});
+  // The names of Amazon and Google may resolve to private addresses inside of their clouds. The
+  // tenant chooses the bucket and the region in the name, so it must not occupy `getaddrinfo`.
+  const lookup = resolve ?? createTenantLookup();
+  return { httpsAgent: new https.Agent({ ...agentOptions, lookup }) };
 }

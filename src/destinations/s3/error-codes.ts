@@ -1,5 +1,6 @@
 /** Finds the cause of an error that the S3 client threw. Pure. The table of provider codes is here. */
 import { EndpointNotAllowedError } from '../../outbound/endpoint-guard.ts';
+import { UnexpectedAnswerError } from '../../outbound/http-exchange.ts';
 
 export interface Cause {
   readonly kind: CauseKind;
@@ -222,7 +223,7 @@ const codeShape = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
 
 function kindOf(error: unknown, thrown: Thrown, code: string | null, status: number): CauseKind {
   if (error instanceof EndpointNotAllowedError) return 'endpoint_not_allowed';
-  if (error instanceof NotS3Error) return 'not_s3';
+  if (error instanceof NotS3Error || error instanceof UnexpectedAnswerError) return 'not_s3';
   if (code !== null) return kindOfCode(code, status);
   const network = typeof thrown.code === 'string' ? kindOfNetworkCode(thrown.code) : null;
   if (network !== null) return network;

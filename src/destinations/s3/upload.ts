@@ -17,7 +17,7 @@ import { type Facts, inStep } from '../../observability/tracing.ts';
 import type { Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { abortUpload } from './abort-upload.ts';
-import { NotS3Error } from './error-codes.ts';
+import { requireETag, requireUploadId } from './answer-values.ts';
 import { describeStorageError, StorageError } from './errors.ts';
 
 export interface UploadRequest {
@@ -58,8 +58,12 @@ const maxParts = 10_000;
 const maxPartsInFlight = 4;
 /** Of all parts in flight, unless a single one is larger. */
 const maxBytesInFlight = 64 * mebibyte;
-/** For the start of an upload, which is not broken off: its id is needed to abort it. */
+/**
+ * Limits of the requests that a stop of the run does not abort, retries included. An aborted start would leave an upload
+ * whose id is unknown, an aborted end an object that no run claims.
+ */
 const createLimitMs = 20_000;
+const lastLimitMs = 300_000;
 
 /** Parts are of one size, which some providers demand, and large enough that 10,000 hold twice what is expected. */
 export function partSizeBytes(expectedSizeBytes: number): number {
@@ -164,17 +168,11 @@ function sender(
       command instanceof CompleteMultipartUploadCommand || command instanceof PutObjectCommand;
     if (isLast) await sourceEnd;
     try {
-      const answer = (await client.send(
-        command,
-        // Breaking these off would leave an upload without known id, or an object of which nobody knows.
-        isCreate
-          ? { abortSignal: AbortSignal.timeout(createLimitMs) }
-          : isLast
-            ? {}
-            : { abortSignal: stopped },
-      )) as Answer;
-      if ((isCreate ? answer.UploadId : answer.ETag) === undefined)
-        throw new NotS3Error('not an answer of S3');
+      const answer = (await client.send(command, {
+        abortSignal: limitOf(isCreate, isLast) ?? stopped,
+      })) as Answer;
+      if (isCreate) requireUploadId(answer.UploadId);
+      else requireETag(answer.ETag);
       return answer;
     } catch (error) {
       if (stopped.aborted) throw error;
@@ -193,6 +191,11 @@ function sender(
       throw error;
     }
   };
+}
+
+function limitOf(isCreate: boolean, isLast: boolean): AbortSignal | null {
+  if (isCreate) return AbortSignal.timeout(createLimitMs);
+  return isLast ? AbortSignal.timeout(lastLimitMs) : null;
 }
 
 /** As S3 calls the request: `UploadPart`. */

@@ -1,3 +1,4 @@
+import { urlToHttpOptions } from 'node:url';
 import {
   createLocalJWKSet,
   createRemoteJWKSet,
@@ -5,6 +6,7 @@ import {
   errors,
   type JWTVerifyGetKey,
 } from 'jose';
+import { type ExchangeLimits, exchange } from '../../outbound/http-exchange.ts';
 import { AppError } from '../../shared/errors.ts';
 
 interface IssuerKeyOptions {
@@ -28,8 +30,13 @@ const freshMs = 10 * 60_000;
 /** Age up to which cached keys count while the issuer cannot be reached. */
 const staleMs = 24 * 60 * 60_000;
 
-/** Limit of the response body. A usual key set has a few kilobytes. */
-const maxBodyBytes = 1024 * 1024;
+const limits: ExchangeLimits = {
+  connectMs: timeoutMs,
+  totalMs: timeoutMs,
+  // A key set is a few kilobytes. Parsing blocks the event loop, and each key costs time.
+  answerBytes: 64 * 1024,
+  isBodyOptional: false,
+};
 
 class IssuerUnreachable extends Error {
   override readonly name = 'IssuerUnreachable';
@@ -100,19 +107,17 @@ export function createIssuerKeys(
  */
 async function fetchKeySet(
   url: string,
-  init: { method: 'GET'; signal: AbortSignal; redirect: 'manual'; headers: Headers },
+  init: { method: 'GET'; signal: AbortSignal; headers: Headers },
 ): Promise<Response> {
-  const response = await fetch(url, init);
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of response.body ?? []) {
-    bytes += chunk.length;
-    if (bytes > maxBodyBytes) throw new Error(`The key set is larger than ${maxBodyBytes} bytes.`);
-    chunks.push(chunk);
-  }
-  if (response.status !== 200)
-    throw new Error(`The key set was answered with status ${response.status}.`);
-  const keys = JSON.parse(Buffer.concat(chunks).toString());
+  const isSecure = url.startsWith('https:');
+  const options = {
+    ...urlToHttpOptions(new URL(url)),
+    headers: Object.fromEntries(init.headers),
+    agent: false,
+  };
+  const { status, body } = await exchange(isSecure, options, '', limits, init.signal);
+  if (status !== 200) throw new Error(`The key set was answered with status ${status}.`);
+  const keys = JSON.parse(body.toString());
   createLocalJWKSet(keys);
   return Response.json(keys);
 }

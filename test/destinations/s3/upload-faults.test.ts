@@ -212,7 +212,12 @@ t.test(
 
 t.test('times out when the server stops answering', async t => {
   const silent: Answer = () => {};
-  const patience = { maxAttempts: 2, requestTimeoutMs: 300, idleTimeoutMs: 300 };
+  const patience = {
+    maxAttempts: 2,
+    answerMs: 300,
+    completeMs: 300,
+    minBytesPerSecond: 64 * mebibyte,
+  };
   for (const [step, code] of [
     ['create', 'timeout'],
     ['part', 'timeout'],
@@ -290,7 +295,7 @@ t.test(
           { ...destination, endpoint: between.endpoint },
           s3Server().users.full,
           { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
-          { ...runPatience, idleTimeoutMs: 500 },
+          { ...runPatience, answerMs: 500, completeMs: 500, minBytesPerSecond: 16 * mebibyte },
         );
         const started: string[] = [];
         const request = requestFor(destination, {

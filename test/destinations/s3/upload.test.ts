@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { CreateBucketCommand, CreateMultipartUploadCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
-import { abortUnfinishedUploads, abortUpload } from '../../../src/destinations/s3/abort-upload.ts';
+import { abortOrphanedUploads, abortUpload } from '../../../src/destinations/s3/abort-upload.ts';
 import { StorageError } from '../../../src/destinations/s3/errors.ts';
 import { putManifest, removeManifest } from '../../../src/destinations/s3/manifest.ts';
 import {
@@ -318,16 +318,17 @@ t.test('aborts unfinished uploads of one key if listing them is allowed', needsS
     );
     ids.push(begun.UploadId ?? '');
   }
-  t.equal(await abortUnfinishedUploads(readOnly, destination, key), null, 'not allowed');
+  const { signal } = new AbortController();
+  t.equal(await abortOrphanedUploads(readOnly, destination, key, [], signal), null, 'not allowed');
   t.equal(
-    await abortUnfinishedUploads(client, destination, key, ids.slice(1)),
+    await abortOrphanedUploads(client, destination, key, ids.slice(1), signal),
     1,
     'except for one id',
   );
   t.strictSame((await contentsOf(destination)).unfinished, [key, `${key}.gz`]);
-  t.equal(await abortUnfinishedUploads(client, destination, key), 1);
+  t.equal(await abortOrphanedUploads(client, destination, key, [], signal), 1);
   t.strictSame((await contentsOf(destination)).unfinished, [`${key}.gz`]);
-  t.equal(await abortUnfinishedUploads(client, destination, `${key}.gz`), 1);
+  t.equal(await abortOrphanedUploads(client, destination, `${key}.gz`, [], signal), 1);
 });
 
 t.test('writes and removes a manifest', needsS3, async t => {

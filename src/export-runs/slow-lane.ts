@@ -1,0 +1,92 @@
+import type { StoragePace } from '../destinations/s3/request-handler.ts';
+
+/**
+ * Keeps slow storages from occupying all worker slots of this process. An attempt whose storage kept it waiting for
+ * longer than `graceMs`, and takes less than `minBytesPerSecond`, needs a place in the slow lane. If the lane is full,
+ * the attempt ends and the run waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
+ *
+ * Slow storages can therefore hold all slots for at most `graceMs` (and the clean-up, at most 80 s). A tenant can repeat
+ * that only with an environment that was not slow within `rememberMs`, and environments are created by the operator.
+ */
+export interface SlowLane {
+  /** Admits an attempt. @returns null if its environment was slow and the lane is full */
+  admit(environmentId: string): LanePass | null;
+}
+
+export interface LanePass {
+  /** Measures the requests of the attempt. */
+  readonly pace: StoragePace;
+  /** @returns false if the storage is slow and the lane has no place for it: the attempt must end */
+  mayContinue(): boolean;
+  /** Ends the attempt. */
+  leave(): void;
+}
+
+export interface SlowLaneOptions {
+  readonly places: number;
+  readonly graceMs: number;
+  readonly minBytesPerSecond: number;
+  readonly rememberMs: number;
+  /** Milliseconds of a clock that is never set back. */
+  readonly now: () => number;
+}
+
+export function createSlowLane(options: SlowLaneOptions): SlowLane {
+  const { places, graceMs, minBytesPerSecond, rememberMs, now } = options;
+  /** Until when an environment starts in the lane. */
+  const slowUntil = new Map<string, number>();
+  let taken = 0;
+
+  const wasSlow = (environmentId: string) => {
+    for (const [id, until] of slowUntil) if (until <= now()) slowUntil.delete(id);
+    return slowUntil.has(environmentId);
+  };
+
+  return {
+    admit(environmentId) {
+      let isInLane = wasSlow(environmentId);
+      if (isInLane && taken >= places) return null;
+      if (isInLane) taken += 1;
+      const pace = createPace(now);
+      const isSlow = () =>
+        pace.waitedMs() > graceMs + (1_000 * pace.takenBytes()) / minBytesPerSecond;
+      return {
+        pace,
+        mayContinue() {
+          if (!isSlow()) return true;
+          slowUntil.set(environmentId, now() + rememberMs);
+          if (isInLane) return true;
+          if (taken >= places) return false;
+          isInLane = true;
+          taken += 1;
+          return true;
+        },
+        leave() {
+          if (isInLane) taken -= 1;
+          isInLane = false;
+        },
+      };
+    },
+  };
+}
+
+/** Measures the time in which at least one request is under way. Time of the database does not count. */
+function createPace(now: () => number) {
+  let requests = 0;
+  let since = 0;
+  let waited = 0;
+  let taken = 0;
+  return {
+    waitedMs: () => waited + (requests > 0 ? now() - since : 0),
+    takenBytes: () => taken,
+    start(bytes: number) {
+      if (requests === 0) since = now();
+      requests += 1;
+      return () => {
+        requests -= 1;
+        taken += bytes;
+        if (requests === 0) waited += now() - since;
+      };
+    },
+  };
+}

@@ -1,0 +1,166 @@
+import http from 'node:http';
+import https from 'node:https';
+import type { OnReadOpts, Socket } from 'node:net';
+import { finished } from 'node:stream/promises';
+import type { TLSSocket } from 'node:tls';
+
+/** The other side answered, but not in a way that this service accepts. */
+export class UnexpectedAnswerError extends Error {
+  override readonly name: string = 'UnexpectedAnswerError';
+}
+
+/** A time limit of an exchange has passed. The AWS SDK recognises and retries it by its name. */
+export class TimeLimitError extends Error {
+  override readonly name = 'TimeoutError';
+  readonly code = 'ETIMEDOUT';
+}
+
+export interface HttpAnswer {
+  readonly status: number;
+  readonly reason: string;
+  readonly headers: http.IncomingHttpHeaders;
+  /** The whole body, not decompressed. */
+  readonly body: Buffer;
+}
+
+export interface ExchangeLimits {
+  /** From the start until the connection stands, in milliseconds; name resolution and TLS included. */
+  readonly connectMs: number;
+  /** From the start until the last byte of the answer, in milliseconds. */
+  readonly totalMs: number;
+  /** Size of the body of the answer. */
+  readonly answerBytes: number;
+  /** True if the status counts also when the body is too long, late or incomplete. */
+  readonly isBodyOptional: boolean;
+}
+
+/** Interim answers (1xx) that are accepted before the answer. Each costs an object and an event. */
+const maxInterimAnswers = 100;
+
+/** Chunks of a body. Servers send hundreds of bytes in each; a chunk of one byte costs as much. */
+const maxChunks = 1_000;
+
+/**
+ * Sends one request and reads the whole answer. Every step has a limit, so that a hostile endpoint can neither hold the
+ * caller nor fill the memory. Redirects are not followed.
+ *
+ * @throws TimeLimitError, UnexpectedAnswerError, an `AbortError` when the signal aborts, or an error of the network
+ */
+export async function exchange(
+  isSecure: boolean,
+  options: http.RequestOptions,
+  body: string | Uint8Array,
+  limits: ExchangeLimits,
+  signal?: AbortSignal,
+): Promise<HttpAnswer> {
+  if (signal?.aborted) throw abortError(signal);
+  const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer>();
+  const request = isSecure ? https.request(options) : http.request({ ...options, ...smallReads() });
+  let response: http.IncomingMessage | undefined;
+  const fail = (error: Error) => {
+    // The reader of the answer decides what an error means for it.
+    if (response === undefined) reject(error);
+    else response.destroy(error);
+  };
+  const afterMs = (limitMs: number, what: string) =>
+    setTimeout(() => fail(new TimeLimitError(`${what} within ${limitMs} ms`)), limitMs);
+  const connecting = afterMs(limits.connectMs, 'no connection');
+  const total = afterMs(limits.totalMs, 'no complete answer');
+  const onAbort = () => fail(abortError(signal));
+  signal?.addEventListener('abort', onAbort, { once: true });
+
+  request.once('socket', socket => {
+    const isConnecting = socket.connecting || (isSecure && isHandshaking(socket as TLSSocket));
+    if (!isConnecting) clearTimeout(connecting);
+    else socket.once(isSecure ? 'secureConnect' : 'connect', () => clearTimeout(connecting));
+  });
+  let interimAnswers = 0;
+  request.on('information', () => {
+    interimAnswers += 1;
+    if (interimAnswers > maxInterimAnswers) {
+      request.destroy(new UnexpectedAnswerError('too many interim answers'));
+    }
+  });
+  request.once('upgrade', (_response, socket) => {
+    socket.destroy();
+    fail(new UnexpectedAnswerError('the answer changes the protocol'));
+  });
+  request.once('response', incoming => {
+    response = incoming;
+    readAnswer(incoming, limits).then(resolve, reject);
+  });
+  // Stays registered: an error after the answer must not end the process.
+  request.on('error', error => {
+    if (response === undefined) reject(error);
+  });
+  request.once('close', () => {
+    if (response === undefined) reject(new UnexpectedAnswerError('no answer'));
+  });
+  request.end(body);
+
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(connecting);
+    clearTimeout(total);
+    signal?.removeEventListener('abort', onAbort);
+    // A connection whose request or answer is incomplete cannot be reused.
+    if (!request.writableFinished || response?.complete !== true) request.destroy();
+  }
+}
+
+async function readAnswer(
+  response: http.IncomingMessage,
+  { answerBytes, isBodyOptional }: ExchangeLimits,
+): Promise<HttpAnswer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  // A listener sees each chunk at once. A reader by `for await` would first receive all of them.
+  response.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > answerBytes) {
+      response.destroy(new UnexpectedAnswerError(`the answer has more than ${answerBytes} bytes`));
+    } else if (chunks.length === maxChunks) {
+      response.destroy(new UnexpectedAnswerError(`the answer has more than ${maxChunks} chunks`));
+    } else {
+      chunks.push(chunk);
+    }
+  });
+  try {
+    await finished(response, { writable: false });
+  } catch (error) {
+    if (!isBodyOptional) throw error;
+  }
+  return {
+    status: response.statusCode ?? 0,
+    reason: response.statusMessage ?? '',
+    headers: response.headers,
+    body: Buffer.concat(chunks),
+  };
+}
+
+/**
+ * Options of a plain connection that reads 4 KiB at a time. Node parses all that it has read before any limit applies,
+ * and 64 KiB may hold thousands of chunks or interim answers: 150 ms. TLS reads 16 KiB at a time.
+ */
+function smallReads(): { onread: OnReadOpts } {
+  return {
+    onread: {
+      buffer: Buffer.allocUnsafe(4 * 1024),
+      // Node calls it as a method of the socket.
+      callback: function push(this: Socket, length: number, buffer: Uint8Array) {
+        return this.push(Buffer.from(buffer.subarray(0, length)));
+      } as OnReadOpts['callback'],
+    },
+  };
+}
+
+function isHandshaking(socket: TLSSocket): boolean {
+  return 'secureConnecting' in socket && socket.secureConnecting === true;
+}
+
+function abortError(signal: AbortSignal | undefined): Error {
+  const error = new Error('The request was aborted.', { cause: signal?.reason });
+  error.name = 'AbortError';
+  return error;
+}

@@ -1,0 +1,84 @@
+import t from 'tap';
+import { createSlowLane } from '../../src/export-runs/slow-lane.ts';
+
+const mebibyte = 1024 * 1024;
+
+function laneWithClock() {
+  let nowMs = 0;
+  const lane = createSlowLane({
+    places: 1,
+    graceMs: 120_000,
+    minBytesPerSecond: 2 * mebibyte,
+    rememberMs: 3_600_000,
+    now: () => nowMs,
+  });
+  const admit = (environmentId: string) => {
+    const pass = lane.admit(environmentId);
+    if (pass === null) throw new Error(`${environmentId} was not admitted`);
+    return pass;
+  };
+  return {
+    lane,
+    admit,
+    pass: (ms: number) => {
+      nowMs += ms;
+    },
+  };
+}
+
+t.test('lets a storage continue that takes enough bytes', async t => {
+  const { admit, pass } = laneWithClock();
+  const attempt = admit('fast');
+  for (let second = 0; second < 600; second += 1) {
+    const ended = attempt.pace.start(3 * mebibyte);
+    pass(1_000);
+    ended();
+  }
+  t.equal(attempt.mayContinue(), true);
+});
+
+t.test('does not count time in which no request is under way', async t => {
+  const { admit, pass, lane } = laneWithClock();
+  const attempt = admit('slow-database');
+  attempt.pace.start(10)();
+  pass(10_000_000);
+  t.equal(attempt.mayContinue(), true);
+  t.not(lane.admit('slow-database'), null, 'its environment is not slow');
+});
+
+t.test('counts parallel requests once', async t => {
+  const { admit, pass } = laneWithClock();
+  const attempt = admit('parallel');
+  const other = admit('holder');
+  other.pace.start(10);
+  const ends = [1, 2, 3, 4].map(() => attempt.pace.start(10));
+  pass(100_000);
+  for (const end of ends) end();
+  pass(50_000);
+  t.equal(other.mayContinue(), true, 'takes the only place');
+  t.equal(attempt.mayContinue(), true, 'waited for 100 s');
+});
+
+t.test('ends a slow attempt when the lane is full, and starts its environment there', async t => {
+  const { admit, pass, lane } = laneWithClock();
+  const [first, second] = [admit('a'), admit('b')];
+  first.pace.start(10);
+  second.pace.start(10);
+  pass(119_000);
+  t.equal(first.mayContinue() && second.mayContinue(), true, 'within the grace');
+  pass(2_000);
+  t.equal(first.mayContinue(), true);
+  t.equal(second.mayContinue(), false);
+  second.leave();
+  t.equal(lane.admit('b'), null, 'was slow, and the lane is full');
+  t.not(lane.admit('c'), null, 'was not slow');
+  first.leave();
+  first.leave();
+  const again = lane.admit('b');
+  t.not(again, null);
+  t.equal(lane.admit('a'), null, 'the lane has one place');
+  again?.leave();
+  pass(3_700_000);
+  t.not(lane.admit('a'), null);
+  t.not(lane.admit('b'), null, 'both were forgotten');
+});

@@ -1,0 +1,162 @@
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { Worker } from 'node:worker_threads';
+import t, { type Test } from 'tap';
+import type { Destination } from '../../src/destinations/destination.ts';
+import { abortOrphanedUploads } from '../../src/destinations/s3/abort-upload.ts';
+import { checkDestination } from '../../src/destinations/s3/check.ts';
+import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { uploadObject } from '../../src/destinations/s3/upload.ts';
+import { createIssuerKeys } from '../../src/environments/auth/jwks.ts';
+import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import { sendWebhook } from '../../src/webhooks/send-webhook.ts';
+import { makeWebhookSecret } from '../../src/webhooks/signature.ts';
+import { bytes } from '../destinations/s3/test-source.ts';
+import { longestBlockMs } from '../helpers/longest-block.ts';
+import { registerSecret } from '../helpers/secrets.ts';
+import { type AnswerSpec, bodies, framings, keySets, kib } from './hostile-bodies.ts';
+import { scaled } from './scale.ts';
+
+/** No answer of an endpoint blocks the event loop or keeps a call beyond its limit. */
+
+t.setTimeout(600_000);
+
+const maxBlockMs = 50;
+const environment = { allowlist: parseEndpointAllowlist(['127.0.0.1']) };
+const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
+
+const sizes = [
+  // As large as is read, with room for what is around it.
+  62 * kib,
+  ...(scaled(2, 1) === 2 ? [94 * kib] : []),
+  scaled(4_096, 512) * kib,
+];
+
+const worker = new Worker(new URL('hostile-endpoint.ts', import.meta.url), {
+  // Without the test runner's modules, which send messages of their own.
+  execArgv: [],
+});
+const [{ port }] = (await once(worker, 'message')) as [AddressInfo];
+t.teardown(() => worker.terminate());
+const origin = `http://127.0.0.1:${port}`;
+const destination: Destination = {
+  provider: 'custom',
+  bucket: 'acme',
+  region: 'us-east-1',
+  key: 'exports',
+  endpoint: origin,
+};
+
+async function answerWith(spec: AnswerSpec): Promise<void> {
+  worker.postMessage(spec);
+  await once(worker, 'message');
+}
+
+const key = 'exports/file.csv';
+const check = () =>
+  checkDestination({ destination, credentials, objectKey: key, limitMs: 5_000 }, environment);
+
+async function withClient<T>(use: (client: ReturnType<typeof createS3Client>) => Promise<T>) {
+  const patience = { ...runPatience, maxAttempts: 1, answerMs: 5_000, completeMs: 5_000 };
+  const client = createS3Client(destination, credentials, environment, patience);
+  try {
+    return await use(client);
+  } finally {
+    client.destroy();
+  }
+}
+
+const upload = (size: number) =>
+  withClient(client =>
+    uploadObject(client, {
+      destination,
+      key,
+      body: bytes(size),
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: size,
+      signal: new AbortController().signal,
+      onMultipartStarted: async () => {},
+    }),
+  );
+const sweep = () =>
+  withClient(client =>
+    abortOrphanedUploads(client, destination, key, [], AbortSignal.timeout(5_000)),
+  );
+const secret = registerSecret(makeWebhookSecret());
+const webhook = () =>
+  sendWebhook(environment, `${origin}/hook`, secret, { id: 'm', body: '{}' }, new Date());
+const issuerKeys = async () =>
+  await createIssuerKeys(new URL(`${origin}/jwks`), { now: () => new Date(), onError: () => {} })(
+    { alg: 'RS256', kid: 'k' },
+    { payload: '', signature: '' },
+  );
+
+const calls: Record<string, () => Promise<unknown>> = {
+  check,
+  'small upload': () => upload(100),
+  sweep,
+  webhook,
+  'key set': issuerKeys,
+};
+
+/** Makes the call. @returns the longest block, and how long the call took, in milliseconds */
+async function measure(call: () => Promise<unknown>) {
+  const startedAt = performance.now();
+  const blockMs = await longestBlockMs(() => call().catch(() => {}));
+  return { blockMs, tookMs: performance.now() - startedAt };
+}
+
+// The first calls load modules and compile code.
+for (let round = 0; round < 5; round += 1) {
+  for (const call of Object.values(calls)) await call().catch(() => {});
+}
+
+t.test('accepts the answers of a working storage', async t => {
+  t.equal((await check()).valid, true);
+  t.match(await upload(100), { bytes: 100 });
+  t.equal(await sweep(), 0);
+  t.match(await webhook(), { delivered: true });
+});
+
+let worst = { blockMs: 0, title: '' };
+function judge(t: Test, title: string, { blockMs, tookMs }: { blockMs: number; tookMs: number }) {
+  if (blockMs > worst.blockMs) worst = { blockMs, title };
+  t.ok(blockMs < maxBlockMs, `${title}: blocked for ${Math.round(blockMs)} ms`);
+  t.ok(tookMs < 12_000, `${title}: took ${Math.round(tookMs)} ms`);
+}
+
+for (const size of sizes) {
+  t.test(`is not blocked by bodies of ${Math.round(size / kib)} KiB`, async t => {
+    for (const name of Object.keys(bodies)) {
+      for (const status of scaled(2, 1) === 2 ? [200, 503, 404] : [200, 503]) {
+        await answerWith({ kind: 'body', name, size, status });
+        for (const [call, make] of Object.entries(calls)) {
+          judge(t, `${call}, ${status} with ${name}`, await measure(make));
+        }
+      }
+    }
+  });
+}
+
+t.test('is not blocked by the headers and the framing of answers', async t => {
+  for (const name of Object.keys(framings)) {
+    await answerWith({ kind: 'framing', name });
+    for (const [call, make] of Object.entries(calls)) {
+      judge(t, `${call}, ${name}`, await measure(make));
+    }
+  }
+});
+
+t.test('is not blocked by key sets that are expensive to parse', async t => {
+  for (const name of Object.keys(keySets)) {
+    await answerWith({ kind: 'keySet', name, size: scaled(4_096, 512) * kib });
+    judge(t, name, await measure(issuerKeys));
+  }
+});
+
+t.test('the longest block', async t => {
+  t.comment(
+    `hostile answers: blocked for at most ${Math.round(worst.blockMs)} ms (${worst.title})`,
+  );
+});

@@ -1,0 +1,208 @@
+import dgram from 'node:dgram';
+import { once } from 'node:events';
+import fs from 'node:fs/promises';
+import type http from 'node:http';
+import type { AddressInfo } from 'node:net';
+import t from 'tap';
+import { abortOrphanedUploads } from '../../src/destinations/s3/abort-upload.ts';
+import { checkDestination } from '../../src/destinations/s3/check.ts';
+import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import { createTenantLookup } from '../../src/outbound/tenant-lookup.ts';
+import { createConcurrencyLimit } from '../../src/shared/concurrency-limit.ts';
+import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { until } from '../helpers/export-configs.ts';
+import { registerSecret } from '../helpers/secrets.ts';
+import { scaled } from './scale.ts';
+
+t.setTimeout(300_000);
+
+const credentials = {
+  accessKeyId: 'AKIASLOW',
+  secretAccessKey: registerSecret('slow-secret-1234'),
+};
+const body = (endpoint: string) => ({
+  name: 'x',
+  schedule: 'daily',
+  provider: 'custom',
+  endpoint,
+  bucket: 'acme',
+  region: 'auto',
+  ...credentials,
+});
+const environment = { allowlist: parseEndpointAllowlist(['127.0.0.1']) };
+const allow = { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' };
+
+t.test('admits two checks of an environment and eight of a process', async t => {
+  const waiting: (() => void)[] = [];
+  let isHeld = false;
+  const answer = (request: http.IncomingMessage, response: http.ServerResponse) => {
+    const send = () =>
+      request.method === 'DELETE'
+        ? response.writeHead(204).end()
+        : response.end(request.method === 'POST' ? createDocument('u1') : listDocument);
+    if (isHeld) waiting.push(send);
+    else send();
+  };
+  const endpoint = await fakeEndpoint(answer);
+  t.teardown(endpoint.close);
+  const app = await startTestApp(t, { env: allow });
+  const environments = ['a', 'b', 'c', 'd', 'e'];
+  for (const id of environments) await app.putEnvironment(id);
+  const path = (id: string) => `/v1/environments/${id}/export-configs`;
+  const json = body(endpoint.destination.endpoint ?? '');
+  const stored = await app.call(path('a'), { method: 'POST', json });
+  t.equal(stored.status, 201, stored.text);
+
+  isHeld = true;
+  const validate = (id: string) => app.call(`${path(id)}/validate`, { method: 'POST', json });
+  const own = `${path('a')}/${stored.json.id}`;
+  const held = [validate('a'), validate('a')];
+  await until(
+    async () => waiting.length,
+    count => count === 4,
+  );
+  const refusals = {
+    validate: await validate('a'),
+    'validate a stored config': await app.call(`${own}/validate`, { method: 'POST' }),
+    create: await app.call(path('a'), { method: 'POST', json }),
+    update: await app.call(own, { method: 'PATCH', json: { region: 'other' } }),
+  };
+  for (const [name, { status, headers, json }] of Object.entries(refusals)) {
+    t.equal(status, 429, name);
+    t.equal(json.code, 'rate_limited', name);
+    t.ok(Number(headers['retry-after']) > 0, name);
+  }
+  t.equal(waiting.length, 4, 'the endpoint was not asked');
+  t.equal((await app.call(own, { method: 'PATCH', json: { name: 'y' } })).status, 200, 'no check');
+  for (const id of ['b', 'c', 'd']) held.push(validate(id), validate(id));
+  await until(
+    async () => waiting.length,
+    count => count === 16,
+  );
+  t.equal((await validate('e')).status, 429, 'the process has no place');
+
+  isHeld = false;
+  for (const send of waiting) send();
+  for (const { status, json } of await Promise.all(held))
+    t.match({ status, json }, { status: 200 });
+  await until(
+    async () => app.dependencies.checkLimit.active,
+    active => active === 0,
+  );
+  t.match((await validate('e')).json, { valid: true });
+});
+
+t.test('slow name servers delay nothing but the checks that ask them', async t => {
+  const server = dgram.createSocket('udp4');
+  let questions = 0;
+  server.on('message', () => {
+    questions += 1;
+  });
+  server.bind(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const app = await startTestApp(t, {
+    adjust: dependencies => ({
+      ...dependencies,
+      // Without this limit 32 of the checks would not even ask.
+      checkLimit: createConcurrencyLimit({
+        total: 100,
+        perEnvironment: 100,
+        code: 'rate_limited',
+        what: 'checks',
+      }),
+      clientEnvironment: {
+        allowlist: parseEndpointAllowlist([]),
+        resolve: createTenantLookup({ servers: [`127.0.0.1:${port}`] }),
+      },
+    }),
+  });
+  await app.putEnvironment('acme');
+  const count = scaled(40, 12);
+  let ended = 0;
+  const checks = Array.from({ length: count }, async (_, index) => {
+    const answer = await app.call('/v1/environments/acme/export-configs/validate', {
+      method: 'POST',
+      json: body(`https://slow-${index}.example`),
+    });
+    ended += 1;
+    return answer;
+  });
+  await until(
+    async () => questions,
+    asked => asked >= count,
+  );
+  const startedAt = performance.now();
+  const ready = await app.call('/health/ready');
+  const exported = await app.download('acme', 'today');
+  await fs.readFile(import.meta.filename);
+  const tookMs = performance.now() - startedAt;
+  t.strictSame([ready.status, exported.status], [200, 200]);
+  t.equal(ended, 0, 'all checks were still waiting');
+  t.ok(tookMs < 3_000, `${Math.round(tookMs)} ms`);
+  for (const { json } of await Promise.all(checks)) {
+    t.match(json, { valid: false, checks: [{ error: { code: 'endpoint_unreachable' } }] });
+  }
+});
+
+t.test('a sweep aborts at most 20 uploads and ends with its signal', async t => {
+  const key = 'exports/file.csv';
+  const uploads = Array.from(
+    { length: 30 },
+    (_, index) => `<Upload><Key>${key}</Key><UploadId>u${index}</UploadId></Upload>`,
+  );
+  // PostgreSQL and later requests must not see these.
+  const bad = `<Upload><Key>${key}</Key><UploadId>a&#0;b</UploadId></Upload>`;
+  const controller = new AbortController();
+  let aborts = 0;
+  let abortAt = Number.POSITIVE_INFINITY;
+  const endpoint = await fakeEndpoint((request, response) => {
+    if (request.method === 'GET') {
+      response.end(
+        `<ListMultipartUploadsResult>${bad}${uploads.join('')}</ListMultipartUploadsResult>`,
+      );
+      return;
+    }
+    aborts += 1;
+    // The endpoint never answers this one.
+    if (aborts === abortAt) controller.abort(new Error('cancelled'));
+    else response.writeHead(204).end();
+  });
+  t.teardown(endpoint.close);
+  const { destination } = endpoint;
+  const client = createS3Client(destination, { ...credentials }, environment, runPatience);
+  t.teardown(() => client.destroy());
+  const signal = new AbortController().signal;
+  t.equal(await abortOrphanedUploads(client, destination, key, ['u0'], signal), 20);
+  t.equal(aborts, 20);
+  t.match(endpoint.requests[0], /max-uploads=30/);
+  aborts = 0;
+  abortAt = 3;
+  await t.rejects(abortOrphanedUploads(client, destination, key, [], controller.signal), {
+    message: 'cancelled',
+  });
+  t.equal(aborts, 3);
+});
+
+t.test('refuses an answer that changes the protocol, or an id that is none', async t => {
+  const answers: Record<string, (response: http.ServerResponse) => void> = {
+    'a protocol change': response =>
+      response.socket?.end('HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n'),
+    NUL: response => response.end(createDocument('a&#0;b')),
+    'a lone surrogate': response => response.end(createDocument('a&#xD800;b')),
+    'a line break': response => response.end(createDocument('a&#10;b')),
+    'a long id': response => response.end(createDocument('a'.repeat(2_000))),
+  };
+  for (const [name, answer] of Object.entries(answers)) {
+    const endpoint = await fakeEndpoint((_, response) => answer(response));
+    const result = await checkDestination(
+      { destination: endpoint.destination, credentials, objectKey: 'k', limitMs: 10_000 },
+      environment,
+    );
+    t.equal(result.checks[1]?.error?.code, 'not_s3', name);
+    await endpoint.close();
+  }
+});
