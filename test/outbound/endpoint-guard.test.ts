@@ -15,7 +15,7 @@ import { forbiddenHosts } from './forbidden-hosts.ts';
 
 const nothingListed = parseEndpointAllowlist([]);
 
-/** What a name resolves to is up to the test, as it is up to whoever owns the name. */
+/** Returns a resolver whose answers the test controls, as the owner of a domain does. */
 function resolver(answer: (hostname: string) => string[] | string): LookupFunction {
   return (hostname, _options, callback) => {
     const found = answer(hostname);
@@ -42,7 +42,7 @@ async function request(url: URL, agent: http.Agent): Promise<number> {
   return response.statusCode ?? 0;
 }
 
-/** A server that must not be reached counts who reaches it. */
+/** Starts a server that must not be reached and counts its requests. */
 async function canary(
   host = '127.0.0.1',
 ): Promise<{ port: number; hits: () => number; close: () => void }> {
@@ -60,7 +60,7 @@ async function canary(
   };
 }
 
-t.test('no spelling of a forbidden address gets through', async t => {
+t.test('rejects every spelling of a forbidden address', async t => {
   const all = forbiddenHosts();
   t.ok(new Set(all).size >= 400, `${new Set(all).size} spellings`);
   const { httpsAgent } = createGuardedAgents(nothingListed, {
@@ -78,7 +78,7 @@ t.test('no spelling of a forbidden address gets through', async t => {
       region: 'auto',
     });
     if (!destination.ok) {
-      t.fail(`${host} should be parsed, so that the guard is what refuses it`);
+      t.fail(`${host} must be parseable, so that the guard rejects it`);
       continue;
     }
     await t.rejects(
@@ -89,7 +89,7 @@ t.test('no spelling of a forbidden address gets through', async t => {
   }
 });
 
-t.test('handed to the agent unparsed, they are resolved and refused as well', async t => {
+t.test('rejects forbidden addresses that reach the agent unparsed', async t => {
   const { httpAgent } = createGuardedAgents(parseEndpointAllowlist([]));
   t.teardown(() => httpAgent.destroy());
   for (const host of [
@@ -106,7 +106,7 @@ t.test('handed to the agent unparsed, they are resolved and refused as well', as
   }
 });
 
-t.test('public addresses are public', async t => {
+t.test('accepts public addresses over https only', async t => {
   for (const address of [
     '8.8.8.8',
     '1.1.1.1',
@@ -122,13 +122,13 @@ t.test('public addresses are public', async t => {
     t.equal(
       isAllowed(nothingListed, { ...target, scheme: 'http' }, address),
       false,
-      'but not over plain http',
+      'rejected over plain http',
     );
   }
 });
 
 t.test(
-  'a name that resolves to a forbidden address is refused in the words of one that does not resolve',
+  'gives the same error for a name with a forbidden address and one that does not resolve',
   async t => {
     const server = await canary();
     t.teardown(server.close);
@@ -153,12 +153,12 @@ t.test(
       t.type(error, EndpointNotAllowedError, name);
       seen.add(JSON.stringify([String(error), Object.entries(error as object)]));
     }
-    t.equal(seen.size, 1, 'all refusals are the same');
+    t.equal(seen.size, 1, 'all errors are equal');
     t.equal(server.hits(), 0);
   },
 );
 
-t.test('name servers that do not answer are not a refusal', async t => {
+t.test('passes on errors of the name server', async t => {
   const { httpsAgent } = createGuardedAgents(nothingListed, {
     resolve: resolver(() => 'EAI_AGAIN'),
   });
@@ -166,7 +166,7 @@ t.test('name servers that do not answer are not a refusal', async t => {
   await t.rejects(request(new URL('https://acme.example'), httpsAgent), { code: 'EAI_AGAIN' });
 });
 
-t.test('a name that moves inside between two connects does not get through', async t => {
+t.test('rejects a name that moves to a forbidden address between two connections', async t => {
   const outside = await canary('127.0.0.1');
   t.teardown(outside.close);
   let address = '127.0.0.1';
@@ -179,15 +179,15 @@ t.test('a name that moves inside between two connects does not get through', asy
   });
   t.teardown(() => httpAgent.destroy());
   const url = new URL(`http://rebind.example:${outside.port}`);
-  t.equal(await request(url, httpAgent), 200, 'as long as it is where it may be');
+  t.equal(await request(url, httpAgent), 200, 'allowed while the name has an allowed address');
   t.equal(outside.hits(), 1);
   address = '127.0.0.2';
   await t.rejects(request(url, httpAgent), EndpointNotAllowedError);
-  t.equal(lookups, 2, 'it was asked again');
+  t.equal(lookups, 2, 'the name was resolved again');
   t.equal(outside.hits(), 1);
 });
 
-t.test('the allow-list opens what it names and nothing else', async t => {
+t.test('allows what the allow-list contains and nothing else', async t => {
   const server = await canary();
   t.teardown(server.close);
   const { port } = server;
@@ -213,14 +213,14 @@ t.test('the allow-list opens what it names and nothing else', async t => {
     const { httpAgent } = createGuardedAgents(parseEndpointAllowlist([entry]), { resolve });
     const hits = server.hits();
     const asked = request(new URL(url), httpAgent);
-    if (open) t.equal(await asked, 200, `${entry} opens ${url}`);
-    else await t.rejects(asked, EndpointNotAllowedError, `${entry} does not open ${url}`);
+    if (open) t.equal(await asked, 200, `${entry} allows ${url}`);
+    else await t.rejects(asked, EndpointNotAllowedError, `${entry} does not allow ${url}`);
     t.equal(server.hits(), open ? hits + 1 : hits);
     httpAgent.destroy();
   }
 });
 
-t.test('entries of the allow-list', async t => {
+t.test('parses valid entries of the allow-list and rejects invalid ones', async t => {
   const good = [
     'minio.internal',
     'minio.internal:9000',

@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 
-/** One of each kind that may not be reached. */
+/** At least one address of each forbidden kind. */
 const forbidden = [
   '127.0.0.1',
   '127.255.255.254',
@@ -48,7 +48,7 @@ const forbidden6 = [
   '4000::1',
 ];
 
-/** The ways of writing an IPv4 address in a URL, and of wrapping it in IPv6. */
+/** Returns the ways to write an IPv4 address in a URL, including IPv6 addresses that embed it. */
 function spellings(address: string): string[] {
   const bytes = ipaddr.parse(address).toByteArray() as [number, number, number, number];
   const [a, b, c, d] = bytes;
@@ -83,7 +83,7 @@ function spellings(address: string): string[] {
   ];
 }
 
-/** Hosts as a URL may have them: every forbidden address in every spelling. */
+/** Returns every forbidden address in every spelling that a URL may contain. */
 export function forbiddenHosts(): string[] {
   return [
     ...forbidden.flatMap(spellings),

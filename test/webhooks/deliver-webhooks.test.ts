@@ -9,17 +9,17 @@ import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
-/** From the event to the receiver, by real workers. */
+/** Failure webhooks from the event to the receiver, delivered by real workers. */
 
 t.setTimeout(300_000);
 
 async function start(t: Test, { configs = ['a', 'b'], atWork = true } = {}) {
-  // Started first, so that it ends last.
+  // Start the receiver first, so that it is closed last.
   const receiver = await startWebhookReceiver(t);
   const started = await startWithRuns(t, {
     url: receiver.url,
     configs,
-    // No slot of theirs comes: runs are the test's own.
+    // A date in the future: the tests start all runs themselves and no slot becomes due.
     since: '2027-01-01T00:00:00Z',
   });
   const { app, pool, secret } = started;
@@ -32,19 +32,19 @@ async function start(t: Test, { configs = ['a', 'b'], atWork = true } = {}) {
     ).rows;
   const ended = (state: string) =>
     until(jobs, found => found.length > 0 && found.every(job => job['state'] === state));
-  /** Every delivery that waits for its next try may have it now. */
+  /** Skips the delay before the next try of every waiting delivery. */
   const hasten = () => hastenRetries(pool, webhookQueue);
   const isSigned = () => receiver.received.every(message => message.isSignedWith(secret ?? ''));
   return { ...started, receiver, jobs, ended, hasten, isSigned };
 }
 
-/** Of the lines about webhooks, what differs. */
+/** Returns the log lines about webhooks without the fields that differ in each run. */
 const logged = (app: { log: readonly Readonly<Record<string, unknown>>[] }) =>
   app.log
     .filter(line => String(line['msg']).startsWith('failure webhook'))
     .map(({ msg, status, code, level }) => ({ msg, status, code, level }));
 
-t.test('delivered: signed, whole, once', async t => {
+t.test('delivers each event once, signed and complete', async t => {
   const { app, receiver, failDay, succeedDay, ended, isSigned, pool } = await start(t);
   await failDay(2);
   await receiver.count(1);
@@ -70,51 +70,48 @@ t.test('delivered: signed, whole, once', async t => {
   t.match(logged(app)[0], { msg: 'failure webhook delivered', status: 204, level: 30 });
 });
 
-t.test(
-  'down, then 500, a redirect, garbage, then 200: one message, the same on every try',
-  async t => {
-    const { app, receiver, failDay, jobs, ended, hasten, isSigned } = await start(t);
-    let tries = 0;
-    receiver.answer(response => {
-      tries += 1;
-      switch (tries) {
-        case 1:
-          return response.socket?.resetAndDestroy();
-        case 2:
-          return response.writeHead(500).end();
-        case 3:
-          return response.writeHead(307, { location: receiver.url }).end();
-        case 4:
-          return response.socket?.end('no HTTP\r\n\r\n');
-        default:
-          return response.writeHead(200).end('thank you');
-      }
-    });
-    await failDay(2);
-    for (let count = 1; count <= 5; count += 1) {
-      app.setNow(`2026-03-02T1${count}:00:00.000Z`);
-      await receiver.count(count);
-      if (count === 5) break;
-      await until(
-        jobs,
-        ([job]) => job?.['state'] === 'retry' && Number(job['retry_count']) === count - 1,
-      );
-      await hasten();
+t.test('retries a failed delivery with the same message until the receiver accepts it', async t => {
+  const { app, receiver, failDay, jobs, ended, hasten, isSigned } = await start(t);
+  let tries = 0;
+  receiver.answer(response => {
+    tries += 1;
+    switch (tries) {
+      case 1:
+        return response.socket?.resetAndDestroy();
+      case 2:
+        return response.writeHead(500).end();
+      case 3:
+        return response.writeHead(307, { location: receiver.url }).end();
+      case 4:
+        return response.socket?.end('no HTTP\r\n\r\n');
+      default:
+        return response.writeHead(200).end('thank you');
     }
-    await ended('completed');
-    t.equal(receiver.received.length, 5);
-    t.equal(new Set(receiver.received.map(({ body }) => body)).size, 1);
-    t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size, 1);
-    t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-timestamp'])).size, 5);
-    t.ok(isSigned());
-    t.strictSame(
-      logged(app).map(({ status, code }) => code ?? status),
-      ['endpoint_unreachable', 'not_accepted', 'not_accepted', 'not_http', 200],
+  });
+  await failDay(2);
+  for (let count = 1; count <= 5; count += 1) {
+    app.setNow(`2026-03-02T1${count}:00:00.000Z`);
+    await receiver.count(count);
+    if (count === 5) break;
+    await until(
+      jobs,
+      ([job]) => job?.['state'] === 'retry' && Number(job['retry_count']) === count - 1,
     );
-  },
-);
+    await hasten();
+  }
+  await ended('completed');
+  t.equal(receiver.received.length, 5);
+  t.equal(new Set(receiver.received.map(({ body }) => body)).size, 1);
+  t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size, 1);
+  t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-timestamp'])).size, 5);
+  t.ok(isSigned());
+  t.strictSame(
+    logged(app).map(({ status, code }) => code ?? status),
+    ['endpoint_unreachable', 'not_accepted', 'not_accepted', 'not_http', 200],
+  );
+});
 
-t.test('410 is not tried again and removes nothing', async t => {
+t.test('drops the event after a 410 and keeps the webhook', async t => {
   const { app, receiver, failDay, ended } = await start(t);
   receiver.answer(response => response.writeHead(410).end());
   await failDay(2);
@@ -129,13 +126,13 @@ t.test('410 is not tried again and removes nothing', async t => {
   await receiver.count(2);
 });
 
-t.test('tried for about a day, then given up', async t => {
+t.test('gives up a delivery after about a day of retries', async t => {
   const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
   const { rows } = await pool.query(
     `select retry_limit, retry_delay, retry_delay_max from pgboss.queue where name = 'deliver-webhook'`,
   );
   const { retry_limit: limit, retry_delay: delay, retry_delay_max: max } = rows[0];
-  // Half of each pause is random.
+  // Half of each delay is random.
   const pauses = Array.from({ length: limit }, (_, index) =>
     Math.min(max, delay * 2 ** index * 1.5),
   );
@@ -154,8 +151,8 @@ t.test('tried for about a day, then given up', async t => {
   t.match(logged(app)[1], { msg: 'failure webhook not delivered: given up', status: 503 });
 });
 
-t.test('what happens while a delivery waits', async t => {
-  /** After one try that failed. */
+t.test('handles changes while a delivery waits for its retry', async t => {
+  /** Starts a delivery whose first try failed. */
   const waiting = async (t: Test) => {
     const started = await start(t);
     started.receiver.answer(response => response.writeHead(500).end());
@@ -171,10 +168,10 @@ t.test('what happens while a delivery waits', async t => {
   ) => {
     await hasten();
     await ended('completed');
-    t.equal(receiver.received.length, 1, 'nothing is sent any more');
+    t.equal(receiver.received.length, 1, 'no further request is sent');
   };
 
-  await t.test('the environment is deleted', async t => {
+  await t.test('drops the event when the environment is deleted', async t => {
     const started = await waiting(t);
     t.equal((await started.app.call(path, { method: 'DELETE' })).status, 204);
     await expectNothing(t, started);
@@ -183,19 +180,19 @@ t.test('what happens while a delivery waits', async t => {
     }
   });
 
-  await t.test('the webhook is removed', async t => {
+  await t.test('drops the event when the webhook is removed', async t => {
     const started = await waiting(t);
     await started.save(null);
     await expectNothing(t, started);
   });
 
-  await t.test('the config is deleted', async t => {
+  await t.test('drops the event when the config is deleted', async t => {
     const started = await waiting(t);
     t.equal((await started.app.call(`${path}/export-configs/a`, { method: 'DELETE' })).status, 204);
     await expectNothing(t, started);
   });
 
-  await t.test('the webhook moves and its secret is changed', async t => {
+  await t.test('uses the new URL and secret when both are changed', async t => {
     const started = await waiting(t);
     const { app, secret, hasten, ended, receiver } = started;
     const other = await startWebhookReceiver(t);
@@ -212,7 +209,7 @@ t.test('what happens while a delivery waits', async t => {
   });
 });
 
-t.test('URL and secret are nowhere but where they belong', async t => {
+t.test('stores and logs URL and secret only where they belong', async t => {
   const { app, receiver, secret = '', failDay, jobs, ended, hasten, pool } = await start(t);
   const sealed = (await pool.query('select sealed_secret from failure_webhooks')).rows[0]
     .sealed_secret;
@@ -238,7 +235,7 @@ t.test('URL and secret are nowhere but where they belong', async t => {
   const rows = [queued, await jobs('*'), tables, app.log, tried.text];
   const everything = JSON.stringify([rows, answers]);
   const bare = String(secret).slice('whsec_'.length);
-  // A place to look in counts only if what should be there is found.
+  // The search is meaningful only if it finds text that must be there.
   t.ok(everything.includes('export.failed') && everything.includes('failure webhook delivered'));
   for (const [name, found] of [
     ['secret', everything.includes(bare)],
@@ -250,7 +247,7 @@ t.test('URL and secret are nowhere but where they belong', async t => {
   }
 });
 
-t.test('a slow receiver holds up its own environment alone', async t => {
+t.test('does not delay other environments when one receiver is slow', async t => {
   const configs = Array.from({ length: 12 }, (_, index) => `c${index}`);
   const { app, receiver, begin, fail, pool, jobs } = await start(t, { configs });
   const quick = await startWebhookReceiver(t);
@@ -279,14 +276,14 @@ t.test('a slow receiver holds up its own environment alone', async t => {
   const active = found.filter(
     ({ state, environment }) => state === 'active' && environment === 'acme',
   );
-  t.equal(active.length, 1, 'one at a time');
-  // Or the test would wait for it.
+  t.equal(active.length, 1, 'one delivery at a time');
+  // Otherwise the shutdown of the test would wait for the active delivery.
   await app.call('/v1/environments/acme', { method: 'DELETE' });
   receiver.answer(response => response.writeHead(204).end());
   await receiver.close();
 });
 
-t.test('two workers deliver each message once', async t => {
+t.test('delivers each message once with two workers', async t => {
   const configs = Array.from({ length: 30 }, (_, index) => `c${index}`);
   const { app, receiver, begin, fail, ended, isSigned } = await start(t, {
     configs,
@@ -297,7 +294,7 @@ t.test('two workers deliver each message once', async t => {
     env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
   });
   for (const id of configs) await fail(await begin(null, id), '2026-03-02T01:00:00Z');
-  t.equal(receiver.received.length, 0, 'nobody but workers delivers');
+  t.equal(receiver.received.length, 0, 'only workers deliver events');
   startExportWorker(t, app);
   startExportWorker(t, other);
   await receiver.count(30, 60_000);
@@ -307,13 +304,13 @@ t.test('two workers deliver each message once', async t => {
   t.ok(isSigned());
 });
 
-t.test('the guide’s ten lines verify what is really sent', async t => {
+t.test('verifies a delivered message with the documented example code', async t => {
   const guide = fs.readFileSync(
     path.join(import.meta.dirname, '../../docs/automatic-exports.md'),
     'utf8',
   );
   const [, code = ''] = /^```js\n(.*?)^```$/ms.exec(guide) ?? [];
-  t.ok(code.split('\n').length <= 13, 'short');
+  t.ok(code.split('\n').length <= 13, 'the example has at most 13 lines');
   const { isOurs } = await import(`data:text/javascript,${encodeURIComponent(code)}`);
   const { app, receiver, secret } = await start(t, { atWork: false });
   app.setNow(new Date().toISOString());
@@ -336,27 +333,24 @@ t.test('the guide’s ten lines verify what is really sent', async t => {
   app.setNow(new Date(Date.now() - 600_000).toISOString());
   await app.call('/v1/environments/acme/failure-webhook/test', { method: 'POST' });
   const old = receiver.received[1];
-  t.equal(isOurs(secret, old?.headers, old?.body), false, 'recorded and sent again later');
+  t.equal(isOurs(secret, old?.headers, old?.body), false, 'a message that is replayed later');
   t.equal(old?.isSignedWith(secret ?? ''), true);
 });
 
-t.test(
-  'a secret whose key is gone: said in the log, and delivered once there is a new one',
-  async t => {
-    const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
-    await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
-    await failDay(2);
-    await until(jobs, ([job]) => job?.['state'] === 'retry');
-    t.match(logged(app), [
-      { msg: 'failure webhook secret does not open', level: 50 },
-      { msg: 'failure webhook not delivered yet', code: 'secret_unreadable', level: 40 },
-    ]);
-    t.strictSame(receiver.received, [], 'nothing unsigned');
-    const rotate = '/v1/environments/acme/failure-webhook/rotate-secret';
-    const { json } = await app.call(rotate, { method: 'POST' });
-    registerSecret(json.failureWebhookSecret);
-    await hasten();
-    await ended('completed');
-    t.equal(receiver.received[0]?.isSignedWith(json.failureWebhookSecret), true);
-  },
-);
+t.test('logs an unreadable secret and delivers the event after the secret is rotated', async t => {
+  const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
+  await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
+  await failDay(2);
+  await until(jobs, ([job]) => job?.['state'] === 'retry');
+  t.match(logged(app), [
+    { msg: 'failure webhook secret does not open', level: 50 },
+    { msg: 'failure webhook not delivered yet', code: 'secret_unreadable', level: 40 },
+  ]);
+  t.strictSame(receiver.received, [], 'no unsigned message is sent');
+  const rotate = '/v1/environments/acme/failure-webhook/rotate-secret';
+  const { json } = await app.call(rotate, { method: 'POST' });
+  registerSecret(json.failureWebhookSecret);
+  await hasten();
+  await ended('completed');
+  t.equal(receiver.received[0]?.isSignedWith(json.failureWebhookSecret), true);
+});

@@ -6,9 +6,12 @@ import { busy, denied, result, startWithRuns as start } from '../helpers/ended-r
 
 t.setTimeout(300_000);
 
-/** What the end of a run leads to, on a real database and with a clock of the test's own. Nothing is sent here. */
+/**
+ * Events that follow the end of a run, with a real database and a clock of the test. Nothing is
+ * sent here.
+ */
 
-t.test('a failure: the event, and a job that says only which', async t => {
+t.test('records a failure as an event and a job that contains only ids', async t => {
   const { begin, fail, events, webhookJobs, pool } = await start(t);
   t.equal(await fail(await begin('2026-03-02T00:00:00Z'), '2026-03-02T00:01:02.003Z'), true);
   const [event, ...others] = await events();
@@ -29,14 +32,14 @@ t.test('a failure: the event, and a job that says only which', async t => {
   ]);
 });
 
-t.test('one a config and UTC day, whatever the clock does', async t => {
+t.test('records one failure per config and UTC day, even when the clock jumps', async t => {
   const { begin, fail, short, webhookJobs } = await start(t);
   const instants = [
     '2026-03-02T00:00:00.000Z',
     '2026-03-02T12:00:00.000Z',
     '2026-03-02T23:59:59.999Z',
     '2026-03-03T00:00:00.000Z',
-    // A day ahead and back again.
+    // The clock jumps one day ahead and back.
     '2026-03-04T01:00:00.000Z',
     '2026-03-03T01:00:00.000Z',
     '2026-03-04T02:00:00.000Z',
@@ -47,7 +50,7 @@ t.test('one a config and UTC day, whatever the clock does', async t => {
   t.equal((await webhookJobs()).length, 4);
 });
 
-t.test('several workers record at once: each failure once, one push', async t => {
+t.test('records each failure once when several workers record concurrently', async t => {
   const { begin, fail, short, config, webhookJobs, pool, db, jobs } = await start(t);
   const attempt = await begin('2026-03-02T00:00:00Z');
   const recorded = await Promise.all(
@@ -56,7 +59,8 @@ t.test('several workers record at once: each failure once, one push', async t =>
   t.equal(recorded.filter(Boolean).length, 1);
   t.match(await config(), { failures_in_a_row: 1, faulty_slots_in_a_row: 1 });
 
-  // Two runs of one config that end at the same moment on the next day: not so in life, where one waits for the other.
+  // Lets two runs of one config end at the same time on one day. In production the second run waits
+  // for the first.
   await pool.query('drop index export_runs_unfinished');
   for (let day = 3; day < 20; day += 1) {
     const now = new Date(Date.UTC(2026, 2, day, 1));
@@ -73,10 +77,10 @@ t.test('several workers record at once: each failure once, one push', async t =>
   const failed = (await short()).filter(event => event.includes('failed'));
   t.strictSame(failed, [...new Set(failed)], 'none twice');
   t.equal(failed.length, 18);
-  t.equal((await webhookJobs()).length, (await short()).length, 'a job for each event');
+  t.equal((await webhookJobs()).length, (await short()).length, 'one job for each event');
 });
 
-t.test('recovered once, and only after a failure that was pushed', async t => {
+t.test('records a recovery once, and only after a recorded failure', async t => {
   const { succeedDay, failDay, short, events, config, save, begin, fail, succeed } = await start(t);
   await succeedDay(1);
   t.strictSame(await short(), []);
@@ -88,14 +92,14 @@ t.test('recovered once, and only after a failure that was pushed', async t => {
   t.match((await events())[2].data, { runId: 'run-4', error: null, consecutiveFailures: 0 });
   t.match((await events())[1].data, { consecutiveFailures: 2 });
 
-  // The second failure of a day is not pushed, so neither is its end.
+  // The second failure of a day is not recorded. Its recovery is not recorded either.
   await fail(await begin(null), '2026-03-06T01:00:00Z');
   await succeed(await begin(null), '2026-03-06T02:00:00Z');
   await fail(await begin(null), '2026-03-06T03:00:00Z');
   await succeed(await begin(null), '2026-03-06T04:00:00Z');
   t.strictSame((await short()).slice(3), ['a failed 06', 'a recovered 06']);
 
-  // Nor is that of a failure of which nobody was told.
+  // The same applies to a failure that happened without a webhook.
   await save(null);
   await failDay(7);
   await save('https://hooks.example.com/');
@@ -104,7 +108,7 @@ t.test('recovered once, and only after a failure that was pushed', async t => {
   t.match(await config(), { failures_in_a_row: 0, has_pushed_failure: false });
 });
 
-t.test('stopped runs are nobody’s fault', async t => {
+t.test('does not count cancelled runs and plan downgrades as failures', async t => {
   const { failDay, short, config, begin, app, pool } = await start(t);
   for (let day = 1; day < faultySlotsToTurnOff; day += 1) await failDay(day);
   const before = await config();
@@ -120,7 +124,7 @@ t.test('stopped runs are nobody’s fault', async t => {
   t.equal((await short()).length, 9);
 });
 
-t.test('without a webhook nothing is pushed, and it still turns itself off', async t => {
+t.test('records nothing without a webhook, but still turns the config off', async t => {
   const { failDay, short, config, webhookJobs } = await start(t, { url: null });
   for (let day = 1; day <= faultySlotsToTurnOff; day += 1) await failDay(day);
   t.strictSame(await short(), []);
@@ -128,21 +132,21 @@ t.test('without a webhook nothing is pushed, and it still turns itself off', asy
   t.match(await config(), { enabled: false, turned_off_at: new Date('2026-03-10T01:00:00.000Z') });
 });
 
-t.test('ten slots in a row turn it off; anything else in between begins anew', async t => {
+t.test('turns a config off after ten consecutive slots with configuration errors', async t => {
   t.equal(faultySlotsToTurnOff, 10);
   const { failDay, succeedDay, short, config, begin, fail, succeed, app, pool } = await start(t);
   const faulty = async () => (await config()).faulty_slots_in_a_row;
   for (let day = 1; day <= 9; day += 1) await failDay(day);
   t.equal(await faulty(), 9);
   await failDay(10, busy);
-  t.equal(await faulty(), 0, 'a failure of another kind');
+  t.equal(await faulty(), 0, 'a failure of another kind resets the count');
   for (let day = 11; day <= 19; day += 1) await failDay(day);
-  // By hand.
+  // Manual runs.
   await fail(await begin(null), '2026-03-19T02:00:00Z');
   await fail(await begin(null), '2026-03-19T03:00:00Z', busy);
-  t.equal(await faulty(), 9, 'a failed manual run neither counts nor begins anew');
+  t.equal(await faulty(), 9, 'a failed manual run neither increments nor resets the count');
   await succeed(await begin(null), '2026-03-19T04:00:00Z');
-  t.equal(await faulty(), 0, 'a successful one shows that the configuration is right');
+  t.equal(await faulty(), 0, 'a successful manual run shows that the configuration is right');
   for (let day = 20; day <= 28; day += 1) await failDay(day);
   await succeedDay(29);
   t.equal(await faulty(), 0, 'a success');
@@ -181,7 +185,10 @@ t.test('ten slots in a row turn it off; anything else in between begins anew', a
     enabled: false,
     turned_off_message: /^10 slots in a row .* It was write_denied\.$/,
   });
-  t.ok(off.updated_at > before.updated_at, 'who read it before cannot write it back');
+  t.ok(
+    off.updated_at > before.updated_at,
+    'a caller that read the config before cannot overwrite it',
+  );
   const events = await short();
   t.strictSame(events.slice(-2), ['a failed 08', 'a turned_off 08']);
   t.equal(events.filter(event => event.includes('turned_off')).length, 1);
@@ -195,7 +202,7 @@ t.test('ten slots in a row turn it off; anything else in between begins anew', a
     at: '2026-04-08T01:00:00.000Z',
   });
   t.strictSame((await app.call(`${path}/status`)).json, json.status);
-  // Other changes leave the reason in place.
+  // Other changes keep the reason.
   const renamed = await app.call(path, {
     method: 'PATCH',
     json: { name: 'Renamed', enabled: false },
@@ -205,7 +212,7 @@ t.test('ten slots in a row turn it off; anything else in between begins anew', a
 });
 
 t.test(
-  'a change that read the config before it turned itself off does not turn it on again',
+  'does not turn a config on by a change that was read before the config was turned off',
   async t => {
     const { failDay, config, db } = await start(t);
     const { getConfig } = await import('../../src/export-configs/list-configs.ts');
@@ -221,7 +228,7 @@ t.test(
   },
 );
 
-t.test('a slot whose snapshot never came is pushed by the tick', async t => {
+t.test('records a missing snapshot of a slot in the tick', async t => {
   const { failDay, short, events, config, db, jobs } = await start(t);
   for (let day = 1; day <= 9; day += 1) await failDay(day);
   const tick = (now: string) => enqueueDue(db, jobs, new Date(now));
@@ -238,7 +245,7 @@ t.test('a slot whose snapshot never came is pushed by the tick', async t => {
   t.match(await config(), { enabled: true, faulty_slots_in_a_row: 0 });
 });
 
-t.test('the tick leaves a config that somebody is changing to the next tick', async t => {
+t.test('skips a config that is locked by a change and handles it in the next tick', async t => {
   const { short, pool, db, jobs } = await start(t);
   await enqueueDue(db, jobs, new Date('2026-03-10T00:00:05Z'));
   const client = await pool.connect();
@@ -250,7 +257,7 @@ t.test('the tick leaves a config that somebody is changing to the next tick', as
   t.strictSame(await short(), ['b failed 11', 'a failed 11']);
 });
 
-t.test('nothing of it is left when the recording breaks off', async t => {
+t.test('rolls back the end of the run when the event cannot be recorded', async t => {
   const { begin, fail, short, config, pool, webhookJobs } = await start(t);
   const attempt = await begin('2026-03-02T00:00:00Z');
   await pool.query(
@@ -265,7 +272,7 @@ t.test('nothing of it is left when the recording breaks off', async t => {
   t.equal((await webhookJobs()).length, 1);
 });
 
-t.test('old events go', async t => {
+t.test('removes old events', async t => {
   const { failDay, short, db, jobs } = await start(t);
   await failDay(1);
   await failDay(3);
@@ -273,7 +280,7 @@ t.test('old events go', async t => {
   t.strictSame(await short(), ['a failed 03']);
 });
 
-t.test('runs that end while their config is changed or deleted: all take turns', async t => {
+t.test('serializes the end of runs with changes and the deletion of their config', async t => {
   const { app, begin, fail, succeed, pool, db, jobs, config } = await start(t);
   const path = '/v1/environments/acme/export-configs/a';
   const statuses = new Set<number>();
@@ -299,7 +306,7 @@ t.test('runs that end while their config is changed or deleted: all take turns',
     [...statuses].every(status => status === 200 || status === 409),
     [...statuses].join(),
   );
-  t.ok((await config()).failures_in_a_row <= 1, 'every success in between began anew');
+  t.ok((await config()).failures_in_a_row <= 1, 'each success resets the count');
   const last = await begin(null);
   await Promise.all([fail(last, '2026-03-05T01:00:00Z'), call('DELETE')]);
   t.ok(statuses.has(204));

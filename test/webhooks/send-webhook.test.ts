@@ -9,7 +9,7 @@ import { registerSecret } from '../helpers/secrets.ts';
 import { makeCertificate, startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 import { forbiddenHosts } from '../outbound/forbidden-hosts.ts';
 
-/** One try, against receivers that behave and that do not. */
+/** Single deliveries to receivers that behave well or badly. */
 
 t.setTimeout(120_000);
 
@@ -21,7 +21,7 @@ const send = (
   environment: Parameters<typeof sendWebhook>[0] = { allowlist: loopback },
 ) => sendWebhook(environment, url, secret, message, sentAt);
 
-t.test('a signed POST', async t => {
+t.test('sends a signed POST request', async t => {
   const receiver = await startWebhookReceiver(t);
   t.strictSame(await send(receiver.url), { delivered: true, status: 204, error: null });
   const [received] = receiver.received;
@@ -36,7 +36,7 @@ t.test('a signed POST', async t => {
   t.equal(received?.isSignedWith(registerSecret(makeWebhookSecret())), false);
 });
 
-t.test('TLS', async t => {
+t.test('verifies the certificate of the receiver', async t => {
   const certificate = makeCertificate();
   const receiver = await startWebhookReceiver(t, certificate);
   t.match(await send(receiver.url), { delivered: false, error: { code: 'tls_error' } });
@@ -48,14 +48,18 @@ t.test('TLS', async t => {
     resolve: resolver({ 'other.example': ['127.0.0.1'] }),
   };
   const elsewhere = receiver.url.replace('127.0.0.1', 'other.example');
-  t.match(await send(elsewhere, named), { error: { code: 'tls_error' } }, 'of another host');
+  t.match(
+    await send(elsewhere, named),
+    { error: { code: 'tls_error' } },
+    'certificate of another host',
+  );
   const plain = await startWebhookReceiver(t);
   t.match(await send(plain.url.replace('http:', 'https:')), { error: { code: 'tls_error' } });
   t.match(await send(receiver.url.replace('https:', 'http:')), { delivered: false });
   t.equal(receiver.received.length, 1);
 });
 
-t.test('only 2xx says that it was taken', async t => {
+t.test('treats only a 2xx answer as delivered', async t => {
   const receiver = await startWebhookReceiver(t);
   for (const status of [200, 201, 202, 204, 299]) {
     receiver.answer(response => response.writeHead(status).end());
@@ -69,7 +73,7 @@ t.test('only 2xx says that it was taken', async t => {
   }
 });
 
-t.test('redirects are not followed', async t => {
+t.test('does not follow redirects', async t => {
   const inside = await startWebhookReceiver(t);
   const receiver = await startWebhookReceiver(t);
   for (const status of [301, 302, 303, 307, 308]) {
@@ -84,7 +88,7 @@ t.test('redirects are not followed', async t => {
   t.equal(inside.received.length, 0);
 });
 
-t.test('receivers that misbehave', async t => {
+t.test('reports the error of a receiver that misbehaves', async t => {
   const raw = async (t: Test, behave: (socket: net.Socket) => void) => {
     const sockets = new Set<net.Socket>();
     const server = net.createServer(socket => {
@@ -102,9 +106,9 @@ t.test('receivers that misbehave', async t => {
   };
   const table: [string, string, (socket: net.Socket) => void][] = [
     ['garbage', 'not_http', socket => socket.end('\u0000\u0001 no HTTP at all\r\n\r\n')],
-    ['S of SMTP', 'not_http', socket => socket.end('220 mail.internal ESMTP\r\n')],
+    ['SMTP', 'not_http', socket => socket.end('220 mail.internal ESMTP\r\n')],
     [
-      'a header without end',
+      'an endless header',
       'not_http',
       socket => socket.write(`HTTP/1.1 200 OK\r\nx: ${'y'.repeat(99_999)}`),
     ],
@@ -124,14 +128,14 @@ t.test('receivers that misbehave', async t => {
     t.match(result, { delivered: false, status: null, error: { code } }, name);
     t.notMatch(JSON.stringify(result), 'mail.internal');
   }
-  // The status came, so what follows does not matter.
+  // The status was received, so an incomplete body does not matter.
   const broken = await raw(t, socket =>
     socket.end('HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nx'),
   );
   t.match(await send(broken), { delivered: true, status: 200 });
 });
 
-t.test('nobody there', async t => {
+t.test('reports a receiver that does not listen as unreachable', async t => {
   const receiver = await startWebhookReceiver(t);
   await receiver.close();
   t.match(await send(receiver.url), {
@@ -141,7 +145,7 @@ t.test('nobody there', async t => {
   });
 });
 
-t.test('slow and endless answers are cut off', async t => {
+t.test('cuts off slow and endless answers', async t => {
   const silent = await startWebhookReceiver(t);
   silent.answer(() => {});
   const dripping = await startWebhookReceiver(t);
@@ -174,10 +178,10 @@ t.test('slow and endless answers are cut off', async t => {
     ['timeout', true, true, 'timeout'],
   );
   t.ok(tookMs < 14_000, `${Math.round(tookMs)} ms`);
-  t.ok(written < 20 * 1024 * 1024, `${written} bytes were written`);
+  t.ok(written < 20 * 1024 * 1024, `at most 20 MiB written, ${written} bytes`);
 });
 
-t.test('no spelling of a forbidden address is dialled, whatever was stored', async t => {
+t.test('does not connect to a forbidden address in any spelling', async t => {
   const nothingListed = {
     allowlist: parseEndpointAllowlist([]),
     resolve: resolver({}),
@@ -207,11 +211,11 @@ t.test('no spelling of a forbidden address is dialled, whatever was stored', asy
   for (const name of [...Object.keys(names), 'absent.example']) {
     refusals.add(JSON.stringify(await send(`https://${name}:${port}/`, named)));
   }
-  t.equal(refusals.size, 1, 'and a name that does not resolve is refused in the same words');
+  t.equal(refusals.size, 1, 'a name that does not resolve gets the same answer');
   t.equal(inside.received.length, 0);
 });
 
-t.test('a name that moves inside between two tries', async t => {
+t.test('rejects a name that moves to a forbidden address between two tries', async t => {
   const receiver = await startWebhookReceiver(t);
   const names = { 'moves.example': ['127.0.0.1'] };
   const environment = {

@@ -2,8 +2,8 @@ import t from 'tap';
 import { makeWebhookSecret, signatureHeaders } from '../../src/webhooks/signature.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 
-t.test('signs as the library of the specification does', async t => {
-  // What `standardwebhooks` 1.1.1 makes of these.
+t.test('signs as the reference library does', async t => {
+  // Expected values from `standardwebhooks` 1.1.1.
   const headers = signatureHeaders(
     'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw',
     { id: 'msg_p5jXN8AQM9LWM0D4loKWxlek', body: '{"test": 2432232314}' },
@@ -16,7 +16,7 @@ t.test('signs as the library of the specification does', async t => {
   });
 });
 
-t.test('secrets are of 256 random bits', async t => {
+t.test('makes secrets of 256 random bits', async t => {
   const secrets = Array.from({ length: 100 }, () => registerSecret(makeWebhookSecret()));
   t.equal(new Set(secrets).size, 100);
   for (const secret of secrets) {

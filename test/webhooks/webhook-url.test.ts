@@ -7,7 +7,7 @@ const nothingListed = parseEndpointAllowlist([]);
 const parse = (text: string, entries: readonly string[] = []) =>
   parseWebhookUrl(text, parseEndpointAllowlist(entries));
 
-t.test('public https URLs, as they are or as URLs are written', async t => {
+t.test('accepts public https URLs and normalizes them', async t => {
   const table = [
     ['https://hooks.example.com', 'https://hooks.example.com/'],
     ['https://hooks.example.com:8443/a/b?c=d&e', 'https://hooks.example.com:8443/a/b?c=d&e'],
@@ -19,7 +19,7 @@ t.test('public https URLs, as they are or as URLs are written', async t => {
   for (const [text, url] of table) t.strictSame(parse(text), { ok: true, url }, text);
 });
 
-t.test('what is no such URL', async t => {
+t.test('rejects malformed, non-https and credential-bearing URLs', async t => {
   for (const text of [
     '',
     'x',
@@ -59,7 +59,7 @@ t.test('what is no such URL', async t => {
   }
 });
 
-t.test('no spelling of a forbidden address', async t => {
+t.test('rejects every spelling of a forbidden address', async t => {
   for (const host of forbiddenHosts()) {
     for (const url of [`https://${host}/`, `https://${host}:8443/x?y`, `http://${host}/`]) {
       t.equal(parseWebhookUrl(url, nothingListed).ok, false, url);
@@ -67,7 +67,7 @@ t.test('no spelling of a forbidden address', async t => {
   }
 });
 
-t.test('what the operator lists is open', async t => {
+t.test('accepts addresses and names on the allow-list', async t => {
   const table: [string, string[], boolean][] = [
     ['http://127.0.0.1:9000/x', ['127.0.0.1'], true],
     ['http://127.0.0.1:9000/x', ['127.0.0.1:9000'], true],
@@ -77,7 +77,7 @@ t.test('what the operator lists is open', async t => {
     ['http://hooks.internal/x', ['hooks.internal:80'], true],
     ['https://hooks.internal/x', ['hooks.internal:443'], true],
     ['http://hooks.internal/x', ['other.internal'], false],
-    // Where it is, is known when it is dialled.
+    // The address of the name is checked when the worker connects.
     ['http://hooks.internal/x', ['10.0.0.0/8'], true],
   ];
   for (const [url, entries, open] of table)
