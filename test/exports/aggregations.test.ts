@@ -9,7 +9,7 @@ import {
 const dayMs = 24 * 60 * 60 * 1000;
 const iso = (time: number) => new Date(time).toISOString().slice(0, 10);
 
-/** T minus so many months, clamped by trying smaller days until the calendar has one. */
+/** Returns the date `months` months before. Tries smaller days until the month has one. */
 function monthsBefore(today: string, months: number): string {
   const [year, month, day] = today.split('-').map(Number) as [number, number, number];
   for (let tried = day; ; tried -= 1) {
@@ -18,7 +18,7 @@ function monthsBefore(today: string, months: number): string {
   }
 }
 
-/** The contract's sentences, looked up day by day. */
+/** Returns the expected dates by testing every day against the definition of the aggregation. */
 function expected(aggregation: string, today: string): ShownDate[] {
   if (aggregation === 'today') return [{ date: today, from: null }];
   const found: ShownDate[] = [];
@@ -36,7 +36,7 @@ function expected(aggregation: string, today: string): ShownDate[] {
   return found;
 }
 
-t.test('every day of eight years, two leap years among them', async t => {
+t.test('computes the dates of every aggregation on every day of eight years', async t => {
   const wrong: string[] = [];
   for (let time = Date.UTC(2023, 0, 1); time < Date.UTC(2031, 0, 1); time += dayMs) {
     for (const aggregation of aggregations) {
@@ -49,7 +49,7 @@ t.test('every day of eight years, two leap years among them', async t => {
   t.strictSame(wrong, []);
 });
 
-t.test('centuries: 2000 was a leap year, 2100 is none', async t => {
+t.test('handles leap years at centuries: 2000 is one, 2100 is not', async t => {
   for (const today of ['2000-03-01', '2000-05-31', '2100-03-01', '2100-05-31', '2100-08-31']) {
     for (const aggregation of aggregations) {
       t.strictSame(
@@ -61,7 +61,7 @@ t.test('centuries: 2000 was a leap year, 2100 is none', async t => {
   }
 });
 
-/** Worked out on a calendar by hand, so that the brute force above is held to something too. */
+/** Expected dates taken from a calendar. They also check the brute-force function above. */
 const byHand: readonly [
   aggregation: string,
   today: string,
@@ -73,28 +73,30 @@ const byHand: readonly [
   ['30-days-daily', '2026-03-02', '2026-01-31', '2026-03-01', 30],
   ['30-days-daily', '2024-03-01', '2024-01-31', '2024-02-29', 30],
   ['30-days-daily', '2026-01-01', '2025-12-02', '2025-12-31', 30],
-  // 2026-03-02 is a Monday: the day before is the last Sunday. Three months before is Tuesday 2 December.
+  // 2026-03-02 is a Monday: the day before is the last Sunday. Three months before is Tuesday, 2
+  // December.
   ['3-months-weekly', '2026-03-02', '2025-12-07', '2026-03-01', 13],
-  // Sunday itself is not before itself.
+  // The date itself does not belong to the dates before it, even if it is a Sunday.
   ['3-months-weekly', '2026-03-01', '2025-12-07', '2026-02-22', 12],
-  // 31 May minus three months is 28 February, a Saturday in 2026; and the 29th, a Thursday, in 2024.
+  // 31 May minus three months is 28 February 2026, a Saturday, and 29 February 2024, a Thursday.
   ['3-months-weekly', '2026-05-31', '2026-03-01', '2026-05-24', 13],
   ['3-months-weekly', '2024-05-31', '2024-03-03', '2024-05-26', 13],
-  // Three months before Sunday 30 May 2027 is Sunday 28 February: included by clamping alone.
+  // Three months before Sunday, 30 May 2027 is Sunday, 28 February. Only clamping includes it.
   ['3-months-weekly', '2027-05-30', '2027-02-28', '2027-05-23', 13],
-  // Six months before 31 August 2026 is 28 February; before 29 August 2027 it is Sunday 28 February.
+  // Six months before 31 August 2026 is 28 February. Before 29 August 2027 it is Sunday, 28
+  // February.
   ['6-months-weekly', '2026-08-31', '2026-03-01', '2026-08-30', 27],
   ['6-months-weekly', '2027-08-29', '2027-02-28', '2027-08-22', 26],
   ['6-months-weekly', '2026-01-01', '2025-07-06', '2025-12-28', 26],
 ];
 
 for (const [aggregation, today, first, last, count] of byHand) {
-  t.test(`${aggregation} on ${today}`, async t => {
+  t.test(`computes the dates of ${aggregation} on ${today}`, async t => {
     const dates = shownDates(aggregation as 'today', today).map(shown => shown.date);
     t.strictSame([dates[0], dates.at(-1), dates.length], [first, last, count]);
   });
 }
 
-t.test('a scheduled file shows one day under its own date', async t => {
+t.test('shows one day under its own date in a scheduled file', async t => {
   t.strictSame(onlyThatDay('2026-03-01'), { date: '2026-03-01', from: '2026-03-01' });
 });

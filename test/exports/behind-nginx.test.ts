@@ -12,10 +12,10 @@ import { testAdminToken } from '../helpers/secrets.ts';
 t.setTimeout(300_000);
 
 const stallMs = 1_000;
-/** More than all buffers between service and reader hold. */
+/** More rows than the buffers between the service and the reader hold. */
 const rows = 60_000;
 
-/** The default limit of 1 GiB would need a file of more than that. */
+/** The default limit of 1 GiB would need a larger file. */
 const smallTemporaryFile = 'proxy_max_temp_file_size 2m;';
 const documented = [
   ['proxy_buffering off', 'proxy_buffering off;'],
@@ -24,7 +24,7 @@ const documented = [
 ] as const;
 const encodings = ['identity', 'gzip'] as const;
 
-t.test('downloads through nginx', needsProgram('nginx'), async t => {
+t.test('downloads files through nginx', needsProgram('nginx'), async t => {
   const app = await startTestApp(t, {
     adjust: dependencies => Object.assign(dependencies, { downloadStallMs: stallMs }),
   });
@@ -49,7 +49,7 @@ t.test('downloads through nginx', needsProgram('nginx'), async t => {
     ['its defaults and a small temporary file', smallTemporaryFile],
     ...documented,
   ] as const) {
-    t.test(`with ${name}, a stalled download breaks visibly`, async t => {
+    t.test(`breaks a stalled download visibly with ${name}`, async t => {
       const port = await startNginx(t, app.port, settings);
       for (const encoding of encodings) {
         const response = await download(port, encoding);
@@ -57,20 +57,20 @@ t.test('downloads through nginx', needsProgram('nginx'), async t => {
         await untilEnded(stalled, 'stalled');
         await t.rejects(async () => {
           for await (const _ of response);
-        }, `${encoding}: the reader sees that the file is not complete`);
+        }, `${encoding}: the reader notices that the file is incomplete`);
         t.equal(response.complete, false, encoding);
       }
     });
   }
 
   for (const [name, settings] of documented) {
-    t.test(`with ${name}, a slow reader gets the whole file`, async t => {
+    t.test(`serves a slow reader the complete file with ${name}`, async t => {
       const direct = (await app.download('acme', 'today')).body.length;
       const port = await startNginx(t, app.port, settings);
       const response = await download(port, 'identity');
       let bytes = 0;
       const startedAt = performance.now();
-      // Reads a share of the file in each quarter of the stall time, for four times the stall time.
+      // Reads part of the file in each quarter of the stall limit, for four times the stall limit.
       for await (const chunk of response) {
         bytes += chunk.length;
         const dueMs = (bytes / direct) * 4 * stallMs;

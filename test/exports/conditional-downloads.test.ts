@@ -23,7 +23,7 @@ async function linkTo(json: object): Promise<string> {
 
 const base = '/v1/environments/acme/exports/today';
 const gzip = { 'accept-encoding': 'gzip' };
-/** The representations of one file, each by its two ways. */
+/** Each representation of one file, by its own path and by a link. */
 const files = [
   { name: 'csv', path: `${base}.csv`, headers: {}, isPacked: false },
   { name: 'gzip-encoded csv', path: `${base}.csv`, headers: gzip, isPacked: true },
@@ -54,7 +54,7 @@ const get = (file: File, headers: Record<string, string> = {}, method = 'GET') =
   app.call(file.path, { method, headers: { ...file.headers, ...headers } });
 
 for (const file of files) {
-  t.test(`${file.name}: length, validators and ranges`, async t => {
+  t.test(`sends length, validators and ranges of a file (${file.name})`, async t => {
     const whole = await get(file);
     t.equal(whole.status, 200);
     const plain = file.isPacked ? gunzipSync(whole.body) : whole.body;
@@ -157,7 +157,7 @@ for (const file of files) {
   });
 }
 
-t.test('every byte of a file is in the range that holds it', async t => {
+t.test('returns the requested bytes for ranges over the whole file', async t => {
   for (const file of files.slice(0, 3)) {
     const whole = (await get(file)).body;
     for (let step = 1; step < whole.length; step += 61) {
@@ -173,14 +173,17 @@ t.test('every byte of a file is in the range that holds it', async t => {
   }
 });
 
-t.test('representations have tags of their own, the same for every way to them', async t => {
-  const tags = await Promise.all(files.map(async file => (await get(file)).headers.etag));
-  const [plain, encoded, packed, link, encodedLink, packedLink, datedLink] = tags;
-  t.equal(new Set([plain, encoded, packed]).size, 3);
-  t.strictSame([link, encodedLink, packedLink, datedLink], [plain, encoded, packed, plain]);
-});
+t.test(
+  'sends the same ETag for a representation on every path, and different ones for others',
+  async t => {
+    const tags = await Promise.all(files.map(async file => (await get(file)).headers.etag));
+    const [plain, encoded, packed, link, encodedLink, packedLink, datedLink] = tags;
+    t.equal(new Set([plain, encoded, packed]).size, 3);
+    t.strictSame([link, encodedLink, packedLink, datedLink], [plain, encoded, packed, plain]);
+  },
+);
 
-t.test('the list of exports shows size and tag of the CSV', async t => {
+t.test('lists size and ETag of the CSV file of each export', async t => {
   const { items } = (await app.call('/v1/environments/acme/exports')).json;
   for (const item of items) {
     const file = await app.call(item.href);
@@ -191,7 +194,7 @@ t.test('the list of exports shows size and tag of the CSV', async t => {
   t.equal(new Set(items.map((item: { etag: string }) => item.etag)).size > 1, true);
 });
 
-t.test('a replaced snapshot changes tag, date and size', async t => {
+t.test('changes ETag, size and answers to conditions when a snapshot is replaced', async t => {
   await app.putEnvironment('changing', 'pro');
   const path = '/v1/environments/changing/exports/today.csv';
   const call = (headers: Record<string, string>) => app.call(path, { headers });
@@ -211,7 +214,7 @@ t.test('a replaced snapshot changes tag, date and size', async t => {
   const whole = exportHeader + exportPart(more, '2026-03-02');
   for (const condition of [etag, lastModified]) {
     const rest = await call({ range: 'bytes=100-', 'if-range': condition });
-    t.equal(rest.status, 200, 'the whole new file, not the end of another');
+    t.equal(rest.status, 200, 'the complete new file, not the end of another');
     t.equal(rest.text, whole);
     t.not(rest.headers.etag, etag);
   }
@@ -221,7 +224,7 @@ t.test('a replaced snapshot changes tag, date and size', async t => {
   t.equal(beginning.body.length, 100);
 });
 
-t.test('at midnight the file changes without a new snapshot', async t => {
+t.test('serves a new file with a new ETag after midnight without a new snapshot', async t => {
   const path = `${base}.csv`;
   await app.database.pool.query(
     `update snapshots set completed_at = '2026-03-02T09:00:00Z' where environment_id = 'acme'`,
@@ -237,17 +240,17 @@ t.test('at midnight the file changes without a new snapshot', async t => {
   t.equal(after.text, exportHeader + exportPart(rows, '2026-03-03'));
   t.equal(after.headers['last-modified'], since);
   t.not(after.headers.etag, etag);
-  t.equal(after.headers['content-length'], String(after.body.length), 'the length stays');
+  t.equal(after.headers['content-length'], String(after.body.length), 'the length is unchanged');
   const spliced = await app.call(path, { headers: { range: 'bytes=100-', 'if-range': since } });
   t.equal(spliced.status, 200);
   const asOf = `${path}?asOf=2026-03-02`;
   t.equal((await app.call(asOf, { headers: { 'if-modified-since': since } })).status, 304);
-  t.equal((await app.call(asOf)).headers.etag, etag, 'the same bytes have the same tag');
+  t.equal((await app.call(asOf)).headers.etag, etag, 'equal bytes have an equal ETag');
   const packed = await app.call(`${base}.csv.gz`);
   t.equal(gunzipSync(packed.body).toString(), after.text);
 });
 
-t.test('a file that is not rendered has validators, and neither length nor ranges', async t => {
+t.test('sends validators but no length or ranges for a file that is not rendered', async t => {
   await app.putEnvironment('fresh', 'pro');
   await app.load('fresh', '2026-03-02', loadBody(rows));
   for (const path of ['today.csv', 'today.csv.gz'].map(
@@ -263,7 +266,7 @@ t.test('a file that is not rendered has validators, and neither length nor range
     t.equal((await app.call(path, { headers: { range: 'bytes=99999999-' } })).status, 200);
     await renderAll(app);
     const rendered = await app.call(path);
-    t.equal(rendered.headers.etag, etag, 'rendering changes no byte');
+    t.equal(rendered.headers.etag, etag, 'rendering does not change the bytes');
     t.strictSame(rendered.body, answer.body);
     await app.database.pool.query(`delete from rendered_snapshots where environment_id = 'fresh'`);
   }
@@ -271,7 +274,7 @@ t.test('a file that is not rendered has validators, and neither length nor range
   t.equal(item.sizeBytes, null);
 });
 
-t.test('an environment without data has the header line, with length and tag', async t => {
+t.test('sends a header line with length and ETag for an environment without data', async t => {
   await app.putEnvironment('empty', 'pro');
   const path = '/v1/environments/empty/exports/30-days-daily.csv';
   const answer = await app.call(path);
@@ -288,7 +291,7 @@ t.test('an environment without data has the header line, with length and tag', a
   );
 });
 
-t.test('asOf shows the file as it is on that date', async t => {
+t.test('sends the file of a past date for asOf', async t => {
   const today = await app.call(`${base}.csv?asOf=2026-03-01`);
   t.equal(today.text, exportHeader);
   t.equal(today.headers['content-disposition'], 'attachment; filename="acme_today_2026-03-01.csv"');
@@ -318,9 +321,9 @@ t.test('asOf shows the file as it is on that date', async t => {
   }
 });
 
-t.test('a browser resumes a download by its link', async t => {
+t.test('resumes a download by link as a browser does', async t => {
   const url = app.origin + (await linkTo({ aggregation: 'today' }));
-  // Browsers ask for gzip first, and for the bytes as they are when they resume.
+  // Browsers request gzip first and unencoded bytes when they resume.
   for (const encoding of ['identity', 'gzip']) {
     const first = await ask(url, { headers: { 'accept-encoding': encoding } });
     const { etag = '' } = first.headers;
@@ -331,7 +334,7 @@ t.test('a browser resumes a download by its link', async t => {
       t.equal(rest.status, 206);
       t.strictSame(Buffer.concat([first.body.subarray(0, 100), rest.body]), csv);
     } else {
-      t.equal(rest.status, 200, 'another representation: from the beginning');
+      t.equal(rest.status, 200, 'a different representation starts from the beginning');
       t.strictSame(rest.body, csv);
     }
   }

@@ -9,7 +9,7 @@ import { readMetrics } from '../helpers/read-metrics.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
-// A server of its own: it is stopped under the service's feet.
+// A separate server, because the tests stop it while the service runs.
 const server = await startPostgresServer(
   process.env['TEST_POSTGRES_BIN'] === undefined
     ? {}
@@ -32,82 +32,85 @@ await writeWideSnapshot(pool, {
 const metricsOf = async () => readMetrics((await app.call('/metrics')).text);
 
 for (const mode of ['immediate', 'fast'] as const) {
-  t.test(`the database stops (${mode}) under downloads and a load, and comes back`, async t => {
-    await pool.query('update snapshots set version = gen_random_uuid()');
-    const get = (version: string, encoding: string) =>
-      `GET /v1/environments/acme/exports/today.csv HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\nAccept-Encoding: ${encoding}\r\n\r\n`;
-    const downloads = [];
-    for (const version of ['1.1', '1.0']) {
-      for (const encoding of ['identity', 'gzip']) {
-        const connection = await connectRaw(app.port, 1_000);
-        connection.socket.write(get(version, encoding));
-        await connection.until(/\r\n\r\n/);
-        downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
+  t.test(
+    `cuts off downloads and an ingest when the database stops (${mode}), and recovers`,
+    async t => {
+      await pool.query('update snapshots set version = gen_random_uuid()');
+      const get = (version: string, encoding: string) =>
+        `GET /v1/environments/acme/exports/today.csv HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\nAccept-Encoding: ${encoding}\r\n\r\n`;
+      const downloads = [];
+      for (const version of ['1.1', '1.0']) {
+        for (const encoding of ['identity', 'gzip']) {
+          const connection = await connectRaw(app.port, 1_000);
+          connection.socket.write(get(version, encoding));
+          await connection.until(/\r\n\r\n/);
+          downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
+        }
       }
-    }
-    const load = await connectRaw(app.port);
-    const start = `${loadColumns.join(',')}\n`;
-    load.socket.write(
-      `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${testAdminToken}\r\nContent-Length: 1000000\r\n\r\n${start}`,
-    );
-    await eventually(() => app.dependencies.ingestLimit.active === 1);
+      const load = await connectRaw(app.port);
+      const start = `${loadColumns.join(',')}\n`;
+      load.socket.write(
+        `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${testAdminToken}\r\nContent-Length: 1000000\r\n\r\n${start}`,
+      );
+      await eventually(() => app.dependencies.ingestLimit.active === 1);
 
-    // The tests' server writes its log lazily; what is lost in a crash is not the matter here.
-    await pool.query('checkpoint');
-    await server.stop(mode);
-    for (const { what, connection } of downloads) {
-      connection.socket.resume();
-      t.equal(await connection.closed, 'ECONNRESET', what);
-      t.notOk(connection.received().toString('latin1').endsWith('0\r\n\r\n'), what);
-    }
+      // The test server writes its log lazily. The checkpoint makes sure that no data is lost.
+      await pool.query('checkpoint');
+      await server.stop(mode);
+      for (const { what, connection } of downloads) {
+        connection.socket.resume();
+        t.equal(await connection.closed, 'ECONNRESET', what);
+        t.notOk(connection.received().toString('latin1').endsWith('0\r\n\r\n'), what);
+      }
 
-    for (const [method, path] of [
-      ['GET', '/v1/environments/acme'],
-      ['GET', '/v1/environments/acme/exports'],
-      ['GET', '/v1/environments/acme/exports/today.csv'],
-      ['GET', '/health/ready'],
-    ] as const) {
-      const answer = await app.call(path, { method });
-      t.equal(answer.status, 503, path);
-      t.equal(answer.json.code, 'unavailable', path);
-      t.match(String(answer.headers['retry-after']), /^[1-9]\d*$/, path);
-      t.notMatch(answer.text, /ECONN|5432|postgres/i, path);
-    }
-    t.equal((await app.load('acme', '2026-02-28', loadBody([adoptionRow()]))).status, 503);
-    t.equal((await app.call('/health/live')).status, 200);
-    await eventually(
-      async () => (await metricsOf()).get('whx_database_up') === 0,
-      'told by the metrics',
-      25_000,
-    );
-    t.notOk(
-      [...(await metricsOf()).keys()].some(series => series.startsWith('whx_slots_late')),
-      'what cannot be known is not there',
-    );
-    load.socket.write('x'.repeat(100_000));
-    load.socket.end();
-    await load.closed;
-    t.notMatch(load.received().toString(), /^HTTP\/1\.1 20/);
+      for (const [method, path] of [
+        ['GET', '/v1/environments/acme'],
+        ['GET', '/v1/environments/acme/exports'],
+        ['GET', '/v1/environments/acme/exports/today.csv'],
+        ['GET', '/health/ready'],
+      ] as const) {
+        const answer = await app.call(path, { method });
+        t.equal(answer.status, 503, path);
+        t.equal(answer.json.code, 'unavailable', path);
+        t.match(String(answer.headers['retry-after']), /^[1-9]\d*$/, path);
+        t.notMatch(answer.text, /ECONN|5432|postgres/i, path);
+      }
+      t.equal((await app.load('acme', '2026-02-28', loadBody([adoptionRow()]))).status, 503);
+      t.equal((await app.call('/health/live')).status, 200);
+      await eventually(
+        async () => (await metricsOf()).get('whx_database_up') === 0,
+        'metric whx_database_up is 0',
+        25_000,
+      );
+      t.notOk(
+        [...(await metricsOf()).keys()].some(series => series.startsWith('whx_slots_late')),
+        'metrics of unknown values are absent',
+      );
+      load.socket.write('x'.repeat(100_000));
+      load.socket.end();
+      await load.closed;
+      t.notMatch(load.received().toString(), /^HTTP\/1\.1 20/);
 
-    await server.start();
-    await eventually(async () => (await app.call('/health/ready')).status === 200, 'ready again');
-    await eventually(
-      async () => (await metricsOf()).get('whx_slots_late{waiting_for="run"}') === 0,
-      'known again',
-      25_000,
-    );
-    t.equal((await metricsOf()).get('whx_database_up'), 1);
-    const whole = await app.download('acme', 'today');
-    t.equal(whole.headers['x-total-rows'], '1000');
-    t.equal(whole.text.trimEnd().split('\n').length, 1_001);
-    t.strictSame(
-      (await app.call('/v1/environments/acme/snapshots')).json.items.map(
-        (item: { date: string }) => item.date,
-      ),
-      ['2026-03-02'],
-    );
-    await eventually(
-      () => app.dependencies.downloadLimit.active + app.dependencies.ingestLimit.active === 0,
-    );
-  });
+      await server.start();
+      await eventually(async () => (await app.call('/health/ready')).status === 200, 'ready again');
+      await eventually(
+        async () => (await metricsOf()).get('whx_slots_late{waiting_for="run"}') === 0,
+        'metric whx_slots_late is reported again',
+        25_000,
+      );
+      t.equal((await metricsOf()).get('whx_database_up'), 1);
+      const whole = await app.download('acme', 'today');
+      t.equal(whole.headers['x-total-rows'], '1000');
+      t.equal(whole.text.trimEnd().split('\n').length, 1_001);
+      t.strictSame(
+        (await app.call('/v1/environments/acme/snapshots')).json.items.map(
+          (item: { date: string }) => item.date,
+        ),
+        ['2026-03-02'],
+      );
+      await eventually(
+        () => app.dependencies.downloadLimit.active + app.dependencies.ingestLimit.active === 0,
+      );
+    },
+  );
 }

@@ -40,15 +40,15 @@ async function countLines(): Promise<number> {
 }
 
 let seen = 0;
-/** Waits for exactly one more line of a download. */
+/** Waits for exactly one further audit entry of a download and returns it. */
 async function nextLine(environmentId = 'acme'): Promise<Line | undefined> {
-  await eventually(async () => (await countLines()) > seen, 'the line of a download');
+  await eventually(async () => (await countLines()) > seen, 'an audit entry of a download');
   seen += 1;
-  if ((await countLines()) !== seen) throw new Error('more lines than downloads');
+  if ((await countLines()) !== seen) throw new Error('more audit entries than downloads');
   return (await linesOf(environmentId, 'export.downloaded'))[0];
 }
 
-t.test('a download writes one line with its caller, file, outcome and bytes', async t => {
+t.test('writes one audit entry per download with caller, file, outcome and bytes', async t => {
   const path = '/v1/environments/acme/exports/30-days-daily.csv?asOf=2026-03-02';
   const answer = await app.call(path, { token: key.token, headers: { 'x-request-id': 'r-1' } });
   t.equal(answer.status, 200);
@@ -70,7 +70,7 @@ t.test('a download writes one line with its caller, file, outcome and bytes', as
   });
 });
 
-t.test('HEAD, 304, 412 and refused requests write none', async t => {
+t.test('writes no audit entry for HEAD, 304, 412 and rejected requests', async t => {
   const path = '/v1/environments/acme/exports/today.csv';
   const { headers } = await app.call(path, { method: 'HEAD' });
   const { etag = '' } = headers;
@@ -82,7 +82,7 @@ t.test('HEAD, 304, 412 and refused requests write none', async t => {
   await nextLine();
 });
 
-t.test('a reader who goes away, and a file that breaks', async t => {
+t.test('writes the outcome of an aborted and of a failed download', async t => {
   const response = await open(`${app.origin}/v1/environments/wide/exports/today.csv`, {
     headers: { authorization: `Bearer ${(await app.makeKey('wide', ['exports:read'])).token}` },
   });
@@ -97,7 +97,7 @@ t.test('a reader who goes away, and a file that breaks', async t => {
   t.match(await nextLine('wide'), { details: { outcome: 'failed' } });
 });
 
-t.test('a link writes a line when it is made, and one for each download by it', async t => {
+t.test('writes an audit entry for a link and one for each download by it', async t => {
   for (const [token, actor] of [
     [key.token, { kind: 'api-key', id: key.id }],
     [undefined, { kind: 'operator', id: null }],
@@ -129,7 +129,7 @@ t.test('a link writes a line when it is made, and one for each download by it', 
   }
 });
 
-t.test('a line that cannot be written is logged and disturbs no download', async t => {
+t.test('logs an audit entry that cannot be written and completes the download', async t => {
   await pool.query('alter table audit_log add constraint closed check (false) not valid');
   t.equal((await app.download('acme', 'today')).status, 200);
   await eventually(
@@ -141,7 +141,7 @@ t.test('a line that cannot be written is logged and disturbs no download', async
   t.match(await nextLine(), { details: { outcome: 'complete' } });
 });
 
-t.test('a download does not wait for its line, and a stop does', async t => {
+t.test('waits for the audit entry at shutdown, not in the download', async t => {
   const locker = await pool.connect();
   await locker.query('begin; lock table audit_log in access exclusive mode');
   const answer = await app.download('acme', 'today');

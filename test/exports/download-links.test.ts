@@ -40,7 +40,7 @@ const after = (seconds: number) => new Date(Date.parse(testNow) + seconds * 1_00
 
 t.afterEach(() => app.setNow(testNow));
 
-t.test('a link opens its file without a header, as often as wanted', async t => {
+t.test('downloads the file by link repeatedly without an authorization header', async t => {
   const link = await makeLink();
   t.ok(link.url.startsWith(`${app.origin}/v1/downloads/`));
   t.equal(link.expiresAt, after(300));
@@ -61,7 +61,7 @@ t.test('a link opens its file without a header, as often as wanted', async t => 
   t.equal(head.body.length, 0);
 });
 
-t.test('gzip: a file when asked for so', async t => {
+t.test('sends gzip as a file or as content encoding', async t => {
   const { url } = await makeLink(undefined, { aggregation: 'today', compression: 'gzip' });
   const answer = await ask(url);
   t.equal(answer.headers['content-type'], 'application/gzip');
@@ -72,7 +72,7 @@ t.test('gzip: a file when asked for so', async t => {
   t.equal(gunzipSync(onTheWay.body).toString(), file);
 });
 
-t.test('it dies with its time, to the second', async t => {
+t.test('rejects an expired link, to the second', async t => {
   for (const expiresInSeconds of [60, 300, 3600]) {
     const { url, expiresAt } = await makeLink(undefined, {
       aggregation: 'today',
@@ -89,7 +89,7 @@ t.test('it dies with its time, to the second', async t => {
   }
 });
 
-t.test('a body that does not fit', async t => {
+t.test('rejects invalid bodies of link requests', async t => {
   for (const [json, path] of [
     [{}, '/aggregation'],
     [{ aggregation: 'yesterday' }, '/aggregation'],
@@ -111,7 +111,7 @@ t.test('a body that does not fit', async t => {
   }
 });
 
-t.test('changed in any one character it opens nothing', async t => {
+t.test('rejects a token with any changed, removed or added character', async t => {
   const { url } = await makeLink();
   const start = url.lastIndexOf('/') + 1;
   const statuses = new Map<number, number>();
@@ -120,7 +120,7 @@ t.test('changed in any one character it opens nothing', async t => {
     for (const other of [old === 'A' ? 'B' : 'A', old === '.' ? '-' : '.', '']) {
       const { status } = await ask(url.slice(0, at) + other + url.slice(at + 1));
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
-      // The last character of a signature carries bits that mean nothing; changing those alone changes nothing.
+      // The last character of the signature has unused bits. A change of those alone has no effect.
       if (status !== 401 && !(at === url.length - 1 && status === 200))
         t.fail(`${status} at ${at - start}`);
     }
@@ -132,7 +132,7 @@ t.test('changed in any one character it opens nothing', async t => {
   t.equal((await ask(`${app.origin}/v1/downloads/${'x'.repeat(2001)}`)).status, 400);
 });
 
-t.test('tokens that are signed, but not by this service for this purpose', async t => {
+t.test('rejects tokens with a forged header, payload or signature', async t => {
   const { SignJWT, base64url } = await import('jose');
   const token = (await makeLink()).url.split('/').at(-1) ?? '';
   const [header = '', payload = '', signature = ''] = token.split('.');
@@ -162,14 +162,14 @@ t.test('tokens that are signed, but not by this service for this purpose', async
   }
 });
 
-t.test('it dies with its key: revoked, expired, or of another scope', async t => {
+t.test('rejects a link whose API key was revoked, expired or lost its scope', async t => {
   const revoked = await app.makeKey('acme', ['exports:read']);
   const link = await makeLink(revoked.token);
   t.equal((await ask(link.url)).status, 200);
   const others = await makeLink((await app.makeKey('acme', ['exports:write'])).token);
   await app.call(`/v1/environments/acme/api-keys/${revoked.id}`, { method: 'DELETE' });
   t.equal((await ask(link.url)).status, 401);
-  t.equal((await ask(others.url)).status, 200, 'that of another key lives');
+  t.equal((await ask(others.url)).status, 200, 'a link of another key still works');
 
   const expiring = await app.makeKey('acme', ['exports:read'], after(120));
   const { url } = await makeLink(expiring.token, { aggregation: 'today', expiresInSeconds: 3600 });
@@ -189,7 +189,7 @@ t.test('it dies with its key: revoked, expired, or of another scope', async t =>
   t.equal(refused.json.code, 'insufficient_scope');
 });
 
-t.test('it dies with the plan, and lives again with it', async t => {
+t.test('rejects a link while the plan of its environment is too low', async t => {
   const { url } = await makeLink();
   await app.putEnvironment('acme', 'free');
   const refused = await ask(url);
@@ -203,7 +203,7 @@ t.test('it dies with the plan, and lives again with it', async t => {
   t.equal((await ask(url)).status, 200);
 });
 
-t.test('it dies with its environment, the operator’s and the key’s', async t => {
+t.test('rejects a link after its environment was deleted', async t => {
   await app.putEnvironment('gone', 'pro');
   await app.load('gone', '2026-03-01', loadBody(rows));
   const key = await app.makeKey('gone', ['exports:read']);
@@ -216,12 +216,16 @@ t.test('it dies with its environment, the operator’s and the key’s', async t
   for (const { url } of links) t.equal((await ask(url)).status, 401);
   await app.putEnvironment('gone', 'pro');
   for (const { url } of links) {
-    t.equal((await ask(url)).status, 401, 'a later environment of the same id is another one');
+    t.equal(
+      (await ask(url)).status,
+      401,
+      'a later environment with the same id is a different one',
+    );
   }
   await app.call('/v1/environments/gone', { method: 'DELETE' });
 });
 
-t.test('tells the size of the file, and opens it as of the date that it names', async t => {
+t.test('reports the size of the file and pins the requested date', async t => {
   const key = await app.makeKey('acme', ['exports:read']);
   const past = await makeLink(key.token, {
     aggregation: 'today',
@@ -240,10 +244,10 @@ t.test('tells the size of the file, and opens it as of the date that it names', 
   t.equal((await ask(none.url)).text, exportHeader);
   app.setNow('2026-03-03T00:00:00.000Z');
   const later = await makeLink(key.token, { aggregation: 'today', asOf: '2026-03-01' });
-  t.equal((await ask(later.url)).text, answer.text, 'the date does not move');
+  t.equal((await ask(later.url)).text, answer.text, 'the date is fixed');
 });
 
-t.test('no log line holds the token of a valid link, however the URL is mistyped', async t => {
+t.test('logs no token of a valid link, even when the URL is mistyped', async t => {
   const { url } = await makeLink();
   const token = url.split('/').at(-1) ?? '';
   const pathsBefore = app.log.length;
@@ -262,7 +266,7 @@ t.test('no log line holds the token of a valid link, however the URL is mistyped
     `/v1/environments/${token}`,
   ]) {
     await ask(app.origin + path);
-    // A caller who hangs up has the error logged.
+    // Aborts a second request: the service logs its error with the URL.
     const connection = await connectRaw(app.port);
     connection.socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
     connection.socket.resetAndDestroy();
@@ -274,7 +278,7 @@ t.test('no log line holds the token of a valid link, however the URL is mistyped
   t.notOk(lines.includes(token.slice(0, 80)));
 });
 
-t.test('there is no link without a host, as from HTTP/1.0', async t => {
+t.test('rejects a link request without a Host header', async t => {
   const body = '{"aggregation":"today"}';
   const connection = await connectRaw(app.port);
   connection.socket.write(

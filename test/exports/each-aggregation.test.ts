@@ -19,10 +19,10 @@ const firstDay = Date.parse('2025-08-20');
 
 const app = await startTestApp(t, { now: '2026-03-08T12:00:00.000Z' });
 await app.putEnvironment('acme', 'pro');
-// Its rows lie in the same partitions and must never show.
+// The rows of this environment are in the same partitions and must never be shown.
 await app.putEnvironment('other', 'pro');
 
-/** A language would sort these otherwise, and so would UTF-16. */
+/** Ids that a locale or UTF-16 would sort in another order. */
 const ids = [
   'Z',
   'a',
@@ -65,7 +65,7 @@ function rowsOf(date: string, version: number): AdoptionRow[] {
     );
 }
 
-/** What the service should hold: dates with gaps of days and of whole weeks, some loaded more than once. */
+/** Expected snapshots: dates with gaps of days and of whole weeks, some ingested more than once. */
 const held = new Map<string, AdoptionRow[]>();
 
 async function load(date: string, rows: AdoptionRow[]): Promise<void> {
@@ -85,7 +85,7 @@ for (let time = firstDay; time <= lastDay; time += dayMs) {
   if (day % 10 === 0) await app.load('other', date, loadBody(rowsOf(date, 9)));
 }
 
-/** The contract's table, by looking at every day. */
+/** Returns the expected dates by testing every day against the definition of the aggregation. */
 function expectedDates(
   aggregation: string,
   today: string,
@@ -101,7 +101,7 @@ function expectedDates(
   const months = aggregation === '3-months-weekly' ? 3 : 6;
   const start = new Date(now);
   start.setUTCMonth(start.getUTCMonth() - months);
-  // None of the days below is one that the earlier month lacks.
+  // The instants below avoid days that the earlier month does not have.
   if (start.getUTCDate() !== now.getUTCDate()) throw new Error(`${today} needs clamping`);
   for (let time = now.getTime() - 250 * dayMs; time < now.getTime(); time += dayMs) {
     const date = iso(time);
@@ -122,13 +122,13 @@ const instants = [
   '2026-02-28T01:00:00.000Z',
   '2025-12-30T23:00:00.000Z',
   '2026-01-01T00:30:00.000Z',
-  // Before everything.
+  // Before the first snapshot.
   '2025-08-19T00:00:00.000Z',
 ];
 const names = ['today', '30-days-daily', '3-months-weekly', '6-months-weekly'];
 
 for (const instant of instants) {
-  t.test(`at ${instant}`, async t => {
+  t.test(`shows the expected rows of every aggregation at ${instant}`, async t => {
     app.setNow(instant);
     const today = instant.slice(0, 10);
     const list = (await app.call('/v1/environments/acme/exports')).json;
@@ -187,14 +187,14 @@ for (const instant of instants) {
   });
 }
 
-t.test('the dates are worth something: all kinds of gap and fall-back occur', async t => {
+t.test('covers all kinds of gaps and fall-backs with the generated dates', async t => {
   const weekly = expectedDates('6-months-weekly', '2026-03-02');
   t.ok(weekly.some(({ shown }) => shown === null));
   t.ok(weekly.some(({ date, shown }) => shown === date));
   t.ok(weekly.some(({ date, shown }) => shown !== null && shown < date));
 });
 
-t.test('two independent readers agree on every field', async t => {
+t.test('writes CSV that two independent parsers read alike', async t => {
   app.setNow('2026-03-02T10:00:00.000Z');
   const { text } = await app.download('acme', '6-months-weekly');
   const own = parseCsv(text);
@@ -212,7 +212,7 @@ t.test('two independent readers agree on every field', async t => {
   );
 });
 
-t.test('gzip: for the way and as a file, both the same bytes inside', async t => {
+t.test('sends the same bytes as gzip file, gzip encoding and plain', async t => {
   const plain = await app.download('acme', '30-days-daily');
   t.equal(plain.headers['vary'], 'accept-encoding');
   t.notOk(plain.headers['content-encoding']);
@@ -247,7 +247,7 @@ t.test('gzip: for the way and as a file, both the same bytes inside', async t =>
   }
 });
 
-t.test('what is deleted or replaced shows at once', async t => {
+t.test('shows a deleted or replaced snapshot at once', async t => {
   app.setNow('2026-03-08T10:00:00.000Z');
   const newest = [...held.keys()].sort().at(-1) ?? '';
   const deleted = await app.call(`/v1/environments/acme/snapshots/${newest}`, { method: 'DELETE' });

@@ -33,7 +33,10 @@ async function open(
 
 const dates = shownDates('3-months-weekly', today);
 
-/** Odd text, several chunks, an empty snapshot, and a snapshot under another date than its own. */
+/**
+ * An environment with odd text, several chunks, an empty snapshot and a snapshot that is shown
+ * under another date.
+ */
 await app.putEnvironment('mixed');
 await writeDenseSnapshot(pool, { environmentId: 'mixed', date: '2026-02-01', rows: 4_000 });
 await app.load(
@@ -55,7 +58,7 @@ t.test('writes the same bytes before and after rendering', async t => {
   });
   const before = await read();
   const unrendered = await open('mixed', dates);
-  t.equal(unrendered.sizeBytes, null, 'the size is unknown before');
+  t.equal(unrendered.sizeBytes, null, 'the size is unknown before rendering');
   unrendered.close();
   await renderAll(app);
   const { rows } = await pool.query('select count(*)::int as chunks from snapshot_chunks');
@@ -91,7 +94,7 @@ t.test('describes size, hash and time of the newest snapshot', async t => {
     again.close();
   }
   const shown = await open('mixed', dates);
-  t.not(shown.sizeBytes, null, 'plain lengths do not change with the date');
+  t.not(shown.sizeBytes, null, 'the plain length does not depend on the date');
   shown.close();
   const gzip = await open('mixed', dates, 'gzip');
   t.equal(gzip.sizeBytes, null);
@@ -135,7 +138,7 @@ t.test('reads any range, plain and gzip', async t => {
   }
 });
 
-t.test('shows today’s snapshot under its date and under the next', async t => {
+t.test("shows today's snapshot under its date and under the next", async t => {
   const rows = [adoptionRow({ companyId: 'now' })];
   await app.putEnvironment('dated');
   await app.load('dated', today, loadBody(rows));
@@ -149,7 +152,7 @@ t.test('shows today’s snapshot under its date and under the next', async t => 
   app.setNow('2026-03-02T10:00:00.000Z');
 });
 
-t.test('ends a file with the version that it began with', async t => {
+t.test('completes a file with the version that it started with', async t => {
   await app.putEnvironment('moving');
   await writeDenseSnapshot(pool, { environmentId: 'moving', date: '2026-02-22', rows: 6_000 });
   await app.load('moving', '2026-03-01', loadBody([adoptionRow()]));
@@ -165,7 +168,7 @@ t.test('ends a file with the version that it began with', async t => {
   t.not((await open('moving', dates)).contentHash, opened.contentHash);
 });
 
-t.test('holds no connection while its reader waits', async t => {
+t.test('holds no database connection while its reader waits', async t => {
   const readers: AsyncGenerator<Buffer>[] = [];
   for (let index = 0; index < 100; index += 1) {
     const compression = index % 2 === 0 ? 'none' : 'gzip';
@@ -177,7 +180,7 @@ t.test('holds no connection while its reader waits', async t => {
   const { pools } = app.dependencies;
   const borrowed = () =>
     [pools.export, pools.session].map(({ totalCount, idleCount }) => totalCount - idleCount);
-  // Batches that are read ahead arrive by themselves.
+  // Batches that are read ahead still arrive.
   await eventually(() => borrowed().every(count => count === 0), 'no connection is borrowed');
   const { rows } = await pool.query(
     `select state from pg_stat_activity
@@ -221,7 +224,7 @@ for (const [what, sql] of Object.entries(damages)) {
     t.equal((await app.download('damaged', 'today')).status, 200);
     t.equal((await pool.query(sql)).rowCount, 1);
     for (const headers of [{}, { 'accept-encoding': 'gzip' }]) {
-      // The plain length of a chunk is not used for gzip, and its file is right.
+      // The plain length of a chunk is not used for gzip. That file is correct.
       if (what === 'another plain length' && 'accept-encoding' in headers) continue;
       const result = await app.download('damaged', 'today', headers).then(
         ({ status }) => status,

@@ -9,7 +9,7 @@ import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-/** Downloads that are interrupted and resumed by real programs. */
+/** Downloads that real programs interrupt and resume. */
 
 t.setTimeout(300_000);
 
@@ -25,7 +25,7 @@ async function replaceSnapshot(salt: string): Promise<void> {
   await renderAll(app);
 }
 
-/** Runs a program until it has written a part of the file, and kills it. */
+/** Starts a program, waits until it has written part of the file and kills it. */
 async function interrupt(
   t: Test,
   file: string,
@@ -38,7 +38,7 @@ async function interrupt(
   await program.ended;
 }
 
-t.test('curl resumes a download with If-Range', needsProgram('curl'), async t => {
+t.test('resumes a download by curl with If-Range', needsProgram('curl'), async t => {
   for (const extension of ['csv', 'csv.gz']) {
     await replaceSnapshot(`${extension} 1`);
     const whole = await app.call(new URL(url(extension)).pathname);
@@ -53,16 +53,16 @@ t.test('curl resumes a download with If-Range', needsProgram('curl'), async t =>
     t.equal(await resumed.ended, 0, resumed.stderr());
     t.equal(hashOf(fs.readFileSync(file)), hashOf(whole.body), extension);
 
-    // Of a file that was replaced, curl refuses the whole of the new one at this place.
+    // If the file was replaced, curl refuses the complete new file at this offset.
     fs.truncateSync(file, before);
     await replaceSnapshot(`${extension} 2`);
     const refused = startProgram(t, 'curl', resume);
     t.equal(await refused.ended, 33, 'the server sends no range');
-    t.equal(fs.statSync(file).size, before, 'nothing of the new file was added to the old one');
+    t.equal(fs.statSync(file).size, before, 'the old file is unchanged');
   }
 });
 
-t.test('wget resumes a download', needsProgram('wget'), async t => {
+t.test('resumes a download by wget', needsProgram('wget'), async t => {
   for (const extension of ['csv', 'csv.gz']) {
     await replaceSnapshot(`wget ${extension}`);
     const whole = await app.call(new URL(url(extension)).pathname);
@@ -74,7 +74,7 @@ t.test('wget resumes a download', needsProgram('wget'), async t => {
     t.equal(await resumed.ended, 0, resumed.stderr());
     t.equal(hashOf(fs.readFileSync(file)), hashOf(whole.body), extension);
     const again = startProgram(t, 'wget', ['-c', ...wget]);
-    t.equal(await again.ended, 0, 'a complete file is left as it is');
+    t.equal(await again.ended, 0, 'a complete file is unchanged');
     t.equal(hashOf(fs.readFileSync(file)), hashOf(whole.body), extension);
   }
 });

@@ -33,7 +33,7 @@ interface Backend {
   readonly wait_event: string | null;
 }
 
-/** The connections of exports that are not idle. */
+/** Returns the export connections that are not idle. */
 async function busyBackends(): Promise<Backend[]> {
   const { rows: found } = await pool.query<Backend>(
     `select pid, state, wait_event from pg_stat_activity
@@ -44,7 +44,7 @@ async function busyBackends(): Promise<Backend[]> {
 
 const untilNoneBusy = () =>
   eventually(async () => (await busyBackends()).length === 0, 'no busy export', 1_500);
-/** Postgres has more to send than the service takes. */
+/** Waits until Postgres blocks because the service does not read. */
 const untilHeldBack = () =>
   eventually(
     async () => (await busyBackends()).some(({ wait_event }) => wait_event === 'ClientWrite'),
@@ -52,11 +52,14 @@ const untilHeldBack = () =>
   );
 
 t.afterEach(async () => {
-  await eventually(() => app.dependencies.downloadLimit.active === 0, 'all slots given back');
+  await eventually(
+    () => app.dependencies.downloadLimit.active === 0,
+    'all download slots are released',
+  );
   await untilNoneBusy();
 });
 
-t.test('a slow reader holds Postgres back, and little is buffered in between', async t => {
+t.test('applies back-pressure to Postgres and buffers little for a slow reader', async t => {
   const before = process.memoryUsage();
   const response = await open(app.origin + path, { headers: authorization });
   response.pause();
@@ -76,7 +79,7 @@ t.test('a slow reader holds Postgres back, and little is buffered in between', a
   t.equal(bytes, exportHeader.length + rows * (line.length + 1));
 });
 
-/** The first rows of the file, then away. */
+/** Reads the first rows of the file and aborts the download. */
 async function firstLines(count: number): Promise<string[]> {
   const response = await open(app.origin + path, { headers: authorization });
   let text = '';
@@ -88,7 +91,7 @@ async function firstLines(count: number): Promise<string[]> {
   return text.split('\n').slice(1, count + 1);
 }
 
-t.test('when the reader goes away the query ends within a second', async t => {
+t.test('ends the query within a second when the reader disconnects', async t => {
   for (const encoding of ['identity', 'gzip']) {
     for (const pause of [true, false]) {
       const connection = await connectRaw(app.port, pause ? 1 : Number.POSITIVE_INFINITY);
@@ -97,12 +100,12 @@ t.test('when the reader goes away the query ends within a second', async t => {
       const goneAt = performance.now();
       connection.socket.destroy();
       await untilNoneBusy();
-      t.ok(performance.now() - goneAt < 1_000, `${encoding}, ${pause ? 'held back' : 'under way'}`);
+      t.ok(performance.now() - goneAt < 1_000, `${encoding}, ${pause ? 'paused' : 'running'}`);
     }
   }
 });
 
-t.test('also while the database has nothing to say yet', async t => {
+t.test('ends the query when the reader disconnects before the first row', async t => {
   for (const table of ['snapshot_rows', 'snapshots']) {
     const locker = await pool.connect();
     await locker.query(`begin; lock table ${table} in access exclusive mode`);
@@ -114,7 +117,7 @@ t.test('also while the database has nothing to say yet', async t => {
           `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
         );
         return waiting.length === 1;
-      }, 'waits for the lock');
+      }, 'the query waits for the lock');
       const goneAt = performance.now();
       connection.socket.destroy();
       await untilNoneBusy();
@@ -126,53 +129,47 @@ t.test('also while the database has nothing to say yet', async t => {
   }
 });
 
-t.test(
-  'a failure after the first byte resets the connection: no cut file looks complete',
-  async t => {
-    for (const version of ['1.1', '1.0']) {
-      for (const encoding of ['identity', 'gzip']) {
-        for (const keep of ['keep-alive', 'close']) {
-          const what = `HTTP/${version}, ${encoding}, ${keep}`;
-          const connection = await connectRaw(app.port, 1_000);
-          connection.socket.write(
-            rawRequest(version, `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
-          );
-          // Until it has paused: the header line comes alone.
-          await connection.until(/^.{1000}/s);
-          // gzip makes so little of these rows that the socket alone takes them all: nothing holds it back for long.
-          await eventually(async () => (await busyBackends()).length === 1);
-          const [backend] = await busyBackends();
-          await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
-          connection.socket.resume();
-          t.equal(await connection.closed, 'ECONNRESET', what);
-          const text = connection.received().toString('latin1');
-          t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
-          t.notOk(text.endsWith('0\r\n\r\n'), what);
-        }
+t.test('resets the connection when a download fails after the first byte', async t => {
+  for (const version of ['1.1', '1.0']) {
+    for (const encoding of ['identity', 'gzip']) {
+      for (const keep of ['keep-alive', 'close']) {
+        const what = `HTTP/${version}, ${encoding}, ${keep}`;
+        const connection = await connectRaw(app.port, 1_000);
+        connection.socket.write(
+          rawRequest(version, `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
+        );
+        // Waits until the reader has paused. The header line arrives alone.
+        await connection.until(/^.{1000}/s);
+        // With gzip the socket buffers hold the whole file, so the query may end soon.
+        await eventually(async () => (await busyBackends()).length === 1);
+        const [backend] = await busyBackends();
+        await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
+        connection.socket.resume();
+        t.equal(await connection.closed, 'ECONNRESET', what);
+        const text = connection.received().toString('latin1');
+        t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
+        t.notOk(text.endsWith('0\r\n\r\n'), what);
       }
     }
-    const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
-    t.equal(brokeOff.length, 8);
-  },
-);
+  }
+  const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
+  t.equal(brokeOff.length, 8);
+});
 
-t.test(
-  'a caller who ends their side gets a reset, or the whole file: never an orderly end of half of it',
-  async t => {
-    const whole = (await app.download('acme', 'today')).body.length;
-    for (const version of ['1.1', '1.0']) {
-      const connection = await connectRaw(app.port, 1_000);
-      connection.socket.write(rawRequest(version, 'Connection: close'));
-      await connection.until(/^.{1000}/s);
-      connection.socket.end();
-      connection.socket.resume();
-      const how = await connection.closed;
-      t.ok(how === 'ECONNRESET' || connection.received().length > whole, `HTTP/${version}: ${how}`);
-    }
-  },
-);
+t.test('resets the connection or sends the whole file when the caller closes its side', async t => {
+  const whole = (await app.download('acme', 'today')).body.length;
+  for (const version of ['1.1', '1.0']) {
+    const connection = await connectRaw(app.port, 1_000);
+    connection.socket.write(rawRequest(version, 'Connection: close'));
+    await connection.until(/^.{1000}/s);
+    connection.socket.end();
+    connection.socket.resume();
+    const how = await connection.closed;
+    t.ok(how === 'ECONNRESET' || connection.received().length > whole, `HTTP/${version}: ${how}`);
+  }
+});
 
-t.test('resets a download whose rows are not as many as the registry says', async t => {
+t.test('resets a download whose row count differs from the registry', async t => {
   for (const count of [0, 2]) {
     await pool.query(
       `update snapshots set row_count = $1, version = gen_random_uuid() where environment_id = 'odd'`,
@@ -182,7 +179,8 @@ t.test('resets a download whose rows are not as many as the registry says', asyn
       const answer = app.call('/v1/environments/odd/exports/today.csv', {
         ...(headers && { headers }),
       });
-      // A file as short as this fails before a byte is on its way, or after: never as a 200 that is whole.
+      // A file this short fails before or after its first byte. It is never a complete answer with
+      // 200.
       const status = await answer.then(
         ({ status }) => status,
         (error: NodeJS.ErrnoException) => error.code,
@@ -196,7 +194,7 @@ t.test('resets a download whose rows are not as many as the registry says', asyn
   }
 });
 
-t.test('HTTP/1.0 gets the whole file and then the end', async t => {
+t.test('sends the complete file over HTTP/1.0 and closes the connection', async t => {
   const connection = await connectRaw(app.port);
   connection.socket.write(rawRequest('1.0').replace('/acme/', '/small/'));
   t.equal(await connection.closed, 'end');
@@ -205,7 +203,7 @@ t.test('HTTP/1.0 gets the whole file and then the end', async t => {
   t.equal(body, (await app.download('small', 'today')).text);
 });
 
-t.test('keep-alive: two files over one connection', async t => {
+t.test('sends two files over one keep-alive connection', async t => {
   const connection = await connectRaw(app.port);
   for (let count = 1; count <= 2; count += 1) {
     connection.socket.write(rawRequest('1.1').replace('/acme/', '/small/'));
@@ -215,7 +213,7 @@ t.test('keep-alive: two files over one connection', async t => {
   t.equal(connection.received().toString().split('HTTP/1.1 200 OK').length, 3);
 });
 
-t.test('HEAD runs no query of rows and takes no slot', async t => {
+t.test('answers HEAD without reading rows or taking a slot', async t => {
   const locker = await pool.connect();
   await locker.query('begin; lock table snapshot_rows in access exclusive mode');
   const head = await app.call(path, { method: 'HEAD' });
