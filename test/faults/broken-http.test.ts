@@ -86,8 +86,7 @@ function write(request: Request, id: string, { isChunked = false, isLast = true 
 }
 
 /**
- * Returns what is wrong with an answer to an arbitrary request, or null. Errors must be problem
- * documents below 500.
+ * Describes the defect of an answer, or returns null. An error must be a problem document below 500.
  */
 function faultOf({ status, headers, body }: RawAnswer): string | null {
   if (status >= 500) return `${status}`;

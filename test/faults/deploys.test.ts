@@ -58,7 +58,7 @@ t.test('drops no request during a rolling restart', async t => {
       ...options,
       agent,
     });
-  /** Requests that resolve to what is wrong with the answer, or to null. */
+  /** Requests that resolve to a description of a wrong answer, or to null. */
   const requests: (() => Promise<string | null>)[] = [
     async () => expectStatus(await call('acme'), 200),
     async () => expectStatus(await call('acme/exports'), 200),

@@ -24,10 +24,7 @@ export interface Operation {
  */
 export interface Documented {
   readonly operations: readonly Operation[];
-  /**
-   * Returns what is wrong with an answer to a request of this operation, or null if the answer
-   * matches the document.
-   */
+  /** Describes how an answer of this operation differs from the document, or returns null. */
   faultOf(operation: Operation, method: string, answer: RawAnswer): string | null;
 }
 

@@ -232,9 +232,9 @@ t.test(
     t.ok(unique.length >= 500, `${unique.length} spellings`);
 
     // A spelling that means a public address is a mistake of the test. It must not be dialled.
-    const isSomebodys = (endpoint: string) =>
+    const isPublicEndpoint = (endpoint: string) =>
       URL.canParse(endpoint) && isPublicAddress(new URL(endpoint).hostname.replace(/^\[|\]$/g, ''));
-    t.strictSame(unique.filter(isSomebodys), []);
+    t.strictSame(unique.filter(isPublicEndpoint), []);
 
     const refusals = new Set<string>();
     let refused = 0;
@@ -267,7 +267,7 @@ t.test(
       refused += 1;
       refusals.add(JSON.stringify({ call, checks, storageError, detail }));
     };
-    for (const endpoint of unique.filter(endpoint => !isSomebodys(endpoint))) {
+    for (const endpoint of unique.filter(endpoint => !isPublicEndpoint(endpoint))) {
       judge(
         endpoint,
         'validate',
