@@ -61,7 +61,7 @@ t.test('fails only the query whose connection breaks', async t => {
   t.equal((await pool.query('select 1 as one')).rows[0].one, 1);
 });
 
-t.test('nobody there', async t => {
+t.test('treats an unreachable server as unavailability', async t => {
   const nowhere = createPool({
     url: 'postgres://nobody@127.0.0.1:1/none',
     applicationName: 'under test',

@@ -4,7 +4,7 @@ import { startTestApp } from '../helpers/app.ts';
 
 const app = await startTestApp(t);
 
-t.test('created, read, updated', async t => {
+t.test('creates, reads and updates an environment', async t => {
   const path = '/v1/environments/acme';
   const created = await app.call(path, { method: 'PUT', json: { name: 'Acme', plan: 'free' } });
   t.equal(created.status, 201);
@@ -17,20 +17,23 @@ t.test('created, read, updated', async t => {
   t.strictSame((await app.call(path, { token: key.token })).json, updated.json);
 });
 
-t.test('two callers who create one environment at once: one creates, one updates', async t => {
-  const statuses = await Promise.all(
-    Array.from({ length: 6 }, async () => {
-      const answer = await app.call('/v1/environments/race', {
-        method: 'PUT',
-        json: { name: 'x', plan: 'pro' },
-      });
-      return answer.status;
-    }),
-  );
-  t.strictSame(statuses.sort(), [200, 200, 200, 200, 200, 201]);
-});
+t.test(
+  'creates an environment once under concurrent requests and updates it otherwise',
+  async t => {
+    const statuses = await Promise.all(
+      Array.from({ length: 6 }, async () => {
+        const answer = await app.call('/v1/environments/race', {
+          method: 'PUT',
+          json: { name: 'x', plan: 'pro' },
+        });
+        return answer.status;
+      }),
+    );
+    t.strictSame(statuses.sort(), [200, 200, 200, 200, 200, 201]);
+  },
+);
 
-t.test('ids and bodies that do not fit', async t => {
+t.test('refuses invalid ids and bodies', async t => {
   const json = { name: 'x', plan: 'pro' };
   for (const id of ['-a', '_a', 'a.b', 'a%20b', 'x'.repeat(65), '%C3%A9', 'a%00', 'a%2Fb']) {
     const answer = await app.call(`/v1/environments/${id}`, { method: 'PUT', json });
@@ -51,7 +54,7 @@ t.test('ids and bodies that do not fit', async t => {
   t.equal((await app.call('/v1/environments/y')).status, 404);
 });
 
-t.test('lists are in order of id, page by page', async t => {
+t.test('lists environments in pages, ordered by id', async t => {
   for (const id of ['b', 'B', '9', '10', 'a_', 'a-']) await app.putEnvironment(id);
   const first = (await app.call('/v1/environments?limit=5')).json;
   const second = (await app.call(`/v1/environments?limit=100&cursor=${first.nextCursor}`)).json;
@@ -60,7 +63,7 @@ t.test('lists are in order of id, page by page', async t => {
   t.equal(second.nextCursor, null);
 });
 
-t.test('deleting removes all that belongs to it, and nothing else', async t => {
+t.test('deletes an environment with its data and nothing else', async t => {
   for (const id of ['doomed', 'spared']) {
     await app.putEnvironment(id);
     for (const date of ['2026-02-27', '2026-02-28', '2026-03-01']) {
@@ -77,7 +80,7 @@ t.test('deleting removes all that belongs to it, and nothing else', async t => {
     t.strictSame(rows, [{ environment_id: 'spared', count: table === 'api_keys' ? 1 : 3 }], table);
   }
   t.equal((await app.download('spared', 'today')).headers['x-total-rows'], '1');
-  // A new one of the same name begins with nothing.
+  // A new environment with the same id starts empty.
   await app.putEnvironment('doomed');
   t.strictSame((await app.call('/v1/environments/doomed/snapshots')).json.items, []);
 });

@@ -3,7 +3,10 @@ import { startTestApp } from '../helpers/app.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
-/** How a webhook is set, tried and given a new secret. What is pushed to it is tested with the exports. */
+/**
+ * Tests how a webhook is set and tested, and how its secret is rotated. The tests of exports cover
+ * its messages.
+ */
 
 const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
 const put = async (id: string, failureWebhook?: unknown) => {
@@ -26,7 +29,7 @@ const post = async (id: string, what: 'test' | 'rotate-secret') => {
 };
 const url = 'https://hooks.example.com/a?b=c';
 
-t.test('set, kept, moved, removed; the secret is shown once', async t => {
+t.test('sets, keeps, moves and removes a webhook and shows its secret once', async t => {
   const plain = await put('acme');
   t.equal(plain.json.failureWebhook, null);
   t.notOk('failureWebhookSecret' in plain.json);
@@ -37,7 +40,7 @@ t.test('set, kept, moved, removed; the secret is shown once', async t => {
     const { status, json } = await put('acme', again);
     t.equal(status, 200);
     t.equal(json.failureWebhook, url);
-    t.notOk('failureWebhookSecret' in json, 'it keeps its secret');
+    t.notOk('failureWebhookSecret' in json, 'the secret stays the same');
   }
   await put('acme', 'https://hooks.example.com/other');
   const { json: read } = await app.call('/v1/environments/acme');
@@ -55,7 +58,7 @@ t.test('set, kept, moved, removed; the secret is shown once', async t => {
   t.strictSame(
     (await app.call('/v1/environments/acme', { token: key.token })).json,
     { ...read, failureWebhook: null },
-    'a URL may be a secret itself',
+    'a key does not see the URL, which may contain a secret',
   );
 
   t.equal((await put('acme', null)).json.failureWebhook, null);
@@ -64,7 +67,7 @@ t.test('set, kept, moved, removed; the secret is shown once', async t => {
   t.equal((await app.database.pool.query('select from failure_webhooks')).rowCount, 0);
   const anew = await put('acme', url);
   t.ok(anew.json.failureWebhookSecret !== first.json.failureWebhookSecret, 'another secret');
-  t.equal((await put('new', url)).status, 201, 'also with the environment itself');
+  t.equal((await put('new', url)).status, 201, 'together with a new environment');
 });
 
 t.test('gives a webhook with another URL another secret', async t => {
@@ -91,7 +94,7 @@ t.test('gives a webhook with another URL another secret', async t => {
   );
 });
 
-t.test('stored sealed, and gone with its environment', async t => {
+t.test('stores the secret sealed and deletes it with its environment', async t => {
   await put('sealed', url);
   const { rows } = await app.database.pool.query(
     `select sealed_secret from failure_webhooks where environment_id = 'sealed'`,
@@ -104,13 +107,13 @@ t.test('stored sealed, and gone with its environment', async t => {
   t.equal(left.rowCount, 0);
 });
 
-t.test('several callers at once: one secret, shown to one of them', async t => {
+t.test('creates one secret under concurrent requests and shows it once', async t => {
   const answers = await Promise.all(Array.from({ length: 8 }, () => put('race', url)));
   t.equal(answers.filter(({ json }) => 'failureWebhookSecret' in json).length, 1);
   for (const { json } of answers) t.equal(json.failureWebhook, url);
 });
 
-t.test('what may not be a webhook changes nothing', async t => {
+t.test('refuses an invalid webhook URL and keeps the current one', async t => {
   await put('kept', url);
   for (const bad of [
     '',
@@ -138,7 +141,7 @@ t.test('what may not be a webhook changes nothing', async t => {
   t.equal((await app.call('/v1/environments/unmade')).status, 404);
 });
 
-t.test('tried, and given a new secret', async t => {
+t.test('sends a test message and signs with the rotated secret', async t => {
   const receiver = await startWebhookReceiver(t);
   const { json } = await put('tried', receiver.url);
   t.strictSame((await post('tried', 'test')).json, { delivered: true, status: 204, error: null });
@@ -160,7 +163,7 @@ t.test('tried, and given a new secret', async t => {
   t.match(refused.json, { delivered: false, status: 500, error: { code: 'not_accepted' } });
   const [, second] = receiver.received;
   t.equal(second?.isSignedWith(secret), true);
-  t.equal(second?.isSignedWith(json.failureWebhookSecret), false, 'the old one is worth nothing');
+  t.equal(second?.isSignedWith(json.failureWebhookSecret), false, 'the old secret no longer signs');
   t.not(second?.headers['webhook-id'], first?.headers['webhook-id']);
 
   await receiver.close();
@@ -171,7 +174,7 @@ t.test('tried, and given a new secret', async t => {
   });
 });
 
-t.test('without a webhook there is nothing to try', async t => {
+t.test('answers not_found for a test or rotation without a webhook', async t => {
   await put('without');
   for (const what of ['test', 'rotate-secret'] as const) {
     for (const id of ['without', 'no-such']) {
@@ -181,7 +184,7 @@ t.test('without a webhook there is nothing to try', async t => {
   }
 });
 
-t.test('a secret that does not open: nothing is sent, and the log says why', async t => {
+t.test('sends nothing and logs the reason if the secret does not open', async t => {
   await put('broken', url);
   await app.database.pool.query(
     `update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40) where environment_id = 'broken'`,
@@ -193,5 +196,5 @@ t.test('a secret that does not open: nothing is sent, and the log says why', asy
     [{ level: 50, environmentId: 'broken' }],
   );
   t.notMatch(answer.text, 'lost');
-  t.equal((await post('broken', 'rotate-secret')).status, 201, 'and a new one mends it');
+  t.equal((await post('broken', 'rotate-secret')).status, 201, 'a rotation creates a new secret');
 });

@@ -1,4 +1,4 @@
-/** Rows of the contract's data model, and how they look as CSV, written without looking at the service. */
+/** Rows of a snapshot and their CSV by docs/file-format.md. Shares no code with the service. */
 
 export interface AdoptionRow {
   readonly companyId: string;
@@ -22,7 +22,7 @@ export const exportHeader =
   'STARS State Label,STARS State,Frequency Label,Frequency,Satisfaction Label,Satisfaction,Feedback Count,' +
   'Segment Names,Segment IDs\n';
 
-/** The columns that a body needs. */
+/** Columns that the body of an ingest must have. */
 export const loadColumns = [
   'Company ID',
   'Company Name',
@@ -61,7 +61,7 @@ export function adoptionRow(row: Partial<AdoptionRow> = {}): AdoptionRow {
   };
 }
 
-/** A field as raw CSV. */
+/** Returns a field as raw CSV. */
 export function csvField(value: string | number | null): string {
   if (value === null) return '';
   const text = String(value);
@@ -82,7 +82,7 @@ const satisfactions = {
   5: 'very satisfied',
 };
 
-/** A body for PUT. `raw` replaces fields by the CSV given, quotes and all. */
+/** Returns a body for PUT. Fields in `raw` replace the CSV of a field, including its quotes. */
 export function loadBody(rows: readonly AdoptionRow[]): string {
   return `${loadColumns.join(',')}\n${rows.map(row => loadLine(row)).join('')}`;
 }
@@ -108,7 +108,7 @@ export function loadLine(row: AdoptionRow, raw: Partial<Record<LoadColumn, strin
   return `${loadColumns.map(column => fields[column]).join(',')}\n`;
 }
 
-/** The line of an exported file. */
+/** Returns the line of a row in an exported file. */
 export function exportLine(row: AdoptionRow, date: string): string {
   const fields = [
     row.companyId,
@@ -133,7 +133,7 @@ export function exportLine(row: AdoptionRow, date: string): string {
   return `${fields.map(csvField).join(',')}\n`;
 }
 
-/** One snapshot's part of a file: by company, then feature, in byte order. */
+/** Returns the section of one snapshot, in byte order of company and feature. */
 export function exportPart(rows: readonly AdoptionRow[], date: string): string {
   const inBytes = (left: string, right: string) =>
     Buffer.compare(Buffer.from(left), Buffer.from(right));

@@ -17,11 +17,11 @@ export interface TestApp {
   readonly app: FastifyInstance;
   readonly config: Config;
   readonly dependencies: Dependencies;
-  /** What the service takes for now. */
+  /** Sets the time of the service's clock. */
   setNow(instant: string): void;
-  /** Every line that the service has logged. */
+  /** Lines that the service has logged. */
   readonly log: readonly Readonly<Record<string, unknown>>[];
-  /** Sends a request with the operator token, unless `token` says otherwise; null: none at all. */
+  /** Sends a request with the operator token. `token` replaces it; null sends no token. */
   call(path: string, options?: Call): Promise<Answer>;
   putEnvironment(id: string, plan?: 'free' | 'pro' | 'enterprise'): Promise<void>;
   makeKey(environmentId: string, scopes: readonly string[], expiresAt?: string): Promise<TestKey>;
@@ -36,7 +36,7 @@ export interface TestApp {
 
 export interface Call extends Ask {
   readonly token?: string | null;
-  /** Sent as JSON. */
+  /** Value that is sent as JSON. */
   readonly json?: unknown;
 }
 
@@ -50,18 +50,18 @@ interface TestWithTeardown {
 }
 
 interface TestAppOptions {
-  /** Default: a database of the test's own. */
+  /** Default: a new database of the test. */
   readonly databaseUrl?: string;
   readonly now?: string;
   readonly env?: Readonly<Record<string, string>>;
-  /** Sees and may exchange parts before the app is built. */
+  /** Can replace dependencies before the app is built. */
   readonly adjust?: (dependencies: Dependencies) => Dependencies;
 }
 
-/** The day of the contract's example. */
+/** Time of the service's clock: the day of the example in docs/file-format.md. */
 export const testNow = '2026-03-02T10:00:00.000Z';
 
-/** The whole service in this process, listening on a free port, with a database of its own. */
+/** Starts the whole service in this process on a free port, with a new database. */
 export async function startTestApp(
   t: TestWithTeardown,
   options: TestAppOptions = {},
@@ -73,7 +73,7 @@ export async function startTestApp(
   };
 }
 
-/** The same on a given database. */
+/** Starts the whole service on a given database. */
 export async function startApp(
   t: TestWithTeardown,
   options: TestAppOptions & { databaseUrl: string },
@@ -84,7 +84,7 @@ export async function startApp(
     ENCRYPTION_KEYS: testEncryptionKeys.first,
     LOG_LEVEL: 'info',
     PORT: '0',
-    // Tests make many requests; those of the limits set them.
+    // Tests make many requests. Tests of the limits set them.
     RATE_LIMIT_PER_CALLER: '0',
     RATE_LIMIT_FAILED_LOGINS: '0',
     ...options.env,
@@ -94,7 +94,7 @@ export async function startApp(
   const logger = createLogger(config, {
     write: line => {
       log.push(JSON.parse(line));
-      // Where the whole suite's output is searched for secrets.
+      // `test/run.ts` searches this directory for secrets.
       const directory = process.env['TEST_LOG_DIRECTORY'];
       if (directory !== undefined)
         fs.appendFileSync(path.join(directory, `service-${process.pid}`), line);

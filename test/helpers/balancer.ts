@@ -8,17 +8,17 @@ export interface Balancer {
   /** `http://127.0.0.1:<port>` */
   readonly origin: string;
   readonly ready: ReadonlySet<number>;
-  /** What could not be passed on, or broke off. Nothing is tried twice. */
+  /** Requests that could not be forwarded, and answers that broke. The balancer never retries. */
   readonly failures: readonly string[];
   close(): Promise<void>;
 }
 
-/** How often readiness is asked. Real ones ask every second or more seldom. */
+/** Interval between two readiness probes. Real balancers probe every second or less often. */
 const probeMs = 200;
 
 /**
- * Spreads requests over those ports of 127.0.0.1 that say they are ready, over connections that stay open. A port that
- * stops being ready gets no more requests; its connections are left as they are.
+ * Spreads requests over the ports of 127.0.0.1 that are ready, over keep-alive connections. A port
+ * that is not ready gets no new requests. Its connections stay open.
  */
 export async function startBalancer(ports: readonly number[]): Promise<Balancer> {
   const agent = new http.Agent({ keepAlive: true });
@@ -43,7 +43,7 @@ export async function startBalancer(ports: readonly number[]): Promise<Balancer>
       if (response.headersSent) response.destroy();
       else response.writeHead(502).end();
     };
-    if (port === undefined) return fail('nobody is ready');
+    if (port === undefined) return fail('no service is ready');
     const { method, url, headers } = request;
     const forwarded = http.request({ host: '127.0.0.1', port, method, path: url, headers, agent });
     forwarded.once('response', answer => {

@@ -1,6 +1,6 @@
 /**
- * A reader that shares no code with the service: RFC 4180 by the letter, and the contract's one addition, which
- * readers from packages do not have: an empty field without quotes is null, `""` is an empty string.
+ * Reads strict RFC 4180 CSV, without code of the service. One rule of docs/file-format.md is added
+ * that readers from packages lack: an empty field without quotes is null, `""` is an empty string.
  */
 export function parseCsv(text: string): (string | null)[][] {
   const records: (string | null)[][] = [];
@@ -43,7 +43,7 @@ export function parseCsv(text: string): (string | null)[][] {
   return records;
 }
 
-/** One list field of the contract: items joined by commas, quoted inside where needed. */
+/** Returns the items of a list field: joined by commas and quoted inside where needed. */
 export function parseList(text: string): string[] {
   if (text === '') return [];
   return (parseCsv(`${text}\n`)[0] ?? []).map(item => item ?? '');

@@ -1,6 +1,6 @@
 import type { Pool } from 'pg';
 
-/** Writes rows that compress badly into the tables: about 700 bytes each, of which gzip leaves 400. */
+/** Inserts rows that compress badly: about 700 bytes each, of which gzip leaves 400. */
 export async function writeDenseSnapshot(
   pool: Pool,
   snapshot: { environmentId: string; date: string; rows: number; salt?: string },

@@ -5,13 +5,13 @@ import * as updateRun from '../../src/export-runs/update-run.ts';
 import { startTestApp } from './app.ts';
 import { registerSecret } from './secrets.ts';
 
-/** A configuration fault. */
+/** Configuration error. */
 export const denied = { code: 'write_denied', message: 'The access key may not write.' };
-/** A fault of another kind. */
+/** Another error. */
 export const busy = { code: 'storage_unavailable', message: 'The storage is not available.' };
 export const result = { rowCount: 1, bytes: 1, sha256: 'x', objectKey: 'k' };
 
-/** Configs of `acme`, whose runs end when the test says so. */
+/** Creates configs of `acme` whose runs end when the test says so. */
 export async function startWithRuns(
   t: Parameters<typeof startTestApp>[0],
   {
@@ -39,8 +39,9 @@ export async function startWithRuns(
   );
   let runs = 0;
   /**
-   * A run that a worker is at, with a job that no worker comes to: a tick takes back what has none.
-   * @param slot null: by hand
+   * Starts a run with a job that no worker takes. A run without a job would be requeued by a tick.
+   *
+   * @param slot null for a manual run
    */
   const begin = async (
     slot: string | null,
@@ -67,7 +68,7 @@ export async function startWithRuns(
     updateRun.recordFailure(db, jobs, attempt, error, new Date(now));
   const succeed = (attempt: updateRun.Attempt, now: string) =>
     updateRun.recordSuccess(db, jobs, attempt, result, new Date(now));
-  /** Days of March, each with a slot whose run ends an hour later. */
+  /** Returns the slot of a day of March. Its run ends an hour later. */
   const slotOf = (day: number) => new Date(Date.UTC(2026, 2, day)).toISOString();
   const failDay = async (day: number, error = denied) =>
     await fail(await begin(slotOf(day)), slotOf(day).replace('T00', 'T01'), error);

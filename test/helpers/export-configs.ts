@@ -6,7 +6,7 @@ import { freshPrefix, s3Server } from './s3.ts';
 
 type Options = Parameters<typeof startTestApp>[1];
 
-/** The service with leave to reach the test's S3 server. */
+/** Starts the service with permission to connect to the test's S3 server. */
 export async function startExportApp(t: Parameters<typeof startTestApp>[0], options: Options = {}) {
   return await startTestApp(t, {
     ...options,
@@ -14,7 +14,7 @@ export async function startExportApp(t: Parameters<typeof startTestApp>[0], opti
   });
 }
 
-/** A body that the S3 server agrees with, in a folder of its own. */
+/** Returns the body of a config that the S3 server accepts, with a folder of its own. */
 export function configBody(user: S3User = 'full', overrides: object = {}) {
   const { endpoint, bucket, region } = s3Server();
   return {
@@ -30,14 +30,14 @@ export function configBody(user: S3User = 'full', overrides: object = {}) {
   };
 }
 
-/** Of a user of the S3 server. */
+/** Returns the key pair of a user of the S3 server. */
 export function credentialsOf(user: S3User) {
-  // The S3 client writes into the object that it is given.
+  // The S3 client changes the object that it receives, so this is a copy.
   const { accessKeyId, secretAccessKey } = s3Server().users[user];
   return { accessKeyId, secretAccessKey };
 }
 
-/** Makes one and gives the answer back. */
+/** Creates a config and returns the answer. */
 export async function makeConfig(app: TestApp, environmentId: string, body: object = configBody()) {
   const answer = await app.call(`/v1/environments/${environmentId}/export-configs`, {
     method: 'POST',
@@ -47,7 +47,7 @@ export async function makeConfig(app: TestApp, environmentId: string, body: obje
   return answer.json;
 }
 
-/** A worker in this process, with the app's clock. */
+/** Starts a worker in this process, with the app's clock. */
 export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: TestApp) {
   const { dependencies, config } = app;
   const worker = startWorker({
@@ -65,7 +65,11 @@ export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: Te
   return { stop };
 }
 
-/** Asks until the answer is as wanted. @throws when it is not within the limit */
+/**
+ * Reads a value again and again until it is as wanted.
+ *
+ * @throws after the time limit
+ */
 export async function until<T>(
   ask: () => Promise<T>,
   isWanted: (answer: T) => boolean,

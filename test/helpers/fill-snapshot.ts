@@ -1,6 +1,9 @@
 import type pg from 'pg';
 
-/** Makes a snapshot of so many rows by SQL, in the order of writes that docs/ingest-by-sql.md documents. About 200 bytes a row as CSV. */
+/**
+ * Creates a snapshot with that many rows by SQL, in the order of writes of docs/ingest-by-sql.md. A
+ * row has about 200 bytes as CSV.
+ */
 export async function fillSnapshot(
   pool: pg.Pool,
   environmentId: string,

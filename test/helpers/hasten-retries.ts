@@ -3,8 +3,10 @@ interface Queryable {
 }
 
 /**
- * Every job that waits for its next attempt may have it now: pauses grow to half an hour and more.
- * @param queue of this queue alone
+ * Allows every waiting job to start its next attempt now. Pauses would grow to more than half an
+ * hour.
+ *
+ * @param queue limits this to one queue
  */
 export async function hastenRetries(db: Queryable, queue: string | null = null): Promise<void> {
   await db.query(

@@ -2,7 +2,7 @@ import http from 'node:http';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
-/** An answer as it came over the socket: nothing unpacked, nothing followed. */
+/** An answer as it came over the socket. It is neither decompressed nor redirected. */
 export interface Answer {
   readonly status: number;
   readonly headers: http.IncomingHttpHeaders;
@@ -20,7 +20,11 @@ export interface Ask {
   readonly signal?: AbortSignal;
 }
 
-/** Sends one request over a real socket, a new one unless an agent is given. @throws when the connection breaks */
+/**
+ * Sends one request over a new socket, or over one of the given agent.
+ *
+ * @throws if the connection breaks
+ */
 export async function ask(url: string, { body, ...options }: Ask = {}): Promise<Answer> {
   const response = await open(url, { body, ...options });
   const chunks: Buffer[] = [];
@@ -38,7 +42,9 @@ export async function ask(url: string, { body, ...options }: Ask = {}): Promise<
   };
 }
 
-/** The same as far as the headers; the body is the caller's to read, slowly or not at all. */
+/**
+ * Sends a request and returns after the headers. The caller reads the body, at any speed or never.
+ */
 export async function open(
   url: string,
   { body, ...options }: Ask = {},
@@ -48,12 +54,12 @@ export async function open(
     request.once('response', resolve);
     request.once('error', reject);
   });
-  // Without a listener left, an error after the answer would end the process.
+  // Without a listener, an error after the answer would end the process.
   request.on('error', () => {});
   if (body === undefined || typeof body === 'string' || Buffer.isBuffer(body)) {
     request.end(body);
   } else {
-    // An answer may come while the body is still on its way, and then the rest may not get through.
+    // The answer may come before the end of the body. The rest of the body may then fail.
     pipeline(body, request).catch(() => {});
   }
   return await answered;

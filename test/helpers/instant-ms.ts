@@ -1,4 +1,7 @@
-/** What an instant of a body is worth in milliseconds, or null for what is none; shares no code with the service. */
+/**
+ * Returns an instant of a body in milliseconds, or null if it is invalid. Shares no code with the
+ * service.
+ */
 export function instantMs(text: string): number | null {
   const parts =
     /^(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,30}))?)?(?:Z|([+-])(\d\d)(?::?(\d\d))?))?$/.exec(

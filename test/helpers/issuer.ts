@@ -25,13 +25,13 @@ export interface IssuerKey {
 export interface Issuer {
   /** Variables that make the service trust it. */
   readonly env: Readonly<Record<string, string>>;
-  /** How often its keys were asked for. */
+  /** Number of requests for the keys. */
   readonly asked: number;
-  /** The answer to who asks for its keys; null: the key set. */
+  /** Sets the answer to requests for the keys. Null restores the key set. */
   setAnswer(answer: ((response: http.ServerResponse) => void) | null): void;
-  /** Publishes these keys and no others. */
+  /** Publishes these keys instead of all others. */
   publish(...keys: readonly IssuerKey[]): Promise<void>;
-  /** A good token, unless the changes make it a bad one; a claim that is undefined is left out. */
+  /** Returns a valid token, changed by `claims` and `header`. An undefined claim is left out. */
   token(
     key: IssuerKey,
     claims?: Readonly<Record<string, unknown>>,

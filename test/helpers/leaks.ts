@@ -1,11 +1,11 @@
 /**
- * Loaded into every test process before its file (`tap` section of package.json). Registered first, its teardown
- * runs last: when the file is done, nothing may keep the process alive that was not there at the start.
+ * Fails a test file that keeps the process alive after its end. Every test process loads this file
+ * first (`tap` section of package.json). The teardown is registered first and therefore runs last.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 
-/** Sockets that were just closed need a moment. */
+/** Time for sockets that were just closed. */
 const patienceMs = 3_000;
 
 const before = countByType(process.getActiveResourcesInfo());
@@ -18,9 +18,9 @@ t.teardown(async () => {
     left = newResources();
   }
   if (left.length === 0) return;
-  // What was leaked keeps the process from ending by itself, and tap would wait for its time limit.
+  // The leak would keep the process alive until tap's time limit.
   setTimeout(() => process.exit(1), 500).unref();
-  throw new Error(`LEAK: the test file is done, but these are still open: ${left.join(', ')}`);
+  throw new Error(`LEAK: the test file has ended, but these are still open: ${left.join(', ')}`);
 });
 
 function newResources(): string[] {

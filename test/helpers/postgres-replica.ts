@@ -11,20 +11,20 @@ import { eventually } from './raw-http.ts';
 export interface PostgresReplica {
   /** The same database as `primaryUrl`, on the replica. */
   url(primaryUrl: string): string;
-  /** From now on it falls behind. */
+  /** Stops the replay of changes. */
   pause(): Promise<void>;
   resume(): Promise<void>;
-  /** Waits until it has all that the primary has now. */
+  /** Waits until the replica has all changes of the primary. */
   catchUp(): Promise<void>;
   start(): Promise<void>;
-  /** Breaks all connections. */
+  /** Breaks all connections to the replica. */
   stop(): Promise<void>;
   remove(): Promise<void>;
 }
 
 /**
- * By Postgres' own low-level backup: copy the files between start and stop, add the label, follow the primary. Not by
- * pg_basebackup, which the binaries from npm do not have.
+ * Creates the replica with the low-level backup API of Postgres: copies the files between start and
+ * stop, adds the label and follows the primary. The npm package has no pg_basebackup.
  * https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP
  */
 export async function startReplica(primary: PostgresServer): Promise<PostgresReplica> {
@@ -121,7 +121,8 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
       await ask(url(primary.url), 'select pg_wal_replay_resume()');
     },
     async catchUp() {
-      // A commit that is waited for brings all before it to the disk, and only that is sent.
+      // The primary sends only what is on its disk. A synchronous commit writes everything before
+      // it.
       await ask(
         primary.url,
         `set synchronous_commit = on; select pg_logical_emit_message(true, '', '')`,

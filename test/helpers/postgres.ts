@@ -6,7 +6,7 @@ import { migrateToLatest } from '../../src/db/migrator.ts';
 export interface TestDatabase {
   readonly name: string;
   readonly url: string;
-  /** For the test's own questions; superuser, few connections. */
+  /** Pool for queries of the test: superuser, few connections. */
   readonly pool: pg.Pool;
 }
 
@@ -15,8 +15,8 @@ interface TestWithTeardown {
 }
 
 /**
- * A fresh, migrated database of the test's own. Teardowns run last to first, so ask for it before anything that
- * connects to it: at the end the test fails if a connection to it is left, and the database is dropped.
+ * Creates a migrated database for the test and drops it at the end. The test fails if a connection
+ * is still open then. Teardowns run in reverse order, so call this before anything that connects.
  */
 export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatabase> {
   const adminUrl = required('TEST_POSTGRES_URL');
@@ -27,7 +27,7 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
   );
   const url = urlOfDatabase(adminUrl, name);
   const pool = new pg.Pool({ connectionString: url, max: 4, application_name: 'test' });
-  // A test may stop the server on purpose; the next query tells.
+  // A test may stop the server on purpose. The next query reports the error.
   pool.on('error', () => {});
   t.teardown(async () => {
     const checkedOut = pool.totalCount - pool.idleCount;
@@ -35,7 +35,7 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
     await withClient(adminUrl, async client => {
       const left = await backendsAfter(client, name, Date.now() + 3_000);
       const message = `connections to the test's database were left open:\n${left.join('\n')}`;
-      // Said before the drop, which breaks those connections and so may end this process.
+      // Printed before the drop, which breaks those connections and may end this process.
       if (left.length > 0) console.error(`LEAK: ${message}`);
       await client.query(`drop database ${name} with (force)`);
       if (left.length > 0) throw new Error(message);
@@ -44,7 +44,10 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
   return { name, url, pool };
 }
 
-/** Makes the database that `createTestDatabase` copies; nobody can connect to it, as a copy demands. */
+/**
+ * Creates the database that `createTestDatabase` copies. Postgres copies only a database without
+ * connections.
+ */
 export async function createTemplateDatabase(adminUrl: string): Promise<string> {
   const name = `whx_template_${randomBytes(6).toString('hex')}`;
   await withClient(adminUrl, client => client.query(`create database ${name}`));
@@ -61,7 +64,7 @@ export async function dropTemplateDatabase(adminUrl: string, name: string): Prom
   );
 }
 
-/** What is still connected once a disconnecting client had the time to be gone. */
+/** Returns the connections that are still open after disconnecting clients had time to close. */
 async function backendsAfter(
   client: pg.Client,
   database: string,

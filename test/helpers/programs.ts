@@ -1,7 +1,12 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 
-/** @returns options of a test that needs a program: skipped with a message where it is not installed */
+/**
+ * Returns the options of a test that needs a program. The test is skipped with a message if it is
+ * not installed.
+ *
+ * @returns options of `t.test`
+ */
 export function needsProgram(name: string): { readonly skip: string | false } {
   const isInstalled = spawnSync('sh', ['-c', `command -v ${name}`]).status === 0;
   return { skip: isInstalled ? false : `${name} is not installed` };
@@ -14,7 +19,7 @@ export interface RunningProgram {
   stderr(): string;
 }
 
-/** Starts a program whose output is not read. It is ended with the test. */
+/** Starts a program and ends it with the test. Its output is ignored. */
 export function startProgram(
   t: { teardown(handler: () => Promise<void>): void },
   name: string,
@@ -29,7 +34,7 @@ export function startProgram(
   const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
   const ended = exited.then(([code, signal]) => code ?? signal ?? 'SIGKILL');
   t.teardown(async () => {
-    // SIGTERM, so that nginx ends its worker processes. A stopped program needs to continue for it.
+    // SIGTERM lets nginx end its worker processes. A stopped program must continue to receive it.
     child.kill('SIGCONT');
     child.kill('SIGTERM');
     await ended;

@@ -2,18 +2,22 @@ import { once } from 'node:events';
 import net from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** A TCP connection that says what happened to it. */
+/** A TCP connection whose received data and end a test can read. */
 export interface RawConnection {
   readonly socket: net.Socket;
-  /** All that has come so far. */
+  /** Returns all data received so far. */
   received(): Buffer;
   /** Resolves once the other side has ended or broken the connection: `end`, or the error's code. */
   readonly closed: Promise<string>;
-  /** Waits until what came fits. */
+  /** Waits until the received data matches. */
   until(pattern: RegExp): Promise<void>;
 }
 
-/** @param pauseAfterBytes stop reading once so much has come; `socket.resume()` reads on */
+/**
+ * Opens a connection.
+ *
+ * @param pauseAfterBytes stops reading after that many bytes; `socket.resume()` continues
+ */
 export async function connectRaw(
   port: number,
   pauseAfterBytes = Number.POSITIVE_INFINITY,
@@ -46,7 +50,11 @@ export async function connectRaw(
   };
 }
 
-/** Asks again until it is so. @throws after 30 s: what takes a moment takes a while on a busy machine */
+/**
+ * Waits until a condition holds.
+ *
+ * @throws after 30 s, because a busy machine may be slow
+ */
 export async function eventually(
   isSo: () => boolean | Promise<boolean>,
   what = 'it',
@@ -54,8 +62,7 @@ export async function eventually(
 ): Promise<void> {
   const deadline = Date.now() + patienceMs;
   while (!(await isSo())) {
-    if (Date.now() > deadline)
-      throw new Error(`${what} did not come to be within ${patienceMs} ms`);
+    if (Date.now() > deadline) throw new Error(`${what} did not happen within ${patienceMs} ms`);
     await delay(10);
   }
 }

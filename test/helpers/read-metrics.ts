@@ -1,4 +1,7 @@
-/** Every series of a scrape, `name{label="value",…}` as it is written there, and its value. */
+/**
+ * Returns the value of every series of a scrape. Keys have the form `name{label="value",…}` of the
+ * scrape.
+ */
 export function readMetrics(text: string): Map<string, number> {
   return new Map(
     text
@@ -11,7 +14,11 @@ export function readMetrics(text: string): Map<string, number> {
   );
 }
 
-/** @returns by how much a series has grown; one that was not there counts from 0 */
+/**
+ * Returns how much each series has grown. A new series starts at 0.
+ *
+ * @returns a function from a series to its growth
+ */
 export function difference(
   before: ReadonlyMap<string, number>,
   after: ReadonlyMap<string, number>,

@@ -26,15 +26,18 @@ async function renderMissing(pool: Pool, renderer: Renderer): Promise<Registered
   return rows;
 }
 
-/** Renders all snapshots that are not rendered, as the worker does. */
+/** Renders all snapshots without a rendering, as the worker does. */
 export async function renderAll(app: Pick<TestApp, 'dependencies'>): Promise<void> {
   await renderMissing(app.dependencies.pools.api, app.dependencies.renderer);
 }
 
-/** So long ago that no transaction reads the rows any more. */
+/** Time of renderings after which no transaction reads the rows any more. */
 const longAgo = new Date(Date.parse(testNow) - 2 * 24 * 60 * 60 * 1000);
 
-/** Renders all snapshots that are not rendered, without a service, as if at another time. */
+/**
+ * Renders all snapshots without a rendering and without a service, and sets the time of the
+ * renderings.
+ */
 export async function renderSnapshots(pool: Pool, renderedAt = longAgo): Promise<void> {
   const own = createPool({
     url: pool.options.connectionString ?? '',

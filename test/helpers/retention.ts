@@ -6,7 +6,7 @@ import { hashRenderedSnapshots, renderSnapshots } from './render-snapshots.ts';
 export const retentionSettings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
 const never = new AbortController().signal;
 
-/** Starts a service with two environments and returns functions that look at its tables. */
+/** Starts a service with two environments. Returns functions that read its tables. */
 export async function startWithSnapshots(t: Parameters<typeof startTestApp>[0]) {
   const app = await startTestApp(t);
   const { pool } = app.database;

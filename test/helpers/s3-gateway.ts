@@ -1,4 +1,4 @@
-/** A second gateway to the same store, for tests that kill one. */
+/** A second gateway to the same store, for tests that kill a gateway. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -8,15 +8,17 @@ import { s3Server } from './s3.ts';
 export interface Gateway {
   readonly endpoint: string;
   readonly port: number;
-  /** SIGKILL; resolves when it is gone. */
+  /** Sends SIGKILL. Resolves after the exit of the process. */
   readonly kill: () => Promise<void>;
 }
 
 const startLimitMs = 60_000;
 
 /**
- * @param port of a gateway that was killed, to replace it; default: a free one
- * @param options of `radosgw`
+ * Starts the gateway.
+ *
+ * @param port port of a killed gateway to replace; default: a free port
+ * @param options options of `radosgw`
  */
 export async function startGateway(
   port?: number,

@@ -29,7 +29,7 @@ export type Fate =
 
 export interface S3Proxy {
   readonly endpoint: string;
-  /** Decides from now on. */
+  /** Sets the function that decides about later requests. */
   decide(decision: (request: http.IncomingMessage) => Fate): void;
   /** `METHOD path?query` of each request so far. */
   readonly requests: readonly string[];
@@ -39,7 +39,10 @@ export interface S3Proxy {
 const errorDocument = (code: string) =>
   `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${code}</Code><Message/></Error>`;
 
-/** Forwards to a real S3 server on loopback and can misbehave. It keeps Host, so signatures hold. */
+/**
+ * Starts a proxy that forwards to a real S3 server on loopback and injects faults. It keeps the
+ * Host header, so signatures remain valid.
+ */
 export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Proxy> {
   const upstream = new URL(endpoint);
   const requests: string[] = [];
@@ -105,7 +108,7 @@ function forward(
     { hostname, port, method, path: url, headers, agent: false },
     onAnswer,
   );
-  // A client that disconnects closes the connection to the server, too.
+  // A client that disconnects also closes the connection to the server.
   response.once('close', () => forwarded.destroy());
   pipeline(request, through, forwarded).catch(() => response.destroy());
 }

@@ -1,4 +1,4 @@
-/** The real S3 server of the tests: who may do what there, and what is in it. */
+/** Access to the real S3 server of the tests, its users and its objects. */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
@@ -18,12 +18,12 @@ import {
 } from '../../src/outbound/endpoint-allowlist.ts';
 import { registerSecret } from './secrets.ts';
 
-/** What `test/run.ts` started, or null. */
+/** Server that `test/run.ts` started, or null. */
 export const s3: S3Server | null = process.env['TEST_S3']
   ? JSON.parse(process.env['TEST_S3'])
   : null;
 
-/** Options of a test that needs the server: it is listed as left out where there is none. */
+/** Options of a test that needs the S3 server. Without one, the test is listed as skipped. */
 export const needsS3 = s3 === null ? { skip: 'no S3 server: TEST_S3 is not set' } : {};
 
 /** Opens the loopback addresses on which test servers listen. */
@@ -34,7 +34,7 @@ export function s3Server(): S3Server {
   return s3;
 }
 
-/** A folder that no other test has. */
+/** Returns a folder that no other test uses. */
 export function freshPrefix(): string {
   return `t-${randomBytes(8).toString('hex')}`;
 }
@@ -52,7 +52,7 @@ export function s3Client(
   return createS3Client(destination, credentials, { allowlist: loopback }, runPatience);
 }
 
-/** `radosgw-admin`, for users and their keys. */
+/** Runs `radosgw-admin`, for users and their keys. */
 export async function radosgwAdmin(...args: string[]): Promise<string> {
   const { stdout } = await promisify(execFile)('radosgw-admin', [
     '-c',
@@ -62,7 +62,7 @@ export async function radosgwAdmin(...args: string[]): Promise<string> {
   return stdout;
 }
 
-/** A user of its own for a test that suspends it or takes its key away. It may do nothing yet. */
+/** Creates a user without rights, for a test that suspends it or revokes its key. */
 export async function createUser(): Promise<{ uid: string } & Credentials> {
   const uid = `user-${randomBytes(6).toString('hex')}`;
   const accessKeyId = `AKIATEST${randomBytes(6).toString('hex').toUpperCase()}`;
@@ -79,7 +79,10 @@ export interface PolicyStatement {
   readonly Condition?: object;
 }
 
-/** Gives the user those rights on a bucket and no others, as an IAM policy would; the bucket belongs to `full`. */
+/**
+ * Sets the rights of a user on a bucket, as an IAM policy does. Removes all other rights. The
+ * bucket belongs to `full`.
+ */
 export async function setPolicy(
   bucket: string,
   uid: string,
@@ -93,7 +96,7 @@ export async function setPolicy(
   client.destroy();
 }
 
-/** The keys under a prefix, and of what was begun there and neither completed nor aborted. */
+/** Returns the keys of objects and of unfinished uploads under a prefix. */
 export async function contentsOf({
   bucket,
   key,

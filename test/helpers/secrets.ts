@@ -1,8 +1,8 @@
 import fs from 'node:fs';
 
 /**
- * The secrets that tests work with. After the suite `test/run.ts` looks for each of them in everything that was
- * printed or logged, so a test must never print one. Write them nowhere else.
+ * Secrets of the tests. After the suite, `test/run.ts` searches everything that was printed or
+ * logged for them. A test must therefore never print one. Do not copy them to other files.
  */
 export const testAdminToken = 'operator-7Yp4QxW2nK9sLr3Vt8Zb5Mc1Hd6Jf0Ga';
 
@@ -11,7 +11,7 @@ export const testEncryptionKeys = {
   second: '2025b:/ty6mHZUMhASNFZ4mrze/u3LqYdlQyEBI0VniavN7/A=',
 };
 
-/** Users of the S3 server; `dev/ceph-rgw.sh` makes them. */
+/** Users of the S3 server, created by `dev/ceph-rgw.sh`. */
 const s3Secrets = [
   'full-secret-0123456789',
   'putonly-secret-0123456789',
@@ -19,10 +19,14 @@ const s3Secrets = [
   'nothing-secret-0123456789',
 ];
 
-/** One secret a line: those that tests made up as they ran, such as API keys. */
+/** File with one secret a line: those that tests created, such as API keys. */
 const registryFile = () => process.env['TEST_SECRETS_FILE'];
 
-/** Adds a secret that is known only at run time, and gives it back. */
+/**
+ * Registers a secret that is known only at run time.
+ *
+ * @returns the secret
+ */
 export function registerSecret(secret: string): string {
   if (secret.length < 8 || secret.includes('\n'))
     throw new Error('too short or has a line break: not a secret');
@@ -31,7 +35,7 @@ export function registerSecret(secret: string): string {
   return secret;
 }
 
-/** Every secret that the suite has used, those of `registerSecret` included. */
+/** Returns every secret of the suite, including those of `registerSecret`. */
 export function usedSecrets(): Set<string> {
   const file = registryFile();
   const registered =

@@ -11,12 +11,16 @@ import { startFlags } from './start-flags.ts';
 
 export interface ServiceProcess {
   readonly pid: number;
-  /** Every line that it has logged so far. */
+  /** Returns the lines logged so far. */
   logged(): Readonly<Record<string, unknown>>[];
   signal(signal: 'SIGTERM' | 'SIGINT'): void;
-  /** Sends the signal and waits for the end. @returns the exit code, or the signal that ended it */
+  /**
+   * Sends the signal and waits for the exit.
+   *
+   * @returns the exit code, or the signal that ended the process
+   */
   end(signal: 'SIGTERM' | 'SIGKILL'): Promise<number | NodeJS.Signals>;
-  /** The same without a signal. */
+  /** Resolves at the exit of the process, with its exit code or signal. */
   readonly ended: Promise<number | NodeJS.Signals>;
 }
 
@@ -29,15 +33,18 @@ export interface ApiProcess extends ServiceProcess {
 const main = path.join(import.meta.dirname, '../../src/main.ts');
 const mainWithClock = path.join(import.meta.dirname, 'service-with-clock.ts');
 let processes = 0;
-/** Also on a machine that does other things. */
+/** Time limit of the start, which also suffices on a busy machine. */
 const startLimitMs = 90_000;
 
-/** The service as `npm start` starts it, in a process of its own; by the test's clock if `TEST_CLOCK_FILE` is in `env`. */
+/**
+ * Starts the service in a process of its own, as `npm start` does. Uses the test's clock if
+ * `TEST_CLOCK_FILE` is in `env`.
+ */
 export function startServiceProcess(
   databaseUrl: string,
   env: Readonly<Record<string, string>> = {},
 ): ServiceProcess {
-  // Where the whole suite's output is searched for secrets.
+  // `test/run.ts` searches this directory for secrets.
   const directory = process.env['TEST_LOG_DIRECTORY'] ?? os.tmpdir();
   processes += 1;
   const logFile = path.join(directory, `process-${process.pid}-${processes}`);
@@ -71,7 +78,7 @@ export function startServiceProcess(
   };
 }
 
-/** The same, listening, once it is ready. */
+/** Starts the service and waits until it is ready. */
 export async function startApiProcess(
   databaseUrl: string,
   env: Readonly<Record<string, string>> = {},
@@ -104,7 +111,7 @@ export async function isReady(origin: string): Promise<boolean> {
   );
 }
 
-/** Of a process that was killed the last line may be cut off. */
+/** Parses a line of the log. The last line of a killed process may be incomplete. */
 function parseLine(line: string): Readonly<Record<string, unknown>>[] {
   try {
     return line === '' ? [] : [JSON.parse(line)];

@@ -1,4 +1,7 @@
-/** The service as src/main.ts starts it, but for its clock: the real one plus what stands in `TEST_CLOCK_FILE`, in ms. */
+/**
+ * Starts the service as src/main.ts does, with another clock: the real one plus the milliseconds in
+ * `TEST_CLOCK_FILE`.
+ */
 import fs from 'node:fs';
 import { serve } from '../../src/serve.ts';
 

@@ -10,7 +10,7 @@ import { writeWideSnapshot } from './wide-snapshot.ts';
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
 
-/** An ingest reads this much before it takes locks. */
+/** Number of bytes that an ingest reads before it takes locks. */
 const beforeLocks = 20_000;
 
 /** Starts an ingest of one row that holds the lock of its snapshot until `end` is called. */
@@ -19,9 +19,9 @@ export async function slowLoad(app: App, environmentId: string, day: string) {
   const row = adoptionRow({ companyName: 'slow', featureName: 'x'.repeat(beforeLocks) });
   body.write(`${loadColumns.join(',')}\n${loadLine(row)}`);
   const answer = app.load(environmentId, day, body);
-  // A test that fails before it awaits the answer reports its failure itself.
+  // If a test fails earlier and never awaits the answer, this prevents an unhandled rejection.
   answer.catch(() => {});
-  // Other advisory locks are taken and released before this one.
+  // The ingest takes and releases other advisory locks before this one.
   await eventually(async () => {
     const { rowCount } = await app.database.pool.query(
       `select from pg_locks
@@ -30,7 +30,7 @@ export async function slowLoad(app: App, environmentId: string, day: string) {
       [snapshotLockName(environmentId, day)],
     );
     return rowCount === 1;
-  }, 'a load under way');
+  }, 'an ingest that holds its lock');
   return {
     async end(): Promise<number> {
       body.end();
@@ -39,7 +39,7 @@ export async function slowLoad(app: App, environmentId: string, day: string) {
   };
 }
 
-/** A large export whose reader has stopped in the middle, so that its query waits. */
+/** Starts a large export whose reader stops in the middle, so that its query waits. */
 export async function slowExport(app: App, environmentId: string) {
   const { pool } = app.database;
   await writeWideSnapshot(pool, {
@@ -61,9 +61,13 @@ export async function slowExport(app: App, environmentId: string) {
       `select from pg_stat_activity where datname = current_database() and wait_event = 'ClientWrite'`,
     );
     return rowCount === 1;
-  }, 'an export held back by its reader');
+  }, 'an export that waits for its reader');
   return {
-    /** @returns whether the whole file came */
+    /**
+     * Reads the rest.
+     *
+     * @returns true if the whole file came
+     */
     async end(): Promise<boolean> {
       reader.resume();
       await once(reader, 'end');

@@ -1,4 +1,4 @@
-/** What a whole run of tap came to, in tap's own count of assertions. */
+/** Totals of a whole run, by tap's own count of assertions. */
 export interface TapTotals {
   readonly passed: number;
   readonly failed: number;
@@ -6,15 +6,15 @@ export interface TapTotals {
 }
 
 export interface TapReport {
-  /** Takes the raw TAP as it comes. */
+  /** Processes raw TAP output. */
   write(chunk: string): void;
-  /** To be asked at the end. Null when tap ended before it could sum up. */
+  /** Returns the totals at the end. Null if tap ended without a summary. */
   totals(): TapTotals | null;
-  /** `file > test: reason` for each test left out or still to be written. */
+  /** `file > test: reason` for each test that was skipped or is a todo. */
   readonly skipped: readonly string[];
 }
 
-/** Prints a line for each file that passed, and all there is to see of each that failed. */
+/** Prints a line for each passed file, and the whole output of each failed file. */
 export function createTapReport(print: (text: string) => void): TapReport {
   const skipped: string[] = [];
   let totals: TapTotals | null = null;
@@ -62,7 +62,7 @@ function fileOf(block: readonly string[]): string {
   return block.find(line => line.startsWith('# Subtest: '))?.slice('# Subtest: '.length) ?? '?';
 }
 
-/** Tap's closing comment, such as `# { total: 5, pass: 1, fail: 1, todo: 1, skip: 2 }`. */
+/** Parses tap's closing comment, such as `# { total: 5, pass: 1, fail: 1, todo: 1, skip: 2 }`. */
 function summary(line: string): TapTotals | null {
   if (!/^# \{ total: \d+/.test(line)) return null;
   const count = (name: string) => Number(new RegExp(`\\b${name}: (\\d+)`).exec(line)?.[1] ?? 0);

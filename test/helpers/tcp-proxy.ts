@@ -3,13 +3,13 @@ import net, { type AddressInfo } from 'node:net';
 
 export interface TcpProxy {
   readonly port: number;
-  /** Breaks all connections, and takes no new ones until `open`. */
+  /** Breaks all connections. Refuses new ones until `open` is called. */
   cut(): void;
   open(): void;
   close(): Promise<void>;
 }
 
-/** Stands between the service and another server on 127.0.0.1. */
+/** Starts a proxy between the service and another server on 127.0.0.1. */
 export async function startTcpProxy(targetPort: number): Promise<TcpProxy> {
   const sockets = new Set<net.Socket>();
   let isCut = false;

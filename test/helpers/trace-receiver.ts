@@ -12,17 +12,23 @@ export interface ReceivedSpan {
 }
 
 export interface TraceReceiver {
-  /** What makes a service send its traces here. */
+  /** Environment variables that make a service send its traces here. */
   readonly env: Readonly<Record<string, string>>;
   readonly spans: readonly ReceivedSpan[];
-  /** Everything that came, as it came. */
+  /** Request bodies as they were received. */
   readonly bodies: readonly string[];
-  /** The spans of a trace by name, children indented under their parents in the order of their beginning. */
+  /**
+   * Returns the names of a trace's spans in the order of their start. Children are indented under
+   * their parents.
+   */
   tree(traceId: string): string[];
   close(): Promise<void>;
 }
 
-/** Takes OTLP over HTTP as JSON on loopback: https://opentelemetry.io/docs/specs/otlp/#otlphttp */
+/**
+ * Starts a receiver of OTLP over HTTP with JSON on loopback:
+ * https://opentelemetry.io/docs/specs/otlp/#otlphttp
+ */
 export async function startTraceReceiver(): Promise<TraceReceiver> {
   const spans: ReceivedSpan[] = [];
   const bodies: string[] = [];

@@ -16,16 +16,16 @@ export interface Received {
   readonly body: string;
   // biome-ignore lint/suspicious/noExplicitAny: tests look into bodies whose shape is what they test
   readonly json: any;
-  /** By the words of the specification, not by the service's own code. */
+  /** Checks the signature by the Standard Webhooks specification, without code of the service. */
   isSignedWith(secret: string): boolean;
 }
 
 export interface WebhookReceiver {
   readonly url: string;
   readonly received: readonly Received[];
-  /** From now on; default: 204. */
+  /** Sets the answer to later messages. Default: 204. */
   answer(behave: (response: http.ServerResponse, received: Received) => void): void;
-  /** Waits until so many have come in all. */
+  /** Waits until that many messages have arrived in total. */
   count(wanted: number, limitMs?: number): Promise<readonly Received[]>;
   close(): Promise<void>;
 }
@@ -34,7 +34,7 @@ interface TestWithTeardown {
   teardown(handler: () => Promise<void>): void;
 }
 
-/** On loopback, over TLS when a certificate is given. */
+/** Starts a receiver on loopback, with TLS if a certificate is given. */
 export async function startWebhookReceiver(
   t: TestWithTeardown,
   certificate: { key: string; cert: string } | null = null,
@@ -101,7 +101,7 @@ function toReceived({ method, url, headers }: http.IncomingMessage, body: string
   };
 }
 
-/** A certificate for 127.0.0.1 that nobody but the test trusts. */
+/** Creates a certificate for 127.0.0.1 that only the test trusts. */
 export function makeCertificate(): { key: string; cert: string } {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-certificate-'));
   try {

@@ -1,8 +1,8 @@
 import type { Pool } from 'pg';
 
 /**
- * A large snapshot straight into the tables, in the order of writes that docs/ingest-by-sql.md gives to backends beside the
- * database: rows and registry in one transaction. Each row has a name of `nameBytes` times `letter`.
+ * Inserts a large snapshot in the order of writes of docs/ingest-by-sql.md: rows and registry in
+ * one transaction. Each row has a name of `nameBytes` times `letter`.
  */
 export async function writeWideSnapshot(
   pool: Pool,

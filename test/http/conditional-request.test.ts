@@ -149,7 +149,7 @@ t.test('serves a range only if If-Range matches exactly', async t => {
   }
   check(t, { range, 'if-range': completedAt }, 200, { isDateValidator: false });
   check(t, { range, 'if-range': completedAt }, 200, { lastModified: null });
-  // Beyond the end of a file that was replaced: the caller gets the new one.
+  // The range starts after the end of a file that was replaced: the caller gets the new file.
   check(t, { range: 'bytes=5000-', 'if-range': '"x"' }, 200);
   check(t, { range: 'bytes=5000-', 'if-range': etag }, 416);
   check(t, { 'if-range': etag }, 200);

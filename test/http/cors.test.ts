@@ -33,7 +33,7 @@ const shown = {
     'Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After, X-Missing-Dates, X-Request-Id, X-Total-Rows',
 };
 
-t.test('answers and problems alike can be read by a page of an origin on the list', async t => {
+t.test('lets pages of an allowed origin read answers and problems', async t => {
   const key = await app.makeKey('acme', ['snapshots:write']);
   for (const [status, path, options] of [
     [200, '/v1/environments/acme', {}],
@@ -66,7 +66,7 @@ t.test('answers and problems alike can be read by a page of an origin on the lis
   }
 });
 
-t.test('a preflight needs no token, whatever the route', async t => {
+t.test('answers a preflight of every route without a token', async t => {
   for (const [method, path] of [
     ['PUT', '/v1/environments/acme'],
     ['DELETE', '/v1/environments/absent'],
@@ -94,14 +94,14 @@ t.test('a preflight needs no token, whatever the route', async t => {
   }
 });
 
-t.test('an origin that is not on the list gets none, nor does a caller without one', async t => {
+t.test('sends no CORS headers to other origins or without an Origin header', async t => {
   const preflight = { 'access-control-request-method': 'PUT' };
   for (const origin of [...strangers, undefined]) {
     const headers = origin === undefined ? {} : { origin };
     const read = await app.call('/v1/environments/acme', { headers });
-    t.equal(read.status, 200, 'it is the browser that keeps pages from reading');
+    t.equal(read.status, 200, 'the browser, not the service, blocks the page');
     t.strictSame(corsHeaders(read), {}, String(origin));
-    t.equal(read.headers.vary, 'Origin', 'so that no cache mixes them up');
+    t.equal(read.headers.vary, 'Origin', 'the Vary header separates the answers in caches');
     const broken = await app.call('/v1/environments/%', { headers });
     t.equal(broken.status, 400);
     t.strictSame(corsHeaders(broken), {}, String(origin));
@@ -116,7 +116,7 @@ t.test('an origin that is not on the list gets none, nor does a caller without o
   }
 });
 
-t.test('without CORS_ORIGINS there are no such headers at all', async t => {
+t.test('sends no CORS headers without CORS_ORIGINS', async t => {
   const plain = await startTestApp(t);
   for (const method of ['GET', 'OPTIONS']) {
     const answer = await plain.call('/v1/environments', { method, headers: { origin: good } });

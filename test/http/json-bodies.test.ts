@@ -14,7 +14,7 @@ const routes = [
   ['POST', `${environment}/export-configs/validate`],
 ] as const;
 
-/** Bodies of about the given size that cost a parser or validator much. */
+/** Returns bodies of about the given size that are expensive to parse or to validate. */
 const shapes: Readonly<Record<string, (bytes: number) => string>> = {
   'many unknown properties': bytes =>
     `{${Array.from({ length: bytes / 9 }, (_, index) => `"p${index}":1`).join(',')}}`,

@@ -11,11 +11,11 @@ import { AppError } from '../../src/shared/errors.ts';
 const order: ListOrder<string> = { position: id => [id], parts: [isIdPart] };
 const letters = 'abcdefghij'.split('');
 
-/** A list in memory, in the order of its letters. */
+/** Pages a list in memory, in the order of its letters. */
 const fetchLetters = async (page: { after: readonly string[] | null; limit: number }) =>
   letters.filter(letter => letter > (page.after?.[0] ?? '')).slice(0, page.limit);
 
-t.test('pages join to the whole list, whatever their size', async t => {
+t.test('returns pages of any size that join to the whole list', async t => {
   for (let limit = 1; limit <= 11; limit += 1) {
     const seen: string[] = [];
     let cursor: string | null = null;
@@ -36,7 +36,7 @@ t.test('pages join to the whole list, whatever their size', async t => {
   }
 });
 
-t.test('fifty unless the caller says otherwise, and one more to know the last page', async t => {
+t.test('reads 51 items by default, to know if a page of 50 is the last', async t => {
   await readPage({}, order, async ({ after, limit }) => {
     t.equal(after, null);
     t.equal(limit, 51);
@@ -46,7 +46,7 @@ t.test('fifty unless the caller says otherwise, and one more to know the last pa
 
 const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
 
-t.test('cursors that this list did not give', async t => {
+t.test('refuses cursors that this list did not issue', async t => {
   const bad = [
     '',
     '%',
@@ -110,14 +110,14 @@ const parts: readonly [
 ];
 
 for (const [check, good, bad] of parts) {
-  t.test(check.name, async t => {
+  t.test(`${check.name} accepts only values of a cursor`, async t => {
     for (const part of good) t.ok(check(part), JSON.stringify(part));
     for (const part of bad) t.notOk(check(part), JSON.stringify(part));
   });
 }
 
-t.test('an instant of a cursor that Date.parse guesses at', async t => {
-  // The position is what this service wrote with toISOString; anything else is not ours.
+t.test('refuses instants in a cursor that only Date.parse accepts', async t => {
+  // The service writes positions with toISOString. Any other form is forged.
   for (const part of [
     '2026',
     'Mon 2 Mar',

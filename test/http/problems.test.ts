@@ -31,7 +31,7 @@ function isProblem(
   t.ok(isRight, `${what}: ${answer.status} ${JSON.stringify(answer.text)}`);
   t.ok(
     !/\\n +at |node_modules|\.ts:|select |pg_|127\.0\.0\.1/i.test(answer.text),
-    `${what}: nothing of the inside`,
+    `${what}: no internal details`,
   );
 }
 
@@ -106,7 +106,7 @@ t.test('answers 404 to paths that no method has', async t => {
   }
 });
 
-t.test('URLs that cannot be decoded', async t => {
+t.test('refuses URLs that cannot be decoded', async t => {
   for (const path of [
     '/v1/environments/%',
     '/v1/environments/%zz',
@@ -128,7 +128,7 @@ t.test('URLs that cannot be decoded', async t => {
   }
 });
 
-t.test('JSON bodies', async t => {
+t.test('refuses malformed, unsuitable and oversized JSON bodies', async t => {
   const put = (body: string | Buffer, type = 'application/json') =>
     app.call('/v1/environments/new', { method: 'PUT', headers: { 'content-type': type }, body });
   const good = '{"name":"x","plan":"pro"}';
@@ -185,17 +185,17 @@ t.test('JSON bodies', async t => {
     'payload_too_large',
     '300 kB',
   );
-  t.equal((await app.call('/v1/environments/new')).status, 404, 'nothing was made');
+  t.equal((await app.call('/v1/environments/new')).status, 404, 'no environment was created');
 });
 
-t.test('gives every request an id of its own, whatever id the caller sends', async t => {
+t.test('gives every request an id of its own, for any id that the caller sends', async t => {
   const idFor = async (given: string) =>
     (await ask(`${app.origin}/nothing`, { headers: { 'x-request-id': given } })).json.requestId;
   for (const given of ['abc-1.2:3_4', 'a b', 'x'.repeat(65), '<script>', '"', ''])
     t.match(await idFor(given), /^[0-9a-f-]{36}$/);
 });
 
-t.test('a host that is missing or none, and expectations that nobody has', async t => {
+t.test('refuses a missing or malformed Host header and unknown Expect headers', async t => {
   const ask = async (head: string) => {
     const connection = await connectRaw(app.port);
     connection.socket.write(`${head}\r\nConnection: close\r\n\r\n`);
@@ -224,7 +224,7 @@ t.test('a host that is missing or none, and expectations that nobody has', async
   }
 });
 
-t.test('raw garbage gets a problem and the end', async t => {
+t.test('answers malformed HTTP with a problem and closes the connection', async t => {
   for (const garbage of [
     'garbage\r\n\r\n',
     'GET / HTTP/9.9\r\n\r\n',
@@ -246,7 +246,7 @@ t.test('raw garbage gets a problem and the end', async t => {
   t.equal((await app.call('/health/live')).status, 200);
 });
 
-t.test('a HEAD that breaks gets no body', async t => {
+t.test('answers a malformed HEAD request without a body', async t => {
   for (const [broken, status] of [
     [`HEAD /${'x'.repeat(20_000)} HTTP/1.1\r\nHost: x\r\n\r\n`, 431],
     [`HEAD / HTTP/1.1\r\nHost: x\r\nX: ${'y'.repeat(20_000)}\r\n\r\n`, 431],
@@ -261,7 +261,10 @@ t.test('a HEAD that breaks gets no body', async t => {
   }
 });
 
-/** A client that goes on sending whatever happens, as many do, and reads the answer only then. */
+/**
+ * Sends the whole body whatever the service answers, as many clients do. Reads the answer
+ * afterwards.
+ */
 async function sendThrough(
   head: string,
   megabytes: number,
@@ -285,7 +288,7 @@ async function sendThrough(
   connection.socket.write('0\r\n\r\n');
   await connection.until(/\r\n\r\n/);
   const text = connection.received().toString();
-  // The same connection serves the next request.
+  // The same connection must serve another request.
   if (closed === null) {
     connection.socket.write('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n');
     await connection.until(/\{"status":"ok"\}/);
@@ -295,7 +298,7 @@ async function sendThrough(
 }
 
 t.test(
-  'an early answer reaches a client that is still sending, and its connection lives on',
+  'sends an early answer to a client that is still sending, and keeps its connection',
   async t => {
     const head = (path: string, token: string) =>
       `PUT ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${token}\r\nTransfer-Encoding: chunked\r\n\r\n`;
@@ -312,13 +315,13 @@ t.test(
         'validation_failed',
       ],
       [
-        'a header at fault',
+        'an invalid header',
         `${head(path, testAdminToken)}6\r\na,b,c\n\r\n`,
         422,
         'snapshot_invalid',
       ],
       [
-        'a row at fault near the start',
+        'an invalid row near the start',
         head(path, testAdminToken) + start,
         422,
         'snapshot_invalid',
@@ -333,13 +336,20 @@ t.test(
   },
 );
 
-t.test('it also reaches a client that wants the connection closed, and then it is', async t => {
+t.test('sends an early answer to a client with Connection: close, then closes', async t => {
   const csv = '/v1/environments/acme/snapshots/2026-03-01';
   for (const [name, method, path, token, type, status] of [
     ['no such key', 'PUT', csv, 'nobody', 'text/csv', 401],
-    ['a row at fault', 'PUT', csv, testAdminToken, 'text/csv', 422],
-    ['a body where none belongs', 'GET', '/metrics', testAdminToken, 'application/json', 200],
-    ['too much JSON', 'PUT', '/v1/environments/acme', testAdminToken, 'application/json', 413],
+    ['an invalid row', 'PUT', csv, testAdminToken, 'text/csv', 422],
+    ['a body on a GET request', 'GET', '/metrics', testAdminToken, 'application/json', 200],
+    [
+      'a JSON body that is too large',
+      'PUT',
+      '/v1/environments/acme',
+      testAdminToken,
+      'application/json',
+      413,
+    ],
   ] as const) {
     const connection = await connectRaw(app.port);
     connection.socket.write(
@@ -355,7 +365,7 @@ t.test('it also reaches a client that wants the connection closed, and then it i
   }
 });
 
-t.test('a JSON body of many megabytes is refused without being read into memory', async t => {
+t.test('refuses a JSON body of 24 MiB without buffering it', async t => {
   const before = process.memoryUsage().arrayBuffers;
   const { text } = await sendThrough(
     `PUT /v1/environments/acme HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer ${testAdminToken}\r\nTransfer-Encoding: chunked\r\n\r\n`,
@@ -365,7 +375,7 @@ t.test('a JSON body of many megabytes is refused without being read into memory'
   t.ok(process.memoryUsage().arrayBuffers - before < 32 * 2 ** 20);
 });
 
-t.test('keep-alive: one connection, many answers, errors among them', async t => {
+t.test('serves answers and errors over one keep-alive connection', async t => {
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
   const localPorts = new Set<number | undefined>();
   agent.on('free', (socket: { localPort?: number }) => localPorts.add(socket.localPort));
@@ -399,7 +409,7 @@ t.test('keep-alive: one connection, many answers, errors among them', async t =>
   agent.destroy();
 });
 
-t.test('a caller who hangs up in the middle of a body is no fault of the service', async t => {
+t.test('logs a caller that disconnects in the middle of a body as information', async t => {
   const lines = app.log.length;
   const connection = await connectRaw(app.port);
   connection.socket.write(

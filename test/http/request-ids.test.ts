@@ -5,7 +5,10 @@ import { ask, open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-/** Every answer has an id of the service; its log lines also name the caller's id. */
+/**
+ * Tests that every answer has an id of the service, and that its log lines also have the caller's
+ * id.
+ */
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'enterprise');
@@ -30,15 +33,22 @@ for (const [what, method, path, headers, body, status] of [
     undefined,
     200,
   ],
-  ['its headers', 'HEAD', '/v1/environments/acme/exports/today.csv', authorization, undefined, 200],
-  ['no token', 'GET', '/v1/environments/acme', {}, undefined, 401],
-  ['no route', 'GET', '/v1/nothing', {}, undefined, 404],
-  ['no such method', 'PATCH', '/v1/environments/acme', {}, undefined, 404],
+  [
+    'a HEAD request',
+    'HEAD',
+    '/v1/environments/acme/exports/today.csv',
+    authorization,
+    undefined,
+    200,
+  ],
+  ['a missing token', 'GET', '/v1/environments/acme', {}, undefined, 401],
+  ['an unknown route', 'GET', '/v1/nothing', {}, undefined, 404],
+  ['an unknown method', 'PATCH', '/v1/environments/acme', {}, undefined, 404],
   ['a URL that cannot be decoded', 'GET', '/v1/environments/%ff', authorization, undefined, 400],
   ['a parameter that is too long', 'GET', `/v1/downloads/${'x'.repeat(2_300)}`, {}, undefined, 400],
-  ['no good link', 'GET', '/v1/downloads/nothing', {}, undefined, 401],
+  ['an invalid link', 'GET', '/v1/downloads/nothing', {}, undefined, 401],
   ['broken JSON', 'PUT', '/v1/environments/new', { ...authorization, ...json }, '{', 400],
-  ['a field at fault', 'PUT', '/v1/environments/new', { ...authorization, ...json }, '{}', 400],
+  ['an invalid field', 'PUT', '/v1/environments/new', { ...authorization, ...json }, '{}', 400],
   [
     'another media type',
     'PUT',
@@ -48,7 +58,7 @@ for (const [what, method, path, headers, body, status] of [
     415,
   ],
   [
-    'rows at fault',
+    'invalid rows',
     'PUT',
     '/v1/environments/acme/snapshots/2026-03-01',
     { ...authorization, 'content-type': 'text/csv' },
@@ -56,7 +66,7 @@ for (const [what, method, path, headers, body, status] of [
     422,
   ],
 ] as const) {
-  t.test(what, async t => {
+  t.test(`sends and logs request ids for ${what}`, async t => {
     const id = newId();
     const answer = await ask(app.origin + path, {
       method,
@@ -67,7 +77,7 @@ for (const [what, method, path, headers, body, status] of [
     const given = String(answer.headers['x-request-id']);
     t.match(given, ownId, 'header');
     if (status >= 400) t.equal(answer.json.requestId, given, 'problem');
-    // Links stay out of the log while nothing is wrong with the service.
+    // Requests of links are logged only if the service fails.
     if (!path.startsWith('/v1/downloads/')) {
       await eventually(() => linesOf(given).length >= 1, 'the log');
       for (const line of linesOf(given)) t.equal(line['callerRequestId'], id);
@@ -75,7 +85,7 @@ for (const [what, method, path, headers, body, status] of [
   });
 }
 
-t.test('a host that is none, before any route', async t => {
+t.test('gives a request with a malformed host an id before any route', async t => {
   const connection = await connectRaw(app.port);
   connection.socket.write(
     'GET /v1/environments HTTP/1.1\r\nHost: a b\r\nX-Request-Id: before\r\nConnection: close\r\n\r\n',
@@ -87,7 +97,7 @@ t.test('a host that is none, before any route', async t => {
   await eventually(() => linesOf(id).some(line => line['callerRequestId'] === 'before'));
 });
 
-t.test('what is not HTTP gets an id of its own', async t => {
+t.test('gives an answer to malformed HTTP an id', async t => {
   const connection = await connectRaw(app.port);
   connection.socket.write('garbage\r\n\r\n');
   await connection.closed;
@@ -97,7 +107,7 @@ t.test('what is not HTTP gets an id of its own', async t => {
   t.equal(linesOf(id).length, 1);
 });
 
-t.test('a fault of ours, before and after the first byte', async t => {
+t.test('logs the id of a failed download before and after the first byte', async t => {
   const { pool } = app.database;
   const before = newId();
   await pool.query('alter table snapshots rename to hidden');
@@ -119,7 +129,7 @@ t.test('a fault of ours, before and after the first byte', async t => {
   );
 });
 
-t.test('two requests with the same caller id have different ids', async t => {
+t.test('gives two requests with the same caller id different ids', async t => {
   const headers = { ...authorization, 'x-request-id': 'same' };
   const answers = await Promise.all([1, 2].map(() => ask(`${app.origin}/nothing`, { headers })));
   const ids = answers.map(answer => String(answer.headers['x-request-id']));
@@ -127,7 +137,7 @@ t.test('two requests with the same caller id have different ids', async t => {
   for (const id of ids) t.match(id, ownId);
 });
 
-t.test('the log lines of a request name its caller', async t => {
+t.test('logs the caller of each request', async t => {
   const key = await app.makeKey('acme', ['exports:read']);
   const completed = async (token: string | null) => {
     const { headers } = await app.call('/v1/environments/acme', { token });

@@ -15,9 +15,12 @@ import { makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 
-/** Everything that leaves the service (bodies, headers, log lines, jobs, audit) is searched for everything secret. */
+/**
+ * Searches everything that leaves the service for every secret: bodies, headers, log lines, jobs
+ * and the audit log.
+ */
 
-t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t => {
+t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', needsS3, async t => {
   const issuer = await startIssuer(t);
   const issuerKey = await makeIssuerKey('ec');
   await issuer.publish(issuerKey);
@@ -28,7 +31,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
   const left: string[] = [];
   const record = (answer: Answer, ...shown: readonly string[]) => {
     const text = `${JSON.stringify(answer.headers)}\n${answer.text}`;
-    // What an answer is there to show is taken out of that answer alone.
+    // A secret that an answer must show is removed from the record of that answer only.
     left.push(shown.reduce((rest, secret) => rest.replace(secret, '[shown]'), text));
     return answer;
   };
@@ -41,7 +44,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
     return record(answer, webhookSecret);
   };
 
-  // A tenant with all that it can have.
+  // An environment with every kind of secret.
   const environment = '/v1/environments/acme';
   const tenant = { name: 'Acme', plan: 'enterprise', failureWebhook: 'http://127.0.0.1:1/' };
   await call(environment, { method: 'PUT', json: tenant });
@@ -68,7 +71,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
     record(await ask(`${answer.json.url}x`));
   }
 
-  // Configs: one that works, one whose stored secret is broken, and many that are refused.
+  // Creates a config that works and one whose stored secret is broken. Many others are refused.
   const config = await makeConfig(app, 'acme', configBody('full', { manifest: true }));
   const broken = await makeConfig(app, 'acme');
   const stored = async () => {
@@ -115,7 +118,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
     runIds.push(run.json.id);
     await until(
       async () => {
-        // A secret that does not open is tried three times, in up to half a minute.
+        // A secret that does not open is tried three times. The pauses are up to half a minute.
         await hastenRetries(pool);
         return await runs.read(run.json.id);
       },
@@ -125,7 +128,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
   t.equal((await runs.read(runIds[0] ?? '')).state, 'successful');
   t.equal((await runs.read(runIds[1] ?? '')).state, 'failed');
 
-  // Every route there is, as every kind of caller who may, with bodies that fit and that do not.
+  // Calls every route as every kind of caller, with valid and invalid bodies.
   const { paths } = app.app.swagger() as { paths: Record<string, Record<string, unknown>> };
   let calls = 0;
   for (const [template, methods] of Object.entries(paths)) {
@@ -147,7 +150,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
         `${key.token.slice(0, -1)}x`,
         `${user}x`,
       ]) {
-        // Deletions come last, by themselves.
+        // Deletions follow at the end.
         if (method === 'DELETE' && token !== null) continue;
         const json = ['POST', 'PATCH', 'PUT'].includes(method) ? { name: 'x' } : undefined;
         await call(path, { method, token, ...(json && { json }) });
@@ -169,10 +172,10 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
 
   const hidden = new Map<string, string>();
   const hide = (name: string, secret: string) => {
-    if (secret.length < 16) throw new Error(`${name} is too short to be looked for`);
+    if (secret.length < 16) throw new Error(`${name} is too short to search for`);
     hidden.set(name, secret);
   };
-  /** In each form that something might write it in. */
+  /** Adds a secret in each form that code might write it in. */
   const hideBytes = (name: string, bytes: Buffer) => {
     for (const form of ['base64', 'base64url', 'hex'] as const) {
       hide(`${name} as ${form}`, bytes.toString(form).replace(/=+$/, ''));
@@ -188,7 +191,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
     hideBytes(`secret of ${name}`, Buffer.from(secretAccessKey));
   }
   hide('refused secret', wrong);
-  t.equal(webhookSecrets.length, 2, 'made, and made anew');
+  t.equal(webhookSecrets.length, 2, 'the first webhook secret and the rotated one');
   for (const [index, secret] of webhookSecrets.entries()) hide(`webhook secret ${index}`, secret);
   for (const [index, value] of sealed.entries()) {
     const bytes = Buffer.from(value.split('.')[2] ?? '', 'base64url');
@@ -209,7 +212,7 @@ t.test('secrets, sealed secrets, nonces and keys never leave', needsS3, async t 
     log: app.log.map(line => JSON.stringify(line)).join('\n'),
     'jobs, runs and audit log': inDatabase.rows.map(({ line }) => line).join('\n'),
   };
-  t.ok(places.log.includes(configs), 'the log is there');
+  t.ok(places.log.includes(configs), 'the log has the requests');
   for (const [place, text] of Object.entries(places)) {
     const found = [...hidden].filter(([, secret]) => text.includes(secret)).map(([name]) => name);
     t.strictSame(found, [], place);

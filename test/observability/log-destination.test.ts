@@ -16,7 +16,7 @@ t.setTimeout(300_000);
 
 const main = path.join(import.meta.dirname, '../../src/main.ts');
 
-t.test('drops lines beyond the limit while the reader stalls, and says how many', async t => {
+t.test('drops lines beyond the limit while the reader stalls, and logs their number', async t => {
   const lines: string[] = [];
   let proceed = () => {};
   const stream = new Writable({
@@ -37,7 +37,7 @@ t.test('drops lines beyond the limit while the reader stalls, and says how many'
   t.match(JSON.parse(lines.at(-1) ?? ''), { level: 40, droppedLines: 10 });
 });
 
-t.test('ends by the signal whatever became of stdout and stderr', async t => {
+t.test('ends on a signal in every state of stdout and stderr', async t => {
   const database = await createTestDatabase(t);
   const closings: Readonly<Record<string, (child: ChildProcess) => void>> = {
     'closed stdout': child => {
@@ -48,7 +48,7 @@ t.test('ends by the signal whatever became of stdout and stderr', async t => {
       child.stdout?.destroy();
       child.stderr?.destroy();
     },
-    // Nothing reads it, and more is logged than a pipe holds.
+    // Nothing reads the pipe, and the lines exceed its capacity.
     'stalled stdout and stderr': child => {
       child.stdout?.pause();
       child.stderr?.pause();
@@ -88,7 +88,7 @@ t.test('ends by the signal whatever became of stdout and stderr', async t => {
       const started = performance.now();
       child.kill(signal);
       t.strictSame(await exited, [0, null]);
-      t.ok(performance.now() - started < 20_000, 'within the time to shut down');
+      t.ok(performance.now() - started < 20_000, 'the end within the time to shut down');
     });
   }
 });

@@ -22,7 +22,7 @@ await writeWideSnapshot(pool, {
 const scrape = async () => readMetrics((await app.call('/metrics', { token: null })).text);
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const idle = () =>
-  eventually(() => app.dependencies.downloadLimit.active === 0, 'no download under way');
+  eventually(() => app.dependencies.downloadLimit.active === 0, 'the end of the downloads');
 
 t.test('counts a complete download, before and after rendering', async t => {
   for (const isRendered of [false, true]) {
@@ -60,7 +60,7 @@ t.test('counts a rendering and its bytes', async t => {
   t.equal((await scrape()).get('whx_renderings_waiting'), 1);
 });
 
-t.test('a reader who goes away', async t => {
+t.test('counts a download whose reader disconnects', async t => {
   const before = await scrape();
   const url = `${app.origin}/v1/environments/wide/exports/today.csv`;
   const response = await open(url, { headers: authorization });
@@ -71,7 +71,7 @@ t.test('a reader who goes away', async t => {
   t.equal(more('whx_download_rows_total'), 0);
 });
 
-t.test('downloads that fail before and after their first byte', async t => {
+t.test('counts downloads that fail before and after their first byte', async t => {
   const before = await scrape();
   await pool.query('alter table snapshots rename to hidden');
   t.equal((await app.download('small', 'today')).status, 503);
@@ -89,7 +89,7 @@ t.test('downloads that fail before and after their first byte', async t => {
   t.equal(difference(before, await scrape())('whx_downloads_total{outcome="failed"}'), 2);
 });
 
-t.test('loads by how they end', async t => {
+t.test('counts ingests by their outcome', async t => {
   const csv = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
   const url = `${app.origin}/v1/environments/broken/snapshots/2026-02-01`;
   const cutOff = async () => {
@@ -98,7 +98,7 @@ t.test('loads by how they end', async t => {
       `PUT ${new URL(url).pathname} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
         `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${csv.slice(0, 100)}`,
     );
-    await eventually(() => app.dependencies.ingestLimit.active === 1, 'the load has begun');
+    await eventually(() => app.dependencies.ingestLimit.active === 1, 'the start of the ingest');
     connection.socket.destroy();
   };
   for (const [outcome, act, rows] of [
@@ -118,7 +118,7 @@ t.test('loads by how they end', async t => {
   ] as const) {
     const before = await scrape();
     await act();
-    await eventually(() => app.dependencies.ingestLimit.active === 0, 'the load has ended');
+    await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the ingest');
     const more = difference(before, await scrape());
     t.equal(more(`whx_loads_total{outcome="${outcome}"}`), 1, outcome);
     t.equal(more('whx_load_rows_total'), rows, outcome);
@@ -127,7 +127,7 @@ t.test('loads by how they end', async t => {
   }
 });
 
-t.test('no customer is named, and what can be counted is there from the start', async t => {
+t.test('names no customer and has every series from the start', async t => {
   const { text } = await app.call('/metrics', { token: null });
   t.notMatch(text, /small|wide|broken/);
   for (const outcome of ['complete', 'reader_gone', 'stalled', 'failed']) {

@@ -7,7 +7,7 @@ import { startTestApp } from '../helpers/app.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 import { parseQuery, type Selector } from './parse-query.ts';
 
-/** The example of alerts and the dashboard ask for nothing that a real scrape does not have. */
+/** Tests that alerts and dashboard use only series that a real scrape has. */
 
 const docs = path.join(import.meta.dirname, '../../docs');
 const read = (name: string) => fs.readFileSync(path.join(docs, name), 'utf8');
@@ -15,7 +15,7 @@ const read = (name: string) => fs.readFileSync(path.join(docs, name), 'utf8');
 interface Asked {
   readonly where: string;
   readonly text: string;
-  /** Where labels of the outcome are shown. */
+  /** Text that shows labels of the result. */
   readonly shown: string;
 }
 
@@ -36,7 +36,7 @@ const rules: Rule[] = parse(read('monitoring/alerts.yaml')).groups.flatMap(
 const dashboard = JSON.parse(read('monitoring/grafana-dashboard.json'));
 const panels: Panel[] = dashboard.panels;
 
-/** As Grafana fills them in. */
+/** Replaces Grafana's variables by values. */
 const fillIn = (expr: string) => expr.replaceAll('$__rate_interval', '5m').replaceAll('$job', '.+');
 const asked: Asked[] = [
   ...rules.map(({ alert, expr, annotations }) => ({
@@ -53,11 +53,11 @@ const asked: Asked[] = [
   ),
 ];
 
-/** Prometheus adds these to everything that it scrapes, and `up` of its own. */
+/** Labels that Prometheus adds to everything that it scrapes. It also creates the metric `up`. */
 const addedLabels = { job: 'warehouse-export', instance: '127.0.0.1:3000' };
 const madeByPrometheus = new Map([['up', [{}]]]);
 
-/** Metrics by name, with the labels of each of their series. */
+/** Returns the label sets of each metric. */
 function seriesOf(text: string): Map<string, Record<string, string>[]> {
   const found = new Map<string, Record<string, string>[]>(madeByPrometheus);
   for (const series of readMetrics(text).keys()) {
@@ -83,7 +83,7 @@ async function scrapeOfEverything(): Promise<string> {
   await app.putEnvironment('acme', 'pro');
   await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
   await app.download('acme', 'today');
-  // For a series with a 5xx status.
+  // Creates a series with a 5xx status.
   await app.database.pool.query('alter table snapshots rename to hidden');
   const failed = await app.download('acme', 'today');
   if (failed.status < 500) throw new Error(failed.text);
@@ -93,11 +93,11 @@ async function scrapeOfEverything(): Promise<string> {
 
 const series = seriesOf(await scrapeOfEverything());
 
-t.test('every query parses and finds series in a real scrape, labels included', async t => {
+t.test('finds series and labels in a real scrape for every query', async t => {
   t.ok(asked.length > 50, `${asked.length} queries`);
   for (const { where, text, shown } of asked) {
     const { selectors, groupedBy } = parseQuery(text);
-    t.ok(selectors.length > 0, `${where} asks for something`);
+    t.ok(selectors.length > 0, `${where} selects a series`);
     const labels = new Set(Object.keys(addedLabels));
     for (const selector of selectors) {
       const matching = (series.get(selector.metric) ?? []).filter(found =>
@@ -117,7 +117,7 @@ t.test('every query parses and finds series in a real scrape, labels included', 
   }
 });
 
-t.test('every metric of ours is used', async t => {
+t.test('uses every metric of the service', async t => {
   const used = new Set(
     asked.flatMap(({ text }) => parseQuery(text).selectors.map(({ metric }) => metric)),
   );
@@ -130,16 +130,16 @@ t.test('every metric of ours is used', async t => {
   );
 });
 
-t.test('names follow the rules of Prometheus', async t => {
+t.test('names metrics by the rules of Prometheus', async t => {
   for (const name of series.keys()) {
     if (!name.startsWith('whx_')) continue;
     t.match(name, /^[a-z][a-z0-9_]*$/);
     t.notMatch(name, /_(ms|milliseconds|kb|mb|minutes)(_|$)/, 'base units');
-    t.notMatch(JSON.stringify(series.get(name)), /acme/, 'nothing of one customer');
+    t.notMatch(JSON.stringify(series.get(name)), /acme/, 'no name of a customer');
   }
 });
 
-t.test('each alert is explained, and the dashboard can be imported', async t => {
+t.test('explains each alert and has a dashboard that can be imported', async t => {
   const guide = read('monitoring.md');
   for (const { alert } of rules) t.ok(guide.includes(`### ${alert}\n`), alert);
   t.equal(new Set(rules.map(({ alert }) => alert)).size, rules.length);
@@ -149,7 +149,7 @@ t.test('each alert is explained, and the dashboard can be imported', async t => 
   }
 });
 
-t.test('a query at fault is seen', async t => {
+t.test('refuses an invalid query', async t => {
   t.throws(() => parseQuery('sum(rate(whx_downloads_total[5m])'));
   t.throws(() => parseQuery('sum by outcome (whx_downloads_total)'));
 });

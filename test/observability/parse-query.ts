@@ -1,6 +1,6 @@
 import { parser } from '@prometheus-io/lezer-promql';
 
-/** One series selector of a query: a metric and what its labels have to be. */
+/** A series selector of a query: a metric and conditions for its labels. */
 export interface Selector {
   readonly metric: string;
   readonly matchers: readonly {
@@ -12,11 +12,15 @@ export interface Selector {
 
 export interface Query {
   readonly selectors: readonly Selector[];
-  /** Labels that it groups or matches by. */
+  /** Labels that the query groups or matches by. */
   readonly groupedBy: readonly string[];
 }
 
-/** @throws where Prometheus would */
+/**
+ * Parses a query.
+ *
+ * @throws if the query is invalid
+ */
 export function parseQuery(text: string): Query {
   const selectors: { metric: string; matchers: Selector['matchers'][number][] }[] = [];
   const groupedBy: string[] = [];

@@ -2,7 +2,7 @@ import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 
-t.test('10,000 pipelined readiness probes share a few look-ups in the database', async t => {
+t.test('answers 10,000 pipelined readiness probes with a few database queries', async t => {
   let queries = 0;
   const app = await startTestApp(t, {
     adjust: dependencies => {

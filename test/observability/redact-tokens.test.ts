@@ -9,7 +9,7 @@ const link = `${header}.${payload}.${signature}`;
 const apiKey = `whx_${'0'.repeat(16)}_${'a'.repeat(64)}`;
 const operatorToken = 'operator-token-of-32-characters!';
 
-t.test('redacts a token wherever it stands in a URL', async t => {
+t.test('redacts a token in every position of a URL', async t => {
   const encoded = link.replaceAll('.', '%2E').replace('e', '%65');
   for (const token of [link, apiKey, encoded, `${link}.csv`]) {
     for (const url of [
@@ -39,7 +39,7 @@ t.test('redacts a token wherever it stands in a URL', async t => {
   );
 });
 
-t.test('shows a URL without a token as it is', async t => {
+t.test('leaves a URL without a token unchanged', async t => {
   for (const url of [
     '/',
     '/v1/environments/acme/exports/30-days-daily.csv.gz?asOf=2026-03-02',

@@ -12,14 +12,14 @@ import { registerSecret, testAdminToken, usedSecrets } from '../helpers/secrets.
 import { startApiProcess, startServiceProcess } from '../helpers/service-process.ts';
 import { startTraceReceiver } from '../helpers/trace-receiver.ts';
 
-/** Traces of the service as it is started, sent to a receiver on loopback. */
+/** Tests the traces of a service process that sends them to a receiver on loopback. */
 
 const today = new Date().toISOString().slice(0, 10);
 const download = 'GET /v1/environments/:environmentId/exports/:aggregation.csv';
 
 t.setTimeout(300_000);
 
-/** A caller's own trace. */
+/** Creates the trace context of a caller. */
 function callerTrace() {
   const traceId = randomBytes(16).toString('hex');
   const spanId = randomBytes(8).toString('hex');
@@ -106,7 +106,7 @@ t.test('traces an ingest and a download with the trace of their callers', async 
     );
     t.strictSame(receiver.tree(caller.traceId), spans);
     const root = spanOf(caller.traceId, download);
-    t.equal(root?.parentSpanId, caller.spanId, 'the caller’s trace goes on');
+    t.equal(root?.parentSpanId, caller.spanId, 'the span continues the trace of the caller');
     t.match(root?.attributes, {
       'http.response.status_code': 200,
       'whx.request.id': requestId,
@@ -120,12 +120,12 @@ t.test('traces an ingest and a download with the trace of their callers', async 
     t.ok(lines.length >= 2, 'the request’s lines in the log');
     t.ok(
       lines.every(line => line['traceId'] === caller.traceId),
-      'each with the trace',
+      'each line has the trace',
     );
   }
 });
 
-t.test('answers that are errors', async t => {
+t.test('traces error answers without an error status', async t => {
   const { call, received, spanOf } = await start(t);
   for (const [path, name, status] of [
     ['/v1/environments/nobody', 'GET /v1/environments/:environmentId', 404],
@@ -137,18 +137,18 @@ t.test('answers that are errors', async t => {
     await received(caller.traceId, name);
     const span = spanOf(caller.traceId, name);
     t.equal(span?.attributes['http.response.status_code'], status, path);
-    t.equal(span?.isError, false, 'no fault of the service');
+    t.equal(span?.isError, false, 'not an error of the service');
   }
 });
 
-t.test('a run by hand, in another process', needsS3, async t => {
+t.test('continues the trace of a manual run in the worker process', needsS3, async t => {
   const { database, receiver, call, received, spanOf } = await start(t);
   const worker = startServiceProcess(database.url, {
     ...receiver.env,
     PROCESS_ROLE: 'worker',
   });
   t.teardown(() => worker.end('SIGTERM'));
-  // Several parts of 8 MiB.
+  // The file needs several parts of 8 MiB.
   await fillSnapshot(database.pool, 'acme', today, 120_000);
   const configs = '/v1/environments/acme/export-configs';
   const made = await call(configs, { method: 'POST', body: JSON.stringify(configBody()) });
@@ -179,7 +179,7 @@ t.test('a run by hand, in another process', needsS3, async t => {
       '      CreateMultipartUpload',
       '      UploadPart',
       '      CompleteMultipartUpload',
-      // The upload's id is written down.
+      // The worker stores the upload id.
       '      wait for a connection',
     ].toSorted(),
   );
@@ -197,7 +197,7 @@ t.test('a run by hand, in another process', needsS3, async t => {
   });
 });
 
-t.test('no secret, no link and no path is in them', needsS3, async t => {
+t.test('sends no secrets, links or paths in traces', needsS3, async t => {
   const { receiver, call, load, received } = await start(t);
   await load();
   const key = await call('/v1/environments/acme/api-keys', {
@@ -227,7 +227,7 @@ t.test('no secret, no link and no path is in them', needsS3, async t => {
   t.notMatch(sent, /downloads\/(?!:token)/);
 });
 
-t.test('SIGTERM sends what is recorded', async t => {
+t.test('sends the recorded spans on SIGTERM', async t => {
   const { receiver, service, call, spanOf } = await start(t, { OTEL_BSP_SCHEDULE_DELAY: '600000' });
   const caller = callerTrace();
   await call('/v1/environments/acme', { headers: caller.headers });
@@ -236,7 +236,7 @@ t.test('SIGTERM sends what is recorded', async t => {
   t.ok(spanOf(caller.traceId, 'GET /v1/environments/:environmentId'));
 });
 
-t.test('without leave nothing is sent; a receiver that is away harms nobody', async t => {
+t.test('sends nothing if tracing is disabled, and works without a receiver', async t => {
   for (const env of [{ OTEL_SDK_DISABLED: 'true' }, { OTEL_TRACES_EXPORTER: 'none' }]) {
     const { receiver, service, call } = await start(t, env);
     t.equal((await call('/v1/environments/acme', callerTrace())).status, 200);

@@ -8,7 +8,6 @@ const issuer = await startIssuer(t);
 const issuerKey = await makeIssuerKey('ec');
 await issuer.publish(issuerKey);
 
-/** Every route that the app has, as it registers them. */
 const app = await startTestApp(t, { env: { ...issuer.env, S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
 const document = app.app.swagger() as unknown as {
   paths: Record<string, Record<string, unknown>>;
@@ -26,15 +25,15 @@ type Plan = 'free' | 'pro' | 'enterprise';
 
 interface Rule {
   readonly needs: Need;
-  /** A further scope that suffices. */
+  /** Another scope that suffices. */
   readonly also?: Need;
-  /** The lowest plan. */
+  /** Lowest plan that allows the route. */
   readonly plan?: Plan;
   readonly body?: unknown;
   readonly csv?: true;
 }
 
-/** Who may call what, from the contract. A route that is not here fails the test. */
+/** Access rule of each route, by openapi.yaml. A route without a rule here fails the test. */
 const rules: Readonly<Record<string, Rule>> = {
   'GET /health/live': { needs: 'public' },
   'GET /health/ready': { needs: 'public' },
@@ -89,10 +88,10 @@ const rules: Readonly<Record<string, Rule>> = {
   'HEAD /v1/downloads/{token}': { needs: 'public' },
 };
 
-/** Routes that later parts of the service add, with tests of their own in their folders. */
+/** Routes with tests in their own folders. */
 const elsewhere = /\/export-configs|\/runs\//;
 
-t.test('every route of the app has a rule here, and every rule a route', async t => {
+t.test('has a rule in this test for every route, and a route for every rule', async t => {
   const printed = app.app.printRoutes({ commonPrefix: false, includeHooks: false });
   const found = routesOf(printed).filter(
     route => !elsewhere.test(route) && !/^\w+ \/docs/.test(route),
@@ -101,12 +100,15 @@ t.test('every route of the app has a rule here, and every rule a route', async t
   for (const [path, methods] of Object.entries(document.paths)) {
     for (const method of Object.keys(methods)) {
       const route = `${method.toUpperCase()} ${path}`;
-      if (!elsewhere.test(route)) t.ok(rules[route], `${route} of the document`);
+      if (!elsewhere.test(route)) t.ok(rules[route], `${route} of openapi.yaml`);
     }
   }
 });
 
-/** From find-my-way's tree: each line has its whole path when prefixes are not shared. */
+/**
+ * Returns the routes of find-my-way's tree. Each line has the whole path when prefixes are not
+ * shared.
+ */
 function routesOf(tree: string): string[] {
   const routes: string[] = [];
   const path: string[] = [];
@@ -125,7 +127,7 @@ function routesOf(tree: string): string[] {
   return routes;
 }
 
-t.test('the matrix', async t => {
+t.test('allows each route exactly the callers, scopes and plans of its rule', async t => {
   const plans: readonly Plan[] = ['free', 'pro', 'enterprise'];
   const scopes = ['exports:read', 'exports:write', 'snapshots:write'] as const;
   await app.putEnvironment('stranger', 'enterprise');
@@ -152,7 +154,7 @@ t.test('the matrix', async t => {
     });
 
     for (const [route, rule] of Object.entries(rules)) {
-      // A key's own route acts on a key that is made for it alone.
+      // Each call revokes a key that was created only for it.
       const callWith = async (token: string | null, environmentId = environment) => {
         const spareId = route.includes('{keyId}')
           ? (await app.makeKey(environment, ['exports:read'])).id
@@ -204,7 +206,7 @@ t.test('the matrix', async t => {
         const isLink = route.includes('/downloads/');
         for (const token of [null, 'nonsense', foreign.token, expiredUser, testAdminToken]) {
           const answer = await callWith(token);
-          if (isLink) expectProblem(answer, 401, 'unauthenticated', 'a link that is none');
+          if (isLink) expectProblem(answer, 401, 'unauthenticated', 'a link with a forged token');
           else t.equal(answer.status, 200, route);
         }
         continue;
@@ -220,8 +222,8 @@ t.test('the matrix', async t => {
         ['an unknown key', unknownKey],
         ['a known key with another secret', otherSecret],
         ['a revoked key', revoked.token],
-        ['the operator token, cut', testAdminToken.slice(0, -1)],
-        ['the operator token, longer', `${testAdminToken}x`],
+        ['the operator token without its last character', testAdminToken.slice(0, -1)],
+        ['the operator token with a character more', `${testAdminToken}x`],
         ['a user whose token has expired', expiredUser],
         ['a user whose token is forged', forgedUser],
       ] as const) {
@@ -241,7 +243,7 @@ t.test('the matrix', async t => {
         }
         expectProblem(asForeign, 404, 'not_found', `${who} of another environment`);
         const absent = await callWith(token, 'no-such-environment');
-        expectProblem(absent, 404, 'not_found', `${who}: an environment that is not there`);
+        expectProblem(absent, 404, 'not_found', `${who}: an environment that does not exist`);
         if (!route.startsWith('HEAD ')) {
           t.strictSame({ ...absent.json, requestId: '' }, { ...asForeign.json, requestId: '' });
         }
@@ -276,7 +278,7 @@ t.test('the matrix', async t => {
         );
       }
 
-      // Last, as it may take the environment away.
+      // The operator comes last, because this call may delete the environment.
       const asOperator = await callWith(testAdminToken);
       if (!planAllows) expectProblem(asOperator, 403, 'plan_upgrade_required', 'the operator');
       else
@@ -293,7 +295,7 @@ t.test('the matrix', async t => {
   }
 });
 
-t.test('the scheme is Bearer in any case, and nothing else', async t => {
+t.test('accepts only the scheme Bearer, in any case', async t => {
   for (const header of [`bearer ${testAdminToken}`, `BEARER   ${testAdminToken}`]) {
     const answer = await app.call('/v1/environments', {
       token: null,
@@ -321,7 +323,7 @@ t.test('the scheme is Bearer in any case, and nothing else', async t => {
   t.equal(inQuery.status, 401);
 });
 
-t.test('a route that does not say who may call it is refused at start', async t => {
+t.test('refuses to start with a route without an access rule', async t => {
   const { buildApp } = await import('../../../src/app.ts');
   const withCors = { ...app.config, corsOrigins: ['https://app.example.com'] };
   for (const [method, url, config] of [

@@ -13,7 +13,7 @@ async function create(id: string) {
   return answer;
 }
 
-t.test('an environment has at most 100 API keys, also under concurrent creation', async t => {
+t.test('limits an environment to 100 API keys, also under concurrent creation', async t => {
   await app.putEnvironment('acme');
   await app.putEnvironment('other');
   await app.database.pool.query(
@@ -29,7 +29,7 @@ t.test('an environment has at most 100 API keys, also under concurrent creation'
   for (const { json } of refused) {
     t.match(json, { code: 'conflict', detail: /at most 100 API keys.*Revoke one first/ });
   }
-  t.equal((await create('other')).status, 201, 'another environment has room');
+  t.equal((await create('other')).status, 201, 'another environment can still create keys');
 
   const revoked = await app.call(`${path('acme')}/k1`, { method: 'DELETE' });
   t.equal(revoked.status, 204);

@@ -6,7 +6,7 @@ const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
 const keysPath = '/v1/environments/acme/api-keys';
 
-t.test('a key is shown once, and the database has only its hash', async t => {
+t.test('shows a key once and stores only its hash', async t => {
   const made = await app.call(keysPath, {
     method: 'POST',
     json: {
@@ -38,7 +38,7 @@ t.test('a key is shown once, and the database has only its hash', async t => {
   t.notOk(JSON.stringify(app.log).includes(secret));
 });
 
-t.test('expiry, to the millisecond', async t => {
+t.test('refuses a key from the millisecond of its expiry', async t => {
   const key = await app.makeKey('acme', ['exports:read'], '2026-03-02T11:00:00.000Z');
   const ask = async () => (await app.call('/v1/environments/acme', { token: key.token })).status;
   app.setNow('2026-03-02T10:59:59.999Z');
@@ -48,7 +48,7 @@ t.test('expiry, to the millisecond', async t => {
   app.setNow('2026-03-02T10:00:00.000Z');
 });
 
-t.test('revocation is at once, in every process', async t => {
+t.test('refuses a revoked key at once in every process', async t => {
   const other = await startApp(t, { databaseUrl: app.database.url });
   const key = await app.makeKey('acme', ['exports:read']);
   const ask = async (where: typeof other) =>
@@ -62,7 +62,7 @@ t.test('revocation is at once, in every process', async t => {
 });
 
 t.test(
-  'so are expiry and the end of the environment, also where the key was good a moment ago',
+  'refuses a key in every process at once after its expiry or its environment’s deletion',
   async t => {
     const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
     const others = [
@@ -81,14 +81,14 @@ t.test(
     t.strictSame(await statuses(lasting), [200, 200]);
     t.strictSame(await statuses(expiring), [200, 200]);
     others[0]?.setNow('2026-03-02T11:00:00.000Z');
-    t.strictSame(await statuses(expiring), [401, 200], 'each by its own clock');
+    t.strictSame(await statuses(expiring), [401, 200], 'each process uses its own clock');
     others[1]?.setNow('2026-03-02T11:00:00.000Z');
     t.strictSame(await statuses(expiring), [401, 401]);
     await app.database.pool.query('update api_keys set expires_at = $1 where id = $2', [
       '2026-03-02T11:00:00Z',
       lasting.id,
     ]);
-    t.strictSame(await statuses(lasting), [401, 401], 'nothing of a key is kept in memory');
+    t.strictSame(await statuses(lasting), [401, 401], 'no process caches a key');
     await app.database.pool.query('update api_keys set expires_at = null where id = $1', [
       lasting.id,
     ]);
@@ -98,7 +98,7 @@ t.test(
   },
 );
 
-t.test('a key of another environment cannot be revoked from here', async t => {
+t.test('does not revoke a key of another environment', async t => {
   await app.putEnvironment('other', 'pro');
   const key = await app.makeKey('other', ['exports:read']);
   t.equal((await app.call(`${keysPath}/${key.id}`, { method: 'DELETE' })).status, 404);
@@ -132,7 +132,7 @@ const bad: readonly [json: unknown, path: string][] = [
   [{ ...good, id: 'x', key: 'y' }, '/id'],
 ];
 
-t.test('bodies that do not fit', async t => {
+t.test('refuses invalid bodies of a new key', async t => {
   for (const [json, path] of bad) {
     const answer = await app.call(keysPath, { method: 'POST', json });
     const what = JSON.stringify(json).slice(0, 80);
@@ -145,7 +145,7 @@ t.test('bodies that do not fit', async t => {
   }
 });
 
-t.test('lists go page by page, newest first, also where the instant is the same', async t => {
+t.test('lists keys in pages, newest first, also with equal instants', async t => {
   await app.putEnvironment('many', 'pro');
   const ids: string[] = [];
   for (let count = 0; count < 7; count += 1)

@@ -17,7 +17,9 @@ t.beforeEach(async () => {
   await issuer.publish(key);
 });
 
-/** Takes tokens as the service does, with no keys yet. @returns `user`, a sentence, or the code of what is thrown */
+/**
+ * Creates a verifier without keys. `verify` returns `user`, or the message or code of the error.
+ */
 function createVerifier({ url = issuer.env['JWT_JWKS_URL'] ?? '', cooldownMs = 0 } = {}) {
   let nowMs = start;
   const failures: unknown[] = [];
@@ -55,37 +57,34 @@ function createVerifier({ url = issuer.env['JWT_JWKS_URL'] ?? '', cooldownMs = 0
 
 const notSigned = 'The token is not one that the identity provider has signed.';
 
-t.test(
-  'an unknown kid asks the issuer once more, then no sooner than after the cooldown',
-  async t => {
-    const { verify } = createVerifier({ cooldownMs: 30_000 });
-    const before = issuer.asked;
-    for (let count = 0; count < 5; count += 1)
-      t.equal(await verify(await issuer.token(next)), notSigned);
-    t.equal(issuer.asked - before, 1);
-    t.equal(await verify(await issuer.token(key)), 'user');
-    t.equal(issuer.asked - before, 1);
-  },
-);
+t.test('fetches the keys once for an unknown kid, and again only after the cooldown', async t => {
+  const { verify } = createVerifier({ cooldownMs: 30_000 });
+  const before = issuer.asked;
+  for (let count = 0; count < 5; count += 1)
+    t.equal(await verify(await issuer.token(next)), notSigned);
+  t.equal(issuer.asked - before, 1);
+  t.equal(await verify(await issuer.token(key)), 'user');
+  t.equal(issuer.asked - before, 1);
+});
 
-t.test('key roll-over: the new key counts at once, the withdrawn one no more', async t => {
+t.test('accepts a new key at once and refuses a withdrawn key after the next fetch', async t => {
   const { verify } = createVerifier();
   const [old, fresh] = [await issuer.token(key), await issuer.token(next)];
   t.equal(await verify(old), 'user');
   await issuer.publish(key, next);
   t.equal(await verify(fresh), 'user');
-  t.equal(await verify(old), 'user', 'both, for a while');
+  t.equal(await verify(old), 'user', 'both keys are valid');
   await issuer.publish(next, await makeIssuerKey('third'));
   t.equal(
     await verify(await issuer.token(await makeIssuerKey('fourth'))),
     notSigned,
-    'makes it ask again',
+    'an unknown kid triggers another fetch',
   );
   t.equal(await verify(old), notSigned);
   t.equal(await verify(fresh), 'user');
 });
 
-t.test('tokens without kid: any key that fits may have signed it', async t => {
+t.test('checks a token without kid against each suitable key', async t => {
   const of = (one: typeof key, claims = {}) => issuer.token(one, claims, { kid: undefined });
   const third = await makeIssuerKey('third');
   t.equal(await createVerifier().verify(await of(key)), 'user');
@@ -117,16 +116,16 @@ const faults: readonly [what: string, answer: (response: http.ServerResponse) =>
   ['null', response => response.end('null')],
   ['a list', response => response.end('[]')],
   ['keys of another kind', response => response.end('{"keys":{"kid":"first"}}')],
-  ['keys that are none', response => response.end('{"keys":[null,1,"x"]}')],
+  ['malformed keys', response => response.end('{"keys":[null,1,"x"]}')],
   [
-    'a body cut off',
+    'a truncated body',
     response => response.writeHead(200, { 'content-length': '100' }).end('{"keys":['),
   ],
-  ['too long a body', response => response.end(' '.repeat(2_000_000))],
+  ['a body that is too long', response => response.end(' '.repeat(2_000_000))],
   ['a body without end', endless],
 ];
 
-/** Writes until nobody reads. */
+/** Writes until the client disconnects. */
 function endless(response: http.ServerResponse): void {
   const write = () => {
     while (!response.destroyed && response.write(' '.repeat(64 * 1024)));
@@ -135,27 +134,23 @@ function endless(response: http.ServerResponse): void {
   write();
 }
 
-t.test('keys that cannot be fetched: unavailable, and known keys go on counting', async t => {
+t.test('answers unavailable if the keys cannot be fetched, but accepts known keys', async t => {
   for (const [what, answer] of faults) {
     const [old, fresh] = [await issuer.token(key), await issuer.token(next)];
     const { verify, pass, failures } = createVerifier();
     issuer.setAnswer(answer);
-    t.equal(await verify(old), 'unavailable', `${what}: before any key is known`);
+    t.equal(await verify(old), 'unavailable', `${what}: without known keys`);
     t.equal(failures.length, 1, what);
     issuer.setAnswer(null);
-    t.equal(await verify(old), 'unavailable', `${what}: the issuer is left alone for a while`);
+    t.equal(await verify(old), 'unavailable', `${what}: no new fetch during the cooldown`);
     pass(10);
-    t.equal(await verify(old), 'user', `${what}: then asked again`);
+    t.equal(await verify(old), 'user', `${what}: a fetch after the cooldown`);
 
     issuer.setAnswer(answer);
-    t.equal(
-      await verify(fresh),
-      'unavailable',
-      `${what}: whether the issuer has the key is not known`,
-    );
+    t.equal(await verify(fresh), 'unavailable', `${what}: a key that may exist at the issuer`);
     t.equal(await verify(old), 'user', `${what}: a known key`);
     pass(23 * 3600);
-    t.equal(await verify(old), 'user', `${what}: for a day`);
+    t.equal(await verify(old), 'user', `${what}: a known key for a day`);
     t.equal(
       await verify(await issuer.token({ ...next, kid: 'first' })),
       notSigned,
@@ -165,22 +160,22 @@ t.test('keys that cannot be fetched: unavailable, and known keys go on counting'
   }
 });
 
-t.test('keys that are known do not count for longer than a day without their issuer', async t => {
+t.test('refuses known keys after a day without an answer of the issuer', async t => {
   const { verify, pass } = createVerifier();
   const [old, fresh] = [await issuer.token(key), await issuer.token(next)];
   t.equal(await verify(old), 'user');
   issuer.setAnswer(response => response.destroy());
   pass(24 * 3600);
-  t.equal(await verify(fresh), 'unavailable', 'makes it ask');
+  t.equal(await verify(fresh), 'unavailable', 'an unknown kid triggers a fetch');
   t.equal(await verify(old), 'unavailable');
 });
 
-t.test('nothing listens there', async t => {
+t.test('answers unavailable if nothing listens at the URL of the keys', async t => {
   const { verify } = createVerifier({ url: 'http://127.0.0.1:1/keys' });
   t.equal(await verify(await issuer.token(key)), 'unavailable');
 });
 
-t.test('keys that no token can be proven with', async t => {
+t.test('refuses every token for keys that cannot verify a signature', async t => {
   const jwk = await exportJWK(key.publicKey);
   const privateJwk = await exportJWK(key.privateKey);
   const odd = [
@@ -204,11 +199,11 @@ t.test('keys that no token can be proven with', async t => {
     );
     for (const each of [token, rsaToken])
       t.equal(await verify(each), notSigned, JSON.stringify(Object.keys(one)));
-    t.equal(failures.length, 0, 'no fault of the network, so known keys are not fallen back on');
+    t.equal(failures.length, 0, 'no network error, so known keys are not used instead');
   }
 });
 
-t.test('a key that names no algorithm serves none but ours', async t => {
+t.test('accepts only the supported algorithms for a key without an algorithm', async t => {
   const rsa = await makeIssuerKey('rsa', 'RS256');
   const jwk = await exportJWK(rsa.publicKey);
   issuer.setAnswer(response => response.end(JSON.stringify({ keys: [{ ...jwk, kid: 'rsa' }] })));
@@ -216,17 +211,17 @@ t.test('a key that names no algorithm serves none but ours', async t => {
   t.equal(await verify(await issuer.token(rsa)), 'user');
   for (const alg of ['PS256', 'RS384', 'RS512']) {
     const privateKey = await importJWK(await exportJWK(rsa.privateKey), alg);
-    if (privateKey instanceof Uint8Array) throw new Error('an RSA key is no secret');
+    if (privateKey instanceof Uint8Array) throw new Error('expected an RSA key, not a secret');
     t.equal(await verify(await issuer.token({ ...rsa, privateKey }, {}, { alg })), notSigned, alg);
   }
 });
 
-t.test('over HTTP: 503 with Retry-After, in bounded time, and in the log once', async t => {
+t.test('answers 503 with Retry-After within 9 s and logs it once if the issuer stalls', async t => {
   const app = await startTestApp(t, { env: issuer.env });
   await app.putEnvironment('acme', 'pro');
   const token = await issuer.token(key);
   const read = () => app.call('/v1/environments/acme', { token });
-  // Neither the headers nor the end of the body ever come.
+  // The first answer has no headers, the second no end of its body.
   for (const answer of [
     () => {},
     (response: http.ServerResponse) => void response.write('{"keys":'),
@@ -240,7 +235,11 @@ t.test('over HTTP: 503 with Retry-After, in bounded time, and in the log once', 
       t.equal(json.code, 'unavailable');
       t.equal(headers['retry-after'], '10');
     }
-    t.equal((await app.call('/v1/environments/acme')).status, 200, 'the operator is not held up');
+    t.equal(
+      (await app.call('/v1/environments/acme')).status,
+      200,
+      'the operator still gets an answer',
+    );
     app.setNow(new Date(start + 10_000).toISOString());
   }
   const logged = app.log.filter(({ msg }) => /keys of the identity provider/.test(String(msg)));

@@ -38,25 +38,25 @@ async function expectRefused(
   if (detail !== undefined) t.match(answer.json.detail, detail, what);
 }
 
-t.test('a good token, of each algorithm', async t => {
+t.test('accepts a valid token of each algorithm', async t => {
   for (const one of [key, rsa, ed]) {
     const answer = await app.call(exportsOf('acme'), { token: await issuer.token(one) });
     t.equal(answer.status, 200, one.alg);
     t.equal(answer.json.items.length, 4);
   }
-  t.equal(issuer.asked, 1, 'the keys are kept');
+  t.equal(issuer.asked, 1, 'the keys are fetched once');
 });
 
-t.test('what it may do is what its claims say', async t => {
+t.test('gives a token the scopes and environments of its claims', async t => {
   const status = async (path: string, claims: Record<string, unknown>, method = 'GET') =>
     (await app.call(path, { method, token: await issuer.token(key, claims) })).status;
   const acme = exportsOf('acme');
   t.equal(
     await status(acme, { scope: ['exports:write', 'admin'] }),
     200,
-    'a list, and write implies read',
+    'a list of scopes; write implies read',
   );
-  t.equal(await status(acme, { environments: 'acme' }), 200, 'one environment as a text');
+  t.equal(await status(acme, { environments: 'acme' }), 200, 'one environment as a string');
   t.equal(await status(acme, { environments: ['globex', 'acme'] }), 200, 'several environments');
   t.equal(await status(exportsOf('globex'), { environments: ['globex', 'acme'] }), 200);
   for (const scope of [
@@ -70,15 +70,15 @@ t.test('what it may do is what its claims say', async t => {
   ]) {
     t.equal(await status(acme, { scope }), 403, `scope ${JSON.stringify(scope)}`);
   }
-  t.equal(await status(acme, { scope: undefined }), 403, 'no claim, no scope');
+  t.equal(await status(acme, { scope: undefined }), 403, 'no scope without the claim');
   t.equal(
     await status('/v1/environments/acme', { scope: undefined }),
     200,
-    'which reading it does not need',
+    'reading the environment needs no scope',
   );
 });
 
-t.test('another environment is as one that does not exist', async t => {
+t.test('answers the same for another environment as for one that does not exist', async t => {
   const token = await issuer.token(key, { environments: ['acme', 'no-such-environment'] });
   const [other, absent] = [
     await app.call(exportsOf('globex'), { token }),
@@ -94,7 +94,7 @@ t.test('another environment is as one that does not exist', async t => {
   }
 });
 
-t.test('never the operator, whatever the claims say', async t => {
+t.test('never gives a token the rights of the operator', async t => {
   const claims = {
     scope: 'operator admin exports:write snapshots:write',
     environments: ['acme', '*'],
@@ -114,7 +114,7 @@ t.test('never the operator, whatever the claims say', async t => {
   }
 });
 
-t.test('time: expired, without end, not yet', async t => {
+t.test('refuses a token that is expired, not yet valid or without expiry', async t => {
   const token = await issuer.token(key, { exp: inSeconds(60), nbf: inSeconds(0) });
   app.setNow(after(59));
   t.equal((await app.call(exportsOf('acme'), { token })).status, 200);
@@ -129,7 +129,7 @@ t.test('time: expired, without end, not yet', async t => {
   }
 });
 
-t.test('issuer and audience', async t => {
+t.test('refuses a token of another issuer or audience', async t => {
   for (const iss of [
     undefined,
     '',
@@ -148,7 +148,7 @@ t.test('issuer and audience', async t => {
   t.equal((await app.call(exportsOf('acme'), { token: several })).status, 200);
 });
 
-t.test('claims that are missing or of another shape', async t => {
+t.test('refuses a token with missing or malformed claims', async t => {
   for (const sub of [undefined, '', 1, null, {}, 'x'.repeat(257), 'a\u0000b', 'a\nb', '\ud800']) {
     await expectRefused(
       t,
@@ -191,7 +191,7 @@ t.test('claims that are missing or of another shape', async t => {
   }
 });
 
-t.test('algorithms: none, and the public key taken for a secret', async t => {
+t.test('refuses unsigned tokens and tokens signed with the public key as a secret', async t => {
   const good = await issuer.token(rsa);
   const [, payload = '', signature = ''] = good.split('.');
   const header = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -230,15 +230,15 @@ t.test('algorithms: none, and the public key taken for a secret', async t => {
   await expectRefused(
     t,
     await issuer.token(key, {}, { kid: 'rsa' }),
-    'the kid of a key of another kind',
+    'the kid of a key of another type',
   );
   const critical = new SignJWT(claims)
     .setProtectedHeader({ alg: 'RS256', kid: 'rsa', crit: ['x'], x: 1 })
     .sign(rsa.privateKey, { crit: { x: true } });
-  await expectRefused(t, await critical, 'an extension that is critical and not known');
+  await expectRefused(t, await critical, 'an unknown critical extension');
 });
 
-t.test('a key that comes with the token is not looked at', async t => {
+t.test('ignores a key inside the token', async t => {
   const own = await makeIssuerKey('ec');
   const jwk = await exportJWK(own.publicKey);
   for (const header of [
@@ -252,7 +252,7 @@ t.test('a key that comes with the token is not looked at', async t => {
   }
 });
 
-t.test('changed in any one character, it is none', async t => {
+t.test('refuses a token with any character changed', async t => {
   const token = await issuer.token(ed);
   for (let at = 0; at < token.length - 1; at += 1) {
     const other = token[at] === 'A' ? 'B' : 'A';
@@ -263,7 +263,7 @@ t.test('changed in any one character, it is none', async t => {
   }
 });
 
-t.test('what only looks like a token, and tokens of great size', async t => {
+t.test('refuses malformed tokens and accepts large tokens', async t => {
   for (const token of [
     'a.b.c',
     '..',
@@ -278,7 +278,7 @@ t.test('what only looks like a token, and tokens of great size', async t => {
   t.equal(
     (await app.call(exportsOf('acme'), { token: long })).status,
     200,
-    'as long as headers may be',
+    'a token near the size limit of headers',
   );
   const wide = await issuer.token(key, {
     environments: Array.from({ length: 1_500 }, (_, index) => `e${index}`),
@@ -290,7 +290,7 @@ t.test('what only looks like a token, and tokens of great size', async t => {
   t.equal(tooLong.status, 431);
 });
 
-t.test('whatever the claims and the header are, it is an answer', async t => {
+t.test('answers 200, 401, 403 or 404 for random claims and headers', async t => {
   const mostly = (good: unknown) =>
     fc.oneof(
       { arbitrary: fc.constant(good), weight: 12 },
@@ -315,7 +315,7 @@ t.test('whatever the claims and the header are, it is an answer', async t => {
   const base64url = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
   await fc.assert(
     fc.asyncProperty(claims, header, fc.boolean(), async (payload, changes, isSigned) => {
-      // Signed by hand, as a library would not sign all of them.
+      // Signed by hand, because a library refuses some of them.
       const input = `${base64url({ alg: 'ES256', kid: 'ec', ...(isSigned ? {} : changes) })}.${base64url(payload)}`;
       const signature = sign('sha256', Buffer.from(input), {
         key: KeyObject.from(key.privateKey),
@@ -332,7 +332,7 @@ t.test('whatever the claims and the header are, it is an answer', async t => {
   for (const status of [200, 401, 403, 404]) t.ok(statuses.has(status), `some get ${status}`);
 });
 
-t.test('the claims may have other names', async t => {
+t.test('reads the claims under configured names', async t => {
   const env = {
     ...issuer.env,
     JWT_ENVIRONMENTS_CLAIM: 'https://example.com/tenants',
@@ -354,7 +354,7 @@ t.test('the claims may have other names', async t => {
   );
 });
 
-t.test('without an identity provider no token of one counts', async t => {
+t.test('refuses every JWT without a configured identity provider', async t => {
   const other = await startTestApp(t);
   await other.putEnvironment('acme', 'pro');
   t.equal(
@@ -363,7 +363,7 @@ t.test('without an identity provider no token of one counts', async t => {
   );
 });
 
-t.test('a download link does not outlive the token that made it', async t => {
+t.test('expires a download link with the token that created it', async t => {
   const make = async (token: string) => {
     const json = { aggregation: 'today', expiresInSeconds: 3600 };
     const answer = await app.call('/v1/environments/acme/download-links', {
@@ -402,5 +402,5 @@ t.test('a download link does not outlive the token that made it', async t => {
   })();
   t.equal((await ask(url)).status, 200);
   await app.call('/v1/environments/brief', { method: 'DELETE' });
-  t.equal((await ask(url)).status, 401, 'nor its environment');
+  t.equal((await ask(url)).status, 401, 'after the deletion of the environment');
 });

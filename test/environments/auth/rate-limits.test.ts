@@ -17,7 +17,7 @@ await issuer.publish(issuerKey);
 
 type Env = Readonly<Record<string, string>>;
 
-/** The service on the database of this file. */
+/** Starts the service on the database of this file. */
 function start(t: Parameters<typeof startApp>[0], env: Env): Promise<TestApp> {
   return startApp(t, { databaseUrl: database.url, env });
 }
@@ -42,7 +42,7 @@ function isLimited(t: Assertions, answer: Answer, seconds: number): void {
   t.equal(answer.headers['content-type'], 'application/problem+json; charset=utf-8');
 }
 
-/** How often the pool of the API has handed out a connection. */
+/** Counts how often the API pool has given out a connection. */
 function countQueries(app: TestApp): () => number {
   let count = 0;
   app.dependencies.pools.api.on('acquire', () => {
@@ -52,7 +52,7 @@ function countQueries(app: TestApp): () => number {
 }
 
 t.test(
-  'a key or a user may ask so often a minute, each for itself; the operator as often as it likes',
+  'limits the requests of each key and user per minute, but not those of the operator',
   async t => {
     const app = await startLimited(t, { ...issuer.env, RATE_LIMIT_PER_CALLER: '5' });
     const [one, other] = [
@@ -70,16 +70,20 @@ t.test(
     for (let count = 0; count < 5; count += 1) t.equal((await read(await user())).status, 200);
     isLimited(t, await read(await user()), 60);
     t.equal((await read(await user({ sub: 'user-2' }))).status, 200, 'another user');
-    t.equal((await read(await user({ sub: one.id }))).status, 200, 'a user with a name like a key');
+    t.equal(
+      (await read(await user({ sub: one.id }))).status,
+      200,
+      'a user whose name equals a key id',
+    );
     for (let count = 0; count < 20; count += 1) t.equal((await app.call(path)).status, 200);
 
     isLimited(t, await app.call('/v1/environments/absent', { token: one.token }), 48);
     later(app, 60);
-    t.equal((await read(one.token)).status, 200, 'a minute after the first');
+    t.equal((await read(one.token)).status, 200, 'a minute after the first request');
   },
 );
 
-t.test('what failed too often from an address is refused before the database is asked', async t => {
+t.test('refuses an address after too many failed logins without a database query', async t => {
   const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '5' });
   const known = await app.makeKey('acme', ['exports:read']);
   const quiet = await app.makeKey('acme', ['exports:read']);
@@ -105,14 +109,14 @@ t.test('what failed too often from an address is refused before the database is 
   t.equal(
     (await app.call(path, { token: known.token })).status,
     200,
-    'a key that was good from here before',
+    'a key that was accepted from this address before',
   );
-  t.equal((await app.call(path)).status, 200, 'the operator, too');
+  t.equal((await app.call(path)).status, 200, 'the operator token');
   await app.call(`${path}/api-keys/${known.id}`, { method: 'DELETE' });
   isLimited(t, await app.call(path, { token: known.token }), 60);
   const before = queries();
   isLimited(t, await app.call(path, { token: known.token }), 60);
-  t.equal(queries(), before, 'once it has failed it is a guess like any other');
+  t.equal(queries(), before, 'after its revocation the key is like any unknown key');
 
   later(app, 59);
   isLimited(t, await guess(), 1);
@@ -121,7 +125,7 @@ t.test('what failed too often from an address is refused before the database is 
   t.equal((await app.call(path, { token: quiet.token })).status, 200);
 });
 
-t.test('a token that is good elsewhere is a guess like any other here', async t => {
+t.test('refuses a valid token from a blocked address where it was never used', async t => {
   const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '3', TRUST_PROXY: '1' });
   const key = await app.makeKey('acme', ['exports:read']);
   const from = async (address: string, token: string) =>
@@ -136,7 +140,7 @@ t.test('a token that is good elsewhere is a guess like any other here', async t 
   }
 });
 
-t.test('even the right guess of the operator token is refused then', async t => {
+t.test('refuses the correct operator token from a blocked address', async t => {
   const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '5' });
   for (let count = 0; count < 5; count += 1)
     await app.call('/v1/environments', { token: `guess-${count}` });
@@ -145,7 +149,7 @@ t.test('even the right guess of the operator token is refused then', async t => 
   t.equal((await app.call('/v1/environments')).status, 200);
 });
 
-t.test('bad links count; a good link and a good user get through', async t => {
+t.test('counts invalid links as failures and lets valid links and users through', async t => {
   const app = await startLimited(t, { ...issuer.env, RATE_LIMIT_FAILED_LOGINS: '5' });
   const json = { aggregation: 'today' };
   const made = await app.call(`${path}/download-links`, { method: 'POST', json });
@@ -162,7 +166,7 @@ t.test('bad links count; a good link and a good user get through', async t => {
   isLimited(t, await app.call(path, { token: forged }), 60);
 });
 
-t.test('routes that need no token are not limited', async t => {
+t.test('does not limit routes without a token', async t => {
   const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '1', RATE_LIMIT_PER_CALLER: '1' });
   for (let count = 0; count < 2; count += 1) await app.call(path, { token: unknownKey });
   for (const open of [
@@ -179,7 +183,7 @@ t.test('routes that need no token are not limited', async t => {
   }
 });
 
-t.test('0 is no limit', async t => {
+t.test('limits nothing if the limits are 0', async t => {
   const app = await startLimited(t, { RATE_LIMIT_FAILED_LOGINS: '0', RATE_LIMIT_PER_CALLER: '0' });
   const { token } = await app.makeKey('acme', ['exports:read']);
   for (let count = 0; count < 50; count += 1) {
@@ -188,7 +192,7 @@ t.test('0 is no limit', async t => {
   }
 });
 
-t.test('a caller who hangs up at once is no error', async t => {
+t.test('logs no error for callers that disconnect at once', async t => {
   const app = await start(t, { RATE_LIMIT_FAILED_LOGINS: '1' });
   for (let count = 0; count < 20; count += 1) {
     const socket = net.connect(app.port, '127.0.0.1');
@@ -209,7 +213,7 @@ t.test('a caller who hangs up at once is no error', async t => {
   );
 });
 
-t.test('the counters: windows, forgetting, and a clock that is put back', async t => {
+t.test('counts in windows, drops the oldest key and tolerates a clock that goes back', async t => {
   let nowMs = 1_000_000;
   const Store = createWindowStore(() => new Date(nowMs), 3);
   const store = new Store({}).child({} as never);
@@ -226,12 +230,12 @@ t.test('the counters: windows, forgetting, and a clock that is put back', async 
   nowMs -= 86_400_000;
   t.strictSame(count('a'), { current: 1, ttl: 60_000 }, 'a day earlier');
   for (const key of ['b', 'c', 'a', 'd']) count(key);
-  t.equal(count('a').current, 3, 'b is the one not counted for longest');
+  t.equal(count('a').current, 3, 'the least recently counted key b was dropped');
   t.equal(count('b').current, 1);
 });
 
 t.test(
-  'requests by link count with those of their key, or by link if the operator made it',
+  'counts requests by link for the key, or for the link if the operator created it',
   async t => {
     const app = await startLimited(t, { RATE_LIMIT_PER_CALLER: '4' });
     const key = await app.makeKey('acme', ['exports:read']);
@@ -249,11 +253,11 @@ t.test(
     const ofOperator = [await makeLink(testAdminToken), await makeLink(testAdminToken)];
     for (const url of ofOperator) {
       for (const method of ['GET', 'HEAD', 'GET', 'HEAD']) {
-        t.equal((await ask(url, { method })).status, 200, 'each link for itself');
+        t.equal((await ask(url, { method })).status, 200, 'each link has its own count');
       }
       isLimited(t, await ask(url), 60);
     }
-    t.equal((await app.call(path)).status, 200, 'the operator is not counted');
+    t.equal((await app.call(path)).status, 200, 'the operator has no limit');
     later(app, 60);
     t.equal((await ask(ofKey[0] ?? '')).status, 200);
   },
