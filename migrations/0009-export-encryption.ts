@@ -1,6 +1,6 @@
 import { type Kysely, sql } from 'kysely';
 
-/** Adds the server-side encryption that an export config asks for. Null leaves it to the bucket. */
+/** Adds the server-side encryption of export configs. Null means the default of the bucket. */
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     alter table export_configs

@@ -35,7 +35,10 @@ import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
 import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
 
-/** In characters. Tokens of download links are path parameters and longer than any id. */
+/**
+ * Maximum length of a path parameter in characters. Tokens of download links are longer than any
+ * id.
+ */
 const maxParamLength = maxTokenLength + 200;
 
 /** Creates the HTTP service for `inject` or `listen`. It never listens itself. */

@@ -22,32 +22,43 @@ import {
 import { renderingsAtOnce } from './snapshots/render/render-snapshot.ts';
 import { deliverEvent } from './webhooks/deliver-event.ts';
 
-/** What the worker needs besides what runs do. */
+/** Dependencies of the worker, in addition to those of runs. */
 interface WorkerDependencies extends RunDependencies {
   readonly retention: RetentionSettings;
-  /** How long the chunks of a replaced snapshot stay for downloads under way. */
+  /** Time for which chunks of a replaced snapshot are kept for downloads in progress. */
   readonly chunkGraceMinutes: number;
 }
 
 export interface Worker {
-  /** No new runs; those under way may finish for a while and are then handed to other workers. */
+  /**
+   * Shuts down. Takes no new jobs. Unfinished runs get some time and are then returned to the
+   * queue.
+   */
   stop(): Promise<void>;
 }
 
-/** Runs at once in this process; each holds a database connection and up to 64 MiB of parts. */
+/**
+ * Maximum number of concurrent runs in this process. Each holds a database connection and up to 64
+ * MiB of parts.
+ */
 export const runsAtOnce = 4;
 /**
- * So that one customer's hundred configs leave room for the others, in every process. pg-boss can count over all
- * processes instead (`groupConcurrency`), but fetches at the same moment then let too many through.
+ * Maximum number of concurrent runs per environment in this process, so that a customer with many
+ * configs leaves room for others. The alternative `groupConcurrency` of pg-boss counts over all
+ * processes, but concurrent fetches let too many through.
  */
 const runsAtOncePerEnvironment = 2;
 
-/** Renderings of one environment at once, so that a backfill leaves room for the others. */
+/**
+ * Maximum number of concurrent renderings per environment, so that a backfill leaves room for
+ * others.
+ */
 const renderingsAtOncePerEnvironment = 1;
 
 /**
- * Half of the slots for storages that keep an attempt waiting for two minutes and take less than 2 MiB/s. With the
- * clean-up, slow storages hold all slots of a process for at most 200 s.
+ * Half of the slots are for slow storages: those that keep an attempt waiting for two minutes and
+ * accept less than 2 MiB/s. With the clean-up, slow storages hold all slots of a process for at
+ * most 200 s.
  */
 export const slowLaneOptions = {
   places: 2,
@@ -56,19 +67,28 @@ export const slowLaneOptions = {
   rememberMs: 60 * 60_000,
 } as const;
 
-/** Webhooks at once in this process, and of one environment, so that a slow receiver holds up its own alone. */
+/**
+ * Maximum number of concurrent webhook deliveries in this process and per environment. A slow
+ * receiver delays only its own environment.
+ */
 const deliveriesAtOnce = 8;
 const deliveriesAtOncePerEnvironment = 1;
 
-/** Together less than the 30 s that a process has to stop. */
+/**
+ * Time limits of a shutdown: for runs to finish, and for the whole worker. Less than the 30 s of
+ * the process.
+ */
 const finishMs = 20_000;
 const stopMs = 27_000;
-/** After the runs of midnight. Cron, UTC. */
+/** Time of the nightly retention job, after the runs of midnight. Cron syntax, UTC. */
 const tidyingTime = '30 3 * * *';
-/** Between tries while the database is away at start. */
+/** Pause between attempts to start while the database cannot be reached. */
 const restartMs = 2_000;
 
-/** Starts to look for what is due and to carry it out. Returns at once; while the database is away it keeps trying. */
+/**
+ * Starts the worker, which enqueues due work and executes jobs. Returns at once, and retries while
+ * the database cannot be reached.
+ */
 export function startWorker(dependencies: WorkerDependencies): Worker {
   const { jobs, log } = dependencies;
   const ending = new AbortController();
@@ -147,7 +167,7 @@ async function startWith(
       localConcurrency: runsAtOnce,
       localGroupConcurrency: runsAtOncePerEnvironment,
       pollingIntervalSeconds: 1,
-      // With a backlog the next job is taken without a pause.
+      // With a backlog the next job is fetched without a pause.
       burstWhenReadyExceeds: runsAtOnce,
       heartbeatRefreshSeconds: 5,
     },
@@ -180,12 +200,12 @@ async function startWith(
     },
   );
   await jobs.schedule(retentionQueue, tidyingTime, null, { missed: 'once' });
-  // A minute that passed while nothing was running is made up for once: the tick looks at the clock itself.
+  // Missed minutes cause one tick, because the tick reads the clock itself.
   await jobs.schedule(tickQueue, '* * * * *', null, { missed: 'once' });
   await tick(dependencies, ending);
 }
 
-/** Does what is due. A failure is made up for by the next tick. */
+/** Enqueues due work. After an error the next tick retries. */
 async function tick(dependencies: WorkerDependencies, ending: AbortSignal): Promise<void> {
   await tickRuns(dependencies);
   await tickRenderings(dependencies, ending);
@@ -206,7 +226,10 @@ async function tickRenderings(
   }
 }
 
-/** @throws what the rendering throws. The queue then tries again. */
+/**
+ * Renders a snapshot.
+ * @throws the error of the rendering, after which the queue retries
+ */
 async function render(
   { renderer, log }: WorkerDependencies,
   { environmentId, date }: RenderJob,

@@ -52,7 +52,7 @@ export type AuditAction = (typeof auditActions)[number];
 type Details = Readonly<Record<string, unknown>>;
 
 export interface Change {
-  /** Null if the change concerns no single environment. */
+  /** Id of the environment; null if the change concerns no single environment. */
   readonly environmentId: string | null;
   readonly action: AuditAction;
   /** Id of the changed object. For a snapshot it is the date. */

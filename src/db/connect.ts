@@ -73,7 +73,7 @@ export function createKysely(pool: pg.Pool): Kysely<Tables> {
   return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) });
 }
 
-/** Returns a Kysely instance whose statements run on one client, inside the transaction it is in. */
+/** Returns a Kysely instance that runs all statements on one client, inside its transaction. */
 export function createKyselyOn(client: pg.PoolClient): Kysely<Tables> {
   const borrowed = { query: client.query.bind(client), release: () => {} };
   return createKysely({ connect: async () => borrowed, end: async () => {} } as unknown as pg.Pool);

@@ -12,9 +12,11 @@ const networkCodes = new Set([
 ]);
 
 /**
- * SQLSTATEs after which a later try can succeed: connection exceptions (08…), insufficient
- * resources such as a full disk, no memory or too many connections (53…), server starting or
- * shutting down, read-only after a fail-over, time-outs of statements and locks, I/O errors (58030).
+ * SQLSTATEs after which a later try can succeed:
+ * - connection exceptions (08…)
+ * - insufficient resources, such as a full disk or too many connections (53…)
+ * - start or shutdown of the server, or read-only after a fail-over
+ * - timeouts of statements and locks, and I/O errors (58030)
  * Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
  */
 const sqlStates =
@@ -29,7 +31,7 @@ const messages = [
   'Cannot use a pool after calling end',
 ];
 
-/** Returns true if the database cannot be reached or cannot serve now, so that a retry makes sense. */
+/** Returns true if the database cannot be reached or cannot serve now. A retry may then succeed. */
 export function isDatabaseUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   if (error instanceof DatabaseError) return sqlStates.test(error.code ?? '');

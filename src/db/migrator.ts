@@ -62,7 +62,10 @@ async function migrateGivingWay(migrator: Migrator): Promise<string[]> {
   }
 }
 
-/** https://www.postgresql.org/docs/current/errcodes-appendix.html: lock_not_available, deadlock_detected */
+/**
+ * Returns true for lock_not_available and deadlock_detected. Codes:
+ * https://www.postgresql.org/docs/current/errcodes-appendix.html
+ */
 function isHeldUp(error: unknown): boolean {
   return error instanceof DatabaseError && ['55P03', '40P01'].includes(error.code ?? '');
 }

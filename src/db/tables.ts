@@ -125,7 +125,7 @@ interface ExportConfigsTable {
   sealed_secret: string;
   compression: string;
   manifest: boolean;
-  /** Server-side encryption that the export asks for; null for the default of the bucket. */
+  /** Server-side encryption of the uploads; null for the default of the bucket. */
   encryption: Generated<string | null>;
   kms_key_id: Generated<string | null>;
   /**
@@ -156,7 +156,7 @@ interface ExportRunsTable {
   config_id: string;
   id: string;
   trigger: string;
-  /** Null for a manual run. */
+  /** Slot of a scheduled run; null for a manual run. */
   slot: Date | null;
   snapshot_date: string;
   state: string;

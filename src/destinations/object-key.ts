@@ -49,7 +49,9 @@ export function objectKey(folder: string, name: ObjectName): string {
   return `${prefixOf(folder, name)}${fileName(name)}`;
 }
 
-/** Returns `<folder>/_manifest/<file name of the object>.json`. Two objects never share a manifest. */
+/**
+ * Returns `<folder>/_manifest/<file name of the object>.json`. Each object has its own manifest.
+ */
 export function manifestKey(folder: string, name: ObjectName): string {
   return `${prefixOf(folder, name)}_manifest/${fileName(name)}.json`;
 }

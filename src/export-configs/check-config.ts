@@ -13,7 +13,8 @@ export interface CheckDependencies {
 }
 
 /**
- * Checks the bucket with the key that the next run will write. Answers within 15 s. Faults are in the result.
+ * Checks the bucket with the key that the next run will write. Takes at most 15 s. Errors are in
+ * the result.
  *
  * @throws AppError `rate_limited` if too many checks are in progress
  */

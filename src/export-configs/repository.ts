@@ -26,7 +26,7 @@ export interface ConfigSettings {
   readonly compression: Compression;
   /** True if a manifest is written for each object. */
   readonly manifest: boolean;
-  /** Null leaves the encryption to the bucket. */
+  /** Server-side encryption; null for the default of the bucket. */
   readonly encryption: Encryption | null;
 }
 

@@ -36,8 +36,8 @@ export interface ConfigDependencies extends CheckDependencies {
 /**
  * Stores a new config once its bucket has passed the checks.
  *
- * @throws AppError `validation_failed`, `rate_limited`, `storage_validation_failed`; `conflict` if the environment
- *   has too many configs or another one that writes the same object
+ * @throws AppError `validation_failed`, `rate_limited`, `storage_validation_failed`; `conflict` if
+ * the environment has too many configs or another one that writes the same object
  */
 export async function createConfig(
   dependencies: ConfigDependencies,

@@ -39,7 +39,7 @@ export interface ExportStatus {
   readonly nextRunAt: string | null;
   /** Error of the last finished run; null if it was successful. */
   readonly error: RunError | null;
-  /** Null unless the service turned the config off and it is still off. */
+  /** Time and reason if the service turned the config off and it is still off, else null. */
   readonly turnedOff: {
     readonly code: 'too_many_failures';
     readonly message: string;

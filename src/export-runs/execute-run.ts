@@ -36,26 +36,27 @@ export interface RunDependencies {
   readonly now: () => Date;
   readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
   readonly clientEnvironment: ClientEnvironment;
-  /** Where runs read. */
+  /** Pools from which runs read. */
   readonly runSource: ExportSource;
   readonly renderer: Renderer;
   readonly slowLane: SlowLane;
 }
 
-/** A job as the queue hands it out. */
+/** Job that this worker received from the queue. */
 export interface ClaimedJob {
   readonly id: string;
   readonly data: RunJob;
-  /** No attempt comes after this one. */
+  /** True if no attempt follows. */
   readonly isLast: boolean;
-  /** Aborts when the queue gave the job to another worker. */
+  /** Aborts when the queue has given the job to another worker. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Carries out one attempt at a run. Config, plan and run are read now: the job only says which.
- * @param stopping aborts when this process has to end; the run is then handed to another worker
- * @throws Error, of which the queue makes another attempt later
+ * Executes one attempt at a run. Reads config, plan and run at its start: the job contains only
+ * ids.
+ * @param stopping aborts when this process must end; the run is then returned to the queue
+ * @throws Error after which the queue retries
  */
 export async function runExport(
   dependencies: RunDependencies,
@@ -85,7 +86,7 @@ async function attemptRun(
   const { db, jobs, now, slowLane } = dependencies;
   const context = await updateRun.readJobContext(db, job.data, job.id);
   if (context === null) return;
-  // The run is asked first: its storage may take a minute to clean up.
+  // Checked first, because cleaning up the storage may take a minute.
   const stopReason = context.isFinished ? null : stopReasonOf(context);
   if (stopReason !== null) await recordFailure(dependencies, context.attempt, stopReason);
   const isWanted = !context.isFinished && stopReason === null;
@@ -95,7 +96,7 @@ async function attemptRun(
   try {
     const signal = AbortSignal.any([job.signal, stopping]);
     const fault = await cleanUp(client, dependencies, context, signal);
-    // The upload could not be aborted. Another one would overwrite the id of this one.
+    // Aborting the previous upload failed. Do not start another: it would overwrite `upload_id`.
     if (fault !== null && !job.isLast) throw new Error(fault);
     await updateRun.forgetUpload(db, context.attempt);
     const attempt = isWanted ? await updateRun.beginAttempt(db, context.attempt, now()) : null;
@@ -186,7 +187,7 @@ async function carryOut(
       error?.code ?? null,
       error === null ? {} : { code: error.code, err: describeForLog(thrown) },
     );
-    // The queue keeps what is thrown: no more than the code.
+    // The queue stores the thrown error, so it contains only the code.
     if (outcome === 'retry') throw new Error(error?.code ?? 'again');
   } finally {
     watch.end();
@@ -209,7 +210,7 @@ async function send(
 ): Promise<updateRun.RunResult> {
   const { db, renderer, runSource, now } = dependencies;
   const { attempt, config, snapshotDate } = context;
-  // Opens the secret again where it did not open, to fail as one fails.
+  // Decrypts the secret again if that failed before, so that this attempt fails with the error.
   const used = client ?? makeClient(dependencies, config);
   const { environmentId } = attempt;
   const stop = AbortSignal.any([watch.signal, signal]);
@@ -231,7 +232,7 @@ async function send(
   });
 }
 
-/** Writes down how an attempt without success ended. */
+/** Records the outcome of an unsuccessful attempt. */
 async function decide(
   dependencies: RunDependencies,
   { attempt, trigger, snapshotDate }: updateRun.JobContext,
@@ -288,9 +289,10 @@ function stopReasonOf(context: updateRun.JobContext): RunError | null {
 }
 
 /**
- * Aborts what earlier attempts left in the bucket. Takes at most 80 s: 20 s for the recorded upload, 60 s for a sweep.
+ * Aborts uploads that earlier attempts left in the bucket. Takes at most 80 s: 20 s for the
+ * recorded upload, 60 s for a sweep.
  *
- * @returns the code of the fault if an upload is left that may be aborted later
+ * @returns the error code if an upload is left that may be aborted later
  * @throws the reason of the signal if it aborts
  */
 async function cleanUp(
@@ -322,7 +324,7 @@ async function abortRecordedUpload(
     signal.throwIfAborted();
     warnOfUpload(dependencies, attempt, error);
     const code = error instanceof StorageError ? error.fault.code : 'unknown';
-    // An unknown code may mean that the upload is gone. The run does not wait for that.
+    // An unknown code may mean that the upload does not exist. The run does not wait for that.
     return isTransient(code) && code !== 'unknown' ? code : null;
   }
 }
@@ -331,9 +333,10 @@ async function abortRecordedUpload(
 const sweepLimitMs = 60_000;
 
 /**
- * Aborts uploads of the run's key that no run knows, if the access key may list them: a start whose answer was lost may
- * have created one. Uploads under way stay, because another config may write the same key. Does nothing if a later
- * attempt has begun, which sweeps by itself, or if the environment was deleted; ends when that happens.
+ * Aborts uploads of the run's key that no run has recorded, if the access key may list them. A
+ * start whose answer was lost may have created one. Uploads in progress are kept, because another
+ * config may write the same key. Does nothing if a later attempt has begun, because that one sweeps
+ * too. Ends when the environment is deleted.
  */
 async function sweep(
   client: S3Client | null,
@@ -373,7 +376,10 @@ function keyOf({ attempt, config, snapshotDate }: updateRun.JobContext): string 
   return objectKey(destination.key, { environmentId, snapshotDate, compression });
 }
 
-/** Returns null if the secret does not open. The attempt reports that when it needs the secret. */
+/**
+ * Returns null if the secret cannot be decrypted. The attempt reports that when it needs the
+ * secret.
+ */
 function openClient(
   dependencies: RunDependencies,
   { config }: updateRun.JobContext,
@@ -399,12 +405,15 @@ function makeClient(
   return createS3Client(config.destination, credentials, clientEnvironment, runPatience, pace);
 }
 
-/** The storage is slow, and as many slow storages as allowed are being served. */
+/** Error for an attempt with a slow storage while the slow lane is full. */
 class SlowLaneFullError extends Error {
   override readonly name = 'SlowLaneFullError';
 }
 
-/** Checks every second whether the attempt may continue. `signal` aborts with a SlowLaneFullError. */
+/**
+ * Checks every second whether the attempt may continue. Otherwise `signal` aborts with a
+ * SlowLaneFullError.
+ */
 function watchLane(pass: LanePass): { readonly signal: AbortSignal; end(): void } {
   const controller = new AbortController();
   const timer = setInterval(() => {
@@ -416,8 +425,8 @@ function watchLane(pass: LanePass): { readonly signal: AbortSignal; end(): void 
 const maxLoggedText = 300;
 
 /**
- * Describes an error for the log. Errors of the S3 client hold the whole request, so only harmless members are taken.
- * The endpoint chooses the message, so it is cut.
+ * Describes an error for the log. Errors of the S3 client hold the whole request, so only harmless
+ * members are logged. The endpoint chooses the message, so it is truncated.
  */
 export function describeForLog(error: unknown): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error };

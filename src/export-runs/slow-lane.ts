@@ -1,12 +1,14 @@
 import type { StoragePace } from '../destinations/s3/request-handler.ts';
 
 /**
- * Keeps slow storages from occupying all worker slots of this process. An attempt whose storage kept it waiting for
- * longer than `graceMs`, and takes less than `minBytesPerSecond`, needs a place in the slow lane. If the lane is full,
- * the attempt ends and the run waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
+ * Keeps slow storages from occupying all worker slots of this process. An attempt is slow if its
+ * storage kept it waiting for longer than `graceMs` and accepts less than `minBytesPerSecond`. A
+ * slow attempt needs a place in the slow lane. If the lane is full, the attempt ends and the run
+ * waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
  *
- * Slow storages can therefore hold all slots for at most `graceMs` (and the clean-up, at most 80 s). A tenant can repeat
- * that only with an environment that was not slow within `rememberMs`, and environments are created by the operator.
+ * Slow storages can therefore hold all slots for at most `graceMs` and the clean-up, which takes at
+ * most 80 s. A tenant can repeat that only with another environment, and only the operator creates
+ * environments.
  */
 export interface SlowLane {
   /** Admits an attempt. @returns null if its environment was slow and the lane is full */
@@ -16,7 +18,7 @@ export interface SlowLane {
 export interface LanePass {
   /** Measures the requests of the attempt. */
   readonly pace: StoragePace;
-  /** @returns false if the storage is slow and the lane has no place for it: the attempt must end */
+  /** Returns false if the storage is slow and the lane is full. The attempt must then end. */
   mayContinue(): boolean;
   /** Ends the attempt. */
   leave(): void;
@@ -27,13 +29,13 @@ export interface SlowLaneOptions {
   readonly graceMs: number;
   readonly minBytesPerSecond: number;
   readonly rememberMs: number;
-  /** Milliseconds of a clock that is never set back. */
+  /** Monotonic clock in milliseconds. */
   readonly now: () => number;
 }
 
 export function createSlowLane(options: SlowLaneOptions): SlowLane {
   const { places, graceMs, minBytesPerSecond, rememberMs, now } = options;
-  /** Until when an environment starts in the lane. */
+  /** Time until which an environment starts in the lane. */
   const slowUntil = new Map<string, number>();
   let taken = 0;
 
@@ -70,7 +72,10 @@ export function createSlowLane(options: SlowLaneOptions): SlowLane {
   };
 }
 
-/** Measures the time in which at least one request is under way. Time of the database does not count. */
+/**
+ * Measures the time in which at least one request is in progress. Time of the database does not
+ * count.
+ */
 function createPace(now: () => number) {
   let requests = 0;
   let since = 0;

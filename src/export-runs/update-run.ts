@@ -15,36 +15,36 @@ import { lockConfig, noteFailures, noteSuccess } from './failure-streaks.ts';
 import { stopReasons } from './run-errors.ts';
 
 /**
- * What workers write into run rows. Every statement names the job and the attempt, so that a worker that was taken
- * for dead and lives cannot write over the one that came after it.
+ * Updates run rows for workers. Every statement names the job and the attempt, so that an abandoned
+ * worker that is still alive cannot overwrite its successor.
  */
 
-/** A claim on a run. */
+/** Claim of a worker on a run. */
 export interface Attempt {
   readonly environmentId: string;
   readonly configId: string;
   readonly runId: string;
   readonly jobId: string;
-  /** From 1; 0 before the first. */
+  /** Number of the attempt, from 1; 0 before the first. */
   readonly number: number;
 }
 
-/** Run, config and plan as they are when the job runs. */
+/** Run, config and plan at the start of the job. */
 export interface JobContext {
   readonly attempt: Attempt;
   readonly isFinished: boolean;
-  /** The config is gone for callers. */
+  /** True if the config was deleted. */
   readonly isDeleted: boolean;
   readonly trigger: 'schedule' | 'manual';
   readonly snapshotDate: string;
-  /** The multipart upload that it is known to have begun and not to have aborted. */
+  /** Recorded multipart upload that was started and not aborted; null if there is none. */
   readonly uploadId: string | null;
   readonly lastError: RunError | null;
   readonly config: ExportConfig;
   readonly plan: Plan;
 }
 
-/** What a successful run leaves behind. */
+/** Result of a successful run. */
 export interface RunResult {
   readonly rowCount: number;
   readonly bytes: number;
@@ -52,7 +52,7 @@ export interface RunResult {
   readonly objectKey: string;
 }
 
-/** Null: the run is gone, or not this job's any more. */
+/** Reads the context of a job; null if the run was deleted or belongs to another job. */
 export async function readJobContext(
   db: DatabaseOrTransaction,
   job: RunJob,
@@ -98,7 +98,7 @@ export async function readJobContext(
   };
 }
 
-/** @returns the next attempt; null when the run was stopped or taken over in between */
+/** Starts the next attempt. @returns null if the run was cancelled or taken over meanwhile */
 export async function beginAttempt(
   db: DatabaseOrTransaction,
   before: Attempt,
@@ -118,7 +118,7 @@ export async function beginAttempt(
   return result.numUpdatedRows === 1n ? { ...before, number: before.number + 1 } : null;
 }
 
-/** @returns false when the attempt is not the run's current one any more */
+/** Records a multipart upload. @returns false if the attempt is not the current one of the run */
 export async function rememberUpload(
   db: DatabaseOrTransaction,
   attempt: Attempt,
@@ -131,7 +131,7 @@ export async function rememberUpload(
   return result.numUpdatedRows === 1n;
 }
 
-/** Ids of the multipart uploads that runs of the environment are sending now. */
+/** Returns the ids of the multipart uploads of running runs of the environment. */
 export async function readUploadsUnderWay(
   db: DatabaseOrTransaction,
   environmentId: string,
@@ -147,12 +147,12 @@ export async function readUploadsUnderWay(
   return rows.map(row => row.upload_id);
 }
 
-/** What the attempt had begun in the bucket was aborted. */
+/** Removes the recorded upload after it was aborted. */
 export async function forgetUpload(db: DatabaseOrTransaction, attempt: Attempt): Promise<void> {
   await ofAttempt(db, attempt).set({ upload_id: null }).execute();
 }
 
-/** Whether the registry has the run's snapshot; exports may read from a replica that is behind. */
+/** Returns true if the main database has the snapshot of the run. The replica may be behind. */
 export async function isSnapshotLoaded(
   db: DatabaseOrTransaction,
   { environmentId, runId }: Attempt,
@@ -171,7 +171,7 @@ export async function isSnapshotLoaded(
   return row !== undefined;
 }
 
-/** Whether the attempt may go on, or who stopped it. One look by primary key. */
+/** Returns whether the attempt is the current one, and the plan. One look-up by primary key. */
 export async function lookAtAttempt(
   db: DatabaseOrTransaction,
   attempt: Attempt,
@@ -192,8 +192,8 @@ export async function lookAtAttempt(
 }
 
 /**
- * With what follows from it: the config's streak of failures ends, and a recovery is pushed.
- * @returns false when the run was stopped or taken over meanwhile; nothing is written then
+ * Records the success of a run, ends the failure streak of the config and pushes a recovery.
+ * @returns false without any change if the run was cancelled or taken over meanwhile
  */
 export async function recordSuccess(
   db: Database,
@@ -224,8 +224,9 @@ export async function recordSuccess(
 }
 
 /**
- * The run is over; its job stays while there is an upload to abort. With what follows from it: a failure is pushed, the
- * config may turn itself off. The same return as above.
+ * Records the failure of a run, pushes it, and turns the config off if needed. The job stays while
+ * there is an upload to abort.
+ * @returns false without any change if the run has already ended or was taken over
  */
 export async function recordFailure(
   db: Database,
@@ -252,7 +253,10 @@ export async function recordFailure(
   });
 }
 
-/** The attempt is over, the job will come again: until then the run is queued, and shows what was met. */
+/**
+ * Returns a run to the state `queued` until the next attempt of the job, with the error of this
+ * attempt.
+ */
 export async function recordRetry(
   db: DatabaseOrTransaction,
   attempt: Attempt,
@@ -265,7 +269,10 @@ export async function recordRetry(
   return updated.numUpdatedRows === 1n;
 }
 
-/** Back to waiting, with a new job at once if the snapshot is there: this process is about to stop, or it is not there. */
+/**
+ * Returns a run to the queue because this process shuts down or the snapshot is missing. If the
+ * snapshot is present, the run gets a new job at once.
+ */
 export async function handBack(
   db: Database,
   boss: PgBoss,
@@ -283,15 +290,21 @@ export async function handBack(
   });
 }
 
-/** How long a run waits whose storage was slow lately, before a worker looks at it again. */
+/** Delay before a worker attempts a run whose storage was recently slow. */
 const postponedSeconds = 60;
 
-/** Returns the run to the queue, to be looked at later: its storage is slow, and others are served first. */
+/**
+ * Returns the run to the queue with a delay, because its storage is slow and others are served
+ * first.
+ */
 export async function postpone(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
   await handBack(db, boss, attempt, postponedSeconds);
 }
 
-/** A run that is over and has nothing left in the bucket needs its job no more. Of a deleted config the rows go, too. */
+/**
+ * Removes the job of a run that has ended and has nothing left in the bucket. Purges a deleted
+ * config.
+ */
 export async function letGo(db: DatabaseOrTransaction, attempt: Attempt): Promise<void> {
   await ofAttempt(db, attempt)
     .set({ job_id: null })
@@ -301,7 +314,10 @@ export async function letGo(db: DatabaseOrTransaction, attempt: Attempt): Promis
   await purgeConfigs(db, { environmentId: attempt.environmentId, id: attempt.configId });
 }
 
-/** For a config that is turned off or deleted. A worker that is at the run sees it within a second and cleans up. */
+/**
+ * Cancels the runs of a config that is turned off or deleted. A worker that executes one notices
+ * within a second and cleans up.
+ */
 export async function cancelRuns(
   db: DatabaseOrTransaction,
   config: ConfigKey,
@@ -314,7 +330,8 @@ export async function cancelRuns(
       finished_at: now,
       error_code: stopReasons.cancelled.code,
       error_message: stopReasons.cancelled.message,
-      // No worker is at a run that is only queued, but an attempt before may have left an upload, even one without known id.
+      // A queued run without attempts needs no job. An earlier attempt may have left an upload,
+      // even with an unknown id.
       job_id: sql`case when state = 'running' or attempts > 0 then job_id end`,
     })
     .where('environment_id', '=', config.environmentId)

@@ -4,13 +4,13 @@ import type { RunError } from '../export-configs/status.ts';
 import { stopReasons } from './run-errors.ts';
 import { type Attempt, lookAtAttempt } from './update-run.ts';
 
-/** How soon a run stops once somebody wants it to. */
+/** Interval of the checks, and longest delay until a cancelled run stops. */
 const intervalMs = 1_000;
 
-/** Thrown into an attempt that may not go on. */
+/** Error that ends an attempt that may not continue. */
 export class AttemptStopped extends Error {
   override readonly name = 'AttemptStopped';
-  /** What to write; null: another wrote already, or the run is gone. */
+  /** Error to record; null if the run was already updated or deleted. */
   readonly error: RunError | null;
 
   constructor(error: RunError | null) {
@@ -22,12 +22,15 @@ export class AttemptStopped extends Error {
 export interface AttemptWatch {
   /** Aborts with an AttemptStopped. */
   readonly signal: AbortSignal;
-  /** Looks now. @throws AttemptStopped, or what the database throws */
+  /** Checks now. @throws AttemptStopped, or the driver's error */
   look(): Promise<void>;
   end(): void;
 }
 
-/** Looks at the run's row every second: config turned off or deleted, environment gone, plan lowered, taken over. */
+/**
+ * Checks every second whether the attempt may continue. It ends if its config or environment was
+ * deleted, the config was turned off, the plan was lowered, or another worker took over.
+ */
 export function watchAttempt(db: Database, attempt: Attempt): AttemptWatch {
   return watch(async () => {
     const { isCurrent, plan } = await lookAtAttempt(db, attempt);
@@ -37,7 +40,7 @@ export function watchAttempt(db: Database, attempt: Attempt): AttemptWatch {
   });
 }
 
-/** Looks every second whether the run was deleted with its environment or config. */
+/** Checks every second whether the run was deleted with its environment or config. */
 export function watchDeletion(db: Database, attempt: Attempt): AttemptWatch {
   return watch(async () => {
     const { plan } = await lookAtAttempt(db, attempt);
@@ -57,7 +60,7 @@ function watch(findReason: () => Promise<AttemptStopped | null>): AttemptWatch {
   const timer = setInterval(async () => {
     if (isLooking) return;
     isLooking = true;
-    // An outage of the database is no reason to stop; the look at the end decides.
+    // An unreachable database is no reason to stop. The check before completion decides.
     await look().catch(() => {});
     isLooking = false;
   }, intervalMs);

@@ -135,7 +135,7 @@ export async function openExport(
 
 interface View {
   readonly plan: ExportPlan;
-  /** Null if all sections are rendered. */
+  /** Session in which the file is read; null if all sections are rendered. */
   readonly session: ReadSession | null;
 }
 

@@ -6,7 +6,7 @@ import { parse as parseRange } from 'range-parser';
 export interface Representation {
   /** Strong entity tag with its quotes. */
   readonly etag: string;
-  /** Null if the file contains no snapshot. */
+  /** Time of the newest snapshot in the file; null if it contains none. */
   readonly lastModified: Date | null;
   /**
    * True if the file at this URL cannot have changed since `lastModified`. Dates in requests are

@@ -28,7 +28,8 @@ export async function registerCors(
     }
   });
   await app.register(cors, {
-    // With a list instead of a function, the plugin also sends headers to origins that are not on it.
+    // With a list instead of a function, the plugin also sends headers to origins that are not
+    // listed.
     origin: (origin, decide) =>
       decide(null, origin !== undefined && allowed.has(origin) ? origin : false),
     methods: ['GET', 'HEAD', 'PUT', 'POST', 'PATCH', 'DELETE'],

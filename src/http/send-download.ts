@@ -36,7 +36,7 @@ export interface EndedDownload {
   /** Bytes written to the connection, headers included. */
   readonly bytes: number;
   readonly seconds: number;
-  /** Null for the whole file, or if the file could not be opened. */
+  /** Range that was sent; null for the whole file, or if the file could not be opened. */
   readonly range: ByteRange | null;
 }
 
@@ -181,7 +181,7 @@ async function startReading(bytes: AsyncIterable<Buffer>): Promise<Readable> {
 function watchReader(reply: FastifyReply, stallTimeoutMs: number, onStall: () => void): void {
   const { raw } = reply;
   const { socket } = reply.request.raw;
-  // Node ends its own side in an orderly way when the reader does so. Its listener must come second.
+  // Node closes its side without a reset when the reader does. Its listener must run second.
   const onReaderEnd = () => resetConnection(socket);
   socket.prependListener('end', onReaderEnd);
   raw.once('close', () => socket.off('end', onReaderEnd));

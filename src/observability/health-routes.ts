@@ -20,7 +20,7 @@ const ok = Type.Object(
 const tags = ['Operation'];
 
 /**
- * All probes share one look-up for a second. Without that, 10,000 pipelined probes on one connection
+ * All probes share one look-up for a second. Otherwise, 10,000 pipelined probes on one connection
  * delayed other requests by 2.5 s.
  */
 const lookUp = { ttlMs: 1_000, timeoutMs: 5_000 };

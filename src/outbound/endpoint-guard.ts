@@ -1,7 +1,7 @@
 /**
- * Custom endpoints are addresses that a tenant chose and that this service dials from inside the operator's network.
- * The guard applies the rule of the allow-list to the address that is dialled, at every connect, because a name may
- * resolve to another address each time.
+ * Guards connections to custom endpoints. A tenant chooses their addresses, and this service dials
+ * them from inside the operator's network. The allow-list applies to the dialled address at every
+ * connect, because a name may resolve to another address each time.
  */
 import dns from 'node:dns';
 import http from 'node:http';
@@ -17,7 +17,10 @@ import {
 } from './endpoint-allowlist.ts';
 import { createTenantLookup } from './tenant-lookup.ts';
 
-/** Names neither the address nor whether there is one, so that a caller cannot explore the network. */
+/**
+ * Error for a forbidden endpoint. It does not reveal the address or whether there is one, so that
+ * callers cannot explore the network.
+ */
 export class EndpointNotAllowedError extends Error {
   override readonly name = 'EndpointNotAllowedError';
 
@@ -28,8 +31,8 @@ export class EndpointNotAllowedError extends Error {
 
 export interface GuardedAgentOptions extends https.AgentOptions {
   /**
-   * Resolves names. Must honour `all`. Default: `dns.lookup` for hosts that the allow-list names, because the operator
-   * chose them and may have them in `/etc/hosts`; `createTenantLookup()` for all others.
+   * Resolves names. Must honour the option `all`. Default: `createTenantLookup()`, but `dns.lookup`
+   * for hosts on the allow-list, because the operator chose them and may have them in `/etc/hosts`.
    */
   readonly resolve?: LookupFunction;
 }
@@ -47,7 +50,7 @@ export function createGuardedAgents(
 
 type ConnectCallback = (error: Error | null, socket: Duplex) => void;
 type ConnectOptions = Pick<http.ClientRequestArgs, 'host' | 'port'>;
-/** Returns the lookup to dial with, or refuses an address that was written out. */
+/** Returns the lookup to dial with, or an error if the host is a forbidden IP address. */
 type ConnectionGuard = (options: ConnectOptions) => LookupFunction | EndpointNotAllowedError;
 
 class GuardedHttpAgent extends http.Agent {
@@ -83,7 +86,7 @@ class GuardedHttpsAgent extends https.Agent {
 }
 
 function refuse(error: Error, callback: ConnectCallback | undefined): null {
-  // Node's agents expect the failure by callback, like that of a socket that cannot be made.
+  // Node's agents expect the error by callback, like that of a failed socket.
   process.nextTick(() => callback?.(error, undefined as never));
   return null;
 }
@@ -96,7 +99,7 @@ function guardConnection(
   const tenantLookup = createTenantLookup();
   return ({ host, port }) => {
     const target = { host: bareHost(host ?? ''), port: Number(port), scheme };
-    // Sockets never look up an address that is written out, so the lookup below is not called.
+    // Sockets do not look up IP addresses, so the lookup below is not called for them.
     if (isIP(target.host) !== 0 && !isAllowed(allowlist, target, target.host)) {
       return new EndpointNotAllowedError();
     }
@@ -121,7 +124,7 @@ function guardLookup(
         );
         return;
       }
-      // One bad address refuses the name, because Node may dial any of them.
+      // One forbidden address rejects the name, because Node may dial any of them.
       const [first] = addresses;
       if (
         first === undefined ||
@@ -139,7 +142,7 @@ function guardLookup(
 
 const refusal = (): NodeJS.ErrnoException => new EndpointNotAllowedError();
 
-/** True if the name servers did not answer. A later attempt may succeed. */
+/** Returns true if the name servers did not answer. A later attempt may succeed. */
 function isNameServerTrouble(error: NodeJS.ErrnoException): boolean {
   return error.code === 'EAI_AGAIN';
 }

@@ -4,12 +4,12 @@ import type { OnReadOpts, Socket } from 'node:net';
 import { finished } from 'node:stream/promises';
 import type { TLSSocket } from 'node:tls';
 
-/** The other side answered, but not in a way that this service accepts. */
+/** Error for a response that this service does not accept. */
 export class UnexpectedAnswerError extends Error {
   override readonly name: string = 'UnexpectedAnswerError';
 }
 
-/** A time limit of an exchange has passed. The AWS SDK recognises and retries it by its name. */
+/** Error for an exceeded time limit. The AWS SDK recognizes and retries it by its name. */
 export class TimeLimitError extends Error {
   override readonly name = 'TimeoutError';
   readonly code = 'ETIMEDOUT';
@@ -19,32 +19,36 @@ export interface HttpAnswer {
   readonly status: number;
   readonly reason: string;
   readonly headers: http.IncomingHttpHeaders;
-  /** The whole body, not decompressed. */
+  /** Complete body, not decompressed. */
   readonly body: Buffer;
 }
 
 export interface ExchangeLimits {
-  /** From the start until the connection stands, in milliseconds; name resolution and TLS included. */
+  /** Limit in milliseconds from the start to the connection, including name resolution and TLS. */
   readonly connectMs: number;
-  /** From the start until the last byte of the answer, in milliseconds. */
+  /** Limit in milliseconds from the start to the last byte of the response. */
   readonly totalMs: number;
-  /** Size of the body of the answer. */
+  /** Maximum size of the response body. */
   readonly answerBytes: number;
-  /** True if the status counts also when the body is too long, late or incomplete. */
+  /** True to accept the status even if the body is too long, late or incomplete. */
   readonly isBodyOptional: boolean;
 }
 
-/** Interim answers (1xx) that are accepted before the answer. Each costs an object and an event. */
+/** Maximum number of interim responses (1xx). Each costs an object and an event. */
 const maxInterimAnswers = 100;
 
-/** Chunks of a body. Servers send hundreds of bytes in each; a chunk of one byte costs as much. */
+/**
+ * Maximum number of chunks of a body. Servers send hundreds of bytes in each, and a chunk of one
+ * byte costs as much.
+ */
 const maxChunks = 1_000;
 
 /**
- * Sends one request and reads the whole answer. Every step has a limit, so that a hostile endpoint can neither hold the
- * caller nor fill the memory. Redirects are not followed.
+ * Sends a request and reads the complete response. Every step has a limit, so that a hostile
+ * endpoint can neither block the caller nor fill the memory. Redirects are not followed.
  *
- * @throws TimeLimitError, UnexpectedAnswerError, an `AbortError` when the signal aborts, or an error of the network
+ * @throws TimeLimitError, UnexpectedAnswerError, an `AbortError` if the signal aborts, or a network
+ * error
  */
 export async function exchange(
   isSecure: boolean,
@@ -115,7 +119,7 @@ async function readAnswer(
 ): Promise<HttpAnswer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
-  // A listener sees each chunk at once. A reader by `for await` would first receive all of them.
+  // A listener sees each chunk at once. `for await` would first receive all of them.
   response.on('data', (chunk: Buffer) => {
     bytes += chunk.length;
     if (bytes > answerBytes) {
@@ -140,8 +144,9 @@ async function readAnswer(
 }
 
 /**
- * Options of a plain connection that reads 4 KiB at a time. Node parses all that it has read before any limit applies,
- * and 64 KiB may hold thousands of chunks or interim answers: 150 ms. TLS reads 16 KiB at a time.
+ * Options of a plain connection that reads 4 KiB at a time. Node parses everything that it has read
+ * before any limit applies. 64 KiB may hold thousands of chunks or interim responses, which take
+ * 150 ms. TLS reads 16 KiB at a time.
  */
 function smallReads(): { onread: OnReadOpts } {
   return {

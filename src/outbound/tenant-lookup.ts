@@ -4,23 +4,25 @@ import type { LookupFunction } from 'node:net';
 export interface TenantLookupOptions {
   /** Name servers as `address` or `address:port`. Default: those of the machine. */
   readonly servers?: readonly string[];
-  /** Limit of one lookup in milliseconds. Default 4,000: less than the limit for a connection. */
+  /** Limit of one lookup in milliseconds. Default: 4,000, less than the limit for a connection. */
   readonly limitMs?: number;
 }
 
-/** How long a lookup waits for the other address family once one has answered. */
+/** Time in milliseconds to wait for the second address family after one has answered. */
 const otherFamilyMs = 300;
-/** A name may have thousands of addresses. The rest is neither judged nor dialled. */
+/** Maximum number of addresses to use. A name may have thousands, and the rest is ignored. */
 const maxAddresses = 16;
 
 /**
- * Creates a lookup for host names that tenants choose. It asks the name servers through c-ares, which needs no thread.
- * `dns.lookup` occupies a thread of libuv until the name servers answer, whatever limit the caller has: 40 slow names
- * delayed the database and the readiness for minutes.
+ * Creates a lookup for host names that tenants choose. It queries the name servers through c-ares,
+ * which needs no thread. `dns.lookup` occupies a thread of libuv until the name servers answer,
+ * regardless of the caller's limit: 40 slow names delayed the database and the readiness for
+ * minutes.
  *
- * It follows CNAME records, and reads neither `/etc/hosts` nor the search list of `resolv.conf`: a tenant has no use for
- * names that only this machine knows. Hosts of the allow-list are resolved by `dns.lookup` (see `endpoint-guard.ts`).
- * Errors have the codes of `dns.lookup`: `ENOTFOUND`, or `EAI_AGAIN` if the name servers did not answer.
+ * It follows CNAME records. It reads neither `/etc/hosts` nor the search list of `resolv.conf`,
+ * because tenants have no use for local names. `dns.lookup` resolves hosts of the allow-list (see
+ * `endpoint-guard.ts`). Errors have the codes of `dns.lookup`: `ENOTFOUND`, or `EAI_AGAIN` if the
+ * name servers did not answer.
  */
 export function createTenantLookup({
   servers,
@@ -77,7 +79,7 @@ function found(result: PromiseSettledResult<string[]>, family: number): FoundAdd
   return result.value.map(address => ({ address, family }));
 }
 
-/** True if the name servers answered that there is nothing, or that this is no name. */
+/** Returns true if the name servers answered that there is no such name or no address. */
 function isAbsent(result: PromiseSettledResult<string[]>): boolean {
   if (result.status === 'fulfilled') return true;
   return ['ENOTFOUND', 'ENODATA', 'EBADNAME', 'EFORMERR'].includes(result.reason?.code);

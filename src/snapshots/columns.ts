@@ -27,7 +27,7 @@ export type Column =
       readonly name: string;
       readonly nullable: boolean;
     }
-  /** One digit from `min` to `max`. If `max` is null, a whole number of at most 18 digits. */
+  /** Digit from `min` to `max`. If `max` is null, a whole number of at most 18 digits. */
   | {
       readonly header: string;
       readonly kind: 'integer';

@@ -21,7 +21,9 @@ export function dayLockName(date: string): string {
   return `warehouse-export day ${date}`;
 }
 
-/** Returns the name of the advisory lock that an ingest, a delete and retention hold for one snapshot. */
+/**
+ * Returns the name of the advisory lock of one snapshot. Ingests, deletions and retention hold it.
+ */
 export function snapshotLockName(environmentId: string, date: string): string {
   return `warehouse-export snapshot ${environmentId} ${date}`;
 }

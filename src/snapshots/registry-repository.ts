@@ -11,7 +11,7 @@ export interface Snapshot {
   readonly version: string;
   readonly rowCount: number;
   readonly completedAt: string;
-  /** Null while this version is not rendered. */
+  /** Time of rendering; null while this version is not rendered. */
   readonly renderedAt: string | null;
 }
 

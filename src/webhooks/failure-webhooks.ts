@@ -6,7 +6,9 @@ import { type EncryptionKeys, openSecret, sealSecret } from '../encryption/secre
 import { notFound } from '../shared/errors.ts';
 import { makeWebhookSecret } from './signature.ts';
 
-/** One webhook an environment: where it is told that exports fail. */
+/**
+ * Webhook of an environment, which receives failures of its exports. At most one per environment.
+ */
 export interface FailureWebhook {
   readonly environmentId: string;
   readonly url: string;
@@ -14,11 +16,11 @@ export interface FailureWebhook {
 }
 
 /**
- * Sets the webhook. Another URL gets another secret, so that the old receiver can sign nothing for the new one. The
- * caller holds the row of the environment, so that changes take turns. The audit log records changes but not the URL,
- * which may be a secret itself.
+ * Sets the webhook. Another URL gets another secret, so that the old receiver can sign nothing for
+ * the new one. The caller holds a lock on the row of the environment, which serializes changes. The
+ * audit log records changes without the URL, because a URL may be a secret.
  *
- * @returns the new secret, which cannot be read again; null if the URL is the same
+ * @returns the new secret, which cannot be read again; null if the URL is unchanged
  */
 export async function setFailureWebhook(
   trx: Transaction<Tables>,
@@ -41,7 +43,7 @@ export async function setFailureWebhook(
   return secret;
 }
 
-/** With its secret. One that is not there is no error. */
+/** Deletes the webhook and its secret. Does nothing if there is none. */
 export async function removeFailureWebhook(
   trx: Transaction<Tables>,
   actor: Actor,
@@ -56,7 +58,10 @@ export async function removeFailureWebhook(
   await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
 }
 
-/** The old secret signs nothing from the next delivery on. @throws AppError `not_found` */
+/**
+ * Replaces the secret. The next delivery uses the new one.
+ * @throws AppError `not_found`
+ */
 export async function rotateWebhookSecret(
   db: Database,
   actor: Actor,
@@ -91,7 +96,7 @@ export async function findFailureWebhook(
     : { environmentId, url: row.url, sealedSecret: row.sealed_secret };
 }
 
-/** By environment; those without one are absent. */
+/** Returns URLs by environment. Environments without a webhook are absent. */
 export async function listFailureWebhookUrls(
   db: DatabaseOrTransaction,
   environmentIds: readonly string[],
@@ -105,7 +110,10 @@ export async function listFailureWebhookUrls(
   return new Map(rows.map(row => [row.environment_id, row.url]));
 }
 
-/** @throws Error when it was sealed under a key that is not configured any more */
+/**
+ * Decrypts the secret of a webhook.
+ * @throws Error if its encryption key is not configured any more
+ */
 export function webhookSecretOf(
   keys: EncryptionKeys,
   { environmentId, sealedSecret }: FailureWebhook,

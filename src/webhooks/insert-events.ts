@@ -12,10 +12,10 @@ export interface EventData {
   readonly configId: string;
   readonly configName: string;
   readonly runId: string;
-  /** Null for a manual run. */
+  /** Slot of a scheduled run; null for a manual run. */
   readonly slot: string | null;
   readonly snapshotDate: string;
-  /** Null once a run succeeded. */
+  /** Error of the run; null if it succeeded. */
   readonly error: { readonly code: string; readonly message: string } | null;
   /** Consecutive failed runs, including this one. */
   readonly consecutiveFailures: number;

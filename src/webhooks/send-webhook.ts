@@ -17,11 +17,11 @@ export type SendErrorCode =
   | 'secret_unreadable'
   | 'unknown';
 
-/** Result of one attempt. It repeats nothing of the answer but the status. */
+/** Result of one attempt. It contains nothing of the response except the status. */
 export interface SendResult {
   /** True if the receiver answered with 2xx. */
   readonly delivered: boolean;
-  /** Null if there was no answer. */
+  /** Status of the response; null if there was none. */
   readonly status: number | null;
   readonly error: { readonly code: SendErrorCode; readonly message: string } | null;
 }
@@ -35,8 +35,8 @@ const limits: ExchangeLimits = {
 };
 
 /**
- * Sends one signed POST, guarded like custom endpoints. Redirects are not followed. Never throws because of what the
- * receiver does.
+ * Sends one signed POST, guarded like custom endpoints. Redirects are not followed. Does not throw
+ * for errors of the receiver or the network.
  */
 export async function sendWebhook(
   { allowlist, extraCa, resolve }: ClientEnvironment,
@@ -74,7 +74,7 @@ export async function sendWebhook(
 function describeAnswer(status: number): SendResult {
   if (status >= 200 && status < 300) return { delivered: true, status, error: null };
   const redirects = status >= 300 && status < 400 ? ' Redirects are not followed.' : '';
-  const message = `The receiver answered ${status}; only 2xx says that it took the message.${redirects}`;
+  const message = `The receiver answered ${status}; only 2xx confirms delivery.${redirects}`;
   return { delivered: false, status, error: { code: 'not_accepted', message } };
 }
 

@@ -7,19 +7,22 @@ import type { Destination } from '../destination.ts';
 import { isUploadId } from './answer-values.ts';
 import { describeStorageError, isTransient, StorageError } from './errors.ts';
 
-/** Removes what unfinished uploads left in a tenant's bucket. The tenant pays for it and does not see it. */
+/** Aborts unfinished uploads in a tenant's bucket, where they cost money unnoticed. */
 
 /** Limit of one request in milliseconds, retries included. */
 const limitMs = 20_000;
-/** An endpoint may list uploads without end, so a sweep takes no more than this. */
+/**
+ * Maximum number of uploads that a sweep aborts, because an endpoint may list uploads without end.
+ */
 const maxUploads = 20;
-/** Uploads to ask for. Some of the first may be under way and must stay. */
+/** Maximum number of uploads to list. Some of the first may be in progress and must stay. */
 const maxListedUploads = 30;
 
 /**
- * Resolves when no upload of that id is left, whether it was there or not.
+ * Aborts an upload. Succeeds if no upload with that id is left, whether it existed or not.
  *
- * @throws StorageError if the storage refuses or does not answer within 20 s; the reason of the signal if it aborts
+ * @throws StorageError if the storage refuses or does not answer within 20 s; the reason of the
+ * signal if it aborts
  */
 export async function abortUpload(
   client: S3Client,
@@ -41,12 +44,13 @@ export async function abortUpload(
 }
 
 /**
- * Aborts up to 20 uploads of exactly that key, except those that are named. Only the storage knows the id of an upload
- * whose start was never answered. Needs ListBucketMultipartUploads, which the least rights of the guide do not include.
+ * Aborts up to 20 uploads of exactly that key, except the given ones. Only the storage knows the id
+ * of an upload whose start was not answered. Needs the right ListBucketMultipartUploads, which is
+ * not among the minimal rights in the guide.
  *
- * @returns how many uploads it aborted, or null if it may not list them
- * @throws StorageError if an upload cannot be aborted or the storage does not answer; the reason of the signal if it
- * aborts
+ * @returns the number of uploads that were aborted, or null if they may not be listed
+ * @throws StorageError if an upload cannot be aborted or the storage does not answer; the reason of
+ * the signal if it aborts
  */
 export async function abortOrphanedUploads(
   client: S3Client,
@@ -69,7 +73,7 @@ async function listUnfinishedUploads(
   signal: AbortSignal,
 ): Promise<string[] | null> {
   try {
-    // Longer keys sort after this one, so the first page has its uploads.
+    // Longer keys sort after this one, so the first page contains its uploads.
     const { Uploads = [] } = await client.send(
       new ListMultipartUploadsCommand({
         Bucket: destination.bucket,

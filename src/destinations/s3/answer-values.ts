@@ -1,8 +1,8 @@
 import { NotS3Error } from './error-codes.ts';
 
 /**
- * Values of answers that go into the database or into later requests. An endpoint may send anything: PostgreSQL refuses
- * NUL, and a long value would fill rows and log lines.
+ * Checks values of responses that go into the database or into later requests. An endpoint may send
+ * anything. PostgreSQL refuses NUL, and a long value would fill rows and log lines.
  */
 
 /** Returns an upload id of at most 1,024 printable ASCII characters. @throws NotS3Error */
@@ -16,7 +16,8 @@ export function isUploadId(value: unknown): value is string {
 }
 
 /**
- * Returns an ETag of at most 256 printable ASCII characters. RADOS Gateway completes uploads with an empty one.
+ * Returns an ETag of at most 256 printable ASCII characters. It may be empty, because RADOS Gateway
+ * completes uploads with an empty one.
  *
  * @throws NotS3Error
  */

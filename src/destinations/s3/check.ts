@@ -1,4 +1,4 @@
-/** Asks a bucket whether a run will be able to do its work there, before a config is saved. */
+/** Checks before a config is saved whether a run can write to its bucket. */
 import {
   AbortMultipartUploadCommand,
   CreateMultipartUploadCommand,
@@ -30,32 +30,37 @@ export interface DestinationCheck {
 export interface CheckResult {
   /** True if both checks passed. */
   readonly valid: boolean;
-  /** `list`, then `write`. */
+  /** Results of `list` and `write`, in this order. */
   readonly checks: readonly DestinationCheck[];
 }
 
 export interface CheckRequest {
   readonly destination: Destination;
   readonly credentials: Credentials;
-  /** Default: null, which leaves it to the bucket. */
+  /** Default: null, the default of the bucket. */
   readonly encryption?: Encryption | null;
-  /** A key that a run will write, because rights may be limited to prefixes and suffixes. No object is made. */
+  /**
+   * Key that a run will write, because rights may be limited to prefixes and suffixes. No object is
+   * created.
+   */
   readonly objectKey: string;
-  /** Ends the check, which then rejects with the signal's reason. */
+  /** Aborts the check, which then rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
-  /** Milliseconds until the answer; default 12,000, because callers are promised one within 15 s. */
+  /** Limit in milliseconds. Default: 12,000, because the API answers within 15 s. */
   readonly limitMs?: number;
-  /** Called when no request is under way any more, which may be after the answer. */
+  /** Called when all requests have ended, which may be after the result. */
   readonly onEnd?: () => void;
 }
 
-/** Milliseconds in which an upload that started late is still aborted, after the caller got an answer. */
+/**
+ * Time in milliseconds after which an upload that starts late is no longer aborted. The caller
+ * already has the result then.
+ */
 const lateLimitMs = 20_000;
 
 /**
- * Lists the folder of the object, and starts and aborts an upload of it, both at once.
- *
- * Storage errors are part of the result. It rejects only when the signal aborts.
+ * Lists the folder of the object, and concurrently starts and aborts an upload. Storage errors are
+ * part of the result. Rejects only if the signal aborts.
  */
 export async function checkDestination(
   {
@@ -87,7 +92,7 @@ export async function checkDestination(
     outcome.status === 'rejected'
       ? faultOf(outcome.reason, { step, destination, accessKeyId })
       : null;
-  // The write then succeeds, but in a folder that has the name of the bucket.
+  // The write would then succeed, but in a folder with the name of the bucket.
   const isMisplaced =
     destination.endpoint !== null &&
     listed.status === 'rejected' &&
@@ -110,16 +115,15 @@ async function list(
     new ListObjectsV2Command({ Bucket: bucket, Prefix: folderOf(key), MaxKeys: 1 }),
     { abortSignal: limit },
   );
-  // The SDK accepts any XML document with status 200, a web page included.
+  // The SDK accepts any XML document with status 200, such as a web page.
   if (answer.KeyCount === undefined && answer.Name === undefined)
     throw new NotS3Error('not a list of objects');
 }
 
 /**
- * Tries an upload with the encryption of the config.
- *
- * Storage refuses encryption with many codes: AccessDenied, InvalidArgument, NotImplemented, at RADOS
- * Gateway even InvalidAccessKeyId. If the same upload starts without encryption, that was the reason.
+ * Tries an upload with the encryption of the config. Storage rejects encryption with many codes:
+ * AccessDenied, InvalidArgument, NotImplemented, and RADOS Gateway even with InvalidAccessKeyId. If
+ * the same upload starts without encryption, the encryption was the reason.
  */
 async function write(
   client: S3Client,
@@ -150,7 +154,10 @@ function mayBeEncryption(error: unknown): boolean {
   ].includes(causeOf(error).kind);
 }
 
-/** Ignores the check's limit: an upload that the storage starts late has to be aborted, too. */
+/**
+ * Starts and aborts an upload. Ignores the limit of the check, because an upload that starts late
+ * must be aborted too.
+ */
 async function tryUpload(
   client: S3Client,
   destination: Destination,
@@ -179,7 +186,10 @@ function report(name: DestinationCheck['name'], error: StorageFault | null): Des
   return { name, ok: error === null, error };
 }
 
-/** Rejects with the signal's reason if that aborts first. The work continues then, unobserved. */
+/**
+ * Waits for the work. Rejects with the reason of the signal if that aborts first. The work then
+ * continues in the background.
+ */
 async function within(work: Promise<void>, limit: AbortSignal): Promise<void> {
   const { promise: over, reject } = Promise.withResolvers<never>();
   const stop = () => reject(limit.reason);

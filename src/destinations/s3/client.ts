@@ -11,11 +11,14 @@ import { createRequestHandler, type RequestLimits, type StoragePace } from './re
 
 /** Limits of the requests of one client. */
 export interface ClientPatience extends RequestLimits {
-  /** Requests in all for one call. The SDK repeats after 5xx, throttling and broken connections. */
+  /**
+   * Maximum number of requests for one call. The SDK retries on 5xx, throttling and broken
+   * connections.
+   */
   readonly maxAttempts: number;
 }
 
-/** A check reports what it saw the first time: a caller is waiting. */
+/** Limits of a check. It does not retry, because a caller waits for it. */
 export const checkPatience: ClientPatience = {
   maxAttempts: 1,
   connectMs: 5_000,
@@ -24,7 +27,7 @@ export const checkPatience: ClientPatience = {
   minBytesPerSecond: 128 * 1024,
 };
 
-/** With a part of 8 MiB, a request ends after at most 94 s. */
+/** Limits of a run. A request with a part of 8 MiB ends after at most 94 s. */
 export const runPatience: ClientPatience = {
   maxAttempts: 3,
   connectMs: 5_000,
@@ -33,18 +36,20 @@ export const runPatience: ClientPatience = {
   minBytesPerSecond: 128 * 1024,
 };
 
-/** What the operator decides, not the tenant. */
+/** Settings of the operator for connections to tenants' endpoints. */
 export interface ClientEnvironment {
   readonly allowlist: EndpointAllowlist;
-  /** PEM of a certificate authority that may sign custom endpoints, beside the public ones. */
+  /**
+   * PEM of a certificate authority that may sign custom endpoints, in addition to the public ones.
+   */
   readonly extraCa?: string;
   /** Resolves host names that tenants choose. Default: `createTenantLookup()`. */
   readonly resolve?: LookupFunction;
 }
 
 /**
- * Creates a client for one destination. `destroy()` it when done: it holds its own connections.
- * Reads nothing from the process environment and does not follow redirects.
+ * Creates a client for one destination. Call `destroy()` when done: it holds its own connections.
+ * It reads nothing from the process environment and does not follow redirects.
  *
  * @param pace measures the requests of this client
  */
@@ -63,13 +68,13 @@ export function createS3Client(
     maxAttempts: patience.maxAttempts,
     retryMode: 'standard',
     ...checksums(destination),
-    // Each is the default; stated so that no shared configuration file of the machine changes it.
+    // These are the defaults. They are set so that no shared configuration file changes them.
     followRegionRedirects: false,
     useArnRegion: false,
     useDualstackEndpoint: false,
     useFipsEndpoint: false,
     disableS3ExpressSessionAuth: true,
-    // Agents of our own make the SDK send the body without waiting, so the header would only be a way to fail.
+    // With custom agents the SDK does not wait for `100 Continue`, so the header would have no use.
     expectContinueHeader: false,
     logger: silent,
   });
@@ -77,7 +82,10 @@ export function createS3Client(
   return client;
 }
 
-/** Providers that answer `https://<bucket>.<endpoint>` alone, and refuse `https://<endpoint>/<bucket>`. */
+/**
+ * Hosts of providers that accept only `https://<bucket>.<endpoint>`, not
+ * `https://<endpoint>/<bucket>`.
+ */
 const virtualHostedOnly = /\.(?:aliyuncs|myqcloud|volces|ivolces)\.com$/;
 
 function addressing({
@@ -87,8 +95,8 @@ function addressing({
 }: Destination): Pick<S3ClientConfig, 'endpoint' | 'forcePathStyle'> {
   switch (provider) {
     case 'aws':
-      // The SDK's own default, written out because AWS_ENDPOINT_URL would change that. With a dotted bucket, which
-      // the certificate of *.s3.… does not cover, the SDK takes the path style by itself.
+      // The default of the SDK, set because AWS_ENDPOINT_URL would override it. The SDK switches to
+      // path style for buckets with dots, which the certificate of *.s3.… does not cover.
       return {
         endpoint: `https://s3.${region}.${region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com'}`,
         forcePathStyle: false,
@@ -103,8 +111,8 @@ function addressing({
 }
 
 /**
- * Returns whether the SDK adds CRC-32 checksums. Other providers refuse or misread them, so they get
- * Content-MD5 instead.
+ * Returns the checksum settings. The SDK adds CRC-32 checksums only for Amazon. Other providers
+ * refuse or misread them, so they get Content-MD5.
  */
 function checksums({
   provider,
@@ -128,8 +136,8 @@ function createAgents(
       ...(resolve === undefined ? {} : { resolve }),
     });
   }
-  // The names of Amazon and Google may resolve to private addresses inside of their clouds. The
-  // tenant chooses the bucket and the region in the name, so it must not occupy `getaddrinfo`.
+  // Hosts of Amazon and Google may resolve to private addresses inside their clouds. The tenant
+  // chooses the bucket and the region in the name, so the lookup must not occupy `getaddrinfo`.
   const lookup = resolve ?? createTenantLookup();
   return { httpsAgent: new https.Agent({ ...agentOptions, lookup }) };
 }

@@ -1,12 +1,12 @@
-/** Finds the cause of an error that the S3 client threw. Pure. The table of provider codes is here. */
+/** Finds the cause of an error of the S3 client by a table of the codes of providers. */
 import { EndpointNotAllowedError } from '../../outbound/endpoint-guard.ts';
 import { UnexpectedAnswerError } from '../../outbound/http-exchange.ts';
 
 export interface Cause {
   readonly kind: CauseKind;
-  /** The provider's code or the HTTP status, safe to show to a caller. */
+  /** Code of the provider or HTTP status, safe to show to callers. */
   readonly shown: string;
-  /** The region that the storage named, for `wrong_region`. */
+  /** Region that the storage named, for `wrong_region`. */
   readonly rightRegion: string | null;
 }
 
@@ -32,13 +32,13 @@ export type CauseKind =
   | 'storage_unavailable'
   | 'unknown';
 
-/** An answer that has status 200 and is not what S3 answers to that request. */
+/** Error for a response with status 200 that is not a valid S3 response to the request. */
 export class NotS3Error extends Error {
   override readonly name = 'NotS3Error';
 }
 
 /**
- * Causes by the `Code` of an S3 error document. Codes that no row lists are `unknown`, or
+ * Causes by the `Code` of an S3 error document. Unlisted codes are `unknown`, or
  * `storage_unavailable` with a status of 5xx or 429.
  *
  * Sources, read in 2026:
@@ -50,13 +50,15 @@ export class NotS3Error extends Error {
  * - RGW: rgw_http_s3_errors in src/rgw/rgw_common.cc of ceph/ceph
  * - MinIO: errorCodes in cmd/api-errors.go of minio/minio
  *
- * These codes stay `unknown` on purpose, so that runs are repeated and the caller sees the code:
- * BadDigest, InvalidDigest, XAmzContentSHA256Mismatch, XAmzContentChecksumMismatch and CrcMismatch
- * (bytes damaged on their way), NoSuchUpload, InvalidPart and InvalidPartOrder (an upload that was
- * aborted meanwhile), EntityTooLarge and EntityTooSmall (limits of the storage), KeyTooLongError,
- * InvalidObjectName, XMinioParentIsObject and XMinioObjectExistsAsDirectory (a folder that the storage
- * cannot have), InvalidArgument, InvalidRequest, MalformedXML, PreconditionFailed and InvalidStorageClass
- * (no request of this service should cause them).
+ * Some codes stay `unknown` on purpose, so that runs are retried and the caller sees the code:
+ * - bytes damaged in transit: BadDigest, InvalidDigest, XAmzContentSHA256Mismatch,
+ *   XAmzContentChecksumMismatch, CrcMismatch
+ * - an upload that was aborted meanwhile: NoSuchUpload, InvalidPart, InvalidPartOrder
+ * - limits of the storage: EntityTooLarge, EntityTooSmall
+ * - keys that the storage cannot have: KeyTooLongError, InvalidObjectName, XMinioParentIsObject,
+ *   XMinioObjectExistsAsDirectory
+ * - requests that this service should never send: InvalidArgument, InvalidRequest, MalformedXML,
+ *   PreconditionFailed, InvalidStorageClass
  */
 const codes: Readonly<Record<string, CauseKind>> = {
   InvalidAccessKeyId: 'access_key_not_recognised', // AWS, RGW, Wasabi, B2, MinIO
@@ -157,13 +159,13 @@ const codes: Readonly<Record<string, CauseKind>> = {
   XMinioBackendDown: 'storage_unavailable', // MinIO
 };
 
-/** AWS and MinIO pass errors of the key service on, such as `KMS.DisabledException`. */
+/** Codes of the key service, such as `KMS.DisabledException`, which AWS and MinIO forward. */
 const keyServiceRefusal = /^KMS\./;
-/** Those that pass without a change of the configuration. */
+/** Codes of the key service that pass without a change of the configuration. */
 const keyServiceTrouble =
   /^KMS\.(?:Throttling|Internal|DependencyTimeout|LimitExceeded|KeyUnavailable)/;
 
-/** Causes by Node's codes for connections that could not be made or kept. */
+/** Causes by Node's codes for failed connections. */
 const networkCodes: Readonly<Record<string, CauseKind>> = {
   ENOTFOUND: 'endpoint_unreachable',
   EAI_AGAIN: 'endpoint_unreachable',
@@ -185,7 +187,7 @@ const networkCodes: Readonly<Record<string, CauseKind>> = {
   INVALID_PURPOSE: 'tls_error',
 };
 
-/** Codes of OpenSSL about certificates, of Node about TLS, and of Node's HTTP parser. */
+/** Codes of OpenSSL for certificates, of Node for TLS, and of Node's HTTP parser. */
 const networkFamilies: readonly (readonly [RegExp, CauseKind])[] = [
   [
     /^(?:CERT_|CRL_|UNABLE_TO_|ERR_TLS_|ERR_SSL_|ERROR_IN_CERT_|ERROR_IN_CRL_)|SELF_SIGNED_CERT/,
@@ -205,7 +207,10 @@ interface Thrown {
   readonly $response?: { readonly headers?: Readonly<Record<string, unknown>> };
 }
 
-/** @param error what the S3 client threw; any value */
+/**
+ * Finds the cause of an error of the S3 client.
+ * @param error any thrown value
+ */
 export function causeOf(error: unknown): Cause {
   const thrown: Thrown = typeof error === 'object' && error !== null ? error : {};
   const status = statusOf(thrown);
@@ -218,7 +223,7 @@ export function causeOf(error: unknown): Cause {
   };
 }
 
-/** What a code looks like. The storage may send any text, and only this much of it is shown. */
+/** Form of a code. Storage may send any text, and only codes of this form are shown. */
 const codeShape = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
 
 function kindOf(error: unknown, thrown: Thrown, code: string | null, status: number): CauseKind {
@@ -227,7 +232,7 @@ function kindOf(error: unknown, thrown: Thrown, code: string | null, status: num
   if (code !== null) return kindOfCode(code, status);
   const network = typeof thrown.code === 'string' ? kindOfNetworkCode(thrown.code) : null;
   if (network !== null) return network;
-  // Time limits of this service abort requests; those of the SDK throw.
+  // Time limits of this service abort requests, those of the SDK throw.
   if (thrown.name === 'TimeoutError' || thrown.name === 'AbortError') return 'timeout';
   return kindOfStatus(thrown, status);
 }
@@ -244,10 +249,13 @@ function kindOfNetworkCode(code: string): CauseKind | null {
   return networkCodes[code] ?? family?.[1] ?? null;
 }
 
-/** Finds the cause of an answer without an S3 error document, such as one of a proxy or web server. */
+/**
+ * Finds the cause of a response without an S3 error document, such as that of a proxy or web
+ * server.
+ */
 function kindOfStatus(thrown: Thrown, status: number): CauseKind {
   if (status === 0) return 'unknown';
-  // S3 answers HEAD and some redirects without a document, but with this header.
+  // S3 answers HEAD and some redirects without a document but with this header.
   const hasRegion = header(thrown, 'x-amz-bucket-region') !== undefined;
   if (status >= 300 && status < 500 && hasRegion) return 'wrong_region';
   if (status === 501 || status === 505) return 'not_s3';

@@ -7,17 +7,21 @@ import { requireSafeXml, uploadsAnswer, usualAnswer } from './response-guard.ts'
 
 /** Limits of one request. */
 export interface RequestLimits {
-  /** Until the connection stands, in milliseconds; name resolution and TLS included. */
+  /** Limit for the connection in milliseconds, including name resolution and TLS. */
   readonly connectMs: number;
-  /** For the answer, in milliseconds; the time that the body of the request needs is added. */
+  /**
+   * Limit for the response in milliseconds. The time that the body of the request needs is added.
+   */
   readonly answerMs: number;
-  /** For the answer to CompleteMultipartUpload, for which a storage may need minutes. */
+  /**
+   * Limit for the response to CompleteMultipartUpload in milliseconds. Storage may need minutes.
+   */
   readonly completeMs: number;
-  /** Rate at which the endpoint must take the body of the request. */
+  /** Minimum rate at which the endpoint must accept the body of the request. */
   readonly minBytesPerSecond: number;
 }
 
-/** Measures how long the storage keeps this service waiting. */
+/** Measures the time in which this service waits for the storage. */
 export interface StoragePace {
   /** Called when a request starts. @returns a function to call when it has ended */
   start(bytes: number): () => void;
@@ -29,8 +33,9 @@ interface Agents {
 }
 
 /**
- * The HTTP layer under the AWS SDK. It reads each answer whole, within limits of time and size, and refuses XML that is
- * expensive to parse. `NodeHttpHandler` of the SDK limits neither, and waits after `101 Switching Protocols`.
+ * HTTP layer under the AWS SDK. It reads each response completely, within limits of time and size,
+ * and rejects XML that is expensive to parse. `NodeHttpHandler` of the SDK limits neither, and
+ * hangs after `101 Switching Protocols`.
  */
 export function createRequestHandler(agents: Agents, limits: RequestLimits, pace?: StoragePace) {
   return {
@@ -70,7 +75,7 @@ export function createRequestHandler(agents: Agents, limits: RequestLimits, pace
             statusCode: answer.status,
             reason: answer.reason,
             headers: joinHeaders(answer.headers),
-            // A stream, because the SDK looks for an error inside of a 200 only in streams.
+            // A stream, because the SDK detects an error inside a 200 only in streams.
             body: Readable.from([answer.body], { objectMode: false }),
           }),
         };
@@ -82,7 +87,7 @@ export function createRequestHandler(agents: Agents, limits: RequestLimits, pace
       agents.httpAgent?.destroy();
       agents.httpsAgent.destroy();
     },
-    // The SDK may change settings of its own handler. This one has none.
+    // The SDK may change the settings of its handler. This handler has none.
     updateHttpClientConfig() {},
     httpHandlerConfigs: () => ({}),
   };
@@ -93,7 +98,7 @@ function pathOf({ path, query }: HttpRequest): string {
   return queryString === '' ? path : `${path}?${queryString}`;
 }
 
-/** Bodies are whole parts, documents or empty. A stream would need another way to measure time. */
+/** Returns the length of a body. Bodies are whole parts, documents or empty, never streams. */
 function bodyOf({ body }: HttpRequest): string | Uint8Array {
   if (body === undefined || body === null) return '';
   if (typeof body === 'string' || body instanceof Uint8Array) return body;

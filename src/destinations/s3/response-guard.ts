@@ -1,26 +1,33 @@
 import { UnexpectedAnswerError } from '../../outbound/http-exchange.ts';
 
 /**
- * Limits of the XML that the AWS SDK parses. Its parser is synchronous, handles a DOCTYPE in quadratic time and recurses
- * for each level. With these limits the longest answer costs less than 50 ms (test/faults/hostile-answers.test.ts).
+ * Limits of the XML that the AWS SDK parses. Its parser is synchronous, handles a DOCTYPE in
+ * quadratic time and recurses for each level. Within these limits the longest response takes less
+ * than 50 ms (test/faults/hostile-answers.test.ts).
  */
 export interface AnswerLimits {
   readonly bytes: number;
-  /** Opening, closing and self-closing tags. */
+  /** Maximum number of opening, closing and self-closing tags. */
   readonly tags: number;
 }
 
-/** Errors, and answers about one object. The longest known error is about 10 KiB long and has 20 tags. */
+/**
+ * Limits of errors and of responses about one object. The longest known error has about 10 KiB and
+ * 20 tags.
+ */
 export const usualAnswer: AnswerLimits = { bytes: 64 * 1024, tags: 400 };
-/** A list of at most 30 uploads: 3 KiB and 40 tags for each. */
+/** Limits of a list of at most 30 uploads with 3 KiB and 40 tags each. */
 export const uploadsAnswer: AnswerLimits = { bytes: 96 * 1024, tags: 1_200 };
 
-/** Answers of S3 have at most five levels. */
+/** Maximum nesting. Responses of S3 have at most five levels. */
 const maxDepth = 16;
-/** Size of a tag with its attributes. Those of S3 name one or two XML namespaces. */
+/** Maximum size of a tag with its attributes. Tags of S3 have one or two XML namespaces. */
 const maxTagBytes = 512;
 
-/** @throws UnexpectedAnswerError if the XML declares a document type or an entity, or exceeds a limit */
+/**
+ * Checks XML before it is parsed.
+ * @throws UnexpectedAnswerError if it declares a document type or an entity, or exceeds a limit
+ */
 export function requireSafeXml(body: Buffer, limits: AnswerLimits): void {
   if (body.length > limits.bytes) refuse(`more than ${limits.bytes} bytes`);
   let tags = 0;

@@ -1,7 +1,9 @@
 /**
- * One object, streamed, that appears whole or not at all. `Upload` of lib-storage cuts the stream into parts and sends
- * them; what it leaves open is closed here: an end of the source that is no end completes nothing, a fault of one part
- * stops the rest at once, and what was begun is aborted.
+ * Uploads a stream as one object that appears complete or not at all. `Upload` of lib-storage cuts
+ * the stream into parts and sends them. This module adds:
+ * - A source that is cut off does not complete the object.
+ * - An error of one part stops the other parts at once.
+ * - A started upload is aborted after an error.
  */
 import { createHash } from 'node:crypto';
 import { Readable, Transform } from 'node:stream';
@@ -22,33 +24,37 @@ import { describeStorageError, StorageError } from './errors.ts';
 
 export interface UploadRequest {
   readonly destination: Destination;
-  /** The object's whole key, folder included. */
+  /** Complete key of the object, folder included. */
   readonly key: string;
   /**
-   * The bytes. Whatever makes the object wrong must be an error of this stream, at the latest in place of its end:
-   * after an end without error the object is completed.
+   * Content. If it is wrong, the stream must emit an error before its end. After an end without
+   * error the object is completed.
    */
   readonly body: Readable | AsyncIterable<Uint8Array>;
   readonly contentType: string;
-  /** Default: null, which leaves it to the bucket. */
+  /** Default: null, the default of the bucket. */
   readonly encryption?: Encryption | null;
   readonly metadata: Readonly<Record<string, string>>;
-  /** An estimate will do: the size of the parts leaves room for twice as much. */
+  /** Estimated size. The size of the parts leaves room for twice as much. */
   readonly expectedSizeBytes: number;
-  /** Stops the upload. Once the last request of all is under way the object may appear, so its answer is awaited. */
+  /** Aborts the upload. The last request is not aborted, because the object may already appear. */
   readonly signal: AbortSignal;
   /**
-   * Awaited before the first part is sent, so that a later sweep can abort what a dead process has begun. `asked` is how
-   * often the storage was asked to begin: each time but the last may have begun an upload whose id nobody was told.
+   * Called and awaited before the first part is sent, so that a later sweep can abort the upload of
+   * a crashed process. `asked` is the number of requests to start. Each one except the last may
+   * have started an upload with an unknown id.
    */
   readonly onMultipartStarted: (uploadId: string, asked: number) => Promise<void>;
-  /** What was begun is gone: there is nothing to sweep. Not called when the storage refused the abort. */
+  /**
+   * Called when the upload was aborted and nothing is left. Not called if the storage refused the
+   * abort.
+   */
   readonly onMultipartAborted?: () => Promise<void>;
 }
 
 export interface UploadedObject {
   readonly bytes: number;
-  /** Lower-case hex, of the bytes as sent. */
+  /** SHA-256 of the bytes as sent, in lower-case hex. */
   readonly sha256: string;
 }
 
@@ -56,27 +62,32 @@ const mebibyte = 1024 * 1024;
 const minPartSizeBytes = 8 * mebibyte;
 const maxParts = 10_000;
 const maxPartsInFlight = 4;
-/** Of all parts in flight, unless a single one is larger. */
+/** Maximum total size of the parts in flight, unless a single part is larger. */
 const maxBytesInFlight = 64 * mebibyte;
 /**
- * Limits of the requests that a stop of the run does not abort, retries included. An aborted start would leave an upload
- * whose id is unknown, an aborted end an object that no run claims.
+ * Limits of requests that the signal does not abort, including retries. An aborted start would
+ * leave an upload with an unknown id. An aborted completion would leave an object that no run
+ * claims.
  */
 const createLimitMs = 20_000;
 const lastLimitMs = 300_000;
 
-/** Parts are of one size, which some providers demand, and large enough that 10,000 hold twice what is expected. */
+/**
+ * Returns the part size. All parts have one size, as some providers require. It is large enough
+ * that 10,000 parts hold twice the expected size.
+ */
 export function partSizeBytes(expectedSizeBytes: number): number {
   const needed = Math.ceil((2 * expectedSizeBytes) / maxParts / mebibyte) * mebibyte;
   return Math.max(minPartSizeBytes, needed);
 }
 
 /**
- * Up to one part's length is sent as a single request, more as a multipart upload of a few parts at a time.
+ * Sends up to one part's length as a single request, and more as a multipart upload with a few
+ * concurrent parts. After an error it tries to abort the upload. A caller that was given an upload
+ * id must retry `abortUpload` until it succeeds.
  *
- * @throws StorageError when the storage fails; the signal's reason when that aborted; whatever the source or
- * `onMultipartStarted` threw. What was begun was then aborted as far as the storage let us: a caller that was given an
- * upload id calls `abortUpload` with it later, again if need be, until that succeeds.
+ * @throws StorageError if the storage fails; the reason of the signal if it aborts; errors of the
+ * source and of `onMultipartStarted`
  */
 export async function uploadObject(
   client: S3Client,
@@ -91,7 +102,7 @@ export async function uploadObject(
 
 async function upload(client: S3Client, request: UploadRequest): Promise<UploadedObject> {
   const { destination, key, body, contentType, metadata, expectedSizeBytes, signal } = request;
-  // The first fault stops everything else, and is the one that is told.
+  // The first error stops everything else and is the one that is thrown.
   const fault = new AbortController();
   const stopped = AbortSignal.any([signal, fault.signal]);
   const { stream, result } = digestStream();
@@ -122,7 +133,7 @@ async function upload(client: S3Client, request: UploadRequest): Promise<Uploade
     },
     partSize,
     queueSize: Math.min(Math.max(Math.floor(maxBytesInFlight / partSize), 1), maxPartsInFlight),
-    // Aborted below instead: a failed abort must not take the place of the fault that led to it.
+    // Aborted below instead, so that a failed abort does not replace the first error.
     leavePartsOnError: true,
   });
   try {
@@ -143,7 +154,7 @@ async function upload(client: S3Client, request: UploadRequest): Promise<Uploade
 interface SenderOptions {
   readonly stopped: AbortSignal;
   readonly fault: AbortController;
-  /** Resolves when the source has ended well and all of it was taken. */
+  /** Resolves when the source has ended without error and was read completely. */
   readonly sourceEnd: Promise<void>;
   readonly onStarted: UploadRequest['onMultipartStarted'];
 }
@@ -155,7 +166,10 @@ interface Answer {
   readonly $metadata: { readonly attempts?: number };
 }
 
-/** Takes the place of the client's `send` inside `Upload`, which knows neither signals nor what came before. */
+/**
+ * Replaces the client's `send` inside `Upload`, which supports neither signals nor these
+ * conditions.
+ */
 function sender(
   client: S3Client,
   destination: Destination,
@@ -198,7 +212,7 @@ function limitOf(isCreate: boolean, isLast: boolean): AbortSignal | null {
   return isLast ? AbortSignal.timeout(lastLimitMs) : null;
 }
 
-/** As S3 calls the request: `UploadPart`. */
+/** Returns the name of the request in S3, such as `UploadPart`. */
 function nameOf(command: Command): string {
   return command.constructor.name.replace(/Command$/, '');
 }
@@ -209,7 +223,7 @@ function partOf({ input }: Command): Facts {
     : {};
 }
 
-/** The source was destroyed before its end, without an error of its own. */
+/** Error for a source that was destroyed before its end without an error. */
 class SourceCutOffError extends Error {
   override readonly name = 'SourceCutOffError';
 
@@ -224,11 +238,14 @@ async function takeWhole(
   stopped: AbortSignal,
 ): Promise<void> {
   await pipeline(body, stream, { signal: stopped });
-  // `pipeline` takes a stream that was destroyed with nothing in its buffer for one that has ended.
+  // `pipeline` treats a stream that was destroyed with an empty buffer as ended.
   if (body instanceof Readable && !body.readableEnded) throw new SourceCutOffError();
 }
 
-/** `pipeline` waits for ever for a stream that is destroyed after its last bytes came but before they were read. */
+/**
+ * Detects a source that was destroyed before its end. `pipeline` never settles if a stream is
+ * destroyed after its last bytes arrived and before they were read.
+ */
 function onCutOff(body: UploadRequest['body'], cutOff: () => void): void {
   if (!(body instanceof Readable)) return;
   const check = () => body.readableEnded || cutOff();
