@@ -37,7 +37,7 @@ t.test('lets a storage continue that takes enough bytes', async t => {
   t.equal(attempt.mayContinue(), true);
 });
 
-t.test('does not count time in which no request is under way', async t => {
+t.test('does not count time without a request in progress', async t => {
   const { admit, pass, lane } = laneWithClock();
   const attempt = admit('slow-database');
   attempt.pace.start(10)();
@@ -55,7 +55,7 @@ t.test('counts parallel requests once', async t => {
   pass(100_000);
   for (const end of ends) end();
   pass(50_000);
-  t.equal(other.mayContinue(), true, 'takes the only place');
+  t.equal(other.mayContinue(), true, 'the other attempt takes the only place');
   t.equal(attempt.mayContinue(), true, 'waited for 100 s');
 });
 

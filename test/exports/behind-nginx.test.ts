@@ -74,7 +74,10 @@ t.test('downloads files through nginx', needsProgram('nginx'), async t => {
       for await (const chunk of response) {
         bytes += chunk.length;
         const dueMs = (bytes / direct) * 4 * stallMs;
-        await eventually(() => performance.now() - startedAt >= dueMs, 'its time');
+        await eventually(
+          () => performance.now() - startedAt >= dueMs,
+          'the next quarter of the stall limit',
+        );
       }
       t.equal(bytes, direct);
       t.equal(response.complete, true);

@@ -92,7 +92,10 @@ for (const mode of ['immediate', 'fast'] as const) {
       t.notMatch(load.received().toString(), /^HTTP\/1\.1 20/);
 
       await server.start();
-      await eventually(async () => (await app.call('/health/ready')).status === 200, 'ready again');
+      await eventually(
+        async () => (await app.call('/health/ready')).status === 200,
+        'the service is ready again',
+      );
       await eventually(
         async () => (await metricsOf()).get('whx_slots_late{waiting_for="run"}') === 0,
         'metric whx_slots_late is reported again',

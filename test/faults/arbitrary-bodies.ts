@@ -150,7 +150,10 @@ export const fittingTexts: Record<string, readonly string[]> = {
   ],
 };
 
-/** Generates valid values for the schema. @param name name of the property */
+/**
+ * Generates valid values for the schema.
+ * @param name name of the property
+ */
 function fitting(schema: Json, name = ''): fc.Arbitrary<unknown> {
   const texts = fittingTexts[name];
   if (texts !== undefined)

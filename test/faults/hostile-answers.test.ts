@@ -26,14 +26,14 @@ const environment = { allowlist: parseEndpointAllowlist(['127.0.0.1']) };
 const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
 
 const sizes = [
-  // As large as is read, with room for what is around it.
+  // Just below the size limit, because the generated bodies add markup.
   62 * kib,
   ...(scaled(2, 1) === 2 ? [94 * kib] : []),
   scaled(4_096, 512) * kib,
 ];
 
 const worker = new Worker(new URL('hostile-endpoint.ts', import.meta.url), {
-  // Without the test runner's modules, which send messages of their own.
+  // No modules of the test runner: they would post other messages to this thread.
   execArgv: [],
 });
 const [{ port }] = (await once(worker, 'message')) as [AddressInfo];
@@ -100,7 +100,10 @@ const calls: Record<string, () => Promise<unknown>> = {
   'key set': issuerKeys,
 };
 
-/** Makes the call. @returns the longest block, and how long the call took, in milliseconds */
+/**
+ * Makes the call.
+ * @returns its longest block of the event loop and its duration, in milliseconds
+ */
 async function measure(call: () => Promise<unknown>) {
   const startedAt = performance.now();
   const blockMs = await longestBlockMs(() => call().catch(() => {}));
@@ -155,7 +158,7 @@ t.test('is not blocked by key sets that are expensive to parse', async t => {
   }
 });
 
-t.test('the longest block', async t => {
+t.test('prints the longest block of the event loop', async t => {
   t.comment(
     `hostile answers: blocked for at most ${Math.round(worst.blockMs)} ms (${worst.title})`,
   );

@@ -63,7 +63,7 @@ export const bodies: Bodies = {
   uploads: size =>
     `<ListMultipartUploadsResult>${times('<Upload><Key>exports/file.csv</Key><UploadId>u</UploadId></Upload>', size)}</ListMultipartUploadsResult>`,
   'binary data': size => gzipSync(Buffer.from(times('<C/>', size))).toString('latin1'),
-  'no XML': size => times('a=b&', size),
+  'text that is not XML': size => times('a=b&', size),
 };
 
 const manyHeaders = () => Array.from({ length: 1_500 }, (_, index) => `a${index}: b\r\n`).join('');
@@ -80,7 +80,7 @@ export const framings: Readonly<Record<string, () => string>> = {
     `${head(200)}transfer-encoding: chunked\r\n\r\n${times('1\r\na\r\n', 512 * kib)}`,
   'chunk extensions': () =>
     `${head(200)}transfer-encoding: chunked\r\n\r\n1;${times('a', 512 * kib)}`,
-  'a chunk without end': () =>
+  'an endless chunk': () =>
     `${head(200)}transfer-encoding: chunked\r\n\r\nffffffff\r\n${times('a', 512 * kib)}`,
   trailers: () =>
     `${head(200)}transfer-encoding: chunked\r\n\r\n0\r\n${times('a: b\r\n', 512 * kib)}`,

@@ -1,4 +1,4 @@
-/** A server in a thread of its own: what it costs must not count as time of the service. */
+/** A server in a separate thread. Its CPU time must not count as time of the service. */
 import net from 'node:net';
 import { parentPort } from 'node:worker_threads';
 import { type AnswerSpec, buildAnswers, type RawAnswers } from './hostile-bodies.ts';

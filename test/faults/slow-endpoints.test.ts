@@ -74,14 +74,18 @@ t.test('admits two checks of an environment and eight of a process', async t => 
     t.equal(json.code, 'rate_limited', name);
     t.ok(Number(headers['retry-after']) > 0, name);
   }
-  t.equal(waiting.length, 4, 'the endpoint was not asked');
-  t.equal((await app.call(own, { method: 'PATCH', json: { name: 'y' } })).status, 200, 'no check');
+  t.equal(waiting.length, 4, 'refused checks send no request');
+  t.equal(
+    (await app.call(own, { method: 'PATCH', json: { name: 'y' } })).status,
+    200,
+    'no check is needed',
+  );
   for (const id of ['b', 'c', 'd']) held.push(validate(id), validate(id));
   await until(
     async () => waiting.length,
     count => count === 16,
   );
-  t.equal((await validate('e')).status, 429, 'the process has no place');
+  t.equal((await validate('e')).status, 429, 'the limit of the process is reached');
 
   isHeld = false;
   for (const send of waiting) send();
@@ -94,7 +98,7 @@ t.test('admits two checks of an environment and eight of a process', async t => 
   t.match((await validate('e')).json, { valid: true });
 });
 
-t.test('slow name servers delay nothing but the checks that ask them', async t => {
+t.test('answers other requests in time while name servers are slow', async t => {
   const server = dgram.createSocket('udp4');
   let questions = 0;
   server.on('message', () => {
@@ -107,7 +111,7 @@ t.test('slow name servers delay nothing but the checks that ask them', async t =
   const app = await startTestApp(t, {
     adjust: dependencies => ({
       ...dependencies,
-      // Without this limit 32 of the checks would not even ask.
+      // The default limit would refuse most of the checks before they resolve a name.
       checkLimit: createConcurrencyLimit({
         total: 100,
         perEnvironment: 100,
@@ -148,13 +152,13 @@ t.test('slow name servers delay nothing but the checks that ask them', async t =
   }
 });
 
-t.test('a sweep aborts at most 20 uploads and ends with its signal', async t => {
+t.test('aborts at most 20 uploads per sweep and stops when the sweep is aborted', async t => {
   const key = 'exports/file.csv';
   const uploads = Array.from(
     { length: 30 },
     (_, index) => `<Upload><Key>${key}</Key><UploadId>u${index}</UploadId></Upload>`,
   );
-  // PostgreSQL and later requests must not see these.
+  // This id must reach neither PostgreSQL nor a later request.
   const bad = `<Upload><Key>${key}</Key><UploadId>a&#0;b</UploadId></Upload>`;
   const controller = new AbortController();
   let aborts = 0;
@@ -167,7 +171,7 @@ t.test('a sweep aborts at most 20 uploads and ends with its signal', async t => 
       return;
     }
     aborts += 1;
-    // The endpoint never answers this one.
+    // The endpoint does not answer the request that triggers the abort.
     if (aborts === abortAt) controller.abort(new Error('cancelled'));
     else response.writeHead(204).end();
   });
@@ -187,7 +191,7 @@ t.test('a sweep aborts at most 20 uploads and ends with its signal', async t => 
   t.equal(aborts, 3);
 });
 
-t.test('refuses an answer that changes the protocol, or an id that is none', async t => {
+t.test('rejects an answer that changes the protocol or has an invalid upload id', async t => {
   const answers: Record<string, (response: http.ServerResponse) => void> = {
     'a protocol change': response =>
       response.socket?.end('HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n'),

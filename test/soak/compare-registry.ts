@@ -46,5 +46,5 @@ async function compareWith(client: PoolClient, world: World, afterMs: number): P
     }
   }
   await client.query('commit');
-  world.counts['views compared'] += 1;
+  world.counts['compared read views'] += 1;
 }

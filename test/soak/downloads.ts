@@ -37,7 +37,7 @@ export async function downloadSomeFile(
   const answer = await ask(world, random, wanted, way, path, aggregation).catch(() => null);
   const span = { from, to: Date.now() };
   if (answer === null) {
-    world.counts['downloads cut off'] += 1;
+    world.counts['interrupted downloads'] += 1;
     return;
   }
   // A link is valid for one date of the clock only.

@@ -54,7 +54,7 @@ export async function loadSomeDay(
       signal: AbortSignal.timeout(kind === 'row at fault' ? 60_000 : 300 + random.integer(700)),
     })
     .catch(() => null);
-  world.counts['refused loads'] += 1;
+  world.counts['failed ingests'] += 1;
   if (answer !== null && answer.status < 400) {
     world.faults.push(`an ingest with the fault "${kind}" was answered ${answer.status}`);
   }
@@ -69,7 +69,7 @@ export async function load(
   const { environmentId, date, content, gzip = false } = wanted;
   const write = world.model.begin(environmentId, date, content);
   if (write === null) return false;
-  world.counts.loads += 1;
+  world.counts.ingests += 1;
   const body = bodyOf(content);
   const status = await world
     .call(api, `/v1/environments/${environmentId}/snapshots/${date}`, {

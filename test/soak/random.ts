@@ -12,7 +12,10 @@ export interface Random {
   chance(probability: number): boolean;
   /** @throws if `items` is empty */
   pick<T>(items: readonly T[]): T;
-  /** Picks an item with a probability in proportion to its weight. @throws if `items` is empty */
+  /**
+   * Picks an item with a probability in proportion to its weight.
+   * @throws if `items` is empty
+   */
   pickWeighted<T>(items: readonly (readonly [weight: number, item: T])[]): T;
 }
 

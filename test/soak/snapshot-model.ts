@@ -30,8 +30,8 @@ export interface Span {
 
 export interface SnapshotModel {
   /**
-   * Records a write. @returns null while another write of the snapshot is in progress: their order
-   * would be unknown
+   * Records a write.
+   * @returns null while another write of the snapshot is in progress: their order would be unknown
    */
   begin(environmentId: string, date: string, content: Content | null): Write | null;
   /**

@@ -51,7 +51,10 @@ export interface World {
   tidy(): Promise<void>;
   /** Starts the process with that name at the port of its predecessor. */
   start(name: ProcessName): Promise<void>;
-  /** Sends a request to an API process. @throws if the connection breaks */
+  /**
+   * Sends a request to an API process.
+   * @throws if the connection breaks
+   */
   call(name: ProcessName, path: string, options?: Call): Promise<Answer>;
   close(): Promise<void>;
 }
@@ -64,11 +67,11 @@ export type Count =
   | 'requests'
   | 'unanswered'
   | 'unavailable'
-  | 'loads'
-  | 'refused loads'
+  | 'ingests'
+  | 'failed ingests'
   | 'downloads'
-  | 'downloads cut off'
-  | 'views compared'
+  | 'interrupted downloads'
+  | 'compared read views'
   | 'config changes'
   | 'scheduled runs'
   | 'manual runs'
@@ -81,11 +84,11 @@ const counts = (): Record<Count, number> => ({
   requests: 0,
   unanswered: 0,
   unavailable: 0,
-  loads: 0,
-  'refused loads': 0,
+  ingests: 0,
+  'failed ingests': 0,
   downloads: 0,
-  'downloads cut off': 0,
-  'views compared': 0,
+  'interrupted downloads': 0,
+  'compared read views': 0,
   'config changes': 0,
   'scheduled runs': 0,
   'manual runs': 0,
@@ -215,8 +218,8 @@ export async function startWorld(t: {
 }
 
 /**
- * Repeats work that fails during an outage until it succeeds. @throws the last error after three
- * minutes
+ * Repeats work that fails during an outage until it succeeds.
+ * @throws the last error after three minutes
  */
 export async function insist<T>(work: () => Promise<T>, patienceMs = 180_000): Promise<T> {
   let result: { value: T } | undefined;

@@ -75,7 +75,7 @@ t.test('records each failure once when several workers record concurrently', asy
     );
   }
   const failed = (await short()).filter(event => event.includes('failed'));
-  t.strictSame(failed, [...new Set(failed)], 'none twice');
+  t.strictSame(failed, [...new Set(failed)], 'no event twice');
   t.equal(failed.length, 18);
   t.equal((await webhookJobs()).length, (await short()).length, 'one job for each event');
 });

@@ -112,7 +112,7 @@ t.test('reports the error of a receiver that misbehaves', async t => {
       'not_http',
       socket => socket.write(`HTTP/1.1 200 OK\r\nx: ${'y'.repeat(99_999)}`),
     ],
-    ['hangs up', 'endpoint_unreachable', socket => socket.destroy()],
+    ['closes the connection', 'endpoint_unreachable', socket => socket.destroy()],
     ['resets', 'endpoint_unreachable', socket => socket.resetAndDestroy()],
     [
       'another protocol',
