@@ -66,7 +66,7 @@ t.test('admits two checks of an environment and eight of a process', async t => 
   const refusals = {
     validate: await validate('a'),
     'validate a stored config': await app.call(`${own}/validate`, { method: 'POST' }),
-    create: await app.call(path('a'), { method: 'POST', json }),
+    create: await app.call(path('a'), { method: 'POST', json: { ...json, key: 'other' } }),
     update: await app.call(own, { method: 'PATCH', json: { region: 'other' } }),
   };
   for (const [name, { status, headers, json }] of Object.entries(refusals)) {
