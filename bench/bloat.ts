@@ -5,7 +5,7 @@ import { featuresPerCompany, fillSnapshot } from './fill.ts';
 
 /**
  * Pause between two changes. Autovacuum runs every second instead of every minute, so that a pause
- * of 3 s stands for 3 minutes.
+ * of 3 s corresponds to 3 minutes.
  */
 const pauseMs = 3_000;
 /** Number of equal environments in a day's partition. One of them is replaced again and again. */

@@ -28,7 +28,7 @@ export async function shell(
 }
 
 /**
- * Runs a script of this folder in a process of its own.
+ * Runs a script of this folder in a separate process.
  *
  * @returns its output, parsed as JSON
  */
@@ -51,7 +51,7 @@ export async function script<T>(
   return JSON.parse(printed) as T;
 }
 
-/** Downloads a file in a process of its own and discards it. */
+/** Downloads a file in a separate process and discards it. */
 export async function download(
   service: Service,
   where: string,

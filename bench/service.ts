@@ -8,7 +8,7 @@ import { freePort } from '../dev/free-port.ts';
 import { startFlags } from '../test/helpers/start-flags.ts';
 import { cpuSeconds, residentMiB } from './proc.ts';
 
-/** The service in a process of its own, as an operator starts it. */
+/** The service in a separate process, as an operator starts it. */
 export interface Service {
   readonly origin: string;
   readonly token: string;

@@ -21,7 +21,7 @@ const usage = `Fills an environment with lifelike data through the public API of
 
 All dates are UTC. The same numbers give the same data, byte for byte, except for today's snapshot.`;
 
-/** An option is malformed. The message names it. */
+/** Error of a malformed option. The message names the option. */
 class UsageError extends Error {
   override readonly name = 'UsageError';
 }

@@ -2,8 +2,8 @@
 # Ceph RADOS Gateway on loopback: one monitor, one in-memory OSD (memstore), one radosgw; no cephx, no systemd.
 #   ceph-rgw.sh [start|stop|status|wipe]
 #   env: S3LAB_DIR (${TMPDIR:-/tmp}/s3lab/run-ceph) S3LAB_PORT (18480; https on PORT+1) S3LAB_BUCKET (demo)
-# The store takes memory only as it fills, up to 8 GiB; a full one lets every write wait. Nothing is reclaimed.
-# Idempotent: does nothing when already up, else builds a fresh empty store. Stops only pids that it recorded itself.
+# The store uses memory as it fills, up to 8 GiB. Writes to a full store wait, because nothing is reclaimed.
+# Idempotent: does nothing if it runs already, else creates an empty store. Stops only the processes that it started.
 set -euo pipefail
 DIR=${S3LAB_DIR:-${TMPDIR:-/tmp}/s3lab/run-ceph}; PORT=${S3LAB_PORT:-18480}; MON=$((PORT+2)); BUCKET=${S3LAB_BUCKET:-demo}
 FULL_ID=AKIALABFULL000000000;   FULL_SECRET=full-secret-0123456789
@@ -106,7 +106,7 @@ run rgw radosgw -c "$CEPH_CONF" -f -n client.rgw.lab
 wait_for radosgw 300 sh -c "curl -s -o /dev/null '$URL/'"
 u() { radosgw-admin -c "$CEPH_CONF" user create --uid="$1" --display-name="$1" --access-key="$2" --secret-key="$3" >>"$DIR/log/users.out" 2>&1; }
 u full $FULL_ID $FULL_SECRET; u putonly $PUT_ID $PUT_SECRET; u readonly $READ_ID $READ_SECRET; u nothing $NONE_ID $NONE_SECRET
-# the bucket and its policy, by S3 itself (curl 7.88's --aws-sigv4 signs wrongly here, so a few lines of Python sign)
+# Creates the bucket and its policy over S3. Python signs the requests, because --aws-sigv4 of curl 7.88 signs them wrongly.
 s3put() { # path-and-query, body file
   /usr/bin/python3 - "$PORT" "$1" "$2" "$FULL_ID" "$FULL_SECRET" <<'PY'
 import sys, hashlib, hmac, http.client, datetime

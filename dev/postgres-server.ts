@@ -75,7 +75,7 @@ export async function startPostgresServer(
     ...user,
     cwd: directory,
     env: { ...process.env, LC_ALL: 'C' },
-    // A process group of its own: Ctrl-C in a terminal must reach only this process.
+    // A separate process group: Ctrl-C in a terminal must reach only this process.
     detached: true,
   };
   let child: ChildProcess | null = null;

@@ -27,7 +27,7 @@ const mostGrowthMiB = 128;
 
 if (process.platform !== 'linux') t.bailout('reads /proc');
 
-/** Starts the service in a process of its own, as in production. */
+/** Starts the service in a separate process, as in production. */
 async function startService(databaseUrl: string, env: Record<string, string>) {
   const child = spawn(process.execPath, [...startFlags(), 'src/main.ts'], {
     cwd: path.join(import.meta.dirname, '../..'),

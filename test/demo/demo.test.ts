@@ -23,7 +23,7 @@ interface RunningDemo {
   readonly stderr: () => string;
 }
 
-/** Starts the demo in a process group of its own, as a terminal does. */
+/** Starts the demo in a separate process group, as a terminal does. */
 async function start(
   t: Test,
   command: string,

@@ -14,7 +14,7 @@ export async function startExportApp(t: Parameters<typeof startTestApp>[0], opti
   });
 }
 
-/** Returns the body of a config that the S3 server accepts, with a folder of its own. */
+/** Returns the body of a config that the S3 server accepts, with a separate folder. */
 export function configBody(user: S3User = 'full', overrides: object = {}) {
   const { endpoint, bucket, region } = s3Server();
   return {

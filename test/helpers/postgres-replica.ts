@@ -9,7 +9,7 @@ import { eventually } from './raw-http.ts';
 
 /** A streaming replica of a server of the tests. */
 export interface PostgresReplica {
-  /** The same database as `primaryUrl`, on the replica. */
+  /** URL of the database of `primaryUrl` on the replica. */
   url(primaryUrl: string): string;
   /** Stops the replay of changes. */
   pause(): Promise<void>;
@@ -121,7 +121,7 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
       await ask(url(primary.url), 'select pg_wal_replay_resume()');
     },
     async catchUp() {
-      // The primary sends only what is on its disk. A synchronous commit writes everything before
+      // The primary sends only changes on its disk. A synchronous commit writes everything before
       // it.
       await ask(
         primary.url,

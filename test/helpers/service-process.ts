@@ -37,7 +37,7 @@ let processes = 0;
 const startLimitMs = 90_000;
 
 /**
- * Starts the service in a process of its own, as `npm start` does. Uses the test's clock if
+ * Starts the service in a separate process, as `npm start` does. Uses the test's clock if
  * `TEST_CLOCK_FILE` is in `env`.
  */
 export function startServiceProcess(

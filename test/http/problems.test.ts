@@ -262,7 +262,7 @@ t.test('answers a malformed HEAD request without a body', async t => {
 });
 
 /**
- * Sends the whole body whatever the service answers, as many clients do. Reads the answer
+ * Sends the whole body, regardless of an early answer, as many clients do. Reads the answer
  * afterwards.
  */
 async function sendThrough(

@@ -151,7 +151,7 @@ t.test('finishes an interrupted detachment, which does not block a new day', asy
   const another = await openReader();
   await breakOffDetachment(t, old);
   await another.end();
-  // This table stands for a day that was detached but not dropped.
+  // This table represents a day that was detached but not dropped.
   await pool.query('create table snapshot_rows_20250101 (like snapshot_rows including all)');
   t.match(await tidy(), { partitions: 3, snapshots: 2 });
   t.strictSame(

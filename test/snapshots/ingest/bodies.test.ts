@@ -32,7 +32,7 @@ async function shows(expected: readonly ReturnType<typeof adoptionRow>[]): Promi
 
 const crlf = (text: string) => text.replaceAll(/\n(?=c|$|[A-Z])/g, '\r\n');
 const good: readonly [name: string, body: string | Buffer, headers?: Record<string, string>][] = [
-  ['as it is', body],
+  ['no change', body],
   ['CRLF', crlf(body)],
   ['a BOM', `\ufeff${body}`],
   ['no last line break', body.slice(0, -1)],
@@ -52,7 +52,7 @@ const good: readonly [name: string, body: string | Buffer, headers?: Record<stri
 
 const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-t.test('forms of one body', async t => {
+t.test('accepts every form of the same body', async t => {
   for (const [name, sent, headers] of good) {
     const answer = await app.load('acme', date, sent, headers);
     t.equal(answer.status, 200, `${name}: ${answer.text}`);
@@ -66,7 +66,7 @@ t.test('forms of one body', async t => {
   }
 });
 
-t.test('the header alone makes a snapshot without rows', async t => {
+t.test('creates a snapshot without rows from a header line', async t => {
   for (const sent of [`${loadColumns.join(',')}\n`, loadColumns.join(',')]) {
     const answer = await app.load('acme', date, sent);
     t.equal(answer.json.rowCount, 0);
@@ -74,7 +74,7 @@ t.test('the header alone makes a snapshot without rows', async t => {
   }
   t.notOk(
     'x-missing-dates' in (await app.download('acme', 'today')).headers,
-    'a snapshot without rows is there',
+    'a snapshot without rows is not missing',
   );
 });
 
@@ -141,10 +141,10 @@ const refused: readonly [
     `${header}"${'x'.repeat(1_100_000)}`,
     { row: 1, message: /longer than 1 MiB|never closed/ },
   ],
-  ['gzip without saying so', gzipSync(body), { row: 0, message: /looks like gzip/ }],
+  ['gzip without Content-Encoding', gzipSync(body), { row: 0, message: /looks like gzip/ }],
 ];
 
-t.test('bodies at fault say where and change nothing', async t => {
+t.test('refuses an invalid body with its row and column, and changes nothing', async t => {
   for (const [name, sent, fault, headers] of refused) {
     const answer = await app.load('acme', date, sent, headers);
     t.equal(answer.status, 422, `${name}: ${answer.text}`);
@@ -152,7 +152,7 @@ t.test('bodies at fault say where and change nothing', async t => {
     t.equal(answer.json.code, 'snapshot_invalid', name);
     t.match(answer.json.errors[0], fault, name);
     t.ok(answer.json.errorCount >= 1);
-    t.ok(await shows(kept), `${name}: nothing has changed`);
+    t.ok(await shows(kept), `${name}: the snapshot is unchanged`);
   }
   const { rows: left } = await app.database.pool.query(
     `select from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'`,
@@ -160,7 +160,7 @@ t.test('bodies at fault say where and change nothing', async t => {
   t.equal(left.length, 0);
 });
 
-t.test('media types and encodings that are not taken', async t => {
+t.test('refuses other media types and content encodings', async t => {
   for (const type of [
     'application/json',
     'text/plain',
@@ -182,7 +182,7 @@ t.test('media types and encodings that are not taken', async t => {
   t.ok(await shows(kept));
 });
 
-t.test('dates', async t => {
+t.test('refuses invalid dates, future dates and dates that are too old', async t => {
   for (const wrong of [
     '2026-03-03',
     '2027-01-01',
@@ -215,7 +215,7 @@ t.test('dates', async t => {
   app.setNow('2026-03-02T10:00:00.000Z');
 });
 
-t.test('the list: newest first, page by page', async t => {
+t.test('lists snapshots in pages, newest first', async t => {
   await app.putEnvironment('listed', 'free');
   const dates = ['2025-02-28', '2025-12-31', '2026-01-01', '2026-02-28', '2026-03-01'];
   for (const day of dates) await app.load('listed', day, body);
@@ -239,7 +239,7 @@ t.test('the list: newest first, page by page', async t => {
   t.equal((await app.call(`/v1/environments/listed/snapshots?cursor=${forged}`)).status, 400);
 });
 
-t.test('a body in many small pieces', async t => {
+t.test('accepts a body that arrives byte by byte', async t => {
   const bytes = Buffer.from(body);
   const answer = await app.load(
     'acme',

@@ -27,9 +27,9 @@ const noLoads = () =>
       `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export load' and state <> 'idle'`,
     );
     return rows.length === 0 && app.dependencies.ingestLimit.active === 0;
-  }, 'no load left');
+  }, 'the end of all ingests');
 
-t.test('a second load of the same snapshot gets 409, another does not', async t => {
+t.test('answers 409 to a second ingest of the same snapshot, but not of another one', async t => {
   const slow = await slowLoad(app, 'one', date);
   const refused = await app.load('one', date, loadBody([adoptionRow()]));
   t.equal(refused.status, 409);
@@ -42,7 +42,7 @@ t.test('a second load of the same snapshot gets 409, another does not', async t 
   t.equal((await app.load('one', date, loadBody([adoptionRow()]))).status, 200);
 });
 
-t.test('no more loads at once than there are slots', async t => {
+t.test('answers 429 beyond the concurrency limit of ingests', async t => {
   const slow = [await slowLoad(app, 'one', '2026-02-01'), await slowLoad(app, 'one', '2026-02-02')];
   t.equal(app.dependencies.ingestLimit.active, 2);
   const refused = await app.load('one', '2026-02-03', loadBody([adoptionRow()]));
@@ -53,7 +53,7 @@ t.test('no more loads at once than there are slots', async t => {
   await noLoads();
 });
 
-t.test('a caller who hangs up changes nothing, and leaves nothing behind', async t => {
+t.test('changes nothing and frees everything if the caller disconnects', async t => {
   await app.load('one', date, loadBody([adoptionRow({ companyName: 'Kept' })]));
   for (const version of ['chunked', 'with a length']) {
     const connection = await connectRaw(app.port);
@@ -76,11 +76,11 @@ t.test('a caller who hangs up changes nothing, and leaves nothing behind', async
   t.equal(
     (await app.load('one', date, loadBody([adoptionRow()]))).status,
     200,
-    'and can be loaded again',
+    'another ingest succeeds',
   );
 });
 
-t.test('two loaders of one new day at once both succeed', async t => {
+t.test('accepts two concurrent ingests of the same new day', async t => {
   for (let day = 1; day <= 12; day += 1) {
     const fresh = `2025-05-${String(day).padStart(2, '0')}`;
     const answers = await Promise.all(
@@ -98,58 +98,58 @@ t.test('two loaders of one new day at once both succeed', async t => {
   t.ok(rows[0].count >= 12);
 });
 
-t.test('a new day waits for no export and holds none up', async t => {
-  const reading = await slowExport(app, 'two');
-  const client = await pool.connect();
-  await client.query(`set lock_timeout = '300ms'`);
-  await client.query(`select ensure_snapshot_partition('2025-06-01')`);
-  await client.query('set lock_timeout = default');
-  client.release();
-  t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 201);
-  // The other way round: a partition made and not yet committed, and an export that begins and ends meanwhile.
-  const maker = await pool.connect();
-  await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
-  const meanwhile = await app.download('one', '6-months-weekly');
-  t.equal(meanwhile.status, 200);
-  t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 200);
-  await maker.query('commit');
-  maker.release();
-
-  t.ok(await reading.end());
-});
-
 t.test(
-  'a snapshot replaced during a download shows whole as it was; the next one whole as it is',
+  'creates the partition of a new day without blocking exports or waiting for them',
   async t => {
-    const old = { environmentId: 'two', rows: 600, nameBytes: 50_000 };
-    await writeWideSnapshot(pool, { ...old, date: '2026-02-20', letter: 'o' });
-    await writeWideSnapshot(pool, { ...old, date: '2026-02-21', letter: 'o' });
-    for (const id of ['2026-02-27', '2026-02-28', '2026-03-02']) {
-      await app.call(`/v1/environments/two/snapshots/${id}`, { method: 'DELETE' });
-    }
-    const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
-      headers: { authorization: `Bearer ${testAdminToken}` },
-    });
-    reader.pause();
-    const fresh: AdoptionRow[] = [adoptionRow({ companyName: 'new' })];
-    // One day that is being read, and one that is not yet.
-    for (const day of ['2026-02-20', '2026-02-21'])
-      t.equal((await app.load('two', day, loadBody(fresh))).status, 200);
-    t.equal(
-      (await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status,
-      204,
-    );
+    const reading = await slowExport(app, 'two');
+    const client = await pool.connect();
+    await client.query(`set lock_timeout = '300ms'`);
+    await client.query(`select ensure_snapshot_partition('2025-06-01')`);
+    await client.query('set lock_timeout = default');
+    client.release();
+    t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 201);
+    // In the other direction: an export runs while the transaction that creates a partition is open.
+    const maker = await pool.connect();
+    await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
+    const meanwhile = await app.download('one', '6-months-weekly');
+    t.equal(meanwhile.status, 200);
+    t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 200);
+    await maker.query('commit');
+    maker.release();
 
-    let text = '';
-    for await (const chunk of reader) text += chunk;
-    t.ok(reader.complete);
-    const lines = text.trimEnd().split('\n').slice(1);
-    t.equal(lines.length, 1_200);
-    t.equal(reader.headers['x-total-rows'], '1200');
-    t.ok(lines.every(line => line.includes(',ooo')));
-    t.equal(lines.filter(line => line.includes(',2026-02-21,')).length, 600);
-
-    const next = await app.download('two', '30-days-daily');
-    t.equal(next.text, exportHeader + exportPart(fresh, '2026-02-20'));
+    t.ok(await reading.end());
   },
 );
+
+t.test('exports the old version of a snapshot that is replaced during the download', async t => {
+  const old = { environmentId: 'two', rows: 600, nameBytes: 50_000 };
+  await writeWideSnapshot(pool, { ...old, date: '2026-02-20', letter: 'o' });
+  await writeWideSnapshot(pool, { ...old, date: '2026-02-21', letter: 'o' });
+  for (const id of ['2026-02-27', '2026-02-28', '2026-03-02']) {
+    await app.call(`/v1/environments/two/snapshots/${id}`, { method: 'DELETE' });
+  }
+  const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
+    headers: { authorization: `Bearer ${testAdminToken}` },
+  });
+  reader.pause();
+  const fresh: AdoptionRow[] = [adoptionRow({ companyName: 'new' })];
+  // The download reads the first day now and the second day later.
+  for (const day of ['2026-02-20', '2026-02-21'])
+    t.equal((await app.load('two', day, loadBody(fresh))).status, 200);
+  t.equal(
+    (await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status,
+    204,
+  );
+
+  let text = '';
+  for await (const chunk of reader) text += chunk;
+  t.ok(reader.complete);
+  const lines = text.trimEnd().split('\n').slice(1);
+  t.equal(lines.length, 1_200);
+  t.equal(reader.headers['x-total-rows'], '1200');
+  t.ok(lines.every(line => line.includes(',ooo')));
+  t.equal(lines.filter(line => line.includes(',2026-02-21,')).length, 600);
+
+  const next = await app.download('two', '30-days-daily');
+  t.equal(next.text, exportHeader + exportPart(fresh, '2026-02-20'));
+});

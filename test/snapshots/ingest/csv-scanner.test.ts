@@ -11,7 +11,7 @@ type Read =
   | { readonly header: readonly string[]; readonly records: string }
   | { readonly row: number; readonly field: number | null; readonly message: string };
 
-/** Reads a body that comes in these pieces. Records are shown with LF for CRLF. */
+/** Reads a body that arrives in these pieces. Shows CRLF in records as LF. */
 function read(pieces: readonly Buffer[]): Read {
   let header: readonly string[] = [];
   let records = '';
@@ -36,7 +36,7 @@ function read(pieces: readonly Buffer[]): Read {
   return { header, records };
 }
 
-/** Reads a body whole, byte by byte and cut at every place. The result must not differ. */
+/** Reads a body whole, byte by byte and cut at every position. Throws if the results differ. */
 function readEveryWay(body: Buffer): Read {
   const whole = read([body]);
   const bytes = [...body].map(byte => Buffer.from([byte]));
@@ -133,7 +133,7 @@ t.test('reads an empty body and an empty first line', async t => {
   t.strictSame(readEveryWay(Buffer.from('\nx\n')), { header: [''], records: 'x\n' });
 });
 
-t.test('refuses a record and a header that grow without end', async t => {
+t.test('refuses an endless record and an endless header at their limit', async t => {
   const piece = Buffer.alloc(64 * 1024, 'x');
   for (const [start, row, message, limit] of [
     ['A,B\n1,2\n3,"', 2, 'is longer than 1 MiB', maxRecordBytes],
@@ -158,7 +158,7 @@ t.test('refuses a record and a header that grow without end', async t => {
   }
 });
 
-t.test('reads a record that is exactly as long as allowed, whole and in pieces', async t => {
+t.test('reads a record of exactly the allowed length, whole and in pieces', async t => {
   const start = 'A,B\n1,2\n3,';
   const field = 'x'.repeat(maxRecordBytes - '3,\n'.length);
   const body = Buffer.from(`${start}${field}\n5,6\n`);
@@ -169,7 +169,7 @@ t.test('reads a record that is exactly as long as allowed, whole and in pieces',
   t.strictSame(read([longer]), { row: 2, field: null, message: 'is longer than 1 MiB' });
 });
 
-t.test('counts fields beyond the most columns and keeps the others', async t => {
+t.test('counts fields beyond the most columns and keeps the first ones', async t => {
   let count = 0;
   let last = 0;
   const scanner = createCsvScanner(({ row, fieldCount, to }) => {

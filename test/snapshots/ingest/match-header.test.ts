@@ -13,10 +13,10 @@ function faultsOf(header: readonly string[]): { errors: unknown[]; errorCount: n
     if (error instanceof AppError && error.code === 'snapshot_invalid')
       return error.members as never;
   }
-  throw new Error('the header was taken');
+  throw new Error('the header was accepted');
 }
 
-t.test('the needed columns, in any order', async t => {
+t.test('accepts the required columns in any order', async t => {
   t.strictSame(names(loadColumns), loadColumns);
   t.strictSame(names([...loadColumns].reverse()), [...loadColumns].reverse());
 });
@@ -36,7 +36,7 @@ t.test('refuses more than 64 columns', async t => {
 });
 
 for (const column of loadColumns) {
-  t.test(`without ${column}`, async t => {
+  t.test(`refuses a header without ${column}`, async t => {
     t.strictSame(faultsOf(loadColumns.filter(name => name !== column)), {
       errors: [{ row: 0, column, message: 'is missing from the header' }],
       errorCount: 1,
@@ -45,7 +45,7 @@ for (const column of loadColumns) {
 }
 
 for (const column of [...loadColumns, 'Date', 'Frequency Label']) {
-  t.test(`${column} twice`, async t => {
+  t.test(`refuses a header with ${column} twice`, async t => {
     const header = [...loadColumns, 'Date', 'Frequency Label', column];
     t.strictSame(faultsOf(header), {
       errors: [{ row: 0, column, message: 'stands twice in the header' }],
@@ -63,7 +63,7 @@ for (const unknown of [
   '__proto__',
   'constructor',
 ]) {
-  t.test(`unknown: ${JSON.stringify(unknown)}`, async t => {
+  t.test(`refuses the unknown column ${JSON.stringify(unknown)}`, async t => {
     t.strictSame(faultsOf([...loadColumns, unknown]), {
       errors: [{ row: 0, column: unknown, message: 'is not a column of the data model' }],
       errorCount: 1,
@@ -71,13 +71,13 @@ for (const unknown of [
   });
 }
 
-t.test('of many faults the first 20 are named and all are counted', async t => {
+t.test('names the first 20 errors of a header and counts all', async t => {
   const { errors, errorCount } = faultsOf(Array.from({ length: 30 }, (_, index) => `x${index}`));
   t.equal(errors.length, 20);
   t.equal(errorCount, 30 + loadColumns.length);
 });
 
-t.test('a very long name is cut in the answer', async t => {
+t.test('shortens a very long column name in the answer', async t => {
   const { errors } = faultsOf([...loadColumns, 'x'.repeat(100_000)]);
   t.ok(JSON.stringify(errors).length < 400);
 });

@@ -14,11 +14,11 @@ await app.putEnvironment('acme', 'pro');
 const date = '2026-03-02';
 const header = `${loadColumns.join(',')}\n`;
 
-/** One row in which one field is replaced by raw CSV. */
+/** Returns the line of a row with raw CSV in one field. */
 const lineWith = (column: LoadColumn, raw: string, id = 'c1') =>
   loadLine(adoptionRow({ companyId: id }), { [column]: raw });
 
-/** What an accepted body shows in one column, null and '' apart; or the faults of a refused one. */
+/** Ingests a body. Returns the exported values of one column, or the errors of a refused body. */
 async function put(body: string, column: LoadColumn) {
   const answer = await app.load('acme', date, body);
   if (answer.status === 422)
@@ -69,7 +69,7 @@ const goodInstants: readonly [text: string, shown: string][] = [
 ];
 
 for (const [text, shown] of goodInstants) {
-  t.test(`${text} is ${shown}`, async t => {
+  t.test(`reads ${text} as ${shown}`, async t => {
     for (const column of ['First Seen', 'First Used'] as const) {
       t.strictSame(await put(header + lineWith(column, text), column), [shown]);
       t.strictSame(await put(header + lineWith(column, `"${text}"`), column), [shown], 'in quotes');
@@ -164,7 +164,7 @@ const badInstants: readonly (readonly [text: string, message: string])[] = [
   ].map(text => [text, instantFault] as const),
 ];
 
-t.test('instants that are none', async t => {
+t.test('refuses values that are not instants', async t => {
   for (const [text, message] of badInstants) {
     for (const column of ['Last Seen', 'Last Used'] as const) {
       const found = await put(header + lineWith(column, csvField(text)), column);
@@ -183,7 +183,7 @@ const long = 'is longer than 1024 bytes';
 const noList =
   'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
 
-/** Raw CSV fields. */
+/** Raw CSV fields that must be refused. */
 const badFields: readonly [column: LoadColumn, raw: readonly string[], message: string][] = [
   ['Company ID', ['', '""'], missing],
   ['Feature ID', ['', '""'], missing],
@@ -232,11 +232,11 @@ const badFields: readonly [column: LoadColumn, raw: readonly string[], message: 
 ];
 
 for (const [column, raws, message] of badFields) {
-  t.test(`${column} ${message}`, async t => {
+  t.test(`refuses ${column} that ${message}`, async t => {
     for (const raw of raws) {
       const faults = await put(header + lineWith(column, raw), column);
       t.ok('errors' in faults, raw.slice(0, 40));
-      // A list at fault may have a second fault in common with its partner.
+      // An invalid list may cause a second error, because it no longer matches the other list.
       const [first] = 'errors' in faults ? faults.errors : [];
       t.strictSame(first, { row: 1, column, message }, raw.slice(0, 40));
     }
@@ -266,7 +266,7 @@ const lists: readonly [names: string, ids: string, fault: readonly [LoadColumn, 
     ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
   ];
 
-t.test('segment lists, as they are and against each other', async t => {
+t.test('validates each segment list and compares the two lists', async t => {
   for (const [names, ids, fault] of lists) {
     const body = header + loadLine(adoptionRow(), { 'Segment Names': names, 'Segment IDs': ids });
     const found = await put(body, 'Segment Names');
@@ -297,13 +297,13 @@ t.test('names the first row that repeats a company and a feature', async t => {
     errors: [{ row: 4, column: 'Company ID', message: duplicate }],
     errorCount: 1,
   });
-  // Not the same in bytes.
+  // These ids differ in bytes.
   const distinct =
     header + line('\u00e9', 'f') + line('e\u0301', 'f') + line('a ', 'f') + line('a', 'f');
   t.equal((await app.load('acme', date, distinct)).status, 200);
 });
 
-t.test('of many faults the first 20 in the body’s order are named and all are counted', async t => {
+t.test('names the first 20 errors in the order of the body and counts all', async t => {
   const lines = Array.from({ length: 500 }, (_, index) =>
     index % 2 === 0
       ? lineWith('Frequency', '9', `c${index}`)
@@ -324,7 +324,7 @@ t.test('of many faults the first 20 in the body’s order are named and all are 
   t.strictSame(answer.json.errors, expected.flat().slice(0, 20));
 });
 
-t.test('rows are records, not lines', async t => {
+t.test('numbers errors by records, not by lines', async t => {
   const body =
     header + lineWith('Company Name', '"a\nb\r\nc"', 'c1') + lineWith('Frequency', '7', 'c2');
   t.strictSame(await put(body, 'Frequency'), {

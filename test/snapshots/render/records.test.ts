@@ -31,7 +31,7 @@ async function collect(pieces: AsyncIterable<Buffer>): Promise<Buffer[]> {
   return found;
 }
 
-/** Cuts by records that are known, not found. */
+/** Cuts a known list of records, without searching for their ends. */
 function expectedCuts(lines: readonly string[], leastBytes: number): Buffer[] {
   const cuts: Buffer[] = [];
   let piece = Buffer.alloc(0);
@@ -44,7 +44,7 @@ function expectedCuts(lines: readonly string[], leastBytes: number): Buffer[] {
   return piece.length > 0 ? [...cuts, piece] : cuts;
 }
 
-t.test('cuts at record ends, however the bytes arrive', async t => {
+t.test('cuts at record ends for any size of the incoming pieces', async t => {
   await fc.assert(
     fc.asyncProperty(
       records,

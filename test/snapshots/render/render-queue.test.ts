@@ -29,7 +29,7 @@ async function start(t: Parameters<typeof startTestApp>[0]) {
   };
 }
 
-t.test('enqueues one rendering for each ingested date, however often it is replaced', async t => {
+t.test('enqueues one rendering for each ingested date, also after replacements', async t => {
   const { app, queued } = await start(t);
   for (const version of ['first', 'second', 'third']) await app.load('acme', date, body(version));
   t.equal(await queued(), 1);
@@ -78,7 +78,7 @@ t.test('stores nothing of a version that was replaced while it was rendered', as
   const { app, pool, rendered, chunks } = await start(t);
   await app.load('acme', date, body('first'));
   const locker = await pool.connect();
-  // The rendering has written its chunks and waits for the environment.
+  // The rendering has written its chunks and waits for the lock of the environment.
   await locker.query(`begin; select from environments where id = 'acme' for update`);
   const rendering = app.dependencies.renderer.render({ environmentId: 'acme', date }, signal);
   await eventually(async () => {
@@ -116,7 +116,7 @@ t.test('stores nothing of an environment that was deleted while it was rendered'
 });
 
 t.test(
-  'refuses another number of rows than the registry says, and is tried again late',
+  'refuses a row count that differs from the registry, and retries only a later version',
   async t => {
     const { app, pool, rendered, queued } = await start(t);
     await app.load('acme', date, body('first'));
@@ -127,10 +127,14 @@ t.test(
     });
     t.equal(await rendered(), 0);
     await pool.query(`update pgboss.job set state = 'failed' where name = '${renderQueue}'`);
-    t.equal(await enqueueMissingRenderings(db, jobs), 0, 'the failed version is left alone');
+    t.equal(
+      await enqueueMissingRenderings(db, jobs),
+      0,
+      'the failed version is not enqueued again',
+    );
     await pool.query('update snapshots set version = gen_random_uuid()');
-    t.equal(await enqueueMissingRenderings(db, jobs), 1, 'a later version is not');
-    t.equal(await enqueueMissingRenderings(db, jobs), 0, 'it is in the queue');
+    t.equal(await enqueueMissingRenderings(db, jobs), 1, 'a later version is enqueued');
+    t.equal(await enqueueMissingRenderings(db, jobs), 0, 'it is already in the queue');
     t.equal(await queued(), 2);
   },
 );
@@ -159,7 +163,7 @@ t.test('ends at once when its signal aborts', async t => {
   t.equal(await chunks(), 0);
 });
 
-t.test('deletes the chunks of replaced versions after their time of grace', async t => {
+t.test('deletes the chunks of replaced versions after the grace period', async t => {
   const { app, rendered, chunks } = await start(t);
   await app.load('acme', date, body('first'));
   await renderAll(app);
@@ -180,6 +184,6 @@ t.test('deletes the chunks of replaced versions after their time of grace', asyn
   t.equal(await chunks(), 1);
   await app.call(`/v1/environments/acme/snapshots/${date}`, { method: 'DELETE' });
   t.equal(await deleteAt(70), 0);
-  t.equal(await deleteAt(131), 1, 'those of a deleted snapshot, too');
+  t.equal(await deleteAt(131), 1, 'the chunks of a deleted snapshot');
   t.equal(await chunks(), 0);
 });
