@@ -135,7 +135,7 @@ export function createDependencies(
     total: limits.loads,
     perEnvironment: limits.loadsPerEnvironment,
     code: 'rate_limited',
-    what: 'snapshot loads',
+    what: 'ingests',
   });
   const checkLimit = createConcurrencyLimit({
     total: limits.checks,

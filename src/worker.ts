@@ -75,8 +75,8 @@ const deliveriesAtOnce = 8;
 const deliveriesAtOncePerEnvironment = 1;
 
 /**
- * Time limits of a shutdown: for runs to finish, and for the whole worker. Less than the 30 s of
- * the process.
+ * Time limits of a shutdown, for runs to finish and for all work. Less than the 30 s of the
+ * process.
  */
 const finishMs = 20_000;
 const stopMs = 27_000;

@@ -48,7 +48,7 @@ const entrySchema = Type.Object(
       }),
     ),
   },
-  { description: 'One change.' },
+  { description: 'Line of the audit log.' },
 );
 
 const isSequencePart = (part: string): boolean => /^\d{1,15}$/.test(part);

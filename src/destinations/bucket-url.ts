@@ -31,7 +31,7 @@ export function parseBucketUrl(text: string): BucketLocation | string {
     return `must end with amazonaws.com.cn in the regions of China, and with amazonaws.com in all others: write ${formatBucketUrl({ bucket, region, key: '' })}${path ?? ''}`;
   }
   if (path?.includes('+')) {
-    return 'has a "+" in the folder, which may stand for a space: write "%20" for a space and "%2B" for a plus sign';
+    return 'has a "+" in the folder, which may mean a space: write "%20" for a space and "%2B" for a plus sign';
   }
   const key = decodeKey(path ?? '');
   if (key === null)

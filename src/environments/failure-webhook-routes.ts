@@ -74,7 +74,7 @@ export function failureWebhookRoutes(
 
 const sendResultSchema = Type.Object(
   {
-    delivered: Type.Boolean({ description: 'The receiver answered with 2xx.' }),
+    delivered: Type.Boolean({ description: 'True if the receiver answered with 2xx.' }),
     status: Type.Unsafe<number | null>({
       type: ['integer', 'null'],
       description: 'HTTP status of the receiver; null if it did not answer.',

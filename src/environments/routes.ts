@@ -82,7 +82,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
                 Type.String({
                   maxLength: maxUrlLength,
                   description:
-                    'An https URL. If absent, the webhook is unchanged. null removes it with its secret.',
+                    'An https URL. If absent, the webhook is unchanged. Null removes it with its secret.',
                   examples: ['https://hooks.example.com/warehouse-export'],
                 }),
               ),
@@ -119,7 +119,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       schema: {
         operationId: 'listEnvironments',
         summary: 'List environments',
-        description: 'In order of id.',
+        description: 'Ordered by id.',
         tags,
         querystring: pageQuery,
         response: {
@@ -148,7 +148,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       schema: {
         operationId: 'getEnvironment',
         summary: 'Read an environment',
-        description: 'Any token of an environment may read its own.',
+        description: 'Any token of the environment may read it.',
         tags,
         params: environmentParams,
         response: {

@@ -3,14 +3,12 @@ import createRouter, { type HTTPMethod } from 'find-my-way';
 import { AppError } from '../shared/errors.ts';
 
 /**
- * Answers 405 with `Allow` to a method that a known path does not have. Register it before all
- * routes.
+ * Answers 405 with `Allow` if a known path lacks the method. Register this before all routes.
  *
- * The answer is the same with and without a token. It depends on the shape of the path alone, which
- * `/openapi.yaml` publishes, and never on what exists in the database. It comes before the body is
- * read.
+ * The answer does not depend on the token or on the database. It depends only on the form of the
+ * path, which `/openapi.yaml` publishes. It is sent before the body is read.
  *
- * @param maxParamLength the same limit as that of the app's own router
+ * @param maxParamLength limit of the app's own router
  */
 export function registerAllowedMethods(app: FastifyInstance, maxParamLength: number): void {
   const router = createRouter({ maxParamLength });
@@ -29,7 +27,7 @@ export function registerAllowedMethods(app: FastifyInstance, maxParamLength: num
     if (allowed.length === 0) return done();
     const allow = allowed.toSorted().join(', ');
     done(
-      new AppError('method_not_allowed', `This path has the methods ${allow}.`, {
+      new AppError('method_not_allowed', `This path allows ${allow}.`, {
         headers: { allow },
       }),
     );

@@ -42,7 +42,7 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
       logLevel: 'warn',
       schema: {
         operationId: 'getLiveness',
-        summary: 'Is the process alive?',
+        summary: 'Check liveness',
         description: 'Does not use the database.',
         tags,
         security: [],
@@ -56,7 +56,7 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
       logLevel: 'warn',
       schema: {
         operationId: 'getReadiness',
-        summary: 'Can the process serve?',
+        summary: 'Check readiness',
         description:
           'Returns 503 while the database cannot be reached or lacks migrations, and once the process ' +
           'has begun to shut down. Probes share one database look-up for a second.',

@@ -24,7 +24,7 @@ export function metricsRoutes({
       logLevel: 'warn',
       schema: {
         operationId: 'getMetrics',
-        summary: 'Metrics for Prometheus',
+        summary: 'Read metrics for Prometheus',
         description:
           'No metric identifies a customer. The route also answers while the database cannot be ' +
           'reached: `whx_database_up` is then 0.',

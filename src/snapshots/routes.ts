@@ -107,7 +107,7 @@ export function snapshotRoutes(
           querystring: ingestQuery,
           headers: ingestHeaders,
           response: {
-            200: { ...ingestedSchema, description: 'It replaced a snapshot.' },
+            200: { ...ingestedSchema, description: 'The snapshot replaced an earlier one.' },
             201: { ...ingestedSchema, description: 'The date had no snapshot.' },
             ...problemResponses(
               'validation_failed',

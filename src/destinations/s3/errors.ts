@@ -124,14 +124,14 @@ function describeCause(cause: Cause, context: StorageContext): StorageFault {
       return {
         code: cause.kind,
         message: 'The secret access key does not belong to the access key id.',
-        hint: 'Copy the whole secret again. If it is lost, make a new pair of keys.',
+        hint: 'Copy the complete secret again. If it is lost, create a new pair of keys.',
       };
     case 'bucket_not_found':
       return {
         code: cause.kind,
         message: `There is no bucket \`${bucket}\` at ${place}.`,
         hint: withEndpointHint(
-          'Check the name for typing errors, or make the bucket first. This service does not make buckets.',
+          'Check the name for typing errors, or create the bucket first. This service does not create buckets.',
           destination,
         ),
       };
@@ -194,7 +194,7 @@ function describeCause(cause: Cause, context: StorageContext): StorageFault {
       return {
         code: 'storage_unavailable',
         message: `The storage or its quota is full (${cause.shown}).`,
-        hint: 'Delete what is not needed, or raise the quota of the bucket or account. Runs are repeated until then.',
+        hint: 'Delete unneeded objects, or raise the quota of the bucket or account. Runs are retried until then.',
       };
     case 'storage_unavailable':
       return {
@@ -213,7 +213,7 @@ function describeCause(cause: Cause, context: StorageContext): StorageFault {
 function unknownError(shown: string, region: string): StorageFault {
   return {
     code: 'unknown',
-    message: `The storage refused with an error that is not known here: ${shown} (region \`${region}\`).`,
+    message: `The storage refused with an unknown error: ${shown} (region \`${region}\`).`,
     hint: "The storage's documentation explains its error codes.",
   };
 }
@@ -249,15 +249,15 @@ const timeoutHints = {
 } as const;
 
 const tlsHints = {
-  aws: 'Something between this service and Amazon S3 answers in its place. Ask the operator of this service.',
-  gcp: 'Something between this service and Google answers in its place. Ask the operator of this service.',
+  aws: 'Another server, such as a proxy, answers instead of Amazon S3. Ask the operator of this service.',
+  gcp: 'Another server, such as a proxy, answers instead of Google. Ask the operator of this service.',
   custom:
     'The certificate must be valid, made for this host name, and signed by a public authority; the port must speak https.',
 } as const;
 
 const notS3Hints = {
-  aws: 'Something between this service and Amazon S3 answers in its place. Ask the operator of this service.',
-  gcp: 'Something between this service and Google answers in its place. Ask the operator of this service.',
+  aws: 'Another server, such as a proxy, answers instead of Amazon S3. Ask the operator of this service.',
+  gcp: 'Another server, such as a proxy, answers instead of Google. Ask the operator of this service.',
   custom:
     "Give the address of the S3 API, not of a web console or website, and the provider's address for your region.",
 } as const;
