@@ -6,7 +6,7 @@ import { connectRaw, eventually, type RawConnection } from '../helpers/raw-http.
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-/** Every way in which a download can break, as its reader sees it. */
+/** Every way in which a download can be interrupted, as the reader sees it. */
 
 /** More than all buffers between service and reader hold, also as gzip. */
 const rows = 40_000;
@@ -18,7 +18,7 @@ t.setTimeout(600_000);
 for (const environmentId of ['rendered', 'fresh']) {
   await app.putEnvironment(environmentId, 'pro');
   await writeDenseSnapshot(pool, { environmentId, date: '2026-03-02', rows });
-  // What is written after this stays without chunks.
+  // Snapshots that are written after this have no chunks.
   if (environmentId === 'rendered') await renderAll(app);
 }
 await pool.query('create table saved_snapshots as table rendered_snapshots');
@@ -36,7 +36,7 @@ const forms = (['1.0', '1.1'] as const).flatMap(version =>
   (['identity', 'gzip'] as const).map(encoding => ({ version, encoding })),
 );
 
-/** A download whose reader has stopped after the first bytes. */
+/** Starts a download whose reader pauses after the first bytes. */
 async function pausedDownload(
   state: State,
   version: string,
@@ -64,7 +64,7 @@ async function outcomes(outcome: string): Promise<number> {
   return Number(new RegExp(`whx_downloads_total{outcome="${outcome}"} (\\d+)`).exec(text)?.[1]);
 }
 
-/** Ends the session of the download. */
+/** Terminates the database session of the download. */
 async function killSession(): Promise<void> {
   await eventually(async () => {
     const { rowCount } = await pool.query(
@@ -73,7 +73,7 @@ async function killSession(): Promise<void> {
          and state <> 'idle'`,
     );
     return rowCount === 1;
-  }, 'a session to end');
+  }, 'the database session of the download');
 }
 
 interface FaultCase {
@@ -82,7 +82,7 @@ interface FaultCase {
   readonly happen: (connection: RawConnection) => Promise<void>;
 }
 
-/** What happens to a download under way, and how it is then reported. */
+/** Faults during a download and the outcome that the metrics report. */
 const faults: Record<string, FaultCase> = {
   'the reader stalls': {
     outcome: 'stalled',
@@ -155,7 +155,10 @@ t.test('curl fails when it stalls', needsProgram('curl'), async t => {
         ...['-H', `Authorization: Bearer ${testAdminToken}`, '-H', `Accept-Encoding: ${encoding}`],
         app.origin + pathOf(state),
       ]);
-      await eventually(() => app.dependencies.downloadLimit.active === 1, 'the download');
+      await eventually(
+        () => app.dependencies.downloadLimit.active === 1,
+        'the download has started',
+      );
       curl.child.kill('SIGSTOP');
       await untilNoneActive();
       curl.child.kill('SIGCONT');
@@ -173,7 +176,7 @@ t.test('a slow database is not taken for a reader that stalls', async t => {
   await locker.query('begin; lock table snapshot_rows in access exclusive mode');
   const startedAt = performance.now();
   const answer = app.download('small', 'today');
-  await eventually(() => performance.now() - startedAt > 2_500, 'more than the time to stall');
+  await eventually(() => performance.now() - startedAt > 2_500, 'longer than the stall limit');
   await locker.query('rollback');
   locker.release();
   const { status, text } = await answer;

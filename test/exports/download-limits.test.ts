@@ -10,7 +10,10 @@ import { testAdminToken } from '../helpers/secrets.ts';
 
 t.setTimeout(600_000);
 
-/** The limit of an environment is the one of the service. That of the process would take long. */
+/**
+ * Limit of the process in this test. The default would take long to reach. The limit per
+ * environment is the default.
+ */
 const total = 40;
 const app = await startTestApp(t, {
   adjust: dependencies =>
@@ -37,7 +40,7 @@ t.teardown(async () => {
   await eventually(() => downloadLimit.active === 0);
 });
 
-/** A reader that asks for the file and does not read it. */
+/** Requests a file without reading it. Returns the status. */
 async function stalledReader(environmentId: string): Promise<number> {
   const response = await open(`${app.origin}/v1/environments/${environmentId}/exports/today.csv`, {
     headers: { authorization: `Bearer ${testAdminToken}` },
@@ -48,7 +51,7 @@ async function stalledReader(environmentId: string): Promise<number> {
   return response.statusCode ?? 0;
 }
 
-t.test('an environment has 32 downloads at once, and the process has a total', async t => {
+t.test('allows 32 downloads of an environment and a total for the process', async t => {
   for (let count = 1; count <= 32; count += 1) {
     if ((await stalledReader('one')) !== 200) t.fail(`download ${count}`);
   }
@@ -59,21 +62,25 @@ t.test('an environment has 32 downloads at once, and the process has a total', a
   t.equal((await app.call('/v1/environments/one/exports/today.csv.gz')).status, 429);
 
   for (let count = 33; count <= total; count += 1) t.equal(await stalledReader('two'), 200);
-  t.equal((await app.download('three', 'today')).status, 429, 'the process is full');
+  t.equal(
+    (await app.download('three', 'today')).status,
+    429,
+    'the limit of the process is reached',
+  );
 });
 
-t.test('stalled readers hold no database connection', async t => {
+t.test('holds no database connection for stalled readers', async t => {
   await eventually(async () => {
     const { rows } = await app.database.pool.query(
       `select from pg_stat_activity where datname = current_database()
          and application_name ~ 'warehouse-export (export|session)' and state <> 'idle'`,
     );
     return rows.length === 0;
-  }, 'no query of a download');
+  }, 'no download has a running query');
   t.equal(downloadLimit.active, total);
 });
 
-t.test('short requests are served meanwhile', async t => {
+t.test('serves short requests while all download slots are taken', async t => {
   for (const [path, method] of [
     ['/health/ready', 'GET'],
     ['/v1/environments/three/exports', 'GET'],
@@ -83,7 +90,7 @@ t.test('short requests are served meanwhile', async t => {
   }
 });
 
-t.test('a place is free again when its reader goes, or has read all', async t => {
+t.test('releases the slot of a download that ends or is aborted', async t => {
   for (const reader of readers.splice(0, 30)) reader.destroy();
   await eventually(() => downloadLimit.active === total - 30);
   t.equal((await app.download('three', 'today')).status, 200);
@@ -91,7 +98,7 @@ t.test('a place is free again when its reader goes, or has read all', async t =>
   await eventually(() => downloadLimit.active === total - 35);
 });
 
-t.test('an environment has 8 downloads of snapshots that are not rendered', async t => {
+t.test('allows 8 downloads of snapshots that are not rendered in an environment', async t => {
   for (let count = 1; count <= 8; count += 1) t.equal(await stalledReader('fresh'), 200);
   t.equal(sessionLimit.active, 8);
   const refused = await app.download('fresh', 'today');

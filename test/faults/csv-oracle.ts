@@ -57,13 +57,16 @@ function isHeader(header: readonly Field[]): boolean {
   );
 }
 
-/** RFC 4180 with LF or CRLF, the last line break optional; null: not well-formed. */
+/**
+ * Parses RFC 4180 with LF or CRLF and an optional last line break. Returns null if the text is
+ * malformed.
+ */
 function readRecords(text: string): Field[][] | null {
   const records: Field[][] = [];
   const pattern = /(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/y;
   let record: Field[] = [];
   for (let at = 0; ; ) {
-    // Nothing after a line break is the end; nothing after a comma is one more field.
+    // The end of the text after a line break ends the file. After a comma it is an empty field.
     if (at === text.length && record.length === 0) return records;
     pattern.lastIndex = at;
     const match = pattern.exec(text);
@@ -78,7 +81,7 @@ function readRecords(text: string): Field[][] | null {
   }
 }
 
-/** The row as an exported line; null: it is at fault. */
+/** Returns the row as an exported line, or null if the row is invalid. */
 function lineOf(fields: ReadonlyMap<string, Field>, date: string): string | null {
   const field = (name: string): Field => fields.get(name) ?? null;
   const id = (name: string) => {
@@ -121,7 +124,7 @@ function lineOf(fields: ReadonlyMap<string, Field>, date: string): string | null
   return `${values.map(value => csvField(value ?? null)).join(',')}\n`;
 }
 
-/** Both as they are, if they go together. */
+/** Returns both lists as they are if they have equally many items. */
 function lists(names: string, ids: string): [Field | undefined, Field | undefined] {
   const [nameCount, idCount] = [items(names)?.length, items(ids)?.length];
   const isPair = nameCount === idCount || (names === '' && idCount === 1);

@@ -81,7 +81,7 @@ const row = (index: number): fc.Arbitrary<AdoptionRow> =>
 const rows = fc
   .integer({ min: 0, max: 5 })
   .chain(count => fc.tuple(...Array.from({ length: count }, (_, index) => row(index))));
-/** In the form for loading, or as an exported file, which may be loaded too. */
+/** A valid file in the form for ingest, or an exported file, which may be ingested too. */
 const goodFile = fc
   .tuple(rows, fc.boolean())
   .map(([found, isExported]) =>
@@ -92,7 +92,7 @@ type Mutation = (file: Buffer) => Buffer;
 
 const splice = (file: Buffer, at: number, remove: number, insert: Buffer) =>
   Buffer.concat([file.subarray(0, at), insert, file.subarray(at + remove)]);
-/** Anywhere, or where it matters: beside commas, quotes and line breaks. */
+/** A position anywhere, or beside a comma, quote or line break. */
 const place = fc.tuple(fc.nat(), fc.boolean()).map(([number, isAtMark]) => (file: Buffer) => {
   if (!isAtMark) return number % (file.length + 1);
   const marks = [...file.keys()].filter(at => [0x22, 0x2c, 0x0a, 0x0d].includes(file[at] ?? 0));
@@ -172,7 +172,7 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
       (file: Buffer) =>
         splice(file, at(file), 0, file.subarray(from(file), to(file))),
   ),
-  // A quote moves.
+  // Moves a quote.
   fc.tuple(fc.nat(), place).map(([number, at]) => (file: Buffer) => {
     const quotes = [...file.keys()].filter(index => file[index] === 0x22);
     const from = quotes[number % Math.max(quotes.length, 1)];
@@ -195,11 +195,11 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
 
 interface Sending {
   readonly packing: 'none' | 'gzip' | 'gzip in two members';
-  /** After packing. */
+  /** Mutations of the packed body. */
   readonly damage: readonly Mutation[];
-  /** Where the body is cut into pieces. */
+  /** Size of the pieces in which the body is sent. */
   readonly pieceBytes: number;
-  /** Hang up after this share of it. */
+  /** Share of the body after which the connection is closed. Null sends the whole body. */
   readonly hangUpAt: number | null;
 }
 const sending: fc.Arbitrary<Sending> = fc.record({
@@ -242,14 +242,14 @@ async function hangUp(body: Buffer, packing: Sending['packing'], share: number):
     connection.socket.destroy(),
   );
   await connection.closed;
-  await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the load');
+  await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the ingest');
 }
 
 function* piecesOf(body: Buffer, bytes: number): Generator<Buffer> {
   for (let at = 0; at < body.length; at += bytes) yield body.subarray(at, at + bytes);
 }
 
-t.test('a mutated file is loaded exactly, or refused and nothing has changed', async t => {
+t.test('ingests a mutated file exactly, or rejects it without any change', async t => {
   const first = loadBody([adoptionRow()]);
   t.equal((await app.load('acme', loaded, first)).status, 201);
   let current = fileOf(Buffer.from(first), shown);
@@ -289,13 +289,13 @@ t.test('a mutated file is loaded exactly, or refused and nothing has changed', a
         }
         const file = (await app.download('acme', 'today')).text;
         if (file !== current)
-          throw new Error(`shown ${JSON.stringify(file)}\nnot ${JSON.stringify(current)}`);
+          throw new Error(`shown ${JSON.stringify(file)}\ninstead of ${JSON.stringify(current)}`);
       },
     ),
     { numRuns: scaled(5_000) },
   );
   console.error(
-    `mutated CSV: ${counts.accepted} loaded exactly, ${counts.refused} refused whole, ${counts.hungUp} broken off`,
+    `mutated CSV: ${counts.accepted} ingested exactly, ${counts.refused} rejected, ${counts.hungUp} interrupted`,
   );
   t.ok(
     counts.accepted > scaled(5_000) / 20 && counts.refused > scaled(5_000) / 5,
@@ -304,6 +304,6 @@ t.test('a mutated file is loaded exactly, or refused and nothing has changed', a
   t.strictSame(
     app.log.filter(line => Number(line['level']) >= 50),
     [],
-    'nothing is logged as an error',
+    'no log line at error level',
   );
 });
