@@ -1,4 +1,4 @@
-/** What a snapshot body means by the contract, section 4 and 7, read without a line of the service. */
+/** Reads a snapshot body as docs/file-format.md describes it, without any code of the service. */
 import { csvField, exportHeader, loadColumns } from '../helpers/adoption-rows.ts';
 import { instantMs } from '../helpers/instant-ms.ts';
 
