@@ -75,7 +75,7 @@ export async function measureLatency(bench: Bench): Promise<Section> {
       value: figure(rounds, 0, 0.99) / idle,
     })),
     notes: [
-      `The loads take turns, ${bench.rounds} times ${secondsOf(bench)} s each, ${perSecond} requests a second. Each request is sent on time, even if the previous answer ` +
+      `The conditions take turns, ${bench.rounds} times ${secondsOf(bench)} s each, ${perSecond} requests a second. Each request is sent on time, even if the previous answer ` +
         'is missing. p50 and p99 are medians over the rounds. Four rounds of downloads run before and are not counted.',
     ],
     bars: [],

@@ -44,7 +44,7 @@ try {
       enterprise_key: demo.keys['demo-enterprise'],
     }),
   );
-  console.log('\nThen each of these commands works as it is printed:\n');
+  console.log('\nThen each of these commands works as printed:\n');
   console.log(formatTour([manualExportTour(), automaticExportTour(demo)]));
   console.log('Ctrl-C stops the demo and deletes its data.');
   await untilAborted(stop.signal);

@@ -127,7 +127,7 @@ t.test(
     });
     t.ok(
       loading - idle < mostGrowthMiB,
-      `load: idle ${idle.toFixed(0)} MiB, highest ${loading.toFixed(0)} MiB`,
+      `ingest: idle ${idle.toFixed(0)} MiB, highest ${loading.toFixed(0)} MiB`,
     );
 
     const expectedBytes = exportHeader.length + rowCount * exportLine(row(0), today).length;

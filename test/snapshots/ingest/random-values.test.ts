@@ -22,7 +22,7 @@ const lineWith = (column: LoadColumn, raw: string, id: string) =>
 
 /**
  * Returns the value that an export shows for a field, or undefined for a field to refuse. Null
- * stands for an empty field without quotes.
+ * means an empty field without quotes.
  */
 function oracle(column: LoadColumn, text: string | null): string | null | undefined {
   switch (column) {

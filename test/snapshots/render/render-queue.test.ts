@@ -35,7 +35,7 @@ t.test('enqueues one rendering for each ingested date, also after replacements',
   t.equal(await queued(), 1);
   await app.load('acme', '2026-02-28', body('other'));
   t.equal(await queued(), 2);
-  t.equal((await app.load('acme', date, 'no CSV of ours\n')).status, 422);
+  t.equal((await app.load('acme', date, 'not a snapshot\n')).status, 422);
   t.equal(await queued(), 2, 'a refused body enqueues nothing');
 });
 
