@@ -1,4 +1,5 @@
 import { sql, type Transaction } from 'kysely';
+import { DatabaseError } from 'pg';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
@@ -140,20 +141,88 @@ export async function listEnvironments(
 }
 
 /**
- * Deletes the environment and all its data in one transaction: readers see all of it or nothing.
- * @throws AppError `not_found`
+ * Deletes the environment and all that belongs to it. Snapshots go first, each in a transaction of
+ * its own: one transaction for all would lock more partitions than Postgres has room for. If this
+ * ends early, the environment is still there and can be deleted again.
+ *
+ * @throws AppError `not_found`; `conflict` during an ingest that replaces one of its snapshots
  */
 export async function deleteEnvironment(db: Database, actor: Actor, id: string): Promise<void> {
-  await db.transaction().execute(async trx => {
-    // The row lock waits for ingests that are about to commit. Later ingests find no environment.
+  const environment = await findEnvironment(db, id);
+  if (environment === null) throw notFound('environment');
+  do {
+    for (const date of await snapshotDates(db, id)) await deleteSnapshotRows(db, actor, id, date);
+  } while (!(await deleteEmptyEnvironment(db, actor, environment)));
+}
+
+async function snapshotDates(db: DatabaseOrTransaction, id: string): Promise<string[]> {
+  const rows = await db
+    .selectFrom('snapshots')
+    .select('snapshot_date')
+    .where('environment_id', '=', id)
+    .orderBy('snapshot_date', 'desc')
+    .execute();
+  return rows.map(row => row.snapshot_date);
+}
+
+async function deleteSnapshotRows(
+  db: Database,
+  actor: Actor,
+  id: string,
+  date: string,
+): Promise<void> {
+  const work = db.transaction().execute(async trx => {
+    await sql`set local statement_timeout = 0`.execute(trx);
+    // An ingest that replaces the snapshot holds its rows until the body has been read.
+    await sql`set local lock_timeout = '5s'`.execute(trx);
+    for (const table of ['snapshot_rows', 'rendered_snapshots'] as const) {
+      await trx
+        .deleteFrom(table)
+        .where('environment_id', '=', id)
+        .where('snapshot_date', '=', date)
+        .execute();
+    }
+    const deleted = await trx
+      .deleteFrom('snapshots')
+      .where('environment_id', '=', id)
+      .where('snapshot_date', '=', date)
+      .returning(['version', 'row_count'])
+      .executeTakeFirst();
+    if (deleted === undefined) return;
+    const details = { version: deleted.version, rows: deleted.row_count };
+    await recordChange(trx, actor, {
+      environmentId: id,
+      action: 'snapshot.deleted',
+      targetId: date,
+      details,
+    });
+  });
+  await work.catch((error: unknown) => {
+    if (!(error instanceof DatabaseError) || error.code !== lockNotAvailable) throw error;
+    throw new AppError('conflict', `The snapshot of ${date} is being ingested. Try again later.`);
+  });
+}
+
+const lockNotAvailable = '55P03';
+
+/** @returns false if a snapshot was ingested in the meantime */
+async function deleteEmptyEnvironment(
+  db: Database,
+  actor: Actor,
+  { id, incarnation }: Environment,
+): Promise<boolean> {
+  return await db.transaction().execute(async trx => {
+    await sql`set local statement_timeout = 0`.execute(trx);
+    // Waits for ingests that commit, and makes later ones fail.
     const row = await trx
       .selectFrom('environments')
       .select('plan')
       .where('id', '=', id)
+      .where('incarnation', '=', incarnation)
       .forUpdate()
       .executeTakeFirst();
     if (row === undefined) throw notFound('environment');
-    await trx.deleteFrom('snapshot_rows').where('environment_id', '=', id).execute();
+    if ((await snapshotDates(trx, id)).length > 0) return false;
     await trx.deleteFrom('environments').where('id', '=', id).execute();
     await recordChange(trx, actor, {
       environmentId: id,
@@ -161,6 +230,7 @@ export async function deleteEnvironment(db: Database, actor: Actor, id: string):
       targetId: id,
       details: { plan: row.plan },
     });
+    return true;
   });
 }
 

@@ -179,6 +179,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
             'unauthenticated',
             'insufficient_scope',
             'not_found',
+            'conflict',
             'payload_too_large',
             'unsupported_media_type',
           ),

@@ -84,3 +84,52 @@ t.test('deletes an environment with its data and nothing else', async t => {
   await app.putEnvironment('doomed');
   t.strictSame((await app.call('/v1/environments/doomed/snapshots')).json.items, []);
 });
+
+t.test('deletes an environment with more days than one transaction may lock', async t => {
+  const days = 300;
+  await app.putEnvironment('long');
+  const { pool } = app.database;
+  for (let day = 0; day < days; day += 1) {
+    await pool.query("select ensure_snapshot_partition('2025-03-01'::date + $1::int)", [day]);
+  }
+  await pool.query(
+    `insert into snapshot_rows (environment_id, snapshot_date, company_id, feature_id, feature_name,
+       first_seen, last_seen, stars_state, frequency, feedback_count)
+     select 'long', '2025-03-01'::date + day, 'c', 'f', 'x', now(), now(), 1, 0, 0
+     from generate_series(0, $1 - 1) as day`,
+    [days],
+  );
+  await pool.query(
+    `insert into snapshots (environment_id, snapshot_date, row_count)
+     select 'long', '2025-03-01'::date + day, 1 from generate_series(0, $1 - 1) as day`,
+    [days],
+  );
+  await pool.query(
+    `insert into rendered_snapshots (environment_id, version, snapshot_date, plain_bytes, deflated_bytes,
+       chunk_count, crc32, renderer)
+     select environment_id, version, snapshot_date, 1, 1, 1, 0, 'test' from snapshots where environment_id = 'long'`,
+  );
+  const most = { locks: 0 };
+  const watcher = await pool.connect();
+  let isDone = false;
+  const watching = (async () => {
+    while (!isDone) {
+      const { rows } = await watcher.query<{ locks: number }>(
+        `select coalesce(max(count), 0)::int as locks from (
+           select count(*) from pg_locks
+           where locktype = 'relation' and mode = 'RowExclusiveLock' group by pid) as held`,
+      );
+      most.locks = Math.max(most.locks, rows[0]?.locks ?? 0);
+    }
+  })();
+  const answer = await app.call('/v1/environments/long', { method: 'DELETE' });
+  isDone = true;
+  await watching;
+  watcher.release();
+  t.equal(answer.status, 204, answer.text);
+  t.ok(most.locks > 0 && most.locks < 40, `at most ${most.locks} locks at once`);
+  for (const table of ['snapshot_rows', 'snapshots', 'rendered_snapshots']) {
+    const { rowCount } = await pool.query(`select from ${table} where environment_id = 'long'`);
+    t.equal(rowCount, 0, table);
+  }
+});
