@@ -58,7 +58,6 @@ const ingestQuery = Type.Object({
   rowCount: Type.Optional(
     Type.Integer({
       minimum: 0,
-      maximum: Number.MAX_SAFE_INTEGER,
       description: 'Refuses a body with another number of rows, such as a truncated one.',
     }),
   ),

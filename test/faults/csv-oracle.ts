@@ -10,8 +10,12 @@ const labels = {
   satisfaction: ['', 'very dissatisfied', 'dissatisfied', 'neutral', 'satisfied', 'very satisfied'],
 };
 
-/** @returns the file that shows this body under the date; null: the body has to be refused */
-export function fileOf(body: Buffer, date: string): string | null {
+/**
+ * @param date of the snapshot
+ * @param shown date under which the file shows it
+ * @returns the file, or null if the body has to be refused
+ */
+export function fileOf(body: Buffer, date: string, shown: string): string | null {
   const text = decode(body);
   const records = text === null ? null : readRecords(text);
   const [header, ...rows] = records ?? [];
@@ -21,7 +25,8 @@ export function fileOf(body: Buffer, date: string): string | null {
   for (const row of rows) {
     if (row.length !== header.length) return null;
     const fields = new Map(header.map((name, index) => [name ?? '', row[index] ?? null]));
-    const line = lineOf(fields, date);
+    const named = fields.get('Date') ?? '';
+    const line = named === '' || named === date ? lineOf(fields, shown) : null;
     const ids = [fields.get('Company ID') ?? '', fields.get('Feature ID') ?? ''];
     const key = JSON.stringify(ids);
     if (line === null || seen.has(key)) return null;

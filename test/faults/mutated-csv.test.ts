@@ -85,7 +85,7 @@ const rows = fc
 const goodFile = fc
   .tuple(rows, fc.boolean())
   .map(([found, isExported]) =>
-    Buffer.from(isExported ? exportHeader + exportPart(found, shown) : loadBody(found)),
+    Buffer.from(isExported ? exportHeader + exportPart(found, loaded) : loadBody(found)),
   );
 
 type Mutation = (file: Buffer) => Buffer;
@@ -225,7 +225,12 @@ function pack(file: Buffer, packing: Sending['packing']): Buffer {
 function unpack(body: Buffer, packing: Sending['packing']): Buffer | null {
   if (packing === 'none') return body;
   try {
-    return gunzipSync(body);
+    const { buffer, engine } = gunzipSync(body, { info: true }) as unknown as {
+      buffer: Buffer;
+      engine: { bytesWritten: number };
+    };
+    // Node ignores bytes that start no further member.
+    return engine.bytesWritten === body.length ? buffer : null;
   } catch {
     return null;
   }
@@ -252,7 +257,7 @@ function* piecesOf(body: Buffer, bytes: number): Generator<Buffer> {
 t.test('ingests a mutated file exactly, or rejects it without any change', async t => {
   const first = loadBody([adoptionRow()]);
   t.equal((await app.load('acme', loaded, first)).status, 201);
-  let current = fileOf(Buffer.from(first), shown);
+  let current = fileOf(Buffer.from(first), loaded, shown);
   const counts = { accepted: 0, refused: 0, hungUp: 0 };
   const mutations = fc.oneof(
     { arbitrary: fc.array(mutation, { minLength: 1, maxLength: 3 }), weight: 9 },
@@ -271,7 +276,7 @@ t.test('ingests a mutated file exactly, or rejects it without any change', async
           counts.hungUp += 1;
         } else {
           const unpacked = unpack(body, packing);
-          const expected = unpacked === null ? null : fileOf(unpacked, shown);
+          const expected = unpacked === null ? null : fileOf(unpacked, loaded, shown);
           const headers = packing === 'none' ? {} : { 'content-encoding': 'gzip' };
           const answer = await app.load(
             'acme',
@@ -281,7 +286,13 @@ t.test('ingests a mutated file exactly, or rejects it without any change', async
           );
           const isAccepted = answer.status === 200;
           const what = `${answer.status} ${answer.text}\nfor ${JSON.stringify(unpacked?.toString('latin1'))}`;
-          if (!isAccepted && (answer.status !== 422 || answer.json.code !== 'snapshot_invalid'))
+          // A gzip stream that is not whole is refused as such.
+          const refusal = unpacked === null ? 'validation_failed' : 'snapshot_invalid';
+          if (
+            !isAccepted &&
+            answer.json.code !== refusal &&
+            answer.json.code !== 'snapshot_invalid'
+          )
             throw new Error(what);
           if (isAccepted !== (expected !== null)) throw new Error(`the oracle disagrees: ${what}`);
           counts[isAccepted ? 'accepted' : 'refused'] += 1;

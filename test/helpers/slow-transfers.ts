@@ -14,12 +14,17 @@ type App = Awaited<ReturnType<typeof startTestApp>>;
 const beforeLocks = 20_000;
 
 /** Starts an ingest of one row that holds the lock of its snapshot until `end` is called. */
-export async function slowLoad(app: App, environmentId: string, day: string) {
+export async function slowLoad(
+  app: App,
+  environmentId: string,
+  day: string,
+  token = testAdminToken,
+) {
   const body = new PassThrough();
   const row = adoptionRow({ companyName: 'slow', featureName: 'x'.repeat(beforeLocks) });
   body.write(`${loadColumns.join(',')}\n${loadLine(row)}`);
-  const answer = app.load(environmentId, day, body);
-  // If a test fails earlier and never awaits the answer, this prevents an unhandled rejection.
+  const answer = app.load(environmentId, day, body, { authorization: `Bearer ${token}` });
+  // A test that fails before it awaits the answer reports its failure itself.
   answer.catch(() => {});
   // The ingest takes and releases other advisory locks before this one.
   await eventually(async () => {

@@ -1,0 +1,294 @@
+import { createHash } from 'node:crypto';
+import { crc32, gzipSync } from 'node:zlib';
+import t from 'tap';
+import { adoptionRow, loadBody, loadColumns, loadLine } from '../../helpers/adoption-rows.ts';
+import { startTestApp } from '../../helpers/app.ts';
+import { slowLoad } from '../../helpers/slow-transfers.ts';
+
+/** What an ingest checks beyond the rows: the request, the caller and the form of the body. */
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
+const { pool } = app.database;
+const date = '2026-03-02';
+const body = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
+const packed = gzipSync(body);
+const gzipHeader = { 'content-encoding': 'gzip' };
+
+const digestOf = (key: 'sha-256' | 'sha-512', bytes: string | Buffer) =>
+  `${key}=:${createHash(key.replace('-', '')).update(bytes).digest('base64')}:`;
+
+async function versionOf(environmentId = 'acme', day = date): Promise<string | null> {
+  const answer = await app.call(`/v1/environments/${environmentId}/snapshots/${day}`);
+  return answer.status === 404 ? null : answer.json.version;
+}
+
+t.test('verifies Content-Digest over the bytes as sent', async t => {
+  for (const [digest, sent, headers] of [
+    [digestOf('sha-256', body), body, {}],
+    [digestOf('sha-512', body), body, {}],
+    [`${digestOf('sha-256', body)}, ${digestOf('sha-512', body)}`, body, {}],
+    [digestOf('sha-256', packed), packed, gzipHeader],
+    ['md5=:AAAA:', body, {}],
+    ['unknown=1, unixsum=?0', body, {}],
+    [`md5=:AAAA:, ${digestOf('sha-256', body)};note=1`, body, {}],
+  ] as const) {
+    const answer = await app.load('acme', date, sent, { ...headers, 'content-digest': digest });
+    t.ok([200, 201].includes(answer.status), `${digest}: ${answer.text}`);
+  }
+  const kept = await versionOf();
+  for (const [digest, sent, headers] of [
+    [digestOf('sha-256', `${body}x`), body, {}],
+    [digestOf('sha-512', `${body}x`), body, {}],
+    [`${digestOf('sha-256', body)}, ${digestOf('sha-512', 'x')}`, body, {}],
+    [digestOf('sha-256', body), packed, gzipHeader],
+    [digestOf('sha-256', body), body.slice(0, -1), {}],
+    [digestOf('sha-256', body), `${body}nonsense\n`, {}],
+  ] as const) {
+    const answer = await app.load('acme', date, sent, { ...headers, 'content-digest': digest });
+    t.equal(answer.status, 400, answer.text);
+    t.equal(answer.json.code, 'digest_mismatch');
+  }
+  for (const digest of [
+    '',
+    'sha-256',
+    'sha-256=',
+    'sha-256=:',
+    'sha-256="x"',
+    'sha-256=:AAAA:',
+    'sha-256=:not base64:',
+    'sha-256=(:AAAA:)',
+    'SHA-256=:AAAA:',
+    'sha-512=1',
+    digestOf('sha-256', body).slice(0, -1),
+  ]) {
+    const answer = await app.load('acme', date, body, { 'content-digest': digest });
+    if (digest === '') continue;
+    t.equal(answer.status, 400, digest);
+    t.equal(answer.json.errors[0].path, '/headers/content-digest', digest);
+  }
+  t.ok(kept !== null);
+});
+
+t.test('refuses a body with another number of rows than announced', async t => {
+  const path = `/v1/environments/acme/snapshots/${date}`;
+  const put = (query: string, sent: string | Buffer, headers: Record<string, string> = {}) =>
+    app.call(`${path}?${query}`, {
+      method: 'PUT',
+      headers: { 'content-type': 'text/csv', ...headers },
+      body: sent,
+    });
+  t.equal((await put('rowCount=2', body)).status, 200);
+  t.equal((await put('rowCount=2', packed, gzipHeader)).status, 200);
+  const kept = await versionOf();
+  for (const announced of [0, 1, 3, 1_000_000_000]) {
+    const answer = await put(`rowCount=${announced}`, body);
+    t.equal(answer.status, 422, answer.text);
+    t.strictSame(answer.json.errors, [
+      { row: 0, column: null, message: `has 2 rows where rowCount announces ${announced}` },
+    ]);
+  }
+  for (const query of ['rowCount=', 'rowCount=-1', 'rowCount=1.5', 'rowCount=x']) {
+    t.equal((await put(query, body)).status, 400, query);
+  }
+  t.equal(await versionOf(), kept);
+});
+
+t.test('refuses a Date that is not the date of the snapshot', async t => {
+  const header = `Date,${loadColumns.join(',')}\n`;
+  const line = (day: string, id: string) => `${day},${loadLine(adoptionRow({ companyId: id }))}`;
+  for (const day of ['', '""', date, `"${date}"`]) {
+    const answer = await app.load('acme', date, header + line(day, 'c1'));
+    t.equal(answer.status, 200, `${day}: ${answer.text}`);
+  }
+  const kept = await versionOf();
+  for (const day of ['2026-03-01', '2026-3-2', `${date}T00:00:00Z`, ` ${date}`, 'x']) {
+    const answer = await app.load('acme', date, header + line(date, 'c1') + line(day, 'c2'));
+    t.strictSame(answer.json.errors, [
+      { row: 2, column: 'Date', message: `is not the date of this snapshot, ${date}` },
+    ]);
+  }
+  t.equal(await versionOf(), kept);
+});
+
+t.test('reads every member of a gzip body or refuses it', async t => {
+  const parts = [0, 60, 200].map((from, index, all) =>
+    gzipSync(body.slice(from, all[index + 1] ?? body.length)),
+  );
+  const empty = gzipSync('');
+  const [first = empty, second = empty, third = empty] = parts;
+  for (const [name, sent] of [
+    ['three members', Buffer.concat(parts)],
+    ['empty members', Buffer.concat([empty, first, empty, empty, second, third, empty])],
+  ] as const) {
+    const answer = await app.load('acme', date, sent, gzipHeader);
+    t.equal(answer.json.rowCount, 2, `${name}: ${answer.text}`);
+  }
+  const kept = await versionOf();
+  const damaged = Buffer.from(second);
+  damaged[12] = (damaged[12] ?? 0) ^ 0xff;
+  const badCrc = Buffer.from(packed);
+  badCrc.writeUInt32LE(crc32('other'), packed.length - 8);
+  const badLength = Buffer.from(packed);
+  badLength.writeUInt32LE(1, packed.length - 4);
+  for (const [name, sent] of [
+    ['a NUL byte between members', Buffer.concat([packed, Buffer.from([0]), packed])],
+    ['a NUL byte at the end', Buffer.concat([packed, Buffer.from([0])])],
+    ['many NUL bytes at the end', Buffer.concat([packed, Buffer.alloc(100_000)])],
+    ['text at the end', Buffer.concat([packed, Buffer.from('garbage')])],
+    ['a magic number at the end', Buffer.concat([packed, Buffer.from([0x1f, 0x8b])])],
+    ['a damaged second member', Buffer.concat([first, damaged, third])],
+    ['a wrong checksum', badCrc],
+    ['a wrong length', badLength],
+    ['a truncated trailer', packed.subarray(0, -1)],
+    ['truncated data', packed.subarray(0, packed.length >> 1)],
+    ['a truncated header', packed.subarray(0, 5)],
+    ['a truncated second member', Buffer.concat([first, second.subarray(0, -4)])],
+    ['nothing', Buffer.alloc(0)],
+    ['plain CSV', Buffer.from(body)],
+  ] as const) {
+    const answer = await app.load('acme', date, sent, gzipHeader);
+    t.equal(answer.status, 400, `${name}: ${answer.text}`);
+    t.equal(answer.json.code, 'validation_failed', name);
+    t.match(answer.json.errors[0].message, /gzip/, name);
+  }
+  t.equal(await versionOf(), kept);
+});
+
+t.test('says what a body looks like that is not CSV in UTF-8', async t => {
+  const utf16 = Buffer.from(body, 'utf16le');
+  for (const [sent, message] of [
+    [utf16, /UTF-16/],
+    [Buffer.concat([Buffer.from([0xff, 0xfe]), utf16]), /UTF-16/],
+    [Buffer.from(utf16).swap16(), /UTF-16/],
+    [Buffer.concat([Buffer.from([0xfe, 0xff]), Buffer.from(utf16).swap16()]), /UTF-16/],
+    [Buffer.concat([Buffer.from([0xff, 0xfe, 0, 0]), Buffer.alloc(8)]), /UTF-32/],
+    [packed, /Content-Encoding: gzip/],
+    [Buffer.from('PK\u0003\u0004rest', 'latin1'), /zip/],
+    [Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, 0]), /zstd/],
+    [Buffer.from('PAR1'), /Parquet/],
+  ] as const) {
+    const answer = await app.load('acme', date, sent);
+    t.equal(answer.status, 422);
+    t.match(answer.json.errors, [{ row: 0, column: null, message }]);
+  }
+});
+
+t.test('refuses a charset other than UTF-8', async t => {
+  for (const charset of ['utf-8', 'UTF-8', '"utf-8"', 'utf8', 'us-ascii']) {
+    const headers = { 'content-type': `text/csv; charset=${charset}` };
+    t.equal((await app.load('acme', date, body, headers)).status, 200, charset);
+  }
+  for (const charset of ['iso-8859-1', 'ISO-8859-1', 'utf-16', '"windows-1252"', 'x']) {
+    const headers = { 'content-type': `text/csv; header=present; charset=${charset}` };
+    const answer = await app.load('acme', date, body, headers);
+    t.equal(answer.status, 415, charset);
+    t.equal(answer.json.code, 'unsupported_media_type');
+  }
+});
+
+t.test('refuses dates out of range before it makes a partition', async t => {
+  for (const day of ['2026-03-03', '2025-01-25', '2000-01-01', '0001-01-01']) {
+    const answer = await app.load('acme', day, body);
+    t.equal(answer.status, 400, day);
+    t.equal(answer.json.errors[0].path, '/path/date', day);
+  }
+  t.equal((await app.load('acme', '2025-01-26', body)).status, 201);
+  const { rows } = await pool.query(
+    `select count(*)::int as count from pg_class where relname ~ '^snapshot_rows_(2000|0001|20250125)' and relkind = 'r'`,
+  );
+  t.equal(rows[0].count, 0);
+});
+
+t.test('shows a snapshot to a reader and to a writer', async t => {
+  const { json } = await app.load('acme', date, body);
+  const path = `/v1/environments/acme/snapshots/${date}`;
+  await pool.query(
+    `insert into rendered_snapshots (environment_id, version, snapshot_date, plain_bytes, deflated_bytes, chunk_count, crc32, renderer, rendered_at)
+     values ('acme', $1, $2, 1, 1, 1, 0, 'test', '2026-03-02T11:00:00Z')
+     on conflict (environment_id, version) do update set rendered_at = excluded.rendered_at`,
+    [json.version, date],
+  );
+  for (const scope of ['exports:read', 'exports:write', 'snapshots:write']) {
+    const { token } = await app.makeKey('acme', [scope]);
+    t.strictSame((await app.call(path, { token })).json, {
+      ...json,
+      renderedAt: '2026-03-02T11:00:00.000Z',
+    });
+    t.equal((await app.call('/v1/environments/acme/snapshots', { token })).status, 200);
+  }
+  t.equal((await app.call('/v1/environments/acme/snapshots/2026-01-01')).status, 404);
+});
+
+t.test('takes no lock before the first 16 KiB of the body', async t => {
+  const slow = new (await import('node:stream')).PassThrough();
+  slow.write(body);
+  const answer = app.load('acme', date, slow);
+  t.equal((await app.load('acme', date, body)).status, 200, 'another ingest is not held up');
+  slow.end();
+  t.equal((await answer).status, 200);
+});
+
+t.test('refuses a header that is too long or too wide', async t => {
+  const commas = gzipSync(Buffer.alloc(1024 * 1024, ','));
+  for (const [sent, message] of [
+    [commas, 'is longer than 8 KiB'],
+    [gzipSync(`${','.repeat(64)}\n`), 'has more than 64 columns'],
+    [gzipSync(`"${'x'.repeat(8192)}"\n`), 'is longer than 8 KiB'],
+  ] as const) {
+    const answer = await app.load('acme', date, sent, gzipHeader);
+    t.equal(answer.status, 422);
+    t.strictSame(answer.json.errors[0], { row: 0, column: null, message });
+  }
+});
+
+t.test('checks the caller again before the commit', async t => {
+  const change = (text: string) => (id: string) => pool.query(text, [id]);
+  for (const [name, apply, status] of [
+    ['a revoked key', change('delete from api_keys where id = $1'), 401],
+    ['an expired key', change("update api_keys set expires_at = '2026-01-01' where id = $1"), 401],
+    ['a key without the scope', change("update api_keys set scopes = '{}' where id = $1"), 403],
+    ['a deleted environment', () => app.call('/v1/environments/brief', { method: 'DELETE' }), 404],
+    [
+      'a new environment with the same id',
+      async () => {
+        await app.call('/v1/environments/brief', { method: 'DELETE' });
+        await app.putEnvironment('brief');
+      },
+      404,
+    ],
+  ] as const) {
+    await app.putEnvironment('brief');
+    const key = await app.makeKey('brief', ['snapshots:write']);
+    const slow = await slowLoad(app, 'brief', '2026-02-01', key.token);
+    await apply(key.id);
+    t.equal(await slow.end(), status, name);
+    const { rowCount } = await pool.query(
+      "select from snapshot_rows where environment_id = 'brief'",
+    );
+    t.equal(rowCount, 0, `${name}: nothing was stored`);
+    t.equal((await pool.query("select from snapshots where environment_id = 'brief'")).rowCount, 0);
+  }
+});
+
+t.test('answers a sender that is too slow or takes too long with 408', async t => {
+  for (const limits of [
+    { minBytesPerSecond: 1024, averageMs: 200, maxMs: 60_000 },
+    { minBytesPerSecond: 1, averageMs: 60_000, maxMs: 200 },
+  ]) {
+    const bounded = await startTestApp(t, {
+      adjust: made => ({ ...made, config: { ...made.config, ingest: limits } }),
+    });
+    await bounded.putEnvironment('acme', 'pro');
+    for (const bytes of [10, 30_000]) {
+      const slow = new (await import('node:stream')).PassThrough();
+      slow.write(`${loadColumns.join(',')}\n`);
+      slow.write(loadLine(adoptionRow({ featureName: 'x'.repeat(bytes) })));
+      const answer = await bounded.load('acme', date, slow);
+      t.equal(answer.status, 408, answer.text);
+      t.equal(answer.json.code, 'request_timeout');
+      slow.destroy();
+    }
+    t.equal((await bounded.load('acme', date, body)).status, 201);
+  }
+});

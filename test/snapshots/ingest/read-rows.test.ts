@@ -1,0 +1,122 @@
+import t from 'tap';
+import { AppError } from '../../../src/shared/errors.ts';
+import { createRowReader } from '../../../src/snapshots/ingest/read-rows.ts';
+import { adoptionRow, loadBody, loadColumns, loadLine } from '../../helpers/adoption-rows.ts';
+
+const date = '2026-03-02';
+const header = `${loadColumns.join(',')}\n`;
+const pieceBytes = 64 * 1024;
+
+/** Returns the errors of a body and what COPY gets, or null for an accepted body. */
+function read(body: Buffer, cuts: readonly number[] = []) {
+  const reader = createRowReader('acme', date);
+  const encoded: Buffer[] = [];
+  try {
+    let start = 0;
+    for (const cut of [...cuts, body.length]) {
+      if (!reader.read(body.subarray(start, cut), false)) break;
+      encoded.push(...reader.takeEncoded(false).map(bytes => Buffer.from(bytes)));
+      start = cut;
+    }
+    if (start === body.length) reader.read(Buffer.alloc(0), true);
+    reader.errors.throwIfAny();
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    return { errors: error.members['errors'] as unknown[], encoded: null };
+  }
+  encoded.push(...reader.takeEncoded(true).map(bytes => Buffer.from(bytes)));
+  return { errors: [], encoded: Buffer.concat(encoded) };
+}
+
+t.test('encodes the same rows however the body is cut', async t => {
+  const body = Buffer.from(
+    loadBody([
+      adoptionRow({
+        companyName: 'a "b",\r\nc',
+        segmentNames: ['x,y', 'z'],
+        segmentIds: ['1', '2'],
+      }),
+      adoptionRow({ companyId: 'ü💥', companyName: null, feedbackCount: 123_456_789_012 }),
+    ]),
+  );
+  const whole = read(body).encoded;
+  for (let cut = header.length + 1; cut < body.length; cut += 1) {
+    if (!whole?.equals(read(body, [cut]).encoded ?? Buffer.alloc(0))) throw new Error(`${cut}`);
+  }
+  t.ok(whole);
+});
+
+t.test('names row and column of bytes that are not text, however the body is cut', async t => {
+  const row = (raw: string) => loadLine(adoptionRow(), { 'Company Name': raw });
+  for (const [bytes, message] of [
+    ['\u0000', 'has a NUL byte'],
+    ['\u00ff', 'is not valid UTF-8'],
+    ['"\u00c3"', 'is not valid UTF-8'],
+    ['\u00f0\u009f\u0098', 'is not valid UTF-8'],
+    ['\u00ed\u00a0\u0080', 'is not valid UTF-8'],
+  ] as const) {
+    const body = Buffer.from(header + row('x') + row(bytes) + row('y'), 'latin1');
+    const expected = [{ row: 2, column: 'Company Name', message }];
+    for (let cut = header.length + 1; cut <= body.length; cut += 1) {
+      const { errors } = read(body, [cut]);
+      if (JSON.stringify(errors) !== JSON.stringify(expected)) {
+        throw new Error(`cut at ${cut}: ${JSON.stringify(errors)}`);
+      }
+    }
+  }
+  t.pass();
+});
+
+t.test('names the invalid fields before a record that is not CSV', async t => {
+  const body = `${header}${loadLine(adoptionRow(), { Frequency: '9' })}x,y\n"z`;
+  t.strictSame(read(Buffer.from(body)).errors, [
+    { row: 1, column: 'Frequency', message: 'is not a whole number from 0 to 3' },
+    { row: 2, column: null, message: 'has 2 fields where the header has 14' },
+    { row: 3, column: 'Company ID', message: 'has a quote that is never closed' },
+  ]);
+});
+
+const repeated = (text: string) => text.repeat(Math.ceil((1024 * 1024) / text.length));
+const line = loadLine(adoptionRow());
+const hostile: readonly (readonly [name: string, body: string])[] = [
+  ['commas', repeated(',')],
+  ['line breaks', repeated('\n')],
+  ['quotes', `"${repeated('""')}"\n`],
+  ['empty quoted fields', repeated('"",')],
+  ['short rows of bytes that are not text', repeated('\u00ff,\u0000\n')],
+  ['fields that are not text', repeated(`${'\u00ff,'.repeat(13)}\u00ff\n`)],
+  ['invalid fields', repeated(`${','.repeat(13)}\n`)],
+  [
+    'one long list',
+    loadLine(adoptionRow(), { 'Segment Names': repeated('a,').slice(0, 1_000_000) }),
+  ],
+  [
+    'one long instant',
+    loadLine(adoptionRow(), { 'First Seen': repeated('1').slice(0, 1_000_000) }),
+  ],
+  ['rows', repeated(line)],
+];
+
+t.test('spends less than 50 ms on each piece of a hostile body', async t => {
+  for (const [name, rest] of hostile) {
+    const body = Buffer.from(header + rest, 'latin1');
+    // Another process may take the core in the middle of a piece, so that the best of three counts.
+    const worst = Array.from({ length: 3 }, () => slowestPiece(body));
+    t.ok(Math.min(...worst) < 50, `${name}: ${worst.map(ms => ms.toFixed(1)).join(', ')} ms`);
+  }
+});
+
+/** Returns the most CPU time of a piece in milliseconds. */
+function slowestPiece(body: Buffer): number {
+  const reader = createRowReader('acme', date);
+  let worst = 0;
+  for (let at = 0; at < body.length; at += pieceBytes) {
+    const before = process.cpuUsage();
+    const isReadable = reader.read(body.subarray(at, at + pieceBytes), false);
+    const { user, system } = process.cpuUsage(before);
+    worst = Math.max(worst, (user + system) / 1000);
+    reader.takeEncoded(false);
+    if (!isReadable) break;
+  }
+  return worst;
+}
