@@ -1,4 +1,4 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { Readable } from 'node:stream';
@@ -122,9 +122,41 @@ async function runAsPsql(
   return rows;
 }
 
+const psqlVersion = spawnSync('psql', ['--version'], { encoding: 'utf8' }).stdout ?? '';
+const noPsql = psqlVersion === '' && 'psql is not installed';
+
+t.test('loads a name with a line that ends copies of older psql', { skip: noPsql }, async t => {
+  const hostile = ['one\n\\.\ntwo', '\n\\.\n\\.\n', '\\.', null, 'plain'];
+  const directory = await exportTo(t, hostile);
+  const [createTable = '', load = '', , marked = ''] = blocksOf('PostgreSQL');
+  const client = new pg.Client({ connectionString: app.database.url });
+  await client.connect();
+  t.teardown(() => client.end());
+  await client.query('create schema dots; set search_path = dots');
+  await client.query(createTable);
+  const psql = (block: string) =>
+    promisify(execFile)(
+      'psql',
+      ['-qX', '-v', 'ON_ERROR_STOP=1', '-f', write(block), app.database.url],
+      {
+        cwd: directory,
+        env: { ...process.env, PGOPTIONS: '-c search_path=dots' },
+      },
+    );
+  const write = (block: string) => {
+    const file = path.join(directory, 'block.sql');
+    fs.writeFileSync(file, block);
+    return file;
+  };
+  await psql(marked);
+  t.strictSame((await client.query(question)).rows, expectedRows(hostile));
+  const isOld = Number(/ (\d+)/.exec(psqlVersion)?.[1]) < 18;
+  if (isOld) await t.rejects(psql(load), 'the plain form fails, as the guide says');
+});
+
 t.test('keeps types, null and empty strings with the PostgreSQL commands of the guide', async t => {
   const directory = await exportTo(t, names);
-  const [createTable = '', load = '', askSegments = '', ...rest] = blocksOf('PostgreSQL');
+  const [createTable = '', load = '', askSegments = '', _marked, ...rest] = blocksOf('PostgreSQL');
   t.same(rest, [], 'the test runs every block');
   const client = new pg.Client({ connectionString: app.database.url });
   await client.connect();
