@@ -7,7 +7,7 @@ import { needsProgram } from '../helpers/programs.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
-/** Downloads through a real nginx, with its defaults and with the settings of docs/operations.md. */
+/** Downloads through a real nginx with its defaults and the settings of docs/operations.md. */
 
 t.setTimeout(300_000);
 

@@ -86,7 +86,8 @@ function write(request: Request, id: string, { isChunked = false, isLast = true 
 }
 
 /**
- * Describes the defect of an answer, or returns null. An error must be a problem document below 500.
+ * Describes the defect of an answer, or returns null. An error must be a problem document with a
+ * status below 500.
  */
 function faultOf({ status, headers, body }: RawAnswer): string | null {
   if (status >= 500) return `${status}`;

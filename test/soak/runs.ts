@@ -83,7 +83,7 @@ export async function hasten(world: World): Promise<void> {
  * had meanwhile.
  */
 export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
-  const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? 'by hand'}`;
+  const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? 'manual run'}`;
   const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(
     () => null,
   );
