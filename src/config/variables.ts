@@ -171,15 +171,6 @@ export const variables = Type.Object({
     maximum: 999_999_999,
     default: 30,
   }),
-  CHUNK_GRACE_MINUTES: wholeNumber({
-    group: 'Retention',
-    description:
-      'Time for which the rendered bytes of a replaced or deleted snapshot are kept for downloads in progress.',
-    unit: 'minutes',
-    minimum: 1,
-    maximum: 99_999,
-    default: 60,
-  }),
   INGEST_MIN_BYTES_PER_SECOND: wholeNumber({
     group: 'Limits',
     description:
@@ -196,6 +187,15 @@ export const variables = Type.Object({
     minimum: 60,
     maximum: 86_400,
     default: 3600,
+  }),
+  CHUNK_GRACE_MINUTES: wholeNumber({
+    group: 'Retention',
+    description:
+      'Time for which the rendered bytes of a replaced or deleted snapshot are kept for downloads in progress.',
+    unit: 'minutes',
+    minimum: 1,
+    maximum: 99_999,
+    default: 60,
   }),
   SNAPSHOT_RETENTION: oneOf(['needed', 'all'], {
     group: 'Retention',

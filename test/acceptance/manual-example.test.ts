@@ -26,8 +26,10 @@ t.test('exports only the header line before the first ingest', async t => {
 t.test('exports the example of docs/file-format.md byte for byte', async t => {
   const loaded = await app.load('acme', '2026-03-02', body);
   t.equal(loaded.status, 201, loaded.text);
+  t.match(loaded.json.version, /^[0-9a-f-]{36}$/);
   t.strictSame(loaded.json, {
     date: '2026-03-02',
+    version: loaded.json.version,
     rowCount: 2,
     completedAt: '2026-03-02T10:00:00.000Z',
   });
@@ -39,7 +41,7 @@ t.test('exports the example of docs/file-format.md byte for byte', async t => {
     answer.headers['content-disposition'],
     'attachment; filename="acme_today_2026-03-02.csv"',
   );
-  t.equal(answer.headers['cache-control'], 'private, no-store');
+  t.equal(answer.headers['cache-control'], 'private, no-cache');
   t.equal(answer.headers['x-total-rows'], '2');
   t.notOk('x-missing-dates' in answer.headers);
 });

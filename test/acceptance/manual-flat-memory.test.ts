@@ -51,10 +51,14 @@ async function startService(databaseUrl: string, env: Record<string, string>) {
     await once(child, 'exit');
   });
   let origin = '';
-  await eventually(() => {
-    origin = /http:\/\/127\.0\.0\.1:\d+/.exec(output)?.[0] ?? '';
-    return origin !== '';
-  }, 'the start of the service');
+  await eventually(
+    () => {
+      origin = /http:\/\/127\.0\.0\.1:\d+/.exec(output)?.[0] ?? '';
+      return origin !== '';
+    },
+    'the start of the service',
+    120_000,
+  );
 
   const residentMiB = () => {
     const status = fs.readFileSync(`/proc/${child.pid}/status`, 'utf8');
