@@ -18,7 +18,7 @@ export function automaticExportTour({ storage, automaticExports }: Places): Tour
     ]);
   const create = (body: Record<string, unknown>) =>
     wrap([...curl(''), "-H 'Content-Type: application/json'", `-d ${wrapJson(body)}`]);
-  const works = configBody(storage, 'My own', storage.buckets.kept);
+  const works = { ...configBody(storage, 'My own', storage.buckets.kept), key: 'my-own' };
   const bucketUrl = `${storage.endpoint}/${storage.buckets.kept}`;
   return {
     title: 'Export to a bucket (plan enterprise)',

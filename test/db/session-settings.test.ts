@@ -137,7 +137,7 @@ function masked(text: string): string {
     .replaceAll(/[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}/g, '<uuid>')
     .replaceAll(/whx_\w+/g, '<key>')
     .replaceAll(/127\.0\.0\.1:\d+\/v1\/downloads\/[^"]+/g, '<link>')
-    .replaceAll(/"(id|targetId|keyId|etag|nextCursor)":"[^"]*"/g, '"$1":"<id>"')
+    .replaceAll(/"(id|targetId|keyId|etag|nextCursor)":"(?:[^"\\]|\\.)*"/g, '"$1":"<id>"')
     .replaceAll(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, instant =>
       Math.abs(Date.parse(instant) - Date.now()) < 600_000 ? '<now>' : instant,
     );
