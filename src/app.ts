@@ -8,10 +8,12 @@ import { findSchemaObstacle } from './db/schema-state.ts';
 import type { Dependencies } from './dependencies.ts';
 import { apiKeyRoutes } from './environments/auth/api-key-routes.ts';
 import { registerAuthorization } from './environments/auth/authorize.ts';
+import { describeAccess } from './environments/auth/describe-access.ts';
 import { registerRateLimits } from './environments/auth/rate-limits.ts';
 import { failureWebhookRoutes } from './environments/failure-webhook-routes.ts';
-import { environmentRoutes } from './environments/routes.ts';
+import { environmentRoutes, planProblemMembers } from './environments/routes.ts';
 import { configRoutes } from './export-configs/routes.ts';
+import { runErrorSchema, storageProblemMembers } from './export-configs/schemas.ts';
 import { validateRoutes } from './export-configs/validate-routes.ts';
 import { wakeRuns } from './export-runs/enqueue-runs.ts';
 import { runRoutes } from './export-runs/routes.ts';
@@ -34,6 +36,7 @@ import { endWithAnswer, tracedLogger, traceRequests } from './observability/trac
 import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
 import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
+import { documentWebhooks } from './webhooks/schemas.ts';
 
 /**
  * Maximum length of a path parameter in characters. Tokens of download links are longer than any
@@ -95,7 +98,11 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     now: dependencies.now,
   });
   registerAuthorization(app, { ...dependencies, adminToken: config.adminToken, limits });
-  await registerOpenapi(app);
+  await registerOpenapi(app, {
+    describeCallers: ({ access }) => (access === undefined ? '' : describeAccess(access)),
+    problemMembers: { ...planProblemMembers, ...storageProblemMembers },
+    webhooks: documentWebhooks(runErrorSchema),
+  });
   const configDependencies = { ...dependencies, encryptionKeys: config.encryptionKeys };
   // Starts runs that wait for the snapshot at once. After an error here the next tick starts them.
   const onIngested = (environmentId: string, date: string) =>

@@ -5,26 +5,31 @@ import { problemResponses } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
 import { type AuditEntry, actorKinds, auditActions, listAuditLog } from './audit-log.ts';
 
+const actionSchema = literals(auditActions, { title: 'AuditAction' });
+
 const entrySchema = Type.Object(
   {
     id: Type.String({ examples: ['1042'] }),
     at: instant(),
-    actor: Type.Object({
-      kind: literals(actorKinds),
-      id: nullable(
-        Type.String({
-          description:
-            'Id of the API key or user, or name of the job for `system`; null for the operator.',
-        }),
-      ),
-    }),
+    actor: Type.Object(
+      {
+        kind: literals(actorKinds),
+        id: nullable(
+          Type.String({
+            description:
+              'Id of the API key or user, or name of the job for `system`; null for the operator.',
+          }),
+        ),
+      },
+      { title: 'Actor' },
+    ),
     environmentId: nullable(
       Type.String({
         description:
           'Null if the change concerns no single environment. It may have been deleted since.',
       }),
     ),
-    action: literals(auditActions),
+    action: actionSchema,
     targetId: nullable(
       Type.String({
         description:
@@ -48,7 +53,7 @@ const entrySchema = Type.Object(
       }),
     ),
   },
-  { description: 'Line of the audit log.' },
+  { title: 'AuditLogEntry', description: 'Line of the audit log.' },
 );
 
 const isSequencePart = (part: string): boolean => /^\d{1,15}$/.test(part);
@@ -70,7 +75,7 @@ export function auditRoutes({ db }: { db: Database }): FastifyPluginCallbackType
               description: 'Only changes of this environment, also after its deletion.',
             }),
           ),
-          action: Type.Optional(literals(auditActions)),
+          action: Type.Optional(actionSchema),
         }),
         response: {
           200: pageOf(entrySchema, 'A page of the audit log.'),

@@ -1,9 +1,13 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { problemResponses } from '../http/problem.ts';
+import { documentedAs, literals } from '../http/schemas.ts';
 import { rotateWebhookSecret } from '../webhooks/failure-webhooks.ts';
+import { sendErrorCodes } from '../webhooks/send-webhook.ts';
 import { tryFailureWebhook, type WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { actorOf, environmentOf } from './auth/access.ts';
 import { environmentParams } from './routes.ts';
+
+const sendErrorCodeSchema = literals(sendErrorCodes, { title: 'WebhookErrorCode' });
 
 const tags = ['Environments'];
 const ofOperator = { access: { environment: 'operator' } } as const;
@@ -41,7 +45,7 @@ export function failureWebhookRoutes(
                 description: 'The secret, `whsec_…`. It is shown only once.',
               }),
             },
-            { description: 'The new secret.' },
+            { title: 'FailureWebhookSecret', description: 'The new secret.' },
           ),
           ...problems,
         },
@@ -81,17 +85,13 @@ const sendResultSchema = Type.Object(
     }),
     error: Type.Unsafe<{ code: string; message: string } | null>({
       anyOf: [
-        Type.Object({
-          code: Type.String({
-            description:
-              '`endpoint_not_allowed`, `endpoint_unreachable`, `timeout`, `tls_error`, `not_http`, `not_accepted`, `secret_unreadable` or `unknown`.',
-            examples: ['not_accepted'],
-          }),
-          message: Type.String(),
-        }),
+        Type.Object(
+          { code: documentedAs(Type.String(), sendErrorCodeSchema), message: Type.String() },
+          { title: 'WebhookTestError' },
+        ),
         { type: 'null' },
       ],
     }),
   },
-  { description: 'Result of the test.' },
+  { title: 'WebhookTestResult', description: 'Result of the test.' },
 );

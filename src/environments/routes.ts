@@ -30,10 +30,22 @@ const name = Type.String({
   examples: ['Acme production'],
 });
 
+const planSchema = literals(plans, {
+  title: 'Plan',
+  description: 'Plan of the environment.',
+  examples: ['enterprise'],
+});
+
+/** Members of the problem `plan_upgrade_required`. */
+export const planProblemMembers = {
+  currentPlan: { ...planSchema, description: '`plan_upgrade_required`' },
+  requiredPlan: { ...planSchema, description: '`plan_upgrade_required`' },
+};
+
 const environmentProperties = {
   id: Type.String(),
   name: Type.String(),
-  plan: literals(plans),
+  plan: planSchema,
   failureWebhook: nullable(
     Type.String({
       description:
@@ -45,7 +57,7 @@ const environmentProperties = {
   updatedAt: instant(),
 };
 const description = 'Data space of one customer.';
-const environmentSchema = Type.Object(environmentProperties, { description });
+const environmentSchema = Type.Object(environmentProperties, { title: 'Environment', description });
 const savedEnvironmentSchema = Type.Object(
   {
     ...environmentProperties,
@@ -57,7 +69,7 @@ const savedEnvironmentSchema = Type.Object(
       }),
     ),
   },
-  { description },
+  { title: 'SavedEnvironment', description },
 );
 
 const tags = ['Environments'];
@@ -76,7 +88,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         body: Type.Object(
           {
             name,
-            plan: literals(plans, { examples: ['enterprise'] }),
+            plan: planSchema,
             failureWebhook: Type.Optional(
               nullable(
                 Type.String({
@@ -88,7 +100,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
               ),
             ),
           },
-          { additionalProperties: false },
+          { title: 'EnvironmentInput', additionalProperties: false },
         ),
         response: {
           200: savedEnvironmentSchema,

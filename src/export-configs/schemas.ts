@@ -1,10 +1,12 @@
-import { Type } from '@fastify/type-provider-typebox';
+import { type TProperties, Type } from '@fastify/type-provider-typebox';
 import { formatBucketUrl } from '../destinations/bucket-url.ts';
 import { type EncryptionBody, encryptionTypes } from '../destinations/encryption.ts';
+import { storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
+import { runErrorCodes } from '../export-runs/run-errors.ts';
 import { schedules } from '../export-runs/schedule.ts';
-import { date, instant, literals, nullable } from '../http/schemas.ts';
+import { date, documentedAs, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigWithHistory } from './list-configs.ts';
 import { describeStatus, type ExportStatus } from './status.ts';
 
@@ -51,19 +53,24 @@ export const configRunParams = Type.Object({ ...configParams.properties, runId: 
 const text = (description: string, examples: string[], maxLength = 2_048) =>
   Type.String({ maxLength, pattern: '^[^\\u0000]*$', description, examples });
 
-const provider = literals(['aws', 'gcp', 'custom'], {
+const providers = ['aws', 'gcp', 'custom'] as const;
+const provider = literals(providers, {
+  title: 'Provider',
   description: 'Amazon S3, Google Cloud Storage, or another S3-compatible storage.',
 });
 const schedule = literals(schedules, {
+  title: 'Schedule',
   description: 'Every day at 00:00 UTC, or on Mondays at 00:00 UTC.',
   examples: ['daily'],
 });
 const compression = literals(['none', 'gzip'], {
+  title: 'Compression',
   description: 'Default: `none`.',
   examples: ['none'],
 });
 
 const encryption = {
+  title: 'Encryption',
   type: ['object', 'null'],
   additionalProperties: false,
   required: ['type'],
@@ -119,40 +126,80 @@ const fields = {
 };
 
 const { name, provider: _p, schedule: _s, accessKeyId, secretAccessKey, ...rest } = fields;
-export const newConfigBody = Type.Object(
+const { bucketUrl, bucket, region, key, endpoint, ...options } = rest;
+
+/** Returns the body for one provider as `openapi.yaml` shows it. */
+function inputOf(provider: (typeof providers)[number], title: string, destination: TProperties) {
+  const { encryption: _e, ...gcpOptions } = options;
+  const optional: TProperties = provider === 'gcp' ? gcpOptions : options;
+  return Type.Object(
+    {
+      name,
+      schedule,
+      provider: Type.Literal(provider),
+      ...destination,
+      accessKeyId,
+      secretAccessKey,
+      ...Type.Partial(Type.Object(optional)).properties,
+    },
+    { title, additionalProperties: false },
+  );
+}
+
+const folder = { key: Type.Optional(key) };
+export const newConfigBody = documentedAs(
+  Type.Object(
+    {
+      name,
+      schedule,
+      provider,
+      accessKeyId,
+      secretAccessKey,
+      ...Type.Partial(Type.Object(rest)).properties,
+    },
+    { additionalProperties: false },
+  ),
   {
-    name,
-    schedule,
-    provider,
-    accessKeyId,
-    secretAccessKey,
-    ...Type.Partial(Type.Object(rest)).properties,
+    title: 'ExportConfigInput',
+    description: 'Fields of other providers are errors.',
+    oneOf: [
+      inputOf('aws', 'AwsExportConfigInput', { bucketUrl }),
+      inputOf('gcp', 'GcpExportConfigInput', { bucket, region, ...folder }),
+      inputOf('custom', 'CustomExportConfigInput', { endpoint, bucket, region, ...folder }),
+    ],
+    discriminator: {
+      propertyName: 'provider',
+      mapping: {
+        aws: '#/components/schemas/AwsExportConfigInput',
+        gcp: '#/components/schemas/GcpExportConfigInput',
+        custom: '#/components/schemas/CustomExportConfigInput',
+      },
+    },
   },
-  { additionalProperties: false, description: 'Fields of other providers are errors.' },
 );
 export const configPatchBody = Type.Object(Type.Partial(Type.Object(fields)).properties, {
+  title: 'ExportConfigPatch',
   additionalProperties: false,
   description:
     'Absent fields keep their value. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.',
 });
 
+const runErrorCode = literals(runErrorCodes, {
+  title: 'RunErrorCode',
+  description: 'Code of a storage error, or the reason why the service ended the run.',
+});
+export const runErrorSchema = Type.Object(
+  { code: documentedAs(Type.String(), runErrorCode), message: Type.String() },
+  { title: 'RunError' },
+);
 const runError = Type.Unsafe<{ code: string; message: string } | null>({
-  anyOf: [
-    Type.Object({
-      code: Type.String({
-        description:
-          'A `storageError` code, `snapshot_missing`, `cancelled`, `plan_upgrade_required` or `internal_error`.',
-        examples: ['secret_key_mismatch'],
-      }),
-      message: Type.String(),
-    }),
-    { type: 'null' },
-  ],
+  anyOf: [runErrorSchema, { type: 'null' }],
 });
 
 export const statusSchema = Type.Object(
   {
     status: literals(['never ran before', 'successful', 'failed'], {
+      title: 'ExportOutcome',
       description: 'Outcome of the last finished run.',
     }),
     running: Type.Boolean(),
@@ -167,18 +214,21 @@ export const statusSchema = Type.Object(
     },
     turnedOff: Type.Unsafe<ExportStatus['turnedOff']>({
       anyOf: [
-        Type.Object({
-          code: literals(['too_many_failures']),
-          message: Type.String(),
-          at: instant(),
-        }),
+        Type.Object(
+          {
+            code: literals(['too_many_failures']),
+            message: Type.String(),
+            at: instant(),
+          },
+          { title: 'TurnedOff' },
+        ),
         { type: 'null' },
       ],
       description:
         'Present if the service turned the config off because ten slots in a row failed with a configuration error. Null once it is turned on again.',
     }),
   },
-  { description: 'Status of an export config.' },
+  { title: 'ExportConfigStatus', description: 'Status of an export config.' },
 );
 
 export const configSchema = Type.Object(
@@ -201,7 +251,7 @@ export const configSchema = Type.Object(
     updatedAt: instant(),
     status: statusSchema,
   },
-  { description: 'Automatic export. Its secret is never returned.' },
+  { title: 'ExportConfig', description: 'Automatic export. Its secret is never returned.' },
 );
 
 /** Converts a stored config to the form of responses. */
@@ -228,28 +278,40 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
   };
 }
 
+const storageErrorCode = literals(storageErrorCodes, { title: 'StorageErrorCode' });
+const storageErrorSchema = Type.Object(
+  {
+    code: documentedAs(Type.String(), storageErrorCode),
+    message: Type.String(),
+    hint: Type.String({ description: 'How to correct the error.' }),
+  },
+  { title: 'StorageError' },
+);
+const checkSchema = Type.Object(
+  {
+    name: literals(['list', 'write'], { title: 'CheckName' }),
+    ok: Type.Boolean(),
+    error: Type.Unsafe<{ code: string; message: string; hint: string } | null>({
+      anyOf: [storageErrorSchema, { type: 'null' }],
+    }),
+  },
+  { title: 'DestinationCheck' },
+);
 export const checkResultSchema = Type.Object(
   {
     valid: Type.Boolean({ description: 'True if both checks passed.' }),
-    checks: Type.Array(
-      Type.Object({
-        name: literals(['list', 'write']),
-        ok: Type.Boolean(),
-        error: Type.Unsafe<{ code: string; message: string; hint: string } | null>({
-          anyOf: [
-            Type.Object({
-              code: Type.String({ examples: ['bucket_not_found'] }),
-              message: Type.String(),
-              hint: Type.String({ description: 'How to correct the error.' }),
-            }),
-            { type: 'null' },
-          ],
-        }),
-      }),
-    ),
+    checks: Type.Array(checkSchema),
   },
-  { description: 'Result of the checks.' },
+  { title: 'DestinationCheckResult', description: 'Result of the checks.' },
 );
+
+/** Members of the problem `storage_validation_failed`. */
+export const storageProblemMembers = {
+  storageError: storageErrorSchema,
+  checks: Type.Array(checkSchema, {
+    description: '`storage_validation_failed`: results of the checks `list` and `write`.',
+  }),
+};
 
 const nullableInteger = (description: string) =>
   Type.Unsafe<number | null>({ type: ['integer', 'null'], description });
@@ -258,10 +320,11 @@ export const runSchema = Type.Object(
   {
     id: Type.String(),
     configId: Type.String(),
-    trigger: literals(['schedule', 'manual']),
+    trigger: literals(['schedule', 'manual'], { title: 'RunTrigger' }),
     slot: nullable(instant('Scheduled instant; null for a manual run.')),
     snapshotDate: date('Date of the exported snapshot.'),
     state: literals(['queued', 'running', 'successful', 'failed'], {
+      title: 'RunState',
       description: '`queued`: waiting for the snapshot, for a worker, or for the next attempt.',
     }),
     attempts: Type.Integer(),
@@ -277,5 +340,5 @@ export const runSchema = Type.Object(
       description: 'Error of the last attempt; null if there was none.',
     },
   },
-  { description: 'Execution of an export config.' },
+  { title: 'Run', description: 'Execution of an export config.' },
 );

@@ -41,8 +41,9 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         params: configParams,
         body: Type.Object(
           { snapshotDate: Type.Optional(date('Date of the snapshot. Default: the newest.')) },
-          { additionalProperties: false, description: 'May be omitted.' },
+          { title: 'RunInput', additionalProperties: false },
         ),
+        'x-request-body': { required: false },
         response: { 202: runSchema, ...problemResponses(...bodyProblems, 'conflict') },
       },
       preValidation: async request => {

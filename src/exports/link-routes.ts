@@ -68,7 +68,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
               Type.Integer({ minimum: 60, maximum: 3600, default: defaultExpirySeconds }),
             ),
           },
-          { additionalProperties: false },
+          { title: 'DownloadLinkInput', additionalProperties: false },
         ),
         response: {
           201: Type.Object(
@@ -81,7 +81,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
                 description: 'Current size of the file in bytes; null while it is unknown.',
               }),
             },
-            { description: 'The link.' },
+            { title: 'DownloadLink', description: 'The link.' },
           ),
           ...problemResponses(
             'validation_failed',

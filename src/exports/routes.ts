@@ -10,6 +10,7 @@ import { describeExport } from './open-export.ts';
 import { createExportSender, type ExportSenderDependencies, entityTag } from './send-export.ts';
 
 export const aggregationSchema = literals(aggregations, {
+  title: 'Aggregation',
   description: 'One of the four exports.',
   examples: ['30-days-daily'],
 });
@@ -128,27 +129,30 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
           200: Type.Object(
             {
               items: Type.Array(
-                Type.Object({
-                  aggregation: aggregationSchema,
-                  title: Type.String(),
-                  dates: Type.Array(date()),
-                  missingDates: Type.Array(date()),
-                  snapshotDates: Type.Array(nullable(date()), {
-                    description: 'Date of the snapshot shown for each item of `dates`, or null.',
-                  }),
-                  rowCount: Type.Integer(),
-                  sizeBytes: Type.Unsafe<number | null>({
-                    type: ['integer', 'null'],
-                    description:
-                      'Size of the CSV in bytes; null while one of its snapshots is not rendered.',
-                  }),
-                  etag: Type.String({ description: '`ETag` of the CSV.' }),
-                  href: Type.String({ description: 'Path of the file.' }),
-                }),
+                Type.Object(
+                  {
+                    aggregation: aggregationSchema,
+                    title: Type.String(),
+                    dates: Type.Array(date()),
+                    missingDates: Type.Array(date()),
+                    snapshotDates: Type.Array(nullable(date()), {
+                      description: 'Date of the snapshot shown for each item of `dates`, or null.',
+                    }),
+                    rowCount: Type.Integer(),
+                    sizeBytes: Type.Unsafe<number | null>({
+                      type: ['integer', 'null'],
+                      description:
+                        'Size of the CSV in bytes; null while one of its snapshots is not rendered.',
+                    }),
+                    etag: Type.String({ description: '`ETag` of the CSV.' }),
+                    href: Type.String({ description: 'Path of the file.' }),
+                  },
+                  { title: 'Export' },
+                ),
               ),
               nextCursor: Type.Null({ description: 'Always null: the list has four items.' }),
             },
-            { description: 'The four exports.' },
+            { title: 'ExportList', description: 'The four exports.' },
           ),
           ...problemResponses('validation_failed', ...callerProblemCodes),
         },

@@ -25,7 +25,10 @@ export interface PageQuery {
   readonly cursor?: string;
 }
 
-export function pageOf<T extends TSchema>(item: T, description: string) {
+export function pageOf<T extends TSchema & { readonly title?: string }>(
+  item: T,
+  description: string,
+) {
   return Type.Object(
     {
       items: Type.Array(item),
@@ -33,7 +36,7 @@ export function pageOf<T extends TSchema>(item: T, description: string) {
         description: 'Null on the last page.',
       }),
     },
-    { description },
+    { description, ...(item.title !== undefined && { title: `${item.title}Page` }) },
   );
 }
 

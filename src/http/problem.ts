@@ -1,5 +1,6 @@
 import { type TSchema, Type } from '@fastify/type-provider-typebox';
 import { type ErrorCode, errorStatus } from '../shared/errors.ts';
+import { literals } from './schemas.ts';
 
 const titles: Readonly<Record<ErrorCode, string>> = {
   validation_failed: 'The request does not fit the schema',
@@ -43,64 +44,56 @@ export function toProblem(
   };
 }
 
-const storageError = Type.Object({
-  code: Type.String({ examples: ['secret_key_mismatch'] }),
-  message: Type.String(),
-  hint: Type.String(),
-});
-
-/** Schema of a problem, registered once so that the document contains it once. */
-export const problemSchema = Type.Object(
-  {
-    type: Type.String({ description: 'URI that names the kind of problem.' }),
-    title: Type.String(),
-    status: Type.Integer(),
-    detail: Type.String({ description: 'Description of the error for a person.' }),
-    code: Type.String({
-      enum: Object.keys(errorStatus),
-      description: 'Stable and machine-readable.',
-    }),
-    requestId: Type.String({
-      description: 'Id that the service gave to the request. Name it in support requests.',
-    }),
-    errors: Type.Optional(
-      Type.Array(
-        Type.Object({
-          path: Type.Optional(Type.String({ description: 'JSON pointer to an invalid field.' })),
-          row: Type.Optional(
-            Type.Integer({
-              description:
-                'Row of a snapshot: 1 is the first row after the header, 0 is the header.',
-            }),
+/**
+ * Returns the schema of a problem, registered once so that the document contains it once.
+ * @param members schemas of members that codes of other folders add
+ */
+export function problemSchema(members: Readonly<Record<string, TSchema>>) {
+  return Type.Object(
+    {
+      type: Type.String({ description: 'URI that names the kind of problem.' }),
+      title: Type.String(),
+      status: Type.Integer(),
+      detail: Type.String({ description: 'Description of the error for a person.' }),
+      code: literals(Object.keys(errorStatus), {
+        title: 'ProblemCode',
+        description: 'Stable and machine-readable.',
+      }),
+      requestId: Type.String({
+        description: 'Id that the service gave to the request. Name it in support requests.',
+      }),
+      errors: Type.Optional(
+        Type.Array(
+          Type.Object(
+            {
+              path: Type.Optional(
+                Type.String({ description: 'JSON pointer to an invalid field.' }),
+              ),
+              row: Type.Optional(
+                Type.Integer({
+                  description:
+                    'Row of a snapshot: 1 is the first row after the header, 0 is the header.',
+                }),
+              ),
+              column: Type.Optional(Type.Unsafe<string | null>({ type: ['string', 'null'] })),
+              message: Type.String(),
+            },
+            { title: 'FieldError' },
           ),
-          column: Type.Optional(Type.Unsafe<string | null>({ type: ['string', 'null'] })),
-          message: Type.String(),
-        }),
-        {
-          description:
-            '`validation_failed`: the invalid fields. `snapshot_invalid`: the first 20 errors.',
-        },
+          {
+            description:
+              '`validation_failed`: the invalid fields. `snapshot_invalid`: the first 20 errors.',
+          },
+        ),
       ),
-    ),
-    errorCount: Type.Optional(
-      Type.Integer({ description: '`snapshot_invalid`: total number of errors.' }),
-    ),
-    currentPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
-    requiredPlan: Type.Optional(Type.String({ description: '`plan_upgrade_required`' })),
-    storageError: Type.Optional(storageError),
-    checks: Type.Optional(
-      Type.Array(
-        Type.Object({
-          name: Type.String(),
-          ok: Type.Boolean(),
-          error: Type.Union([storageError, Type.Null()]),
-        }),
-        { description: '`storage_validation_failed`: results of the checks `list` and `write`.' },
+      errorCount: Type.Optional(
+        Type.Integer({ description: '`snapshot_invalid`: total number of errors.' }),
       ),
-    ),
-  },
-  { $id: 'Problem', description: 'An RFC 9457 problem.' },
-);
+      ...Type.Partial(Type.Object(members)).properties,
+    },
+    { $id: 'Problem', description: 'An RFC 9457 problem.' },
+  );
+}
 
 const everyRoute: readonly ErrorCode[] = ['internal_error', 'unavailable'];
 
@@ -127,8 +120,17 @@ export function problemResponses(...codes: readonly ErrorCode[]): Record<number,
       {
         description: sharing.map(code => `\`${code}\`: ${titles[code]}.`).join(' '),
         ...(headersByStatus[status] === undefined ? {} : { headers: headersByStatus[status] }),
-        content: { 'application/problem+json': { schema: { $ref: 'Problem#' } } },
+        content: {
+          'application/problem+json': {
+            schema: { $ref: 'Problem#' },
+            'x-response-name': sharing.map(pascalCase).join('Or'),
+          },
+        },
       },
     ]),
   );
+}
+
+function pascalCase(code: string): string {
+  return code.replace(/(?:^|_)(.)/g, (_, letter: string) => letter.toUpperCase());
 }

@@ -1,4 +1,4 @@
-import { Format, Type } from '@fastify/type-provider-typebox';
+import { Format, type Static, type TSchema, Type } from '@fastify/type-provider-typebox';
 import { isDatePart } from './pagination.ts';
 
 /** Registers the format `date` for calendar days. TypeBox's own format accepts 31 February. */
@@ -16,6 +16,14 @@ export function instant(description = 'ISO 8601, UTC.') {
 
 export function date(description = 'A UTC date.') {
   return Type.String({ format: 'date', description, examples: ['2026-03-01'] });
+}
+
+/**
+ * Returns a schema that validates and serialises as before, and that `openapi.yaml` shows as
+ * `document`. For schemas that would be slower or would refuse old data if the code used them.
+ */
+export function documentedAs<T extends TSchema>(schema: T, document: object) {
+  return Type.Unsafe<Static<T>>({ ...schema, 'x-document': document });
 }
 
 export function nullable<T extends ReturnType<typeof Type.String>>(schema: T) {

@@ -15,7 +15,10 @@ interface HealthOptions {
 
 const ok = Type.Object(
   { status: Type.Literal('ok') },
-  { description: 'The process is alive (live), or it can serve requests (ready).' },
+  {
+    title: 'Health',
+    description: 'The process is alive (live), or it can serve requests (ready).',
+  },
 );
 const tags = ['Operation'];
 

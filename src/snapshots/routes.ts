@@ -28,14 +28,22 @@ const ingestedProperties = {
   rowCount: Type.Integer(),
   completedAt: instant(),
 };
-const ingestedSchema = Type.Object(ingestedProperties);
+const ingestedSchema = Type.Object(ingestedProperties, {
+  title: 'IngestedSnapshot',
+  description: 'The snapshot as ingested.',
+});
 const snapshotSchema = Type.Object(
   {
     ...ingestedProperties,
     renderedAt: nullable(instant('Time at which this version was rendered; null before that.')),
   },
-  { description: 'A complete snapshot.' },
+  { title: 'Snapshot', description: 'A complete snapshot.' },
 );
+
+const exampleCsv =
+  'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,' +
+  'STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs\n' +
+  'c2,,f1,Export,2026-01-15T00:00:00Z,2026-01-15T00:00:00Z,,,1,0,,0,"",""\n';
 
 const dateParam = Type.String({
   format: 'date',
@@ -45,6 +53,9 @@ const dateParam = Type.String({
 const snapshotParams = Type.Object({ ...environmentParams.properties, date: dateParam });
 
 const ingestHeaders = Type.Object({
+  'content-encoding': Type.Optional(
+    Type.String({ description: '`gzip` or `identity` (default).', examples: ['gzip'] }),
+  ),
   'content-digest': Type.Optional(
     Type.String({
       description:
@@ -53,6 +64,12 @@ const ingestHeaders = Type.Object({
     }),
   ),
 });
+
+const csvRequestBody = {
+  required: true,
+  description: 'CSV in UTF-8 with a header line. `docs/file-format.md` describes the columns.',
+  content: { 'text/csv': { schema: { type: 'string' }, example: exampleCsv } },
+};
 
 const ingestQuery = Type.Object({
   rowCount: Type.Optional(
@@ -101,13 +118,16 @@ export function snapshotRoutes(
           description:
             'Replaces the snapshot of that date atomically: readers see the old one or the new one. A body that is truncated or has an invalid row changes nothing. The date may not be in the future, nor more than 400 days in the past (3,660 if all snapshots are kept). The header names the columns in any order. An empty field without quotes is null, `""` is an empty string. Where the column Date is not empty, it must be the date of the path. `Content-Encoding: gzip` is understood.',
           tags,
-          consumes: ['text/csv'],
+          'x-request-body': csvRequestBody,
           params: snapshotParams,
           querystring: ingestQuery,
           headers: ingestHeaders,
           response: {
-            200: { ...ingestedSchema, description: 'The snapshot replaced an earlier one.' },
-            201: { ...ingestedSchema, description: 'The date had no snapshot.' },
+            200: {
+              ...ingestedSchema,
+              'x-response-description': 'The snapshot replaced an earlier one.',
+            },
+            201: { ...ingestedSchema, 'x-response-description': 'The date had no snapshot.' },
             ...problemResponses(
               'validation_failed',
               'digest_mismatch',

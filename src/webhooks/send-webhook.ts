@@ -7,15 +7,17 @@ import { createGuardedAgents } from '../outbound/endpoint-guard.ts';
 import { type ExchangeLimits, exchange } from '../outbound/http-exchange.ts';
 import { type SignedMessage, signatureHeaders } from './signature.ts';
 
-export type SendErrorCode =
-  | 'endpoint_not_allowed'
-  | 'endpoint_unreachable'
-  | 'timeout'
-  | 'tls_error'
-  | 'not_http'
-  | 'not_accepted'
-  | 'secret_unreadable'
-  | 'unknown';
+export const sendErrorCodes = [
+  'endpoint_not_allowed',
+  'endpoint_unreachable',
+  'timeout',
+  'tls_error',
+  'not_http',
+  'not_accepted',
+  'secret_unreadable',
+  'unknown',
+] as const;
+export type SendErrorCode = (typeof sendErrorCodes)[number];
 
 /** Result of one attempt. It contains nothing of the response except the status. */
 export interface SendResult {

@@ -42,8 +42,9 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
       { arbitrary: anything, weight: 1 },
     );
   }
-  const any = fitting(operation.body) as fc.Arbitrary<Record<string, unknown>>;
-  const isConfig = 'provider' in (operation.body['properties'] as Json);
+  const body = withAllFields(operation.body);
+  const any = fitting(body) as fc.Arbitrary<Record<string, unknown>>;
+  const isConfig = 'provider' in (body['properties'] as Json);
   const good = isConfig ? fc.oneof(any, any.map(ofOneProvider), any.map(ofOneProvider)) : any;
   const oneOdd = fc.tuple(good, fc.nat(), oddValue).map(([body, at, value]) => {
     const entries = Object.entries(body);
@@ -72,6 +73,18 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
     { arbitrary: anything, weight: 1 },
     { arbitrary: fc.constant(null), weight: 1 },
   );
+}
+
+/** Returns one schema with the fields of all alternatives, so that odd mixtures are sent as well. */
+function withAllFields(schema: Json): Json {
+  const { oneOf } = schema as { oneOf?: readonly Json[] };
+  if (oneOf === undefined) return schema;
+  const properties = Object.assign({}, ...oneOf.map(one => one['properties']));
+  const providers = oneOf.map(one => (one['properties'] as Record<string, Json>)['provider']);
+  const [first = [], ...others] = oneOf.map(one => one['required'] as readonly string[]);
+  const required = first.filter(name => others.every(names => names.includes(name)));
+  const provider = { type: 'string', enum: providers.map(one => one?.['const']) };
+  return { type: 'object', properties: { ...properties, provider }, required };
 }
 
 /** Returns a body whose fields belong to one provider. Chance alone would rarely combine them. */

@@ -36,7 +36,7 @@ interface Response {
 export function readDocument(app: FastifyInstance): Documented {
   const document = app.swagger() as unknown as {
     paths: Record<string, Record<string, Json>>;
-    components: { schemas: Json };
+    components: { schemas: Json; responses: Readonly<Record<string, DescribedResponse>> };
   };
   const resolve = (schema: unknown) => strict(schema, document.components.schemas) as Json;
   const operations: Operation[] = [];
@@ -61,7 +61,11 @@ export function readDocument(app: FastifyInstance): Documented {
             : resolve(requestBody.content['application/json'].schema),
       };
       operations.push(operation);
-      const byStatus = Object.entries(answers).map(([status, { content = {}, headers = {} }]) => {
+      const byStatus = Object.entries(answers).map(([status, answer]) => {
+        const { content = {}, headers = {} } = isReference(answer)
+          ? (document.components.responses[answer.$ref.replace('#/components/responses/', '')] ??
+            {})
+          : answer;
         const validators = Object.entries(content).map(
           ([type, { schema }]) => [type, Compile(resolve(schema))] as const,
         );
@@ -90,13 +94,20 @@ interface DescribedOperation {
     readonly schema: Json;
   }[];
   readonly requestBody?: { readonly content: Record<string, { readonly schema: unknown }> };
-  readonly responses: Record<
-    string,
-    {
-      readonly content?: Record<string, { readonly schema: unknown }>;
-      readonly headers?: Record<string, { readonly schema: Json }>;
-    }
-  >;
+  readonly responses: Readonly<Record<string, DescribedResponse | Reference>>;
+}
+
+interface DescribedResponse {
+  readonly content?: Record<string, { readonly schema: unknown }>;
+  readonly headers?: Record<string, { readonly schema: Json }>;
+}
+
+interface Reference {
+  readonly $ref: string;
+}
+
+function isReference(answer: DescribedResponse | Reference): answer is Reference {
+  return '$ref' in answer;
 }
 
 /** Returns the schema with resolved references. Objects allow documented properties only. */

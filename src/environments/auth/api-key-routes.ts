@@ -15,14 +15,20 @@ import {
 } from './api-keys-repository.ts';
 import { scopes } from './scopes.ts';
 
+const scopeSchema = literals(scopes, {
+  title: 'Scope',
+  description: '`exports:write` implies `exports:read`.',
+});
+
 const apiKeyProperties = {
   id: Type.String({ examples: ['4f9a1c0be2d37a58'] }),
   name: Type.String(),
-  scopes: Type.Array(literals(scopes)),
+  scopes: Type.Array(scopeSchema),
   expiresAt: nullable(instant('ISO 8601, UTC; null if the key never expires.')),
   createdAt: instant(),
 };
 const apiKeySchema = Type.Object(apiKeyProperties, {
+  title: 'ApiKey',
   description: 'An API key without its secret.',
 });
 
@@ -54,7 +60,7 @@ export function apiKeyRoutes({
               pattern: '^[^\\u0000]*$',
               examples: ['warehouse loader'],
             }),
-            scopes: Type.Array(literals(scopes), {
+            scopes: Type.Array(scopeSchema, {
               minItems: 1,
               uniqueItems: true,
               maxItems: scopes.length,
@@ -64,7 +70,7 @@ export function apiKeyRoutes({
               nullable(instant('Must be in the future. If absent or null, the key never expires.')),
             ),
           },
-          { additionalProperties: false },
+          { title: 'ApiKeyInput', additionalProperties: false },
         ),
         response: {
           201: Type.Object(
@@ -74,7 +80,7 @@ export function apiKeyRoutes({
                 description: 'The key, `whx_<id>_<secret>`. It is shown only once.',
               }),
             },
-            { description: 'The new key.' },
+            { title: 'CreatedApiKey', description: 'The new key.' },
           ),
           ...problemResponses(
             'validation_failed',
