@@ -120,7 +120,7 @@ t.test('sends no CORS headers without CORS_ORIGINS', async t => {
   const plain = await startTestApp(t);
   for (const method of ['GET', 'OPTIONS']) {
     const answer = await plain.call('/v1/environments', { method, headers: { origin: good } });
-    t.equal(answer.status, method === 'GET' ? 200 : 404);
+    t.equal(answer.status, method === 'GET' ? 200 : 405);
     t.strictSame(corsHeaders(answer), {});
     t.notOk(answer.headers.vary);
   }
