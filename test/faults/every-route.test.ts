@@ -164,6 +164,8 @@ t.test('answers arbitrary requests to every route as documented', async t => {
       if (status === 431 && isLongHead(request)) return;
       if (hasOddPath(attempt) && status === 404 && text.includes('There is nothing at this path'))
         return;
+      // An odd part may make the path of another operation.
+      if (hasOddPath(attempt) && status === 405 && answer.headers['allow'] !== undefined) return;
       const fault = documented.faultOf(attempt.operation, attempt.method, answer);
       if (fault !== null) tell(`${status}: ${fault}`, ` → ${text.slice(0, 1_000)}`);
       else remember(attempt, answer);

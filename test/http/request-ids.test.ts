@@ -43,7 +43,7 @@ for (const [what, method, path, headers, body, status] of [
   ],
   ['a missing token', 'GET', '/v1/environments/acme', {}, undefined, 401],
   ['an unknown route', 'GET', '/v1/nothing', {}, undefined, 404],
-  ['an unknown method', 'PATCH', '/v1/environments/acme', {}, undefined, 404],
+  ['an unknown method', 'PATCH', '/v1/environments/acme', {}, undefined, 405],
   ['a URL that cannot be decoded', 'GET', '/v1/environments/%ff', authorization, undefined, 400],
   ['a parameter that is too long', 'GET', `/v1/downloads/${'x'.repeat(2_300)}`, {}, undefined, 400],
   ['an invalid link', 'GET', '/v1/downloads/nothing', {}, undefined, 401],
