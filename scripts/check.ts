@@ -46,6 +46,7 @@ const checks: Readonly<Record<string, Check>> = {
   ),
   'configuration documents equal the schema': tool('src/cli/write-configuration.ts', '--check'),
   'openapi.yaml equals the code': tool('src/cli/write-openapi.ts', '--check'),
+  'plain English': tool('scripts/check-prose.ts'),
   'openapi.yaml is sound': tool('node_modules/@redocly/cli/bin/cli.js', 'lint', 'openapi.yaml'),
   'generated clients compile': tool('scripts/check-clients.ts'),
 };

@@ -35,7 +35,7 @@ for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
   const needsCurl = needsProgram('curl');
   const skip = signal === 'SIGTERM' && !isFullScale ? 'takes 30 s' : needsCurl.skip;
   t.test(`curl fails when ${signal} ends the process`, { skip }, async t => {
-    const service = await startApiProcess(database.url, { DRAIN_SECONDS: '1' });
+    const service = await startApiProcess(database.url, { SHUTDOWN_DRAIN_SECONDS: '1' });
     t.teardown(() => service.end('SIGKILL'));
     // A download over HTTP/1.0 without a length ends with the connection: curl cannot notice the
     // kill.
