@@ -49,7 +49,7 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
         description: 'Does not use the database.',
         tags,
         security: [],
-        response: { 200: ok },
+        response: { 200: ok, ...problemResponses('validation_failed') },
       },
       handler: () => ({ status: 'ok' as const }),
     });
@@ -65,7 +65,7 @@ export function healthRoutes(options: HealthOptions): FastifyPluginCallbackTypeb
           'has begun to shut down. Probes share one database look-up for a second.',
         tags,
         security: [],
-        response: { 200: ok, ...problemResponses() },
+        response: { 200: ok, ...problemResponses('validation_failed') },
       },
       handler: async () => {
         if (options.isStopping()) throw notReady('The process is shutting down.');

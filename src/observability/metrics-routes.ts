@@ -1,5 +1,6 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import fastifyPlugin from 'fastify-plugin';
+import { problemResponses } from '../http/problem.ts';
 import type { PrometheusMetrics } from './prometheus.ts';
 
 /** Registers `/metrics` and counts every request. No metric identifies a customer. */
@@ -35,6 +36,7 @@ export function metricsRoutes({
             description: 'Prometheus text format.',
             content: { 'text/plain': { schema: Type.String() } },
           },
+          ...problemResponses('validation_failed'),
         },
       },
       handler: async (_request, reply) =>
