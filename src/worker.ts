@@ -58,7 +58,7 @@ const renderingsAtOncePerEnvironment = 1;
 /**
  * Half of the slots are for slow storages: those that keep an attempt waiting for two minutes and
  * accept less than 2 MiB/s. With the clean-up, slow storages hold all slots of a process for at
- * most 200 s.
+ * most 500 s (see `slow-lane.ts`).
  */
 export const slowLaneOptions = {
   places: 2,

@@ -6,8 +6,8 @@ import type { StoragePace } from '../destinations/s3/request-handler.ts';
  * slow attempt needs a place in the slow lane. If the lane is full, the attempt ends and the run
  * waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
  *
- * Slow storages can therefore hold all slots for at most `graceMs` and the clean-up, which takes at
- * most 80 s. A tenant can repeat that only with another environment, and only the operator creates
+ * Slow storages can therefore hold all slots for at most `graceMs`, one request that cannot be
+ * interrupted (at most 300 s), and the clean-up (at most 80 s). A tenant can repeat that only with another environment, and only the operator creates
  * environments.
  */
 export interface SlowLane {
