@@ -69,7 +69,7 @@ export const bodies: Bodies = {
 const manyHeaders = () => Array.from({ length: 1_500 }, (_, index) => `a${index}: b\r\n`).join('');
 
 export const framings: Readonly<Record<string, () => string>> = {
-  'a protocol change': () => head(101, 'upgrade: h2c\r\n').replace('close', 'upgrade') + '\r\n',
+  'a protocol change': () => `${head(101, 'upgrade: h2c\r\n').replace('close', 'upgrade')}\r\n`,
   'interim answers': () => `${times('HTTP/1.1 102 Processing\r\n\r\n', 1_024 * kib)}${working.GET}`,
   'early hints': () =>
     `${times('HTTP/1.1 103 x\r\nlink: </a>\r\n\r\n', 1_024 * kib)}${working.GET}`,
