@@ -92,12 +92,12 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   onCleanup(storage.stop);
 
   onProgress('Starting the service');
-  await releasePort();
   const service = await startService({
     databaseUrl: database.url,
     port: options.port,
     operatorToken,
     storageHost: new URL(storage.endpoint).host,
+    beforeListen: releasePort,
   }).catch((error: unknown) => {
     throw describeListenError(options.port, error);
   });

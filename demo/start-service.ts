@@ -23,6 +23,8 @@ export interface ServiceOptions {
   readonly operatorToken: string;
   /** `host:port` of the embedded S3 endpoint. Its private address must be in the allow-list. */
   readonly storageHost: string;
+  /** Called immediately before the service listens, to release a port that was reserved for it. */
+  readonly beforeListen?: () => Promise<void>;
 }
 
 /** Longest time that downloads may continue after the stop. */
@@ -54,6 +56,8 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     await dependencies.close();
   };
   try {
+    await app.ready();
+    await options.beforeListen?.();
     const url = await app.listen({ host: config.host, port: config.port });
     return { url, db: dependencies.db, jobs: dependencies.jobs, close };
   } catch (error) {

@@ -90,7 +90,9 @@ t.test(
         app.call(path, { method: 'POST', json: configBody('full', { key: `${key}/${folder}` }) }),
       ),
     );
-    t.strictSame(answers.map(answer => answer.status).toSorted(), [201, 409, 409, 409, 409]);
+    t.equal(answers.filter(({ status }) => status === 201).length, 1);
+    // The service checks two buckets of an environment at the same time.
+    t.ok(answers.every(({ status }) => [201, 409, 429].includes(status)));
 
     const ids: string[] = [];
     for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'acme')).id);
@@ -98,7 +100,8 @@ t.test(
     const patched = await Promise.all(
       ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
     );
-    t.strictSame(patched.map(answer => answer.status).toSorted(), [200, 409, 409, 409]);
+    t.equal(patched.filter(({ status }) => status === 200).length, 1);
+    t.ok(patched.every(({ status }) => [200, 409, 429].includes(status)));
     const { rows } = await app.database.pool.query(
       'select count(*)::int as n from export_configs where bucket = $1 and key = $2',
       [bucket, target],
