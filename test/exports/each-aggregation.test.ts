@@ -168,6 +168,9 @@ for (const instant of instants) {
         missingDates: missing,
         snapshotDates: dates.map(({ shown }) => shown),
         rowCount,
+        // No worker renders the snapshots, so only the length of the header line is known.
+        sizeBytes: missing.length === dates.length ? exportHeader.length : null,
+        etag: file.headers['etag'],
         href: `/v1/environments/acme/exports/${aggregation}.csv`,
       });
 
