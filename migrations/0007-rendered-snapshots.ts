@@ -1,23 +1,17 @@
 import { type Kysely, sql } from 'kysely';
 
 /**
- * Adds the incarnation of an environment and the rendered form of snapshots.
+ * Adds the rendered form of snapshots.
  *
- * - `environments.incarnation` differs between a deleted environment and a later one with the same
- *   id.
  * - `rendered_snapshots` has one row for each rendered snapshot version. A version without a row is
  *   not rendered, so a backend that replaces a snapshot by SQL can ignore rendering.
  * - `snapshot_chunks` holds the CSV rows of a rendered version in order, without the header line. A
  *   chunk ends at the end of a record. The bytes are raw deflate data that ends with a sync flush,
  *   so chunks can be joined to one stream.
  *
- * The primary keys start with `environment_id`, so that all three tables can be distributed by it.
+ * The primary keys start with `environment_id`, so that both tables can be distributed by it.
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
-  await sql`
-    alter table environments
-      add column incarnation uuid not null default gen_random_uuid()`.execute(db);
-
   // `crc32` covers the plain rows. `renderer` names the versions of the code and of zlib.
   await sql`
     create table rendered_snapshots (

@@ -24,8 +24,6 @@ interface EnvironmentsTable {
   id: string;
   name: string;
   plan: string;
-  /** Differs between a deleted environment and a later one with the same id. */
-  incarnation: Generated<string>;
   created_at: CreatedAt;
   updated_at: Generated<Date>;
 }

@@ -9,10 +9,9 @@ import type { Plan } from './plans.ts';
 /** Data space of one customer. Instants are ISO 8601 UTC. */
 export interface Environment {
   readonly id: string;
-  /** Differs between a deleted environment and a later one with the same id. */
-  readonly incarnation: string;
   readonly name: string;
   readonly plan: Plan;
+  /** Differs between a deleted environment and a later one with the same id. */
   readonly createdAt: string;
   readonly updatedAt: string;
 }
@@ -25,7 +24,6 @@ export function isEnvironmentId(text: string): boolean {
 
 interface EnvironmentRow {
   readonly id: string;
-  readonly incarnation: string;
   readonly name: string;
   readonly plan: string;
   readonly created_at: Date;
@@ -209,7 +207,7 @@ const lockNotAvailable = '55P03';
 async function deleteEmptyEnvironment(
   db: Database,
   actor: Actor,
-  { id, incarnation }: Environment,
+  { id, createdAt }: Environment,
 ): Promise<boolean> {
   return await db.transaction().execute(async trx => {
     await sql`set local statement_timeout = 0`.execute(trx);
@@ -218,7 +216,7 @@ async function deleteEmptyEnvironment(
       .selectFrom('environments')
       .select('plan')
       .where('id', '=', id)
-      .where('incarnation', '=', incarnation)
+      .where('created_at', '=', new Date(createdAt))
       .forUpdate()
       .executeTakeFirst();
     if (row === undefined) throw notFound('environment');
@@ -237,7 +235,6 @@ async function deleteEmptyEnvironment(
 export function toEnvironment(row: EnvironmentRow): Environment {
   return {
     id: row.id,
-    incarnation: row.incarnation,
     name: row.name,
     // The column's check constraint allows nothing else.
     plan: row.plan as Plan,

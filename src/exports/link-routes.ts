@@ -116,7 +116,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const grant: LinkGrant = {
           linkId: createLinkId(),
           environmentId: environment.id,
-          incarnation: environment.incarnation,
+          incarnation: environment.createdAt,
           aggregation,
           asOf: asOf ?? null,
           compression,
@@ -236,7 +236,7 @@ async function grantedEnvironment(
   now: Date,
 ): Promise<Environment | null> {
   const isGranted = (environment: Environment) =>
-    environment.id === environmentId && environment.incarnation === incarnation;
+    environment.id === environmentId && environment.createdAt === incarnation;
   if (maker.kind !== 'api-key') {
     const environment = await findEnvironment(db, environmentId);
     return environment !== null && isGranted(environment) ? environment : null;

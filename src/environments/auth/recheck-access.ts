@@ -27,7 +27,7 @@ export async function recheckAccess(
     .selectFrom('environments')
     .select('id')
     .where('id', '=', environment.id)
-    .where('incarnation', '=', environment.incarnation)
+    .where('created_at', '=', new Date(environment.createdAt))
     .forKeyShare()
     .executeTakeFirst();
   if (found === undefined) throw notFound('environment');
