@@ -139,18 +139,31 @@ export async function listEnvironments(
 }
 
 /**
- * Deletes the environment and all that belongs to it. Snapshots go first, each in a transaction of
- * its own: one transaction for all would lock more partitions than Postgres has room for. If this
- * ends early, the environment is still there and can be deleted again.
+ * Deletes the environment and all that belongs to it, rows without a registered snapshot included.
+ * Rows go first, each day in a transaction of its own: one transaction for all would lock more
+ * partitions than Postgres has room for. If this ends early, the environment is still there and can
+ * be deleted again.
  *
  * @throws AppError `not_found`; `conflict` during an ingest that replaces one of its snapshots
  */
 export async function deleteEnvironment(db: Database, actor: Actor, id: string): Promise<void> {
   const environment = await findEnvironment(db, id);
   if (environment === null) throw notFound('environment');
+  for (const date of await partitionDates(db)) await deleteSnapshotRows(db, actor, id, date);
   do {
     for (const date of await snapshotDates(db, id)) await deleteSnapshotRows(db, actor, id, date);
   } while (!(await deleteEmptyEnvironment(db, actor, environment)));
+}
+
+/** Returns the days whose partition is attached. */
+async function partitionDates(db: Database): Promise<string[]> {
+  const { rows } = await sql<{ date: string }>`
+    select to_date(right(relname, 8), 'YYYYMMDD')::text as date
+    from pg_inherits join pg_class on pg_class.oid = inhrelid
+    where inhparent = 'snapshot_rows'::regclass and not inhdetachpending
+      and relname ~ '^snapshot_rows_[0-9]{8}$'
+    order by date`.execute(db);
+  return rows.map(({ date }) => date);
 }
 
 async function snapshotDates(db: DatabaseOrTransaction, id: string): Promise<string[]> {
