@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { JobWithMetadata } from 'pg-boss';
+import { isDatabaseUnavailable } from './db/is-unavailable.ts';
 import {
   lostRunQueue,
   type RenderJob,
@@ -238,7 +239,8 @@ async function render(
   try {
     await renderer.render({ environmentId, date }, signal);
   } catch (error) {
-    if (!signal.aborted) log.error({ err: error, environmentId, date }, 'rendering failed');
+    const level = isDatabaseUnavailable(error) ? 'warn' : 'error';
+    if (!signal.aborted) log[level]({ err: error, environmentId, date }, 'rendering failed');
     throw error;
   }
 }

@@ -187,3 +187,13 @@ t.test('deletes the chunks of replaced versions after the grace period', async t
   t.equal(await deleteAt(131), 1, 'the chunks of a deleted snapshot');
   t.equal(await chunks(), 0);
 });
+
+t.test('renders a snapshot whose day was detached and not dropped', async t => {
+  const { app, pool, rendered } = await start(t);
+  await app.load('acme', date, body('detached'));
+  await pool.query('alter table snapshot_rows detach partition snapshot_rows_20260301');
+  await renderAll(app);
+  t.equal(await rendered(), 1);
+  const { rows } = await pool.query('select count(*)::int as n from snapshot_rows');
+  t.equal(rows[0].n, 1, 'the rows are visible again');
+});
