@@ -139,7 +139,7 @@ async function runTap(
   const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');
   // Many tests wait for time limits, so the number of files at a time is one more than the cores.
   const jobs = `--jobs=${os.availableParallelism() + 1}`;
-  const fixed = ['--disable-coverage', jobs, '--timeout=120', '--reporter=tap', '--no-color'];
+  const fixed = ['--disable-coverage', jobs, '--timeout=300', '--reporter=tap', '--no-color'];
   // tap runs in a separate process group, so that processes that tests leave can be found and
   // ended.
   const child = spawn(process.execPath, [tap, 'run', ...fixed, ...options, ...files], {
