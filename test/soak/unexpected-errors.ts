@@ -15,7 +15,7 @@ const aftermathMs = 10_000;
 const aboutOutages =
   /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|postmaster exited|timeout exceeded when trying to connect|Client was closed|Client has encountered a connection error/;
 /**
- * Messages of a 503, an interrupted download, its lost audit line, a failed tick and a failed
+ * Messages of a 503, an interrupted download, its lost audit line, failed ticks and a failed
  * retention job. The latter two are repeated later.
  */
 const expected = [
@@ -23,6 +23,7 @@ const expected = [
   'download broke off',
   'audit line of a download lost',
   'tick failed',
+  'tick of renderings failed',
   'tidying up failed; the next night tries again',
 ];
 
