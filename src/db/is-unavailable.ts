@@ -28,6 +28,8 @@ const messages = [
   'timeout exceeded when trying to connect',
   'Client has encountered a connection error',
   'Client was closed',
+  // Kysely, after an error broke the connection.
+  'Postgres connection has been discarded',
   'Cannot use a pool after calling end',
 ];
 

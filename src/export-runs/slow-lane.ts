@@ -33,12 +33,21 @@ export interface SlowLaneOptions {
   readonly now: () => number;
 }
 
+/** Wait of an attempt that does not count for later attempts. */
+const freeMs = 2_000;
+
 export function createSlowLane(options: SlowLaneOptions): SlowLane {
   const { places, graceMs, minBytesPerSecond, rememberMs, now } = options;
   /** Time until which an environment starts in the lane. */
   const slowUntil = new Map<string, number>();
+  /** Wait of ended attempts within the last `rememberMs`, beyond what their bytes explain. */
+  const debts = new Map<string, { waitedMs: number; until: number }>();
   let taken = 0;
 
+  const debtOf = (environmentId: string) => {
+    for (const [id, { until }] of debts) if (until <= now()) debts.delete(id);
+    return debts.get(environmentId)?.waitedMs ?? 0;
+  };
   const wasSlow = (environmentId: string) => {
     for (const [id, until] of slowUntil) if (until <= now()) slowUntil.delete(id);
     return slowUntil.has(environmentId);
@@ -50,8 +59,8 @@ export function createSlowLane(options: SlowLaneOptions): SlowLane {
       if (isInLane && taken >= places) return null;
       if (isInLane) taken += 1;
       const pace = createPace(now);
-      const isSlow = () =>
-        pace.waitedMs() > graceMs + (1_000 * pace.takenBytes()) / minBytesPerSecond;
+      const excessMs = () => pace.waitedMs() - (1_000 * pace.takenBytes()) / minBytesPerSecond;
+      const isSlow = () => debtOf(environmentId) + excessMs() > graceMs;
       return {
         pace,
         mayContinue() {
@@ -66,6 +75,11 @@ export function createSlowLane(options: SlowLaneOptions): SlowLane {
         leave() {
           if (isInLane) taken -= 1;
           isInLane = false;
+          // A storage that fails each attempt shortly before `graceMs` is slow too.
+          const waitedMs = debtOf(environmentId) + Math.max(0, excessMs() - freeMs);
+          const until = debts.get(environmentId)?.until ?? now() + rememberMs;
+          if (waitedMs > 0) debts.set(environmentId, { waitedMs, until });
+          if (waitedMs > graceMs) slowUntil.set(environmentId, now() + rememberMs);
         },
       };
     },

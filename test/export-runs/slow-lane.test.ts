@@ -82,3 +82,18 @@ t.test('ends a slow attempt when the lane is full, and starts its environment th
   t.not(lane.admit('a'), null);
   t.not(lane.admit('b'), null, 'both were forgotten');
 });
+
+t.test('adds up the waits of attempts that fail before the grace ends', async t => {
+  const { admit, lane, pass } = laneWithClock();
+  for (const isSecond of [false, true]) {
+    const attempt = admit('silent');
+    const ended = attempt.pace.start(0);
+    pass(90_000);
+    ended();
+    attempt.leave();
+    if (!isSecond) pass(10_000);
+  }
+  const holder = admit('silent');
+  t.equal(lane.admit('silent'), null, 'the environment starts in the lane, which is full');
+  holder.leave();
+});

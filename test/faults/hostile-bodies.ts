@@ -34,6 +34,8 @@ const numbered = (size: number, make: (index: number) => string) =>
   Array.from({ length: Math.ceil(size / make(99_999).length) }, (_, index) => make(index)).join('');
 
 export const bodies: Bodies = {
+  'document types behind an empty comment': size =>
+    `<!-->${times('<!DOCTYPE>', size)}<Error/><!---->`,
   'document types': size => `${times('<!DOCTYPE a>', size)}<Error/>`,
   'an open document type': size => `<!doctype ${times('[', size)}`,
   'declarations of entities': size =>

@@ -13,7 +13,7 @@ const errorLevel = 50;
 const aftermathMs = 10_000;
 
 const aboutOutages =
-  /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|postmaster exited|timeout exceeded when trying to connect|Client was closed|Client has encountered a connection error/;
+  /ECONNRESET|ECONNREFUSED|EPIPE|Connection terminated|read-only transaction|the database system is|terminating connection|postmaster exited|timeout exceeded when trying to connect|Client was closed|connection has been discarded|Client has encountered a connection error/;
 /**
  * Messages of a 503, an interrupted download, its lost audit line, failed ticks and a failed
  * retention job. The latter two are repeated later.

@@ -30,6 +30,7 @@ const maxTagBytes = 512;
  */
 export function requireSafeXml(body: Buffer, limits: AnswerLimits): void {
   if (body.length > limits.bytes) refuse(`more than ${limits.bytes} bytes`);
+  requireFewMarks(body, limits);
   let tags = 0;
   let depth = 0;
   for (let start = body.indexOf('<'); start !== -1; start = body.indexOf('<', start + 1)) {
@@ -50,6 +51,22 @@ export function requireSafeXml(body: Buffer, limits: AnswerLimits): void {
       start = end;
     }
     if (depth > maxDepth) refuse(`more than ${maxDepth} levels`);
+  }
+}
+
+/**
+ * Counts every "<" and refuses every declaration, also in comments and sections. The parser of the
+ * SDK takes `<!-->` and `<?>` as complete, so it may see what a scanner would skip.
+ */
+function requireFewMarks(body: Buffer, limits: AnswerLimits): void {
+  let marks = 0;
+  for (let start = body.indexOf('<'); start !== -1; start = body.indexOf('<', start + 1)) {
+    marks += 1;
+    if (marks > limits.tags) refuse(`more than ${limits.tags} tags`);
+    const opening = body.toString('latin1', start, start + 9);
+    if (opening.startsWith('<!') && !opening.startsWith('<!--') && opening !== '<![CDATA[') {
+      refuse('a document type or a declaration');
+    }
   }
 }
 
