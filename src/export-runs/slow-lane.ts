@@ -7,8 +7,8 @@ import type { StoragePace } from '../destinations/s3/request-handler.ts';
  * waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
  *
  * Slow storages can therefore hold all slots for at most `graceMs`, one request that cannot be
- * interrupted (at most 300 s), and the clean-up (at most 80 s). A tenant can repeat that only with another environment, and only the operator creates
- * environments.
+ * interrupted (at most 300 s), and the clean-up (at most 80 s). A tenant can repeat that only with
+ * another environment, and only the operator creates environments.
  */
 export interface SlowLane {
   /** Admits an attempt. @returns null if its environment was slow and the lane is full */
@@ -98,10 +98,10 @@ function createPace(now: () => number) {
   return {
     waitedMs: () => waited + (requests > 0 ? now() - since : 0),
     takenBytes: () => taken,
-    start(bytes: number) {
+    start() {
       if (requests === 0) since = now();
       requests += 1;
-      return () => {
+      return (bytes: number) => {
         requests -= 1;
         taken += bytes;
         if (requests === 0) waited += now() - since;

@@ -30,8 +30,8 @@ export interface ExchangeLimits {
   readonly totalMs: number;
   /** Maximum size of the response body. */
   readonly answerBytes: number;
-  /** True to accept the status even if the body is too long, late or incomplete. */
-  readonly isBodyOptional: boolean;
+  /** Returns true for a status to accept even if the body is too long, late or incomplete. */
+  readonly isBodyOptional: (status: number) => boolean;
 }
 
 /** Maximum number of interim responses (1xx). Each costs an object and an event. */
@@ -117,6 +117,7 @@ async function readAnswer(
   response: http.IncomingMessage,
   { answerBytes, isBodyOptional }: ExchangeLimits,
 ): Promise<HttpAnswer> {
+  const { statusCode: status = 0, statusMessage: reason = '', headers } = response;
   const chunks: Buffer[] = [];
   let bytes = 0;
   // A listener sees each chunk at once. `for await` would first receive all of them.
@@ -133,14 +134,9 @@ async function readAnswer(
   try {
     await finished(response, { writable: false });
   } catch (error) {
-    if (!isBodyOptional) throw error;
+    if (!isBodyOptional(status)) throw error;
   }
-  return {
-    status: response.statusCode ?? 0,
-    reason: response.statusMessage ?? '',
-    headers: response.headers,
-    body: Buffer.concat(chunks),
-  };
+  return { status, reason, headers, body: Buffer.concat(chunks) };
 }
 
 /**

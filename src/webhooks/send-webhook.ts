@@ -33,7 +33,7 @@ const limits: ExchangeLimits = {
   totalMs: 10_000,
   // The answer is read so that its sender can finish. Its content is not used.
   answerBytes: 64 * 1024,
-  isBodyOptional: true,
+  isBodyOptional: () => true,
 };
 
 /**

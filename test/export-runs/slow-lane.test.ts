@@ -1,5 +1,9 @@
+import { PutObjectCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
+import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
 import { createSlowLane } from '../../src/export-runs/slow-lane.ts';
+import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
 
 const mebibyte = 1024 * 1024;
 
@@ -30,9 +34,9 @@ t.test('lets a storage continue that takes enough bytes', async t => {
   const { admit, pass } = laneWithClock();
   const attempt = admit('fast');
   for (let second = 0; second < 600; second += 1) {
-    const ended = attempt.pace.start(3 * mebibyte);
+    const ended = attempt.pace.start();
     pass(1_000);
-    ended();
+    ended(3 * mebibyte);
   }
   t.equal(attempt.mayContinue(), true);
 });
@@ -40,7 +44,7 @@ t.test('lets a storage continue that takes enough bytes', async t => {
 t.test('does not count time without a request in progress', async t => {
   const { admit, pass, lane } = laneWithClock();
   const attempt = admit('slow-database');
-  attempt.pace.start(10)();
+  attempt.pace.start()(10);
   pass(10_000_000);
   t.equal(attempt.mayContinue(), true);
   t.not(lane.admit('slow-database'), null, 'its environment is not slow');
@@ -50,10 +54,10 @@ t.test('counts parallel requests once', async t => {
   const { admit, pass } = laneWithClock();
   const attempt = admit('parallel');
   const other = admit('holder');
-  other.pace.start(10);
-  const ends = [1, 2, 3, 4].map(() => attempt.pace.start(10));
+  other.pace.start();
+  const ends = [1, 2, 3, 4].map(() => attempt.pace.start());
   pass(100_000);
-  for (const end of ends) end();
+  for (const end of ends) end(10);
   pass(50_000);
   t.equal(other.mayContinue(), true, 'the other attempt takes the only place');
   t.equal(attempt.mayContinue(), true, 'waited for 100 s');
@@ -62,8 +66,8 @@ t.test('counts parallel requests once', async t => {
 t.test('ends a slow attempt when the lane is full, and starts its environment there', async t => {
   const { admit, pass, lane } = laneWithClock();
   const [first, second] = [admit('a'), admit('b')];
-  first.pace.start(10);
-  second.pace.start(10);
+  first.pace.start();
+  second.pace.start();
   pass(119_000);
   t.equal(first.mayContinue() && second.mayContinue(), true, 'within the grace');
   pass(2_000);
@@ -87,13 +91,48 @@ t.test('adds up the waits of attempts that fail before the grace ends', async t 
   const { admit, lane, pass } = laneWithClock();
   for (const isSecond of [false, true]) {
     const attempt = admit('silent');
-    const ended = attempt.pace.start(0);
+    const ended = attempt.pace.start();
     pass(90_000);
-    ended();
+    ended(0);
     attempt.leave();
     if (!isSecond) pass(10_000);
   }
   const holder = admit('silent');
   t.equal(lane.admit('silent'), null, 'the environment starts in the lane, which is full');
   holder.leave();
+});
+
+t.test('credits the bytes of accepted uploads, not those of refused ones', async t => {
+  const { admit, pass } = laneWithClock();
+  let status = 200;
+  const endpoint = await fakeEndpoint((request, response) => {
+    request.once('end', () => {
+      pass(120_100);
+      response.writeHead(status, { etag: '"e"' }).end();
+    });
+  });
+  t.teardown(endpoint.close);
+  const holder = admit('holder');
+  holder.pace.start();
+  pass(130_000);
+  t.equal(holder.mayContinue(), true, 'takes the only place');
+  for (const [answered, isFast] of [
+    [200, true],
+    [403, false],
+    [500, false],
+  ] as const) {
+    status = answered;
+    const attempt = admit(`status-${answered}`);
+    const client = createS3Client(
+      endpoint.destination,
+      { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' },
+      { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
+      { ...runPatience, maxAttempts: 1 },
+      attempt.pace,
+    );
+    const Body = Buffer.alloc(mebibyte);
+    await client.send(new PutObjectCommand({ Bucket: 'acme', Key: 'k', Body })).catch(() => {});
+    client.destroy();
+    t.equal(attempt.mayContinue(), isFast, `status ${answered}`);
+  }
 });

@@ -2,8 +2,8 @@ import type http from 'node:http';
 import type https from 'node:https';
 import { Readable } from 'node:stream';
 import { buildQueryString, type HttpRequest, HttpResponse } from '@smithy/core/protocols';
-import { exchange } from '../../outbound/http-exchange.ts';
-import { requireSafeXml, uploadsAnswer, usualAnswer } from './response-guard.ts';
+import { exchange, type HttpAnswer } from '../../outbound/http-exchange.ts';
+import { type AnswerLimits, requireSafeXml, uploadsAnswer, usualAnswer } from './response-guard.ts';
 
 /** Limits of one request. */
 export interface RequestLimits {
@@ -23,8 +23,11 @@ export interface RequestLimits {
 
 /** Measures the time in which this service waits for the storage. */
 export interface StoragePace {
-  /** Called when a request starts. @returns a function to call when it has ended */
-  start(bytes: number): () => void;
+  /**
+   * Called when a request starts.
+   * @returns a function to call when it has ended, with the number of bytes that were accepted
+   */
+  start(): (bytes: number) => void;
 }
 
 interface Agents {
@@ -48,7 +51,8 @@ export function createRequestHandler(agents: Agents, limits: RequestLimits, pace
       const body = bodyOf(request);
       const answerLimits = isListOfUploads(request) ? uploadsAnswer : usualAnswer;
       const answerMs = isCompletion(request) ? limits.completeMs : limits.answerMs;
-      const ended = pace?.start(body.length);
+      const ended = pace?.start();
+      let acceptedBytes = 0;
       try {
         const answer = await exchange(
           isSecure,
@@ -65,22 +69,23 @@ export function createRequestHandler(agents: Agents, limits: RequestLimits, pace
             connectMs: limits.connectMs,
             totalMs: answerMs + Math.ceil((1_000 * body.length) / limits.minBytesPerSecond),
             answerBytes: answerLimits.bytes,
-            isBodyOptional: false,
+            isBodyOptional: isUnavailable,
           },
           options.abortSignal as AbortSignal | undefined,
         );
-        requireSafeXml(answer.body, answerLimits);
+        const isAccepted = answer.status >= 200 && answer.status < 300;
+        if (isAccepted) acceptedBytes = body.length;
         return {
           response: new HttpResponse({
             statusCode: answer.status,
             reason: answer.reason,
             headers: joinHeaders(answer.headers),
             // A stream, because the SDK detects an error inside a 200 only in streams.
-            body: Readable.from([answer.body], { objectMode: false }),
+            body: Readable.from([safeBody(answer, answerLimits)], { objectMode: false }),
           }),
         };
       } finally {
-        ended?.();
+        ended?.(acceptedBytes);
       }
     },
     destroy() {
@@ -93,12 +98,33 @@ export function createRequestHandler(agents: Agents, limits: RequestLimits, pace
   };
 }
 
+/**
+ * Returns the body of an answer.
+ * Returns an empty one instead of a dangerous one if the status alone tells that a retry may help.
+ *
+ * @throws UnexpectedAnswerError if the body is not safe to parse and the status tells nothing
+ */
+function safeBody({ status, body }: HttpAnswer, limits: AnswerLimits): Buffer {
+  try {
+    requireSafeXml(body, limits);
+    return body;
+  } catch (error) {
+    if (isUnavailable(status)) return Buffer.alloc(0);
+    throw error;
+  }
+}
+
+/** Returns true for a status that any proxy may send for a storage that is away or busy. */
+function isUnavailable(status: number): boolean {
+  return status >= 500 || status === 429;
+}
+
 function pathOf({ path, query }: HttpRequest): string {
   const queryString = buildQueryString(query);
   return queryString === '' ? path : `${path}?${queryString}`;
 }
 
-/** Returns the length of a body. Bodies are whole parts, documents or empty, never streams. */
+/** Returns the body of a request. Bodies are whole parts, documents or empty, never streams. */
 function bodyOf({ body }: HttpRequest): string | Uint8Array {
   if (body === undefined || body === null) return '';
   if (typeof body === 'string' || body instanceof Uint8Array) return body;

@@ -35,7 +35,7 @@ const limits: ExchangeLimits = {
   totalMs: timeoutMs,
   // A key set is a few kilobytes. Parsing blocks the event loop, and each key costs time.
   answerBytes: 64 * 1024,
-  isBodyOptional: false,
+  isBodyOptional: () => false,
 };
 
 class IssuerUnreachable extends Error {

@@ -280,6 +280,16 @@ const answers: Row[] = [
     code: 'storage_unavailable',
     message: /HTTP 500/,
   },
+  ...['<!doctype html><h1>Bad gateway</h1>', '<p/>'.repeat(500), 'x'.repeat(100_000)].flatMap(
+    body =>
+      [429, 503].map(status => ({
+        provider: 'a proxy with a refused body',
+        status,
+        body,
+        code: 'storage_unavailable' as const,
+        message: new RegExp(`HTTP ${status}`),
+      })),
+  ),
   { provider: 'a web server', status: 200, body: '<!doctype html><p>hello<br>', code: 'not_s3' },
   { provider: 'a web server', status: 200, body: '{"hello": 1}', code: 'not_s3' },
   {
