@@ -12,8 +12,8 @@ import { measureCosts } from './costs.ts';
 import { measureDownloads } from './downloads.ts';
 import { fillSnapshot } from './fill.ts';
 import { measureGrowth } from './growth.ts';
+import { measureIngests } from './ingests.ts';
 import { measureLatency } from './latency.ts';
-import { measureLoads } from './loads.ts';
 import { measureMemory } from './memory.ts';
 import { parentOf } from './proc.ts';
 import { hasProgram } from './processes.ts';
@@ -24,11 +24,11 @@ const usage = `Compares this service with other ways to do the same work, on the
 
   npm run bench                      all measurements, less than 10 minutes on 2 cores
   npm run bench -- --quick           a trial of less than a minute; its figures mean nothing
-  npm run bench -- --only downloads,loads
+  npm run bench -- --only downloads,ingests
 
   --rows <n>     rows of the day that is exported and ingested (default 1000000)
   --rounds <n>   number of times each value is measured (default 5)
-  --only <names> downloads, runs, costs, latency, memory, loads, growth (default: all of these), bloat (5 minutes more)
+  --only <names> downloads, runs, costs, latency, memory, ingests, growth (default: all of these), bloat (5 minutes more)
   --write        also writes table and plot to docs/performance.md and .svg, not only to bench/out
   --help         this text
 
@@ -37,7 +37,7 @@ Uses psql, aws (Debian: awscli) and the S3 server (Debian: ceph-mon ceph-osd rad
 installed. The report names the measurements that are skipped without them.`;
 
 /**
- * Measurements in the order of a run. Loads run late, because background work of Postgres follows
+ * Measurements in the order of a run. Ingests run late, because background work of Postgres follows
  * them.
  */
 const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>> = {
@@ -46,7 +46,7 @@ const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>>
   costs: measureCosts,
   latency: measureLatency,
   memory: measureMemory,
-  loads: measureLoads,
+  ingests: measureIngests,
   growth: measureGrowth,
   bloat: measureBloat,
 };

@@ -45,7 +45,7 @@ export interface Dependencies {
   /** Time in ms without a byte sent after which a download is ended. */
   readonly downloadStallMs: number;
   /** Pool of ingests. Each holds a connection while its body arrives. */
-  readonly loadPool: Pool;
+  readonly ingestPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
   /** Checks of buckets, whose endpoints may answer slowly. */
   readonly checkLimit: ConcurrencyLimit;
@@ -63,7 +63,7 @@ export interface Dependencies {
   /** Rules for the endpoints of customers that the service may connect to. */
   readonly clientEnvironment: ClientEnvironment;
   readonly pools: Readonly<
-    Record<'api' | 'export' | 'session' | 'render' | 'load' | 'run' | 'jobs', Pool>
+    Record<'api' | 'export' | 'session' | 'render' | 'ingest' | 'run' | 'jobs', Pool>
   >;
   readonly metrics: PrometheusMetrics;
   /** True once the process has begun to shut down. */
@@ -82,8 +82,8 @@ const limits = {
   sessionsPerEnvironment: 8,
   downloads: 256,
   downloadsPerEnvironment: 32,
-  loads: 4,
-  loadsPerEnvironment: 2,
+  ingests: 4,
+  ingestsPerEnvironment: 2,
   checks: 8,
   checksPerEnvironment: 2,
   jobConnections: 4,
@@ -114,7 +114,7 @@ export function createDependencies(
     // Two more than the limit, so that an excess request is refused instead of waiting.
     session: pool('session', limits.sessions + 2, config.snapshotDatabaseUrl),
     render: pool('render', 2 * renderingsAtOnce),
-    load: pool('load', limits.loads),
+    ingest: pool('ingest', limits.ingests),
     run: pool('run', runsAtOnce, config.snapshotDatabaseUrl),
     jobs: pool('jobs', limits.jobConnections),
   };
@@ -132,8 +132,8 @@ export function createDependencies(
     what: 'downloads of snapshots that are not rendered',
   });
   const ingestLimit = createConcurrencyLimit({
-    total: limits.loads,
-    perEnvironment: limits.loadsPerEnvironment,
+    total: limits.ingests,
+    perEnvironment: limits.ingestsPerEnvironment,
     code: 'rate_limited',
     what: 'ingests',
   });
@@ -161,7 +161,7 @@ export function createDependencies(
     downloadLimit,
     sessionLimit,
     downloadStallMs: stallTimeoutMs,
-    loadPool: pools.load,
+    ingestPool: pools.ingest,
     ingestLimit,
     checkLimit,
     slowLane: createSlowLane({ ...slowLaneOptions, now: () => performance.now() }),
@@ -187,7 +187,7 @@ export function createDependencies(
     async close() {
       await pools.jobs.end();
       await pools.run.end();
-      await pools.load.end();
+      await pools.ingest.end();
       await pools.render.end();
       await pools.session.end();
       await pools.export.end();

@@ -1,6 +1,6 @@
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
-import { inStep } from '../observability/tracing.ts';
+import { withSpan } from '../observability/tracing.ts';
 import { applySessionSettings } from './session-settings.sql.ts';
 import type { Tables } from './tables.ts';
 
@@ -64,7 +64,7 @@ function traceWaiting(pool: pg.Pool, name: string): pg.Pool {
   type Callback = Parameters<typeof connect>[0];
   const traced = (callback?: Callback) =>
     callback === undefined
-      ? inStep('wait for a connection', { 'whx.pool': name }, () => connect())
+      ? withSpan('wait for a connection', { 'whx.pool': name }, () => connect())
       : connect(callback);
   return Object.assign(pool, { connect: traced });
 }

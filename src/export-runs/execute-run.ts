@@ -14,7 +14,7 @@ import { secretOf } from '../export-configs/service.ts';
 import type { RunError } from '../export-configs/status.ts';
 import type { ExportSource } from '../exports/open-export.ts';
 import type { AttemptOutcome, Metrics } from '../observability/metrics.ts';
-import { beginJob, currentStep, during } from '../observability/tracing.ts';
+import { beginJob, currentSpan, endSpanWith } from '../observability/tracing.ts';
 import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import {
   describeFailure,
@@ -64,14 +64,14 @@ export async function runExport(
   stopping: AbortSignal,
 ): Promise<void> {
   const { environmentId, configId, runId, requestId } = job.data;
-  const facts = {
+  const attributes = {
     'whx.environment.id': environmentId,
     'whx.config.id': configId,
     'whx.run.id': runId,
   };
-  await during(beginJob('run', facts, job.data), async step => {
+  await endSpanWith(beginJob('run', attributes, job.data), async span => {
     const log = dependencies.log.child({
-      ...step.ids,
+      ...span.ids,
       ...(requestId !== undefined && { requestId }),
     });
     await attemptRun({ ...dependencies, log }, job, stopping);
@@ -158,7 +158,7 @@ async function carryOut(
     metrics.attemptEnded({ outcome, code, bytes, rows, seconds: durationMs / 1000 });
     const { environmentId, configId, runId, number } = attempt;
     const level = outcome === 'failed' ? 'warn' : 'info';
-    currentStep().add({ 'whx.outcome': outcome, ...(code !== null && { 'whx.error.code': code }) });
+    currentSpan().add({ 'whx.outcome': outcome, ...(code !== null && { 'whx.error.code': code }) });
     log[level](
       { environmentId, configId, runId, attempt: number, outcome, durationMs, ...more },
       'run',

@@ -17,7 +17,7 @@ import {
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date } from '../http/schemas.ts';
-import { currentStep } from '../observability/tracing.ts';
+import { currentSpan } from '../observability/tracing.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { getRun, insertManualRun, listRuns, type Run } from './repository.ts';
 
@@ -56,7 +56,7 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         const run = await db.transaction().execute(async trx => {
           const wanted = { environmentId, configId: config.id, snapshotDate, now: now() };
           const inserted = await insertManualRun(trx, actorOf(request), wanted);
-          const origin = { requestId: request.id, ...currentStep().traceContext };
+          const origin = { requestId: request.id, ...currentSpan().traceContext };
           await enqueueRuns(trx, jobs, { environmentId, runId: inserted.id }, origin);
           return inserted;
         });

@@ -1,6 +1,6 @@
 import type { Pool } from 'pg';
 import { borrow } from '../db/borrow.ts';
-import { currentStep, duringStream } from '../observability/tracing.ts';
+import { currentSpan, endSpanWithStream } from '../observability/tracing.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import type { ShownDate } from './aggregations.ts';
 import { type Compression, describePlan, type ExportDescription } from './describe-export.ts';
@@ -70,7 +70,7 @@ export async function openExport(
   { compression, signal }: OpenOptions,
 ): Promise<OpenExport> {
   // The bytes are read after this span has ended.
-  const parent = currentStep();
+  const parent = currentSpan();
   const closing = new AbortController();
   const closed = AbortSignal.any([signal, closing.signal]);
   const close = () => closing.abort(new Error('The export was closed before its end.'));
@@ -106,7 +106,7 @@ export async function openExport(
         'whx.section.rows': section.rowCount,
         'whx.section.rendered': section.rendered !== null,
       });
-      yield* duringStream(
+      yield* endSpanWithStream(
         span,
         trailer === null
           ? plainSection(source, section, wanted)

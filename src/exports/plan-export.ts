@@ -1,4 +1,4 @@
-import { inStep } from '../observability/tracing.ts';
+import { withSpan } from '../observability/tracing.ts';
 import type { ShownDate } from './aggregations.ts';
 
 /** Section of a file: the rows of one date, which come from one snapshot. */
@@ -72,7 +72,7 @@ export async function planExport(
   dates: readonly ShownDate[],
 ): Promise<ExportPlan> {
   const values = [environmentId, dates.map(shown => shown.date), dates.map(shown => shown.from)];
-  const { rows } = await inStep('read the registry', { 'whx.dates': dates.length }, () =>
+  const { rows } = await withSpan('read the registry', { 'whx.dates': dates.length }, () =>
     db.query<FoundRow>(findSnapshots, values),
   );
   const sections = rows.map(toSection).filter(section => section !== null);

@@ -7,7 +7,7 @@ import type { DownloadOutcome } from '../http/send-download.ts';
 export interface Metrics {
   requestEnded(request: EndedRequest): void;
   downloadEnded(download: EndedDownload): void;
-  loadEnded(load: EndedLoad): void;
+  ingestEnded(ingest: EndedIngest): void;
   attemptEnded(attempt: EndedAttempt): void;
   runsEnded(state: 'successful' | 'failed', code: string | null, count?: number): void;
   renderingEnded(rendering: EndedRendering): void;
@@ -30,11 +30,11 @@ interface EndedDownload {
   readonly seconds: number;
 }
 
-export const loadOutcomes = ['complete', 'refused', 'sender_gone', 'stalled', 'failed'] as const;
-export type LoadOutcome = (typeof loadOutcomes)[number];
+export const ingestOutcomes = ['complete', 'refused', 'sender_gone', 'stalled', 'failed'] as const;
+export type IngestOutcome = (typeof ingestOutcomes)[number];
 
-interface EndedLoad {
-  readonly outcome: LoadOutcome;
+interface EndedIngest {
+  readonly outcome: IngestOutcome;
   /** Bytes of CSV after decompression. */
   readonly bytes: number;
   readonly rows: number;

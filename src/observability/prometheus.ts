@@ -5,7 +5,7 @@ import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { cacheWithTtl } from '../shared/ttl-cache.ts';
 import {
   attemptOutcomes,
-  loadOutcomes,
+  ingestOutcomes,
   type Metrics,
   type QueueState,
   renderingOutcomes,
@@ -107,21 +107,21 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     downloadOutcomes,
   );
 
-  const loads = counter(
-    'whx_loads_total',
+  const ingests = counter(
+    'whx_ingests_total',
     'Ingests of snapshots by outcome.',
     'outcome',
-    loadOutcomes,
+    ingestOutcomes,
   );
-  const loadBytes = counter(
-    'whx_load_bytes_total',
+  const ingestedBytes = counter(
+    'whx_ingest_bytes_total',
     'Bytes of CSV that ingests read, decompressed.',
   );
-  const loadRows = counter('whx_load_rows_total', 'Rows of snapshots that were ingested.');
-  const loadSeconds = seconds(
-    'whx_load_duration_seconds',
+  const ingestedRows = counter('whx_ingest_rows_total', 'Rows of snapshots that were ingested.');
+  const ingestSeconds = seconds(
+    'whx_ingest_duration_seconds',
     'Time from the request of an ingest to its end.',
-    loadOutcomes,
+    ingestOutcomes,
   );
 
   const attempts = counter(
@@ -179,11 +179,11 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
       downloadRows.inc(rows);
       downloadSeconds.observe({ outcome }, seconds);
     },
-    loadEnded({ outcome, bytes, rows, seconds }) {
-      loads.inc({ outcome });
-      loadBytes.inc(bytes);
-      loadRows.inc(rows);
-      loadSeconds.observe({ outcome }, seconds);
+    ingestEnded({ outcome, bytes, rows, seconds }) {
+      ingests.inc({ outcome });
+      ingestedBytes.inc(bytes);
+      ingestedRows.inc(rows);
+      ingestSeconds.observe({ outcome }, seconds);
     },
     attemptEnded({ outcome, code, bytes, rows, seconds }) {
       attempts.inc({ outcome });
@@ -237,7 +237,7 @@ function watchNow(registry: Registry, { pools, downloadLimit, ingestLimit }: Met
       },
     });
   gauge('whx_downloads_in_progress', 'Downloads in progress.', () => downloadLimit.active);
-  gauge('whx_loads_in_progress', 'Snapshot ingests in progress.', () => ingestLimit.active);
+  gauge('whx_ingests_in_progress', 'Snapshot ingests in progress.', () => ingestLimit.active);
 }
 
 /**

@@ -2,10 +2,10 @@ import type { IncomingMessage } from 'node:http';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Bindings, ChildLoggerOptions } from 'fastify/types/logger.js';
 import { callerRequestId } from '../http/request-id.ts';
-import { beginRequest, type Step } from './tracing.ts';
+import { beginRequest, type Span } from './tracing.ts';
 
 /** Spans of traced requests. */
-const steps = new WeakMap<IncomingMessage, Step>();
+const spans = new WeakMap<IncomingMessage, Span>();
 
 /**
  * Probes and scrapes are not traced: they arrive every few seconds and would hide other requests.
@@ -22,17 +22,17 @@ export function tracedLogger(
   const callerId = callerRequestId(request.headers);
   const ids = { ...bindings, ...(callerId !== null && { callerRequestId: callerId }) };
   if (untraced.test(request.url ?? '')) return logger.child(ids, options);
-  const step = beginRequest(request.method ?? 'HTTP', request.headers);
-  steps.set(request, step);
-  return logger.child({ ...ids, ...step.ids }, options);
+  const span = beginRequest(request.method ?? 'HTTP', request.headers);
+  spans.set(request, span);
+  return logger.child({ ...ids, ...span.ids }, options);
 }
 
 /** Makes the handling of each request part of its span. */
 export function traceRequests(app: FastifyInstance): void {
   const within = (request: FastifyRequest, done: () => void) => {
-    const step = steps.get(request.raw);
-    if (step === undefined) done();
-    else step.within(done);
+    const span = spans.get(request.raw);
+    if (span === undefined) done();
+    else span.within(done);
   };
   app.addHook('onRequest', (request, reply, done) => {
     endWithAnswer(request, reply);
@@ -46,22 +46,22 @@ export function traceRequests(app: FastifyInstance): void {
  * Ends the span of a request when its response closes. Called directly for URLs that reach no hook.
  */
 export function endWithAnswer(request: FastifyRequest, reply: FastifyReply): void {
-  const step = steps.get(request.raw);
-  if (step === undefined) return;
+  const span = spans.get(request.raw);
+  if (span === undefined) return;
   // Records the route pattern, never the path: the token in a download link opens a file.
   const route = request.is404 ? undefined : request.routeOptions.url;
   const method = request.method;
-  step.rename(route === undefined ? method : `${method} ${route}`);
-  step.add({
+  span.rename(route === undefined ? method : `${method} ${route}`);
+  span.add({
     'http.request.method': method,
     'whx.request.id': request.id,
     ...(route !== undefined && { 'http.route': route }),
   });
   reply.raw.once('close', () => {
     const { statusCode, writableFinished, headersSent } = reply.raw;
-    if (headersSent) step.add({ 'http.response.status_code': statusCode });
-    if (!writableFinished) step.end(new CutOff());
-    else step.end(statusCode >= 500 ? new ServerError(String(statusCode)) : undefined);
+    if (headersSent) span.add({ 'http.response.status_code': statusCode });
+    if (!writableFinished) span.end(new CutOff());
+    else span.end(statusCode >= 500 ? new ServerError(String(statusCode)) : undefined);
   });
 }
 

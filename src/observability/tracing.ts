@@ -5,33 +5,33 @@
 import {
   type Context,
   context,
+  type Span as OtelSpan,
   propagation,
   ROOT_CONTEXT,
-  type Span,
   SpanKind,
   SpanStatusCode,
   trace,
 } from '@opentelemetry/api';
 
 /** Attributes of a span. Never a secret and never a URL: a download link opens a file. */
-export type Facts = Readonly<Record<string, string | number | boolean>>;
+export type Attributes = Readonly<Record<string, string | number | boolean>>;
 
 /** Tracing span. */
-export interface Step {
+export interface Span {
   /** Starts a child span. */
-  begin(name: string, facts?: Facts): Step;
-  /** Runs the work inside this span: spans that it starts by `inStep` become children. */
+  begin(name: string, attributes?: Attributes): Span;
+  /** Runs the work inside this span: spans that it starts by `withSpan` become children. */
   within<T>(work: () => T): T;
   rename(name: string): void;
-  add(facts: Facts): void;
+  add(attributes: Attributes): void;
   /**
    * Ends the span. Of an error only the type is recorded, because the message may hold customer
    * data.
    */
   end(error?: unknown): void;
-  /** Ids for log lines; empty if nothing is traced. */
+  /** Ids for log lines; empty if noSpan is traced. */
   readonly ids: { readonly traceId?: string; readonly spanId?: string };
-  /** Context for other processes in the form of W3C Trace Context; empty if nothing is traced. */
+  /** Context for other processes in the form of W3C Trace Context; empty if noSpan is traced. */
   readonly traceContext: TraceContext;
 }
 
@@ -39,8 +39,8 @@ export interface TraceContext {
   readonly traceparent?: string;
 }
 
-const nothing: Step = {
-  begin: () => nothing,
+const noSpan: Span = {
+  begin: () => noSpan,
   within: work => work(),
   rename() {},
   add() {},
@@ -50,74 +50,74 @@ const nothing: Step = {
 };
 
 /** Starts the span of a request. Continues the trace of the caller if its headers name one. */
-export function beginRequest(name: string, headers: Readonly<Record<string, unknown>>): Step {
+export function beginRequest(name: string, headers: Readonly<Record<string, unknown>>): Span {
   return start(name, SpanKind.SERVER, {}, propagation.extract(ROOT_CONTEXT, headers));
 }
 
 /** Starts the span of a job. Continues the trace of the request that enqueued it. */
-export function beginJob(name: string, facts: Facts, askedFor: TraceContext): Step {
-  return start(name, SpanKind.CONSUMER, facts, propagation.extract(ROOT_CONTEXT, askedFor));
+export function beginJob(name: string, attributes: Attributes, askedFor: TraceContext): Span {
+  return start(name, SpanKind.CONSUMER, attributes, propagation.extract(ROOT_CONTEXT, askedFor));
 }
 
 /** Returns the active span, or an empty one if there is none. */
-export function currentStep(): Step {
+export function currentSpan(): Span {
   const span = trace.getActiveSpan();
-  return span === undefined ? nothing : stepOf(span, context.active());
+  return span === undefined ? noSpan : wrapSpan(span, context.active());
 }
 
 /** Runs the work in a child of the active span, if there is one. */
-export async function inStep<T>(
+export async function withSpan<T>(
   name: string,
-  facts: Facts,
-  work: (step: Step) => Promise<T>,
+  attributes: Attributes,
+  work: (span: Span) => Promise<T>,
 ): Promise<T> {
-  return await during(currentStep().begin(name, facts), work);
+  return await endSpanWith(currentSpan().begin(name, attributes), work);
 }
 
 /** Runs the work inside the span and ends the span with it. */
-export async function during<T>(step: Step, work: (step: Step) => Promise<T>): Promise<T> {
+export async function endSpanWith<T>(span: Span, work: (span: Span) => Promise<T>): Promise<T> {
   try {
-    const result = await step.within(() => work(step));
-    step.end();
+    const result = await span.within(() => work(span));
+    span.end();
     return result;
   } catch (error) {
-    step.end(error);
+    span.end(error);
     throw error;
   }
 }
 
 /** Passes a stream through. The span ends with the stream. */
-export function duringStream<T>(step: Step, source: AsyncGenerator<T>): AsyncGenerator<T> {
-  return step === nothing ? source : untilRead(step, source);
+export function endSpanWithStream<T>(span: Span, source: AsyncGenerator<T>): AsyncGenerator<T> {
+  return span === noSpan ? source : untilRead(span, source);
 }
 
-async function* untilRead<T>(step: Step, source: AsyncGenerator<T>): AsyncGenerator<T> {
-  let fault: unknown = new Error('It was not read to its end.');
+async function* untilRead<T>(span: Span, source: AsyncGenerator<T>): AsyncGenerator<T> {
+  let failure: unknown = new Error('It was not read to its end.');
   try {
     yield* source;
-    fault = undefined;
+    failure = undefined;
   } catch (error) {
-    fault = error;
+    failure = error;
     throw error;
   } finally {
-    step.end(fault);
+    span.end(failure);
   }
 }
 
-function start(name: string, kind: SpanKind, attributes: Facts, parent: Context): Step {
+function start(name: string, kind: SpanKind, attributes: Attributes, parent: Context): Span {
   const span = trace.getTracer('warehouse-export').startSpan(name, { kind, attributes }, parent);
   return trace.isSpanContextValid(span.spanContext())
-    ? stepOf(span, trace.setSpan(parent, span))
-    : nothing;
+    ? wrapSpan(span, trace.setSpan(parent, span))
+    : noSpan;
 }
 
-function stepOf(span: Span, inside: Context): Step {
+function wrapSpan(span: OtelSpan, inside: Context): Span {
   const { traceId, spanId } = span.spanContext();
   return {
-    begin: (name, facts = {}) => start(name, SpanKind.INTERNAL, facts, inside),
+    begin: (name, attributes = {}) => start(name, SpanKind.INTERNAL, attributes, inside),
     within: work => context.with(inside, work),
     rename: name => span.updateName(name),
-    add: facts => span.setAttributes(facts),
+    add: attributes => span.setAttributes(attributes),
     end(error) {
       if (error !== undefined) {
         span.setAttribute('error.type', kindOf(error));

@@ -9,7 +9,7 @@ import { environmentParams } from '../environments/routes.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date, instant, isoDate, nullable } from '../http/schemas.ts';
-import type { LoadOutcome, Metrics } from '../observability/metrics.ts';
+import type { IngestOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
 import { parseContentDigest } from './ingest/content-digest.ts';
@@ -87,7 +87,7 @@ const readAccess = { environment: ['exports:read', writeScope] } as const;
 interface SnapshotRouteDependencies {
   readonly config: Pick<Config, 'ingest' | 'retention'>;
   readonly db: Database;
-  readonly loadPool: Pool;
+  readonly ingestPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly now: () => Date;
@@ -100,7 +100,7 @@ interface SnapshotRouteDependencies {
 export function snapshotRoutes(
   dependencies: SnapshotRouteDependencies,
 ): FastifyPluginCallbackTypebox {
-  const { config, db, loadPool, ingestLimit, metrics, now, onIngested, beforeCommit } =
+  const { config, db, ingestPool, ingestLimit, metrics, now, onIngested, beforeCommit } =
     dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
@@ -161,7 +161,7 @@ export function snapshotRoutes(
           const startedAt = performance.now();
           let bytes = 0;
           let rows = 0;
-          let outcome: LoadOutcome = 'failed';
+          let outcome: IngestOutcome = 'failed';
           try {
             const body = readCsvBody((request.body ?? request.raw) as Readable, {
               ...config.ingest,
@@ -172,7 +172,7 @@ export function snapshotRoutes(
                 bytes += length;
               },
             });
-            const ingested = await ingestSnapshot(loadPool, {
+            const ingested = await ingestSnapshot(ingestPool, {
               environmentId: environment.id,
               date: params.date,
               body,
@@ -199,7 +199,7 @@ export function snapshotRoutes(
             // Ends waits for the body.
             controller.abort();
             release();
-            metrics.loadEnded({
+            metrics.ingestEnded({
               outcome,
               bytes,
               rows,
@@ -310,7 +310,7 @@ function invalidDate(message: string): AppError {
   return validationFailed([{ path: '/path/date', message }]);
 }
 
-function outcomeOf(error: unknown, signal: AbortSignal): LoadOutcome {
+function outcomeOf(error: unknown, signal: AbortSignal): IngestOutcome {
   if (error instanceof AppError && error.code === 'request_timeout') return 'stalled';
   if (signal.aborted) return 'sender_gone';
   return error instanceof AppError && error.status < 500 ? 'refused' : 'failed';

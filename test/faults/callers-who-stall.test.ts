@@ -173,7 +173,7 @@ t.test(
       patienceMs,
     );
     t.equal(await metric('whx_downloads_in_progress'), 0);
-    t.equal(await metric('whx_loads_in_progress'), 0);
+    t.equal(await metric('whx_ingests_in_progress'), 0);
     t.ok((await slowest()) < promptMs);
     const whole = await Promise.all(
       environments.map(id => get(`/v1/environments/${id}/exports/today.csv`)),

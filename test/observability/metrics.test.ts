@@ -120,10 +120,10 @@ t.test('counts ingests by their outcome', async t => {
     await act();
     await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the ingest');
     const more = difference(before, await scrape());
-    t.equal(more(`whx_loads_total{outcome="${outcome}"}`), 1, outcome);
-    t.equal(more('whx_load_rows_total'), rows, outcome);
+    t.equal(more(`whx_ingests_total{outcome="${outcome}"}`), 1, outcome);
+    t.equal(more('whx_ingest_rows_total'), rows, outcome);
     if (outcome === 'complete')
-      t.equal(more('whx_load_bytes_total'), Buffer.byteLength(csv), 'unpacked');
+      t.equal(more('whx_ingest_bytes_total'), Buffer.byteLength(csv), 'unpacked');
   }
 });
 

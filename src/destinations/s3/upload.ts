@@ -15,7 +15,7 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
-import { type Facts, inStep } from '../../observability/tracing.ts';
+import { type Attributes, withSpan } from '../../observability/tracing.ts';
 import type { Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { abortUpload } from './abort-upload.ts';
@@ -93,9 +93,9 @@ export async function uploadObject(
   client: S3Client,
   request: UploadRequest,
 ): Promise<UploadedObject> {
-  return await inStep('upload', {}, async step => {
+  return await withSpan('upload', {}, async span => {
     const uploaded = await upload(client, request);
-    step.add({ 'whx.bytes': uploaded.bytes });
+    span.add({ 'whx.bytes': uploaded.bytes });
     return uploaded;
   });
 }
@@ -195,7 +195,7 @@ function sender(
   };
   return async command => {
     try {
-      const answer = await inStep(nameOf(command), partOf(command), () => ask(command));
+      const answer = await withSpan(nameOf(command), partOf(command), () => ask(command));
       if (answer.UploadId !== undefined && command instanceof CreateMultipartUploadCommand) {
         await onStarted(answer.UploadId, answer.$metadata.attempts ?? 1);
       }
@@ -217,7 +217,7 @@ function nameOf(command: Command): string {
   return command.constructor.name.replace(/Command$/, '');
 }
 
-function partOf({ input }: Command): Facts {
+function partOf({ input }: Command): Attributes {
   return 'PartNumber' in input && input.PartNumber !== undefined
     ? { 'whx.upload.part': input.PartNumber }
     : {};

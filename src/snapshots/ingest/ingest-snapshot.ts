@@ -3,7 +3,7 @@ import type { Pool, PoolClient } from 'pg';
 import { type Actor, recordChange } from '../../audit/audit-log.ts';
 import { createKyselyOn } from '../../db/connect.ts';
 import type { Database } from '../../db/database.ts';
-import { inStep } from '../../observability/tracing.ts';
+import { withSpan } from '../../observability/tracing.ts';
 import { AppError } from '../../shared/errors.ts';
 import { dayLockName, partitionName, snapshotLockName } from '../partitions.sql.ts';
 import { duplicateRow, startCopy } from './copy-rows.ts';
@@ -62,8 +62,11 @@ export async function ingestSnapshot(
   pool: Pool,
   request: IngestRequest,
 ): Promise<IngestedSnapshot> {
-  const facts = { 'whx.environment.id': request.environmentId, 'whx.snapshot.date': request.date };
-  return await inStep('ingest', facts, async step => {
+  const attributes = {
+    'whx.environment.id': request.environmentId,
+    'whx.snapshot.date': request.date,
+  };
+  return await withSpan('ingest', attributes, async span => {
     const reader = createRowReader(request.environmentId, request.date);
     const pieces = readPieces(reader, request);
     // The header is read before a connection, a lock or a transaction is taken.
@@ -71,7 +74,7 @@ export async function ingestSnapshot(
     const ingested = await inTransaction(pool, request.signal, client =>
       ingestWith(client, request, reader, pieces),
     );
-    step.add({ 'whx.rows': ingested.rowCount });
+    span.add({ 'whx.rows': ingested.rowCount });
     return ingested;
   });
 }

@@ -3,7 +3,7 @@ import type { Pool, PoolClient } from 'pg';
 import { borrow } from '../../db/borrow.ts';
 import { isOrphaned } from '../../db/is-orphaned.ts';
 import type { Metrics, RenderingOutcome } from '../../observability/metrics.ts';
-import { inStep } from '../../observability/tracing.ts';
+import { withSpan } from '../../observability/tracing.ts';
 import { combineCrcs } from '../../shared/combine-crcs.ts';
 import { beginInUtc } from '../instants.ts';
 import { chunkChecksum, makeChunks, renderer } from './chunks.ts';
@@ -97,11 +97,11 @@ export function createRenderer({ pool, metrics }: RendererDependencies): Rendere
     let outcome: RenderingOutcome | 'failed' = 'failed';
     let bytes = 0;
     try {
-      const facts = {
+      const attributes = {
         'whx.environment.id': snapshot.environmentId,
         'whx.snapshot.date': snapshot.date,
       };
-      ({ outcome, bytes } = await inStep('render', facts, () =>
+      ({ outcome, bytes } = await withSpan('render', attributes, () =>
         borrow(pool, signal, writer =>
           borrow(pool, signal, reader => renderWith(writer, reader, snapshot)),
         ),

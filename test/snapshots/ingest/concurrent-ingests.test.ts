@@ -24,7 +24,7 @@ const date = '2026-03-02';
 const noLoads = () =>
   eventually(async () => {
     const { rows } = await pool.query(
-      `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export load' and state <> 'idle'`,
+      `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export ingest' and state <> 'idle'`,
     );
     return rows.length === 0 && app.dependencies.ingestLimit.active === 0;
   }, 'the end of all ingests');

@@ -39,7 +39,7 @@ const forms = [
  * Compares an ingest of three forms of body with `\copy` of the same rows in the same order, into
  * the same table and into a plain table with a primary key.
  */
-export async function measureLoads(bench: Bench): Promise<Section> {
+export async function measureIngests(bench: Bench): Promise<Section> {
   const title = `Ingests of ${bench.rows.toLocaleString('en')} rows`;
   if (!bench.hasPsql) {
     return {
