@@ -47,7 +47,7 @@ export interface Dependencies {
   /** Pool of ingests. Each holds a connection while its body arrives. */
   readonly ingestPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
-  /** Checks of buckets, whose endpoints may answer slowly. */
+  /** Checks of buckets and webhooks, whose endpoints may answer slowly. */
   readonly checkLimit: ConcurrencyLimit;
   readonly linkTokens: LinkTokens;
   /** Verifier of access tokens of the identity provider; null if none is configured. */
@@ -141,7 +141,7 @@ export function createDependencies(
     total: limits.checks,
     perEnvironment: limits.checksPerEnvironment,
     code: 'rate_limited',
-    what: 'bucket checks',
+    what: 'checks of buckets and webhooks',
   });
   const metrics = createPrometheusMetrics({
     pools,

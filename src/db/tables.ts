@@ -140,7 +140,7 @@ interface ExportConfigsTable {
   failures_in_a_row: Generated<number>;
   /** Consecutive scheduled runs that failed with a configuration error. */
   faulty_slots_in_a_row: Generated<number>;
-  /** True if a failure was pushed and the recovery was not yet. */
+  /** True if a failure was recorded as an event and the recovery was not yet. */
   has_pushed_failure: Generated<boolean>;
   /** Time at which the service turned the config off; null once it is turned on again. */
   turned_off_at: Date | null;
@@ -194,6 +194,8 @@ interface FailureWebhooksTable {
   environment_id: string;
   url: string;
   sealed_secret: string;
+  /** Types of the events that the webhook receives. */
+  events: Generated<string[]>;
 }
 
 /** Event for a failure webhook. Kept for a few days, for retries and to push only once a day. */

@@ -1,16 +1,27 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { problemResponses } from '../http/problem.ts';
 import { documentedAs, literals } from '../http/schemas.ts';
-import { rotateWebhookSecret } from '../webhooks/failure-webhooks.ts';
+import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
+import { notFound } from '../shared/errors.ts';
+import { defaultEventTypes } from '../webhooks/events.ts';
+import {
+  removeFailureWebhook,
+  rotateWebhookSecret,
+  setFailureWebhook,
+} from '../webhooks/failure-webhooks.ts';
+import { webhookEventsSchema } from '../webhooks/schemas.ts';
 import { sendErrorCodes } from '../webhooks/send-webhook.ts';
 import { tryFailureWebhook, type WebhookDependencies } from '../webhooks/try-webhook.ts';
+import { maxUrlLength } from '../webhooks/webhook-url.ts';
 import { actorOf, environmentOf } from './auth/access.ts';
+import { lockEnvironment } from './environments-repository.ts';
 import { environmentParams } from './routes.ts';
+import { readWebhookUrl } from './upsert-environment.ts';
 
 const sendErrorCodeSchema = literals(sendErrorCodes, { title: 'WebhookErrorCode' });
 
 const tags = ['Environments'];
-const ofOperator = { access: { environment: 'operator' } } as const;
+const mayWrite = { access: { environment: 'exports:write' } } as const;
 const problems = problemResponses(
   'validation_failed',
   'unauthenticated',
@@ -20,16 +31,94 @@ const problems = problemResponses(
   'unsupported_media_type',
 );
 
-/**
- * Registers routes to rotate the secret and to test the webhook. `PUT /environments` sets its URL.
- */
+const secretSchema = Type.String({
+  description: 'The secret that signs messages, `whsec_…`. It is shown only once.',
+});
+
+const webhookSchema = Type.Object(
+  {
+    url: Type.String({ description: 'URL in its normal form.' }),
+    events: webhookEventsSchema,
+    failureWebhookSecret: Type.Optional({
+      ...secretSchema,
+      description:
+        'The secret that signs messages, `whsec_…`. Present if the webhook is new or has another ' +
+        'URL; it cannot be read again.',
+    }),
+  },
+  { title: 'FailureWebhook', description: 'Webhook of the environment.' },
+);
+
+/** Registers routes to set, remove and test the webhook, and to rotate its secret. */
 export function failureWebhookRoutes(
-  dependencies: WebhookDependencies,
+  dependencies: WebhookDependencies & { readonly checkLimit: ConcurrencyLimit },
 ): FastifyPluginCallbackTypebox {
-  const { db, encryptionKeys } = dependencies;
+  const { db, encryptionKeys, checkLimit } = dependencies;
   return (app, _options, done) => {
+    app.put('/environments/:environmentId/failure-webhook', {
+      config: mayWrite,
+      schema: {
+        operationId: 'putFailureWebhook',
+        summary: 'Set the failure webhook',
+        description:
+          'Replaces the webhook. Another URL gets another secret; the same URL keeps its secret.',
+        tags,
+        params: environmentParams,
+        body: Type.Object(
+          {
+            url: Type.String({
+              maxLength: maxUrlLength,
+              description: 'An https URL.',
+              examples: ['https://hooks.example.com/warehouse-export'],
+            }),
+            events: Type.Optional({
+              ...webhookEventsSchema,
+              description: 'Events that it receives. Default: all except `export.succeeded`.',
+              default: [...defaultEventTypes],
+            }),
+          },
+          { title: 'FailureWebhookInput', additionalProperties: false },
+        ),
+        response: { 200: webhookSchema, 201: webhookSchema, ...problems },
+      },
+      handler: async (request, reply) => {
+        const { id } = environmentOf(request);
+        const url = readWebhookUrl(dependencies, request.body.url, '/url');
+        const events = request.body.events ?? defaultEventTypes;
+        const { settings, created, secret } = await db.transaction().execute(async trx => {
+          await lockEnvironment(trx, id);
+          return await setFailureWebhook(trx, actorOf(request), encryptionKeys, id, url, events);
+        });
+        return reply.code(created ? 201 : 200).send({
+          ...settings,
+          events: [...settings.events],
+          ...(secret !== null && { failureWebhookSecret: secret }),
+        });
+      },
+    });
+
+    app.delete('/environments/:environmentId/failure-webhook', {
+      config: mayWrite,
+      schema: {
+        operationId: 'deleteFailureWebhook',
+        summary: 'Remove the failure webhook',
+        description: 'Removes the webhook with its secret. Events that wait for it are dropped.',
+        tags,
+        params: environmentParams,
+        response: { 204: Type.Null({ description: 'The webhook is removed.' }), ...problems },
+      },
+      handler: async (request, reply) => {
+        const { id } = environmentOf(request);
+        const removed = await db
+          .transaction()
+          .execute(trx => removeFailureWebhook(trx, actorOf(request), id));
+        if (!removed) throw notFound('failure webhook');
+        return reply.code(204).send(null);
+      },
+    });
+
     app.post('/environments/:environmentId/failure-webhook/rotate-secret', {
-      config: ofOperator,
+      config: mayWrite,
       schema: {
         operationId: 'rotateFailureWebhookSecret',
         summary: 'Rotate the secret of the failure webhook',
@@ -41,9 +130,7 @@ export function failureWebhookRoutes(
         response: {
           201: Type.Object(
             {
-              failureWebhookSecret: Type.String({
-                description: 'The secret, `whsec_…`. It is shown only once.',
-              }),
+              failureWebhookSecret: secretSchema,
             },
             { title: 'FailureWebhookSecret', description: 'The new secret.' },
           ),
@@ -58,18 +145,23 @@ export function failureWebhookRoutes(
     });
 
     app.post('/environments/:environmentId/failure-webhook/test', {
-      config: ofOperator,
+      config: mayWrite,
       schema: {
         operationId: 'testFailureWebhook',
         summary: 'Test the failure webhook',
         description:
           'Sends one signed message of the type `webhook.test` without retries and returns the ' +
-          'result. Takes at most 15 s.',
+          'result. Takes at most 15 s. At most two tests and bucket checks of an environment are in ' +
+          'progress at once, others get `rate_limited`.',
         tags,
         params: environmentParams,
         response: { 200: sendResultSchema, ...problems },
       },
-      handler: async request => await tryFailureWebhook(dependencies, environmentOf(request).id),
+      handler: async request => {
+        const { id } = environmentOf(request);
+        const release = checkLimit.acquire(id);
+        return await tryFailureWebhook(dependencies, id).finally(release);
+      },
     });
 
     done();

@@ -2,7 +2,13 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
-import { listFailureWebhookUrls } from '../webhooks/failure-webhooks.ts';
+import type { EventType } from '../webhooks/events.ts';
+import {
+  findWebhookSettings,
+  listWebhookSettings,
+  type WebhookSettings,
+} from '../webhooks/failure-webhooks.ts';
+import { eventTypeSchema, webhookEventsSchema } from '../webhooks/schemas.ts';
 import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { maxUrlLength } from '../webhooks/webhook-url.ts';
 import { actorOf, callerOf, environmentOf } from './auth/access.ts';
@@ -49,10 +55,15 @@ const environmentProperties = {
   failureWebhook: nullable(
     Type.String({
       description:
-        'URL that receives failures of automatic exports. Only the operator sees it, because a URL ' +
+        'URL that receives events of automatic exports. Only the operator sees it, because a URL ' +
         'may be a secret; other callers get null.',
     }),
   ),
+  webhookEvents: Type.Unsafe<EventType[] | null>({
+    type: ['array', 'null'],
+    items: eventTypeSchema,
+    description: 'Events that `failureWebhook` receives; null like `failureWebhook`.',
+  }),
   createdAt: instant(),
   updatedAt: instant(),
 };
@@ -99,6 +110,12 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
                 }),
               ),
             ),
+            webhookEvents: Type.Optional({
+              ...webhookEventsSchema,
+              description:
+                'Events that the webhook receives. If absent, they are unchanged. A new webhook ' +
+                'receives failures, recoveries and turn-offs.',
+            }),
           },
           { title: 'EnvironmentInput', additionalProperties: false },
         ),
@@ -116,13 +133,15 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         },
       },
       handler: async (request, reply) => {
-        const { environment, created, failureWebhook, failureWebhookSecret } =
-          await upsertEnvironment(dependencies, actorOf(request), {
-            id: request.params.environmentId,
-            ...request.body,
-          });
-        const secret = failureWebhookSecret === null ? {} : { failureWebhookSecret };
-        return reply.code(created ? 201 : 200).send({ ...environment, failureWebhook, ...secret });
+        const saved = await upsertEnvironment(dependencies, actorOf(request), {
+          id: request.params.environmentId,
+          ...request.body,
+        });
+        const secret =
+          saved.webhookSecret === null ? {} : { failureWebhookSecret: saved.webhookSecret };
+        return reply
+          .code(saved.created ? 201 : 200)
+          .send({ ...present(saved.environment, saved.webhook), ...secret });
       },
     });
 
@@ -146,12 +165,11 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
           ({ after, limit }) => listEnvironments(db, { after: after?.[0] ?? null, limit }),
         );
         const ids = page.items.map(({ id }) => id);
-        const urls = await listFailureWebhookUrls(db, ids);
-        const items = page.items.map(item => ({
-          ...item,
-          failureWebhook: urls.get(item.id) ?? null,
-        }));
-        return { ...page, items };
+        const webhooks = await listWebhookSettings(db, ids);
+        return {
+          ...page,
+          items: page.items.map(item => present(item, webhooks.get(item.id) ?? null)),
+        };
       },
     });
 
@@ -170,9 +188,8 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       },
       handler: async request => {
         const environment = environmentOf(request);
-        if (callerOf(request).kind !== 'operator') return { ...environment, failureWebhook: null };
-        const urls = await listFailureWebhookUrls(db, [environment.id]);
-        return { ...environment, failureWebhook: urls.get(environment.id) ?? null };
+        if (callerOf(request).kind !== 'operator') return present(environment, null);
+        return present(environment, await findWebhookSettings(db, environment.id));
       },
     });
 
@@ -205,4 +222,10 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
 
     done();
   };
+}
+
+/** Converts an environment and its webhook to the form of responses. */
+function present(environment: Environment, webhook: WebhookSettings | null) {
+  const { url = null, events = null } = webhook ?? {};
+  return { ...environment, failureWebhook: url, webhookEvents: events && [...events] };
 }

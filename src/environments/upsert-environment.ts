@@ -2,10 +2,12 @@ import type { Transaction } from 'kysely';
 import type { Actor } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
 import { validationFailed } from '../shared/errors.ts';
+import type { EventType } from '../webhooks/events.ts';
 import {
-  findFailureWebhook,
+  findWebhookSettings,
   removeFailureWebhook,
   setFailureWebhook,
+  type WebhookSettings,
 } from '../webhooks/failure-webhooks.ts';
 import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { parseWebhookUrl } from '../webhooks/webhook-url.ts';
@@ -18,47 +20,70 @@ import {
 interface SavedEnvironment {
   readonly environment: Environment;
   readonly created: boolean;
-  readonly failureWebhook: string | null;
+  readonly webhook: WebhookSettings | null;
   /** Secret of a webhook that is new or has another URL. It cannot be read again. */
-  readonly failureWebhookSecret: string | null;
+  readonly webhookSecret: string | null;
+}
+
+interface WebhookInput {
+  /** URL; unchanged if absent, removed if null. */
+  readonly failureWebhook?: string | null;
+  /** Events of the webhook; unchanged if absent. */
+  readonly webhookEvents?: readonly EventType[];
 }
 
 /**
  * Creates or updates an environment and its failure webhook in one transaction.
- * @param input `failureWebhook` unchanged if absent, removed if null
  * @throws AppError `validation_failed`
  */
 export async function upsertEnvironment(
   dependencies: WebhookDependencies,
   actor: Actor,
-  input: EnvironmentInput & { readonly failureWebhook?: string | null },
+  { failureWebhook, webhookEvents, ...values }: EnvironmentInput & WebhookInput,
 ): Promise<SavedEnvironment> {
-  const { failureWebhook, ...values } = input;
-  const wanted =
-    typeof failureWebhook === 'string' ? readUrl(dependencies, failureWebhook) : failureWebhook;
+  const url =
+    typeof failureWebhook === 'string'
+      ? readWebhookUrl(dependencies, failureWebhook, '/failureWebhook')
+      : failureWebhook;
   return await dependencies.db.transaction().execute(async trx => {
     const put = await putEnvironment(trx, actor, values);
-    const secret = await saveWebhook(trx, actor, dependencies.encryptionKeys, values.id, wanted);
-    const webhook = await findFailureWebhook(trx, values.id);
-    return { ...put, failureWebhook: webhook?.url ?? null, failureWebhookSecret: secret };
+    const saved = await saveWebhook(dependencies, trx, actor, values.id, url, webhookEvents);
+    return { ...put, ...saved };
   });
 }
 
 async function saveWebhook(
+  { encryptionKeys }: WebhookDependencies,
   trx: Transaction<Tables>,
   actor: Actor,
-  keys: WebhookDependencies['encryptionKeys'],
   environmentId: string,
-  wanted: string | null | undefined,
-): Promise<string | null> {
-  if (typeof wanted === 'string')
-    return await setFailureWebhook(trx, actor, keys, environmentId, wanted);
-  if (wanted === null) await removeFailureWebhook(trx, actor, environmentId);
-  return null;
+  given: string | null | undefined,
+  events: readonly EventType[] | undefined,
+): Promise<Pick<SavedEnvironment, 'webhook' | 'webhookSecret'>> {
+  if (given === null) await removeFailureWebhook(trx, actor, environmentId);
+  const current = await findWebhookSettings(trx, environmentId);
+  const url = given ?? current?.url;
+  if (url === undefined) {
+    if (events === undefined) return { webhook: null, webhookSecret: null };
+    const message = 'needs a failure webhook that receives the events';
+    throw validationFailed([{ path: '/webhookEvents', message }]);
+  }
+  const kept = events ?? 'kept';
+  const saved = await setFailureWebhook(trx, actor, encryptionKeys, environmentId, url, kept);
+  return { webhook: saved.settings, webhookSecret: saved.secret };
 }
 
-function readUrl({ clientEnvironment }: WebhookDependencies, text: string): string {
+/**
+ * Returns the URL in the form in which it is stored.
+ * @param path of the field in the body
+ * @throws AppError `validation_failed`
+ */
+export function readWebhookUrl(
+  { clientEnvironment }: Pick<WebhookDependencies, 'clientEnvironment'>,
+  text: string,
+  path: string,
+): string {
   const parsed = parseWebhookUrl(text, clientEnvironment.allowlist);
-  if (!parsed.ok) throw validationFailed([{ path: '/failureWebhook', message: parsed.fault }]);
+  if (!parsed.ok) throw validationFailed([{ path, message: parsed.fault }]);
   return parsed.url;
 }

@@ -4,7 +4,15 @@ import { type Change, recordChanges, systemActor } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { configurationFaults } from '../destinations/s3/errors.ts';
-import { type EventData, insertEvents, type NewEvent } from '../webhooks/insert-events.ts';
+import {
+  type EventRun,
+  failedEvent,
+  type NewEvent,
+  recoveredEvent,
+  succeededEvent,
+  type WrittenObject,
+} from '../webhooks/events.ts';
+import { insertEvents } from '../webhooks/insert-events.ts';
 import { stopReasons } from './run-errors.ts';
 
 /**
@@ -35,13 +43,7 @@ export async function lockConfig(
     .execute();
 }
 
-interface FailedRun {
-  readonly environmentId: string;
-  readonly configId: string;
-  readonly configName: string;
-  readonly runId: string;
-  readonly slot: Date | null;
-  readonly snapshotDate: string;
+interface FailedRun extends EventRun {
   readonly code: string;
   readonly message: string;
   readonly enabled: boolean;
@@ -126,65 +128,49 @@ function toChange({ environmentId, configId, code }: FailedRun): Change {
 }
 
 function failureEvents(run: FailedRun, turnsOff: boolean): NewEvent[] {
-  const { code, message } = run;
-  const data: EventData = { ...toEventData(run, run.failures + 1), error: { code, message } };
-  const failed: NewEvent = { type: 'export.failed', data };
-  return turnsOff ? [failed, { type: 'export.turned_off', data }] : [failed];
+  const types = turnsOff
+    ? (['export.failed', 'export.turned_off'] as const)
+    : (['export.failed'] as const);
+  return types.map(type => failedEvent(type, run, run, run.failures + 1));
 }
 
-interface NotedSuccess {
-  readonly environmentId: string;
-  readonly configId: string;
-  readonly configName: string;
-  readonly runId: string;
-  readonly slot: Date | null;
-  readonly snapshotDate: string;
+interface SuccessfulRun extends EventRun {
+  /** Consecutive failures before this run. */
+  readonly failures: number;
   readonly hadPushedFailure: boolean;
 }
 
 /**
  * Processes a run that this transaction has marked as successful. Manual runs count too, because
  * they prove that the configuration works.
+ * @param object what the run has written
  */
 export async function noteSuccess(
   trx: Transaction<Tables>,
   boss: PgBoss,
   { environmentId, runId }: EndedRun,
+  object: WrittenObject,
   now: Date,
 ): Promise<void> {
-  const { rows } = await sql<NotedSuccess>`
-    update export_configs as config
-    set failures_in_a_row = 0, faulty_slots_in_a_row = 0, has_pushed_failure = false
+  const { rows } = await sql<SuccessfulRun>`
+    select config.environment_id as "environmentId", config.id as "configId", config.name as "configName",
+      run.id as "runId", run.slot, run.snapshot_date as "snapshotDate",
+      config.failures_in_a_row as failures, config.has_pushed_failure as "hadPushedFailure"
     from export_runs as run
-    join export_configs as before on before.environment_id = run.environment_id and before.id = run.config_id
-    where run.environment_id = ${environmentId} and run.id = ${runId}
-      and config.environment_id = run.environment_id and config.id = run.config_id
-      and config.failures_in_a_row > 0 and config.deleted_at is null
-    returning config.environment_id as "environmentId", config.id as "configId", config.name as "configName",
-      run.id as "runId", run.slot, run.snapshot_date as "snapshotDate", before.has_pushed_failure as "hadPushedFailure"`.execute(
+    join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
+    where run.environment_id = ${environmentId} and run.id = ${runId} and config.deleted_at is null`.execute(
     trx,
   );
-  const recovered = rows
-    .filter(row => row.hadPushedFailure)
-    .map((row): NewEvent => {
-      return { type: 'export.recovered', data: toEventData(row, 0) };
-    });
-  await insertEvents(trx, boss, recovered, now);
-}
-
-/** Lists the fields explicitly, in the order in which the receiver reads them. */
-function toEventData(
-  row: Omit<NotedSuccess, 'hadPushedFailure'>,
-  consecutiveFailures: number,
-): EventData {
-  return {
-    environmentId: row.environmentId,
-    configId: row.configId,
-    configName: row.configName,
-    runId: row.runId,
-    slot: row.slot?.toISOString() ?? null,
-    snapshotDate: row.snapshotDate,
-    error: null,
-    consecutiveFailures,
-  };
+  const [run] = rows;
+  if (run === undefined) return;
+  if (run.failures > 0) {
+    await trx
+      .updateTable('export_configs')
+      .set({ failures_in_a_row: 0, faulty_slots_in_a_row: 0, has_pushed_failure: false })
+      .where('environment_id', '=', environmentId)
+      .where('id', '=', run.configId)
+      .execute();
+  }
+  const recovered = run.hadPushedFailure ? [recoveredEvent(run)] : [];
+  await insertEvents(trx, boss, [succeededEvent(run, object), ...recovered], now);
 }

@@ -59,10 +59,11 @@ export async function transfer(
     const { rowCount } = opened.plan;
     const name = { environmentId, snapshotDate, compression };
     const key = objectKey(destination.key, name);
+    const keyOfManifest = config.manifest ? manifestKey(destination.key, name) : null;
     const beforeCompletion = async () => {
       await request.beforeCompletion();
-      if (!config.manifest) return;
-      await removeManifest(client, destination, manifestKey(destination.key, name), signal);
+      if (keyOfManifest === null) return;
+      await removeManifest(client, destination, keyOfManifest, signal);
     };
     const object = await uploadObject(client, {
       destination,
@@ -80,7 +81,7 @@ export async function transfer(
       onMultipartStarted: request.onMultipartStarted,
       onMultipartAborted: request.onMultipartAborted,
     });
-    const result = { ...object, rowCount, objectKey: key };
+    const result = { ...object, rowCount, objectKey: key, manifestKey: keyOfManifest };
     if (config.manifest) {
       const manifest = {
         manifestVersion: 1,

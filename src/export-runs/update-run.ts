@@ -10,6 +10,7 @@ import {
   toConfig,
 } from '../export-configs/repository.ts';
 import type { RunError } from '../export-configs/status.ts';
+import type { WrittenObject } from '../webhooks/events.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { lockConfig, noteFailures, noteSuccess } from './failure-streaks.ts';
 import { stopReasons } from './run-errors.ts';
@@ -45,12 +46,7 @@ export interface JobContext {
 }
 
 /** Result of a successful run. */
-export interface RunResult {
-  readonly rowCount: number;
-  readonly bytes: number;
-  readonly sha256: string;
-  readonly objectKey: string;
-}
+export type RunResult = WrittenObject;
 
 /** Reads the context of a job; null if the run was deleted or belongs to another job. */
 export async function readJobContext(
@@ -192,7 +188,7 @@ export async function lookAtAttempt(
 }
 
 /**
- * Records the success of a run, ends the failure streak of the config and pushes a recovery.
+ * Records the success of a run, ends the failure streak of the config and inserts its events.
  * @returns false without any change if the run was cancelled or taken over meanwhile
  */
 export async function recordSuccess(
@@ -218,7 +214,7 @@ export async function recordSuccess(
       .where('state', '=', 'running')
       .executeTakeFirst();
     if (updated.numUpdatedRows === 0n) return false;
-    await noteSuccess(trx, boss, attempt, now);
+    await noteSuccess(trx, boss, attempt, result, now);
     return true;
   });
 }

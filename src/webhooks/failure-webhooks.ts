@@ -1,18 +1,32 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Transaction } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { type EncryptionKeys, openSecret, sealSecret } from '../encryption/secrets.ts';
 import { notFound } from '../shared/errors.ts';
+import { defaultEventTypes, type EventType, sortEventTypes } from './events.ts';
 import { makeWebhookSecret } from './signature.ts';
 
-/**
- * Webhook of an environment, which receives failures of its exports. At most one per environment.
- */
+/** Webhook of an environment, which receives events of its exports. */
 export interface FailureWebhook {
   readonly environmentId: string;
   readonly url: string;
   readonly sealedSecret: string;
+}
+
+/** Settings of a webhook. */
+export interface WebhookSettings {
+  readonly url: string;
+  /** Events that it receives. */
+  readonly events: readonly EventType[];
+}
+
+interface SavedWebhook {
+  readonly settings: WebhookSettings;
+  readonly created: boolean;
+  /** Secret of a webhook that is new or has another URL. It cannot be read again. */
+  readonly secret: string | null;
 }
 
 /**
@@ -20,7 +34,7 @@ export interface FailureWebhook {
  * the new one. The caller holds a lock on the row of the environment, which serializes changes. The
  * audit log records changes without the URL, because a URL may be a secret.
  *
- * @returns the new secret, which cannot be read again; null if the URL is unchanged
+ * @param events `kept` keeps the events of the current webhook; a new webhook gets the default
  */
 export async function setFailureWebhook(
   trx: Transaction<Tables>,
@@ -28,34 +42,59 @@ export async function setFailureWebhook(
   keys: EncryptionKeys,
   environmentId: string,
   url: string,
-): Promise<string | null> {
-  const before = await findFailureWebhook(trx, environmentId);
-  if (before?.url === url) return null;
-  const secret = makeWebhookSecret();
-  const values = { url, sealed_secret: seal(keys, environmentId, secret) };
-  await trx
-    .insertInto('failure_webhooks')
-    .values({ environment_id: environmentId, ...values })
-    .onConflict(conflict => conflict.column('environment_id').doUpdateSet(values))
-    .execute();
-  const action = before === null ? 'failure_webhook.created' : 'failure_webhook.updated';
-  await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
-  return secret;
+  events: readonly EventType[] | 'kept',
+): Promise<SavedWebhook> {
+  const before = await findWebhookSettings(trx, environmentId);
+  const settings = {
+    url,
+    events: sortEventTypes(events === 'kept' ? (before?.events ?? defaultEventTypes) : events),
+  };
+  const changed = [
+    ...(before?.url === url ? [] : ['url']),
+    ...(isDeepStrictEqual(before?.events, settings.events) ? [] : ['events']),
+  ];
+  if (before !== null && changed.length === 0) return { settings, created: false, secret: null };
+  const secret = before?.url === url ? null : makeWebhookSecret();
+  if (secret === null) {
+    await trx
+      .updateTable('failure_webhooks')
+      .set({ events: settings.events })
+      .where('environment_id', '=', environmentId)
+      .execute();
+  } else {
+    const values = { ...settings, sealed_secret: seal(keys, environmentId, secret) };
+    await trx
+      .insertInto('failure_webhooks')
+      .values({ environment_id: environmentId, ...values })
+      .onConflict(conflict => conflict.column('environment_id').doUpdateSet(values))
+      .execute();
+  }
+  await recordChange(trx, actor, {
+    environmentId,
+    action: before === null ? 'failure_webhook.created' : 'failure_webhook.updated',
+    targetId: environmentId,
+    details: { ...(before !== null && { changed }), events: settings.events },
+  });
+  return { settings, created: before === null, secret };
 }
 
-/** Deletes the webhook and its secret. Does nothing if there is none. */
+/**
+ * Deletes the webhook and its secret.
+ * @returns false if there is none
+ */
 export async function removeFailureWebhook(
   trx: Transaction<Tables>,
   actor: Actor,
   environmentId: string,
-): Promise<void> {
+): Promise<boolean> {
   const result = await trx
     .deleteFrom('failure_webhooks')
     .where('environment_id', '=', environmentId)
     .executeTakeFirst();
-  if (result.numDeletedRows === 0n) return;
+  if (result.numDeletedRows === 0n) return false;
   const action = 'failure_webhook.deleted';
   await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
+  return true;
 }
 
 /**
@@ -96,18 +135,32 @@ export async function findFailureWebhook(
     : { environmentId, url: row.url, sealedSecret: row.sealed_secret };
 }
 
-/** Returns URLs by environment. Environments without a webhook are absent. */
-export async function listFailureWebhookUrls(
+/** Returns the settings of a webhook; null if the environment has none. */
+export async function findWebhookSettings(
+  db: DatabaseOrTransaction,
+  environmentId: string,
+): Promise<WebhookSettings | null> {
+  return (await listWebhookSettings(db, [environmentId])).get(environmentId) ?? null;
+}
+
+/** Returns webhooks by environment. Environments without a webhook are absent. */
+export async function listWebhookSettings(
   db: DatabaseOrTransaction,
   environmentIds: readonly string[],
-): Promise<ReadonlyMap<string, string>> {
+): Promise<ReadonlyMap<string, WebhookSettings>> {
   if (environmentIds.length === 0) return new Map();
   const rows = await db
     .selectFrom('failure_webhooks')
-    .select(['environment_id', 'url'])
+    .select(['environment_id', 'url', 'events'])
     .where('environment_id', 'in', environmentIds)
     .execute();
-  return new Map(rows.map(row => [row.environment_id, row.url]));
+  return new Map(
+    // The check constraint allows no other events.
+    rows.map(({ environment_id, url, events }) => [
+      environment_id,
+      { url, events: events as EventType[] },
+    ]),
+  );
 }
 
 /**

@@ -3,28 +3,7 @@ import { fromKysely, type PgBoss } from 'pg-boss';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import { webhookQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
-
-export type EventType = 'export.failed' | 'export.recovered' | 'export.turned_off';
-
-/** Data of an event for the receiver. Never a secret. */
-export interface EventData {
-  readonly environmentId: string;
-  readonly configId: string;
-  readonly configName: string;
-  readonly runId: string;
-  /** Slot of a scheduled run; null for a manual run. */
-  readonly slot: string | null;
-  readonly snapshotDate: string;
-  /** Error of the run; null if it succeeded. */
-  readonly error: { readonly code: string; readonly message: string } | null;
-  /** Consecutive failed runs, including this one. */
-  readonly consecutiveFailures: number;
-}
-
-export interface NewEvent {
-  readonly type: EventType;
-  readonly data: EventData;
-}
+import type { EventType, NewEvent } from './events.ts';
 
 interface InsertedEvent {
   readonly environmentId: string;
@@ -37,6 +16,10 @@ interface InsertedEvent {
  * Inserts events and their jobs in one transaction. Skips environments without a webhook, and
  * failures of a config that already has a failure event that day. The unique key decides, also
  * between concurrent transactions.
+ *
+ * An event that the webhook does not select gets no job. Failures are inserted even then, so that a
+ * webhook that selects only `export.recovered` receives recoveries.
+ *
  * @returns the inserted events
  */
 export async function insertEvents(
@@ -52,20 +35,30 @@ export async function insertEvents(
     type,
     data,
   }));
-  const { rows } = await sql<InsertedEvent>`
-    insert into webhook_events (environment_id, config_id, id, type, day, data, created_at)
-    select event.environment_id, event.config_id, gen_random_uuid()::text, event.type,
-      (${now}::timestamptz at time zone 'UTC')::date, event.data, ${now}
-    from json_to_recordset(${JSON.stringify(given)}::json) as event (environment_id text, config_id text, type text, data json)
-    join failure_webhooks as webhook on webhook.environment_id = event.environment_id
-    on conflict do nothing
-    returning environment_id as "environmentId", config_id as "configId", id as "eventId", type`.execute(
-    trx,
-  );
-  const jobs = rows.map(({ environmentId, eventId }) => ({
-    data: { environmentId, eventId },
-    group: { id: environmentId },
-  }));
+  const { rows } = await sql<InsertedEvent & { readonly isSelected: boolean }>`
+    with event as (
+      select given.*, given.type = any (webhook.events) as is_selected
+      from json_to_recordset(${JSON.stringify(given)}::json)
+        as given (environment_id text, config_id text, type text, data json)
+      join failure_webhooks as webhook on webhook.environment_id = given.environment_id
+    ), inserted as (
+      insert into webhook_events (environment_id, config_id, id, type, day, data, created_at)
+      select environment_id, config_id, gen_random_uuid()::text, type,
+        (${now}::timestamptz at time zone 'UTC')::date, data, ${now}
+      from event
+      where is_selected or type = 'export.failed'
+      on conflict do nothing
+      returning environment_id, config_id, id, type
+    )
+    select environment_id as "environmentId", config_id as "configId", inserted.id as "eventId",
+      type, event.is_selected as "isSelected"
+    from inserted join event using (environment_id, config_id, type)`.execute(trx);
+  const jobs = rows
+    .filter(row => row.isSelected)
+    .map(({ environmentId, eventId }) => ({
+      data: { environmentId, eventId },
+      group: { id: environmentId },
+    }));
   if (jobs.length > 0) await boss.insert(webhookQueue, jobs, { db: fromKysely(trx) });
   return rows;
 }

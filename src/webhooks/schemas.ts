@@ -1,8 +1,11 @@
 import { Type } from '@fastify/type-provider-typebox';
-import { date, instant, nullable } from '../http/schemas.ts';
-import type { EventType } from './insert-events.ts';
+import { date, instant, literals, nullable } from '../http/schemas.ts';
+import { type EventType, eventTypes } from './events.ts';
 
-/** The `webhooks` section of `openapi.yaml`. */
+/** Defines the selection of events and the `webhooks` section of `openapi.yaml`. */
+
+export const eventTypeSchema = literals(eventTypes, { title: 'WebhookEventType' });
+export const webhookEventsSchema = Type.Array(eventTypeSchema, { minItems: 1, uniqueItems: true });
 
 const headers = [
   ['webhook-id', 'The same on every attempt. Ignore an id that was received before.'],
@@ -27,7 +30,14 @@ const responses = {
   },
 };
 
-function webhook(type: string, operationId: string, summary: string, data: object, name: string) {
+function webhook(
+  type: string,
+  operationId: string,
+  summary: string,
+  data: object,
+  name: string,
+  note = '',
+) {
   const message = {
     title: name,
     type: 'object',
@@ -42,7 +52,7 @@ function webhook(type: string, operationId: string, summary: string, data: objec
     post: {
       operationId,
       summary,
-      description: 'Signed as Standard Webhooks, version 1.',
+      description: `${note} Signed as Standard Webhooks, version 1.`.trim(),
       tags: ['Environments'],
       security: [],
       parameters: headers,
@@ -56,14 +66,17 @@ function webhook(type: string, operationId: string, summary: string, data: objec
  * @param runError schema of the error of a run
  */
 export function documentWebhooks(runError: object): Record<string, object> {
+  const run = {
+    environmentId: Type.String(),
+    configId: Type.String(),
+    configName: Type.String(),
+    runId: Type.String(),
+    slot: nullable(instant('The scheduled instant; null for other runs.')),
+    snapshotDate: date(),
+  };
   const data = Type.Object(
     {
-      environmentId: Type.String(),
-      configId: Type.String(),
-      configName: Type.String(),
-      runId: Type.String(),
-      slot: nullable(instant('The scheduled instant; null for a manual run.')),
-      snapshotDate: date(),
+      ...run,
       error: Type.Unsafe({
         anyOf: [runError, { type: 'null' }],
         description: 'Why the run failed; null after a success.',
@@ -74,14 +87,39 @@ export function documentWebhooks(runError: object): Record<string, object> {
     },
     { title: 'ExportEventData' },
   );
-  const events: Readonly<Record<EventType, readonly [id: string, summary: string]>> = {
-    'export.failed': ['exportFailed', 'An export failed for the first time on a UTC day'],
-    'export.recovered': ['exportRecovered', 'An export succeeded after failures'],
-    'export.turned_off': ['exportTurnedOff', 'An export was turned off after repeated failures'],
+  const successData = Type.Object(
+    {
+      ...run,
+      objectKey: Type.String({ description: 'Key of the object in the bucket.' }),
+      manifestKey: nullable(
+        Type.String({ description: 'Key of the manifest; null if the config has none.' }),
+      ),
+      bytes: Type.Integer({ description: 'Size of the object as stored.' }),
+      rowCount: Type.Integer({ description: 'Rows in the file.' }),
+      sha256: Type.String({ description: 'SHA-256 of the object, hexadecimal.' }),
+    },
+    { title: 'ExportSucceededEventData' },
+  );
+  const events: Readonly<
+    Record<EventType, readonly [id: string, summary: string, data: object, note?: string]>
+  > = {
+    'export.succeeded': [
+      'exportSucceeded',
+      'A file is complete in the bucket',
+      successData,
+      'Only for webhooks that select it. One for each successful run.',
+    ],
+    'export.failed': ['exportFailed', 'An export failed for the first time on a UTC day', data],
+    'export.recovered': ['exportRecovered', 'An export succeeded after failures', data],
+    'export.turned_off': [
+      'exportTurnedOff',
+      'An export was turned off after repeated failures',
+      data,
+    ],
   };
-  const described = Object.entries(events).map(([type, [id, summary]]) => [
+  const described = Object.entries(events).map(([type, [id, summary, data, note]]) => [
     type,
-    webhook(type, id, summary, data, `${id.charAt(0).toUpperCase()}${id.slice(1)}Event`),
+    webhook(type, id, summary, data, `${id.charAt(0).toUpperCase()}${id.slice(1)}Event`, note),
   ]);
   const test = Type.Object({ environmentId: Type.String() }, { title: 'WebhookTestData' });
   return {

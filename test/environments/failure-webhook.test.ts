@@ -49,6 +49,7 @@ t.test('sets, keeps, moves and removes a webhook and shows its secret once', asy
     'name',
     'plan',
     'failureWebhook',
+    'webhookEvents',
     'createdAt',
     'updatedAt',
   ]);
@@ -57,7 +58,7 @@ t.test('sets, keeps, moves and removes a webhook and shows its secret once', asy
   const key = await app.makeKey('acme', ['exports:read']);
   t.strictSame(
     (await app.call('/v1/environments/acme', { token: key.token })).json,
-    { ...read, failureWebhook: null },
+    { ...read, failureWebhook: null, webhookEvents: null },
     'a key does not see the URL, which may contain a secret',
   );
 
@@ -139,6 +140,120 @@ t.test('refuses an invalid webhook URL and keeps the current one', async t => {
   }
   t.equal((await app.call('/v1/environments/kept')).json.failureWebhook, url);
   t.equal((await app.call('/v1/environments/unmade')).status, 404);
+});
+
+t.test('sets and removes a webhook by itself with a key of the environment', async t => {
+  await put('alone');
+  const { token } = await app.makeKey('alone', ['exports:write']);
+  const path = '/v1/environments/alone/failure-webhook';
+  const set = async (json: object) => {
+    const answer = await app.call(path, { method: 'PUT', json, token });
+    if ('failureWebhookSecret' in answer.json) registerSecret(answer.json.failureWebhookSecret);
+    return answer;
+  };
+  const remove = () => app.call(path, { method: 'DELETE', token });
+  const usual = ['export.failed', 'export.recovered', 'export.turned_off'];
+
+  t.equal((await remove()).json.code, 'not_found');
+  const made = await set({ url: 'https://HOOKS.example.com/a?b=c' });
+  t.equal(made.status, 201);
+  t.match(made.json, { url, events: usual, failureWebhookSecret: /^whsec_/ });
+  const selected = ['export.succeeded', 'export.failed'];
+  const changed = await set({ url, events: ['export.failed', 'export.succeeded'] });
+  t.equal(changed.status, 200);
+  t.strictSame(changed.json, { url, events: selected });
+  t.strictSame((await set({ url, events: selected })).json, { url, events: selected });
+  t.match((await app.call('/v1/environments/alone')).json, {
+    name: 'alone',
+    plan: 'enterprise',
+    failureWebhook: url,
+    webhookEvents: selected,
+  });
+  const moved = await set({ url: 'https://hooks.example.com/b', events: selected });
+  t.equal(moved.status, 200);
+  t.not(moved.json.failureWebhookSecret, made.json.failureWebhookSecret);
+  t.strictSame((await set({ url: moved.json.url })).json, { url: moved.json.url, events: usual });
+  t.equal((await remove()).status, 204);
+  t.equal((await remove()).status, 404);
+
+  const { rows } = await app.database.pool.query(
+    `select actor_kind, action, details from audit_log
+     where environment_id = 'alone' and action like 'failure_webhook.%' order by id`,
+  );
+  t.strictSame(
+    rows.map(({ actor_kind, action, details }) => [actor_kind, action.slice(16), details]),
+    [
+      ['api-key', 'created', { events: usual }],
+      ['api-key', 'updated', { changed: ['events'], events: selected }],
+      ['api-key', 'updated', { changed: ['url'], events: selected }],
+      ['api-key', 'updated', { changed: ['events'], events: usual }],
+      ['api-key', 'deleted', {}],
+    ],
+  );
+});
+
+t.test('refuses an invalid webhook or selection of events', async t => {
+  await put('checked');
+  const call = (json: object, path = '') =>
+    app.call(`/v1/environments/checked${path}`, { method: 'PUT', json });
+  for (const [json, at] of [
+    [{ url: 'https://10.0.0.1/' }, '/url'],
+    [{ url: null }, '/url'],
+    [{}, '/url'],
+    [{ url, events: [] }, '/events'],
+    [{ url, events: ['export.failed', 'export.failed'] }, '/events'],
+    [{ url, events: ['webhook.test'] }, '/events/0'],
+    [{ url, events: null }, '/events'],
+  ] as const) {
+    const { status, json: answer } = await call(json, '/failure-webhook');
+    t.equal(status, 400, JSON.stringify(json));
+    t.equal(answer.errors[0].path, at, JSON.stringify(json));
+  }
+  const environment = { name: 'checked', plan: 'pro' };
+  for (const more of [{}, { failureWebhook: null }]) {
+    const { json } = await call({ ...environment, ...more, webhookEvents: ['export.failed'] });
+    t.match(json, { code: 'validation_failed', errors: [{ path: '/webhookEvents' }] });
+  }
+  t.match((await app.call('/v1/environments/checked')).json, {
+    plan: 'enterprise',
+    failureWebhook: null,
+    webhookEvents: null,
+  });
+});
+
+t.test('keeps the selection of events while an environment is updated without it', async t => {
+  const save = async (more: object) => {
+    const json = { name: 'select', plan: 'enterprise', ...more };
+    const answer = await app.call('/v1/environments/select', { method: 'PUT', json });
+    if ('failureWebhookSecret' in answer.json) registerSecret(answer.json.failureWebhookSecret);
+    return answer.json;
+  };
+  const webhookEvents = ['export.succeeded'];
+  t.match(await save({ failureWebhook: url, webhookEvents }), { webhookEvents });
+  t.strictSame((await save({})).webhookEvents, webhookEvents);
+  const kept = await save({ failureWebhook: 'https://hooks.example.com/c' });
+  t.match(kept, { webhookEvents, failureWebhookSecret: /^whsec_/ });
+  const changed = await save({ webhookEvents: ['export.turned_off'] });
+  t.strictSame(changed.webhookEvents, ['export.turned_off']);
+  t.notOk('failureWebhookSecret' in changed, 'other events do not change the secret');
+  await save({ failureWebhook: null });
+  t.strictSame((await save({ failureWebhook: url })).webhookEvents, [
+    'export.failed',
+    'export.recovered',
+    'export.turned_off',
+  ]);
+});
+
+t.test('limits how many tests of webhooks are in progress', async t => {
+  await put('slow', url);
+  const { checkLimit } = app.dependencies;
+  const releases = [checkLimit.acquire('slow'), checkLimit.acquire('slow')];
+  const answer = await post('slow', 'test');
+  t.match(answer.json, { status: 429, code: 'rate_limited' });
+  t.ok(answer.headers['retry-after']);
+  for (const release of releases) release();
+  t.equal((await post('slow', 'test')).status, 200);
+  t.equal(checkLimit.active, 0);
 });
 
 t.test('sends a test message and signs with the rotated secret', async t => {

@@ -28,10 +28,15 @@ t.test(
     const app = await startExportApp(t, { now: '2026-03-01T10:00:00.000Z' });
     const { pool } = app.database;
     const { db, jobs } = app.dependencies;
-    const json = { name: 'acme', plan: 'enterprise', failureWebhook: receiver.url };
+    const json = {
+      name: 'acme',
+      plan: 'enterprise',
+      failureWebhook: receiver.url,
+      webhookEvents: ['export.succeeded', 'export.failed', 'export.recovered', 'export.turned_off'],
+    };
     const saved = await app.call('/v1/environments/acme', { method: 'PUT', json });
     const secret = registerSecret(saved.json.failureWebhookSecret);
-    const { id, key } = await makeConfig(app, 'acme', configBody('full'));
+    const { id, key } = await makeConfig(app, 'acme', configBody('full', { manifest: true }));
     const path = `/v1/environments/acme/export-configs/${id}`;
     const breakSecret = async () => {
       const owner = { environmentId: 'acme', configId: id };
@@ -113,8 +118,9 @@ t.test(
     t.equal((await app.call(path)).json.enabled, true);
     await app.call(path, { method: 'PATCH', json: { secretAccessKey } });
     t.match(await pass(14), { state: 'successful' });
-    t.match(await pass(15), { state: 'successful' });
-    await receiver.count(13);
+    const last = await pass(15);
+    t.match(last, { state: 'successful' });
+    await receiver.count(15);
     await until(
       async () =>
         (
@@ -127,9 +133,31 @@ t.test(
     t.strictSame(types(), [
       ...Array(11).fill('export.failed'),
       'export.recovered',
+      ...Array(2).fill('export.succeeded'),
       'export.turned_off',
     ]);
     t.ok(receiver.received.every(message => message.isSignedWith(secret)));
-    t.strictSame((await contentsOf(s3Destination({ key }))).objects.length, 2);
+    const { objects } = await contentsOf(s3Destination({ key }));
+    t.equal(objects.length, 4);
+    const succeeded = receiver.received.map(message => message.json).at(-1);
+    const manifestKey = `${key}/_manifest/company-adoption_acme_2026-03-14.csv.json`;
+    t.ok(objects.includes(manifestKey));
+    t.strictSame(succeeded, {
+      type: 'export.succeeded',
+      timestamp: '2026-03-15T00:00:01.000Z',
+      data: {
+        environmentId: 'acme',
+        configId: id,
+        configName: 'Nightly',
+        runId: last.id,
+        slot: '2026-03-15T00:00:00.000Z',
+        snapshotDate: '2026-03-14',
+        objectKey: last.objectKey,
+        manifestKey,
+        bytes: last.bytes,
+        rowCount: 3,
+        sha256: last.sha256,
+      },
+    });
   },
 );

@@ -140,6 +140,7 @@ export const fittingTexts: Record<string, readonly string[]> = {
     'https://a@hooks.example.com',
     'https://hooks.example.com/#',
   ],
+  url: ['http://127.0.0.1:1/', 'https://hooks.example.com/?x', 'https://[::1]/', 'http://a b/'],
   accessKeyId: ['AKIAFUZZ', ' AKIAFUZZ\n', 'a/b', 'ü', ''],
   secretAccessKey: ['secret-of-the-fuzzer-1234', '', 'ü', 'a b'],
   expiresAt: [

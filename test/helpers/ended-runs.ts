@@ -9,7 +9,13 @@ import { registerSecret } from './secrets.ts';
 export const denied = { code: 'write_denied', message: 'The access key may not write.' };
 /** Another error. */
 export const busy = { code: 'storage_unavailable', message: 'The storage is not available.' };
-export const result = { rowCount: 1, bytes: 1, sha256: 'x', objectKey: 'k' };
+export const result = {
+  rowCount: 1,
+  bytes: 2,
+  sha256: 'x',
+  objectKey: 'k',
+  manifestKey: '_manifest/k.json',
+};
 
 /** Creates configs of `acme` whose runs end when the test says so. */
 export async function startWithRuns(
@@ -23,8 +29,11 @@ export async function startWithRuns(
   const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
   const { pool } = app.database;
   const { db, jobs } = app.dependencies;
-  const save = async (failureWebhook: string | null, plan = 'enterprise') => {
-    const json = { name: 'acme', plan, failureWebhook };
+  const save = async (
+    failureWebhook: string | null,
+    { plan = 'enterprise', ...more }: { plan?: string; webhookEvents?: readonly string[] } = {},
+  ) => {
+    const json = { name: 'acme', plan, failureWebhook, ...more };
     const saved = await app.call('/v1/environments/acme', { method: 'PUT', json });
     const made: string | undefined = saved.json.failureWebhookSecret;
     return made === undefined ? null : registerSecret(made);

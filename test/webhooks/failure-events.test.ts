@@ -108,6 +108,42 @@ t.test('records a recovery once, and only after a recorded failure', async t => 
   t.match(await config(), { failures_in_a_row: 0, has_pushed_failure: false });
 });
 
+t.test('records a success only for webhooks that select it', async t => {
+  const { begin, succeed, failDay, succeedDay, short, events, webhookJobs, save } = await start(t);
+  const url = 'https://hooks.example.com/';
+  await succeedDay(1);
+  t.strictSame(await short(), []);
+  await save(url, { webhookEvents: ['export.succeeded', 'export.recovered'] });
+  await succeed(await begin('2026-03-02T00:00:00Z'), '2026-03-02T00:01:02.003Z');
+  const [event] = await events();
+  t.strictSame(event.data, {
+    environmentId: 'acme',
+    configId: 'a',
+    configName: 'Nightly',
+    runId: 'run-2',
+    slot: '2026-03-02T00:00:00.000Z',
+    snapshotDate: '2026-03-01',
+    objectKey: 'k',
+    manifestKey: '_manifest/k.json',
+    bytes: 2,
+    rowCount: 1,
+    sha256: 'x',
+  });
+  t.equal((await webhookJobs()).length, 1);
+
+  // A failure that is not selected is recorded without a job, so that its recovery is sent.
+  await failDay(3);
+  t.equal((await webhookJobs()).length, 1);
+  await succeedDay(4);
+  t.strictSame((await short()).slice(1), ['a failed 03', 'a recovered 04', 'a succeeded 04']);
+  t.equal((await webhookJobs()).length, 3);
+  await save(url, { webhookEvents: ['export.turned_off'] });
+  await failDay(5);
+  await succeedDay(6);
+  t.strictSame((await short()).slice(4), ['a failed 05']);
+  t.equal((await webhookJobs()).length, 3);
+});
+
 t.test('does not count cancelled runs and plan downgrades as failures', async t => {
   const { failDay, short, config, begin, app, pool } = await start(t);
   for (let day = 1; day < faultySlotsToTurnOff; day += 1) await failDay(day);

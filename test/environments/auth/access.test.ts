@@ -44,8 +44,13 @@ const rules: Readonly<Record<string, Rule>> = {
   'PUT /v1/environments/{environmentId}': { needs: 'operator', body: 'environment' },
   'GET /v1/environments/{environmentId}': { needs: 'member' },
   'DELETE /v1/environments/{environmentId}': { needs: 'own-operator' },
-  'POST /v1/environments/{environmentId}/failure-webhook/rotate-secret': { needs: 'own-operator' },
-  'POST /v1/environments/{environmentId}/failure-webhook/test': { needs: 'own-operator' },
+  'PUT /v1/environments/{environmentId}/failure-webhook': {
+    needs: 'exports:write',
+    body: { url: 'http://127.0.0.1:1/' },
+  },
+  'DELETE /v1/environments/{environmentId}/failure-webhook': { needs: 'exports:write' },
+  'POST /v1/environments/{environmentId}/failure-webhook/rotate-secret': { needs: 'exports:write' },
+  'POST /v1/environments/{environmentId}/failure-webhook/test': { needs: 'exports:write' },
   'GET /v1/environments/{environmentId}/api-keys': { needs: 'own-operator' },
   'POST /v1/environments/{environmentId}/api-keys': {
     needs: 'own-operator',
@@ -162,7 +167,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
         if (/DELETE .*snapshots/.test(route)) {
           await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
         }
-        if (route.includes('/failure-webhook/')) {
+        if (route.includes('/failure-webhook')) {
           const json = { name: environment, plan, failureWebhook: 'http://127.0.0.1:1/' };
           const saved = await app.call(`/v1/environments/${environment}`, { method: 'PUT', json });
           if (saved.json.failureWebhookSecret !== undefined)
