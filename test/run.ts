@@ -20,6 +20,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import { startPostgresServer } from '../dev/postgres-server.ts';
 import { startS3Server, whyNoS3Server } from '../dev/s3-server.ts';
 import { createTemplateDatabase, dropTemplateDatabase } from './helpers/postgres.ts';
@@ -27,6 +28,7 @@ import { usedSecrets } from './helpers/secrets.ts';
 import { createTapReport } from './helpers/tap-report.ts';
 
 const root = path.join(import.meta.dirname, '..');
+const preload = path.join(root, 'test/helpers/without-coverage-hooks.ts');
 const isCi = process.env['CI'] === 'true';
 const outputDirectory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-output-'));
 const cleanups: (() => Promise<void>)[] = [];
@@ -69,13 +71,17 @@ async function main(args: readonly string[]): Promise<number> {
   const [database, s3] = await Promise.all(preparing);
   interrupted.signal.throwIfAborted();
   if (s3.leftOut !== null) console.log(s3.leftOut);
-  const env = { TZ: 'America/New_York', ...process.env, ...database, ...s3.env };
-  return await runTap(
-    files,
-    options,
-    { ...env, TEST_LOG_DIRECTORY: path.join(outputDirectory, 'logs') },
-    s3,
-  );
+  const env = {
+    TZ: 'America/New_York',
+    ...process.env,
+    ...database,
+    ...s3.env,
+    TEST_LOG_DIRECTORY: path.join(outputDirectory, 'logs'),
+    // Halves the CPU time in which a process starts. Helpers pass it on to services.
+    NODE_COMPILE_CACHE: path.join(root, 'node_modules/.cache/compiled'),
+    NODE_OPTIONS: `--import=${pathToFileURL(preload)}`,
+  };
+  return await runTap(files, options, env, s3);
 }
 
 function testFiles(asked: readonly string[]): string[] {

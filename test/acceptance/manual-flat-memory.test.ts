@@ -15,7 +15,7 @@ import { ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
-import { startFlags } from '../helpers/start-flags.ts';
+import { compileCache, startFlags } from '../helpers/start-flags.ts';
 
 const mebibyte = 2 ** 20;
 const leastBytes = 300 * mebibyte;
@@ -37,6 +37,7 @@ async function startService(databaseUrl: string, env: Record<string, string>) {
       ADMIN_TOKEN: testAdminToken,
       ENCRYPTION_KEYS: testEncryptionKeys.first,
       PORT: '0',
+      ...compileCache(),
       ...env,
     },
     stdio: ['ignore', 'pipe', 'inherit'],

@@ -10,6 +10,7 @@ import { migrateToLatest } from '../../src/db/migrator.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { compileCache } from '../helpers/start-flags.ts';
 
 t.setTimeout(300_000);
 
@@ -29,6 +30,7 @@ function run(program: string, databaseUrl: string): Promise<Result> {
     ENCRYPTION_KEYS: testEncryptionKeys.first,
     PORT: '0',
     PATH: process.env['PATH'],
+    ...compileCache(),
   };
   return new Promise(resolve =>
     execFile(

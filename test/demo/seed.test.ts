@@ -6,6 +6,7 @@ import { snapshotCsv } from '../../demo/generate-snapshots.ts';
 import { snapshotDates, snapshotInstant, storyUpTo } from '../../demo/story.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { compileCache } from '../helpers/start-flags.ts';
 
 t.setTimeout(300_000);
 
@@ -16,7 +17,7 @@ function seed(args: readonly string[]): Promise<{ code: unknown; stdout: string;
     execFile(
       process.execPath,
       [program, ...args],
-      { env: { ADMIN_TOKEN: testAdminToken } },
+      { env: { ADMIN_TOKEN: testAdminToken, ...compileCache() } },
       (error, stdout, stderr) => resolve({ code: error?.code ?? 0, stdout, stderr }),
     ),
   );

@@ -9,6 +9,7 @@ import { getConfig } from '../../src/export-configs/list-configs.ts';
 import { replaceConfig } from '../../src/export-configs/repository.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { compileCache } from '../helpers/start-flags.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** Runs `npm run secrets:rotate` as a process. */
@@ -43,7 +44,8 @@ t.test('moves every secret to the first key in pages, and prints the number', as
       rows.map(row => row.sealed),
     ],
   );
-  const rotate = () => promisify(execFile)(process.execPath, [program], { env: { ...env } });
+  const rotate = () =>
+    promisify(execFile)(process.execPath, [program], { env: { ...env, ...compileCache() } });
   t.equal((await rotate()).stdout, 'Moved 1201 of 1201 secrets to the key "2025b".\n');
   t.equal((await rotate()).stdout, 'Moved 0 of 1201 secrets to the key "2025b".\n');
   const stored = await app.database.pool.query(
@@ -131,6 +133,7 @@ t.test('moves the secrets of failure webhooks, which sign as before', async t =>
     DATABASE_URL: app.database.url,
     ADMIN_TOKEN: testAdminToken,
     ENCRYPTION_KEYS: keys,
+    ...compileCache(),
   });
   const both = `${testEncryptionKeys.second},${testEncryptionKeys.first}`;
   const rotate = () => promisify(execFile)(process.execPath, [program], { env: env(both) });

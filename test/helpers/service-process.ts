@@ -7,7 +7,7 @@ import { freePort } from '../../dev/free-port.ts';
 import { ask } from './http-client.ts';
 import { eventually } from './raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from './secrets.ts';
-import { startFlags } from './start-flags.ts';
+import { compileCache, startFlags } from './start-flags.ts';
 
 export interface ServiceProcess {
   readonly pid: number;
@@ -59,6 +59,7 @@ export function startServiceProcess(
       RATE_LIMIT_PER_CALLER: '0',
       RATE_LIMIT_FAILED_LOGINS: '0',
       PORT: '0',
+      ...compileCache(),
       ...env,
     },
     stdio: ['ignore', log, log],

@@ -10,7 +10,7 @@ import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 import { isReady } from '../helpers/service-process.ts';
-import { startFlags } from '../helpers/start-flags.ts';
+import { compileCache, startFlags } from '../helpers/start-flags.ts';
 
 t.setTimeout(300_000);
 
@@ -72,6 +72,7 @@ t.test('ends on a signal in every state of stdout and stderr', async t => {
           PORT: String(port),
           PROCESS_ROLE: 'api',
           SHUTDOWN_DRAIN_SECONDS: '0',
+          ...compileCache(),
         },
       });
       t.teardown(() => child.kill('SIGKILL'));
