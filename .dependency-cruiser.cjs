@@ -40,15 +40,7 @@ const mayImport = {
   ],
   retention: ['snapshots', 'audit', 'db', 'observability', 'config', 'shared'],
   'export-configs': [
-    ...[
-      'export-runs',
-      'destinations',
-      'outbound',
-      'encryption',
-      'environments',
-      'webhooks',
-      'audit',
-    ],
+    ...['destinations', 'outbound', 'encryption', 'environments', 'webhooks', 'audit'],
     ...['http', 'db', 'observability', 'config', 'shared'],
   ],
   'export-runs': [

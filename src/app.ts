@@ -16,6 +16,7 @@ import { configRoutes } from './export-configs/routes.ts';
 import { runErrorSchema, storageProblemMembers } from './export-configs/schemas.ts';
 import { validateRoutes } from './export-configs/validate-routes.ts';
 import { wakeRuns } from './export-runs/enqueue-runs.ts';
+import { cancelRuns } from './export-runs/outcomes-repository.ts';
 import { runRoutes } from './export-runs/routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { maxTokenLength } from './exports/link-tokens.ts';
@@ -103,7 +104,11 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     problemMembers: { ...planProblemMembers, ...storageProblemMembers },
     webhooks: documentWebhooks(runErrorSchema),
   });
-  const configDependencies = { ...dependencies, encryptionKeys: config.encryptionKeys };
+  const configDependencies = {
+    ...dependencies,
+    encryptionKeys: config.encryptionKeys,
+    cancelRuns,
+  };
   // Starts runs that wait for the snapshot at once. After an error here the next tick starts them.
   const onIngested = (environmentId: string, date: string) =>
     wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {

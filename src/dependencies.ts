@@ -8,7 +8,7 @@ import { createJobQueue } from './db/job-queue.ts';
 import type { ClientEnvironment } from './destinations/s3/client.ts';
 import { createIssuerKeys } from './environments/auth/jwks.ts';
 import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
-import { runErrorCodes } from './export-runs/run-errors.ts';
+import { runErrorCodes } from './export-configs/run-error.ts';
 import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createSlowLane, type SlowLane } from './export-runs/slow-lane.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';

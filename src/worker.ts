@@ -13,8 +13,9 @@ import {
   webhookQueue,
 } from './db/job-queue.ts';
 import { enqueueDue } from './export-runs/enqueue-due.ts';
-import { failLostRun, type RunDependencies, runExport } from './export-runs/execute-run.ts';
-import { stopReasons } from './export-runs/run-errors.ts';
+import { executeRun, failLostRun } from './export-runs/execute-run.ts';
+import type { RunDependencies } from './export-runs/run-dependencies.ts';
+import { cancelReasons } from './export-runs/run-errors.ts';
 import { type RetentionSettings, tidyUp } from './retention/tidy-up.ts';
 import {
   deleteReplacedRenderings,
@@ -57,9 +58,9 @@ const runsAtOncePerEnvironment = 2;
 const renderingsAtOncePerEnvironment = 1;
 
 /**
- * Half of the slots are for slow storages: those that keep an attempt waiting for two minutes and
- * accept less than 2 MiB/s. With the clean-up, slow storages hold all slots of a process for at
- * most 500 s (see `slow-lane.ts`).
+ * Half of the runs at once may have slow storages: those that keep an attempt waiting for two minutes and
+ * accept less than 2 MiB/s. With the clean-up, slow storages hold all workers of a process for
+ * at most 500 s (see `slow-lane.ts`).
  */
 export const slowLaneOptions = {
   places: 2,
@@ -93,15 +94,15 @@ const restartMs = 2_000;
 export function startWorker(dependencies: WorkerDependencies): Worker {
   const { jobs, log } = dependencies;
   const ending = new AbortController();
-  const handingBack = new AbortController();
-  const started = startUntil(dependencies, ending.signal, handingBack.signal);
+  const requeueing = new AbortController();
+  const started = startUntil(dependencies, ending.signal, requeueing.signal);
 
   return {
     async stop() {
       ending.abort();
       await started;
       const timer = setTimeout(
-        () => handingBack.abort(new Error('This process is stopping.')),
+        () => requeueing.abort(new Error('This process is stopping.')),
         finishMs,
       );
       await jobs.stop({ graceful: true, timeout: stopMs });
@@ -176,7 +177,7 @@ async function startWith(
       if (job === undefined) return;
       const { id, data, signal } = job;
       const isLast = job.retryCount >= job.retryLimit;
-      await runExport(dependencies, { id, data, signal, isLast }, stopping);
+      await executeRun(dependencies, { id, data, signal, isLast }, stopping);
     },
   );
   await jobs.work(
@@ -251,7 +252,7 @@ async function tickRuns({ db, jobs, log, metrics, now }: RunDependencies): Promi
     const moved = await enqueueDue(db, jobs, now());
     const durationMs = Math.round(performance.now() - startedAt);
     metrics.runsEnded('failed', 'snapshot_missing', moved.failed);
-    metrics.runsEnded('failed', stopReasons.plan_upgrade_required.code, moved.switchedOff);
+    metrics.runsEnded('failed', cancelReasons.plan_upgrade_required.code, moved.switchedOff);
     const level = Object.values(moved).some(count => count > 0) ? 'info' : 'debug';
     log[level]({ ...moved, durationMs }, 'tick');
   } catch (error) {

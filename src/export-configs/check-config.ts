@@ -2,10 +2,10 @@ import type { Credentials } from '../destinations/destination.ts';
 import { objectKey } from '../destinations/object-key.ts';
 import { type CheckResult, checkDestination } from '../destinations/s3/check.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
-import { nextSlot, snapshotDateOf } from '../export-runs/schedule.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
+import { nextSlot, snapshotDateOf } from './schedule.ts';
 
 export interface CheckDependencies {
   readonly clientEnvironment: ClientEnvironment;

@@ -13,9 +13,9 @@ import {
 } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
-import type { Schedule } from '../export-runs/schedule.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
+import type { Schedule } from './schedule.ts';
 
 /** Converts request bodies to config settings. */
 

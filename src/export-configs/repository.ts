@@ -5,9 +5,9 @@ import type { Destination } from '../destinations/destination.ts';
 import type { Encryption } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
-import type { Schedule } from '../export-runs/schedule.ts';
 import { notFound } from '../shared/errors.ts';
-import type { TurnedOff } from './status.ts';
+import type { Schedule } from './schedule.ts';
+import type { AutoDisabled } from './status.ts';
 
 type ConfigRow = Selectable<Tables['export_configs']>;
 
@@ -35,7 +35,7 @@ export interface ExportConfig extends ConfigSettings, ConfigKey {
   readonly accessKeyId: string;
   readonly sealedSecret: string;
   /** Time and reason if the service turned the config off; null once it is turned on again. */
-  readonly turnedOff: TurnedOff | null;
+  readonly turnedOff: AutoDisabled | null;
   /** The first slot is the next one after this time. */
   readonly activeSince: Date;
   readonly createdAt: Date;

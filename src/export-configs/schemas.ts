@@ -4,10 +4,10 @@ import { type EncryptionBody, encryptionTypes } from '../destinations/encryption
 import { storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
-import { runErrorCodes } from '../export-runs/run-errors.ts';
-import { schedules } from '../export-runs/schedule.ts';
-import { date, documentedAs, instant, literals, nullable } from '../http/schemas.ts';
+import { documentedAs, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigWithHistory } from './list-configs.ts';
+import { runErrorCodes } from './run-error.ts';
+import { schedules } from './schedule.ts';
 import { describeStatus, type ExportStatus } from './status.ts';
 
 /** Defines the schemas of bodies and responses of automatic exports. */
@@ -36,7 +36,7 @@ export const bodyProblems = [
   'unsupported_media_type',
 ] as const;
 
-const id = (description: string) =>
+export const id = (description: string) =>
   Type.String({
     pattern: '^[A-Za-z0-9_-]{1,64}$',
     description,
@@ -47,8 +47,6 @@ export const configParams = Type.Object({
   ...environmentParams.properties,
   configId: id('The export config.'),
 });
-export const runParams = Type.Object({ ...environmentParams.properties, runId: id('The run.') });
-export const configRunParams = Type.Object({ ...configParams.properties, runId: id('The run.') });
 
 const text = (description: string, examples: string[], maxLength = 2_048) =>
   Type.String({ maxLength, pattern: '^[^\\u0000]*$', description, examples });
@@ -192,7 +190,7 @@ export const runErrorSchema = Type.Object(
   { code: documentedAs(Type.String(), runErrorCode), message: Type.String() },
   { title: 'RunError' },
 );
-const runError = Type.Unsafe<{ code: string; message: string } | null>({
+export const runError = Type.Unsafe<{ code: string; message: string } | null>({
   anyOf: [runErrorSchema, { type: 'null' }],
 });
 
@@ -312,33 +310,3 @@ export const storageProblemMembers = {
     description: '`storage_validation_failed`: results of the checks `list` and `write`.',
   }),
 };
-
-const nullableInteger = (description: string) =>
-  Type.Unsafe<number | null>({ type: ['integer', 'null'], description });
-
-export const runSchema = Type.Object(
-  {
-    id: Type.String(),
-    configId: Type.String(),
-    trigger: literals(['schedule', 'manual'], { title: 'RunTrigger' }),
-    slot: nullable(instant('Scheduled instant; null for a manual run.')),
-    snapshotDate: date('Date of the exported snapshot.'),
-    state: literals(['queued', 'running', 'successful', 'failed'], {
-      title: 'RunState',
-      description: '`queued`: waiting for the snapshot, for a worker, or for the next attempt.',
-    }),
-    attempts: Type.Integer(),
-    createdAt: instant(),
-    startedAt: nullable(instant('Start of the first attempt.')),
-    finishedAt: nullable(instant()),
-    rowCount: nullableInteger('Rows in the file.'),
-    bytes: nullableInteger('Size of the object as stored.'),
-    sha256: nullable(Type.String({ description: 'SHA-256 of the object, hexadecimal.' })),
-    objectKey: nullable(Type.String({ description: 'Key of the object in the bucket.' })),
-    error: {
-      ...runError,
-      description: 'Error of the last attempt; null if there was none.',
-    },
-  },
-  { title: 'Run', description: 'Execution of an export config.' },
-);

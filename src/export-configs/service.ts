@@ -4,7 +4,6 @@ import type { EncryptionKey } from '../config/config.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { openSecret, sealSecret } from '../encryption/secrets.ts';
 import { lockEnvironment, requireRoom } from '../environments/environments-repository.ts';
-import { cancelRuns } from '../export-runs/update-run.ts';
 import { AppError } from '../shared/errors.ts';
 import { type CheckDependencies, checkConfig, requireValid } from './check-config.ts';
 import { type ConfigWithHistory, getConfig } from './list-configs.ts';
@@ -16,6 +15,7 @@ import {
 } from './read-config-body.ts';
 import { refuseSameObject } from './refuse-same-object.ts';
 import {
+  type ConfigKey,
   countConfigs,
   type ExportConfig,
   hideConfig,
@@ -31,6 +31,8 @@ export interface ConfigDependencies extends CheckDependencies {
   readonly db: Database;
   readonly encryptionKeys: readonly [EncryptionKey, ...EncryptionKey[]];
   readonly now: () => Date;
+  /** Cancels the unfinished run of a config, in the transaction that turns it off or deletes it. */
+  readonly cancelRuns: (trx: DatabaseOrTransaction, config: ConfigKey, now: Date) => Promise<void>;
 }
 
 /**
@@ -108,7 +110,7 @@ export async function patchConfig(
   configId: string,
   patch: ConfigPatch,
 ): Promise<ConfigWithHistory> {
-  const { db, encryptionKeys, now } = dependencies;
+  const { db, encryptionKeys, now, cancelRuns } = dependencies;
   const { config } = await getConfig(db, environmentId, configId);
   const { settings, accessKeyId, newSecret, ...patched } = readConfigPatch(config, patch);
   const isMoved = patched.changed.some(field => decidesObject.includes(field));
@@ -171,7 +173,7 @@ export async function patchConfig(
  * @throws AppError `not_found`
  */
 export async function deleteConfig(
-  { db, now }: ConfigDependencies,
+  { db, now, cancelRuns }: ConfigDependencies,
   actor: Actor,
   environmentId: string,
   configId: string,

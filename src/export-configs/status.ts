@@ -1,16 +1,11 @@
 import { type Plan, planAllows } from '../environments/plans.ts';
-import { nextSlot, type Schedule } from '../export-runs/schedule.ts';
+import type { RunError } from './run-error.ts';
+import { nextSlot, type Schedule } from './schedule.ts';
 
 /** Derives the status of an export config that callers see. */
 
-/** Error of a failed run. */
-export interface RunError {
-  readonly code: string;
-  readonly message: string;
-}
-
 /** Time and reason for which the service turned a config off. */
-export interface TurnedOff {
+export interface AutoDisabled {
   readonly message: string;
   readonly at: Date;
 }
@@ -51,7 +46,7 @@ export function describeStatus(
   config: {
     readonly enabled: boolean;
     readonly schedule: Schedule;
-    readonly turnedOff: TurnedOff | null;
+    readonly turnedOff: AutoDisabled | null;
   },
   history: RunHistory,
   plan: Plan,

@@ -5,11 +5,12 @@ import { lostRunQueue, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import { purgeConfigs } from '../export-configs/repository.ts';
+import { newestSlot, schedules, snapshotDateOf } from '../export-configs/schedule.ts';
 import { deleteOldEvents } from '../webhooks/insert-events.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
-import { type EndedRun, noteFailures } from './failure-streaks.ts';
-import { stopReasons } from './run-errors.ts';
-import { newestSlot, schedules, snapshotDateOf } from './schedule.ts';
+import { applyFailureEffects } from './failure-streaks.ts';
+import { cancelReasons } from './run-errors.ts';
+import { initialState, transition } from './run-states.ts';
 
 /** Numbers of runs that a tick changed. */
 export interface Tick {
@@ -33,10 +34,10 @@ export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise
     if (!(await tryLock(trx))) return { added: 0, sent: 0, failed: 0, switchedOff: 0 };
     await sql`set local statement_timeout = 0`.execute(trx);
     // End old runs first, because a config has at most one unfinished run.
-    const switchedOff = await failSwitchedOff(trx, now);
+    const switchedOff = await failAfterDowngrade(trx, now);
     const failed = await failWithoutSnapshot(trx, boss, now);
-    const added = await insertDue(trx, now);
-    await takeBackWithoutJob(trx);
+    const added = await insertDueRuns(trx, now);
+    await requeueOrphanedRuns(trx);
     const sent = await enqueueRuns(trx, boss);
     await purgeConfigs(trx);
     await deleteOldEvents(trx, now);
@@ -62,10 +63,10 @@ async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
  * Configs are locked like the foreign key would lock them. Configs that are being deleted are
  * skipped, because they would fail the whole tick.
  */
-async function insertDue(trx: Transaction<Tables>, now: Date): Promise<number> {
+async function insertDueRuns(trx: Transaction<Tables>, now: Date): Promise<number> {
   const result = await sql`
     insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
-    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, 'queued', ${now}
+    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, ${initialState}, ${now}
     ${fromDueConfigs(now)}
       and coalesce(due.slot > (
         select run.slot from export_runs as run
@@ -93,15 +94,7 @@ async function failWithoutSnapshot(
   boss: PgBoss,
   now: Date,
 ): Promise<number> {
-  const { rows } = await sql<EndedRun>`
-    update export_runs as run
-    set state = 'failed', finished_at = ${now}, error_code = 'snapshot_missing',
-      error_message = format(
-        case run.trigger
-          when 'manual' then 'There is no snapshot of %s any more.'
-          else 'The snapshot of %s had not been ingested when the next slot was due.'
-        end, run.snapshot_date)
-    where run.ctid = any(array(
+  const late = sql<boolean>`run.ctid = any(array(
       select late.ctid
       from export_runs as late
       join export_configs as config on config.environment_id = late.environment_id and config.id = late.config_id
@@ -111,9 +104,21 @@ async function failWithoutSnapshot(
         and not exists (
           select from snapshots
           where snapshots.environment_id = late.environment_id and snapshots.snapshot_date = late.snapshot_date)
-      for no key update of config, late skip locked))
-    returning run.environment_id as "environmentId", run.id as "runId"`.execute(trx);
-  await noteFailures(trx, boss, rows, now);
+      for no key update of config, late skip locked))`;
+  const rows = await transition(trx, 'fail')
+    .set({
+      finished_at: now,
+      error_code: 'snapshot_missing',
+      error_message: sql`format(
+        case run.trigger
+          when 'manual' then 'There is no snapshot of %s any more.'
+          else 'The snapshot of %s had not been ingested when the next slot was due.'
+        end, run.snapshot_date)`,
+    })
+    .where(late)
+    .returning(['run.environment_id as environmentId', 'run.id as runId'])
+    .execute();
+  await applyFailureEffects(trx, boss, rows, now);
   return rows.length;
 }
 
@@ -121,17 +126,17 @@ async function failWithoutSnapshot(
  * Fails waiting runs whose plan no longer includes automatic exports. No worker checks waiting
  * runs.
  */
-async function failSwitchedOff(trx: Transaction<Tables>, now: Date): Promise<number> {
-  const { code, message } = stopReasons.plan_upgrade_required;
-  const result = await sql`
-    update export_runs as run
-    set state = 'failed', finished_at = ${now}, error_code = ${code}, error_message = ${message}
-    from environments as environment
-    where run.state = 'queued' and run.job_id is null
-      and environment.id = run.environment_id and environment.plan <> ${requiredPlan('automatic_export')}`.execute(
-    trx,
-  );
-  return Number(result.numAffectedRows ?? 0);
+async function failAfterDowngrade(trx: Transaction<Tables>, now: Date): Promise<number> {
+  const { code, message } = cancelReasons.plan_upgrade_required;
+  const result = await transition(trx, 'fail')
+    .from('environments as environment')
+    .set({ finished_at: now, error_code: code, error_message: message })
+    .where('run.state', '=', 'queued')
+    .where('run.job_id', 'is', null)
+    .whereRef('environment.id', '=', 'run.environment_id')
+    .where('environment.plan', '<>', requiredPlan('automatic_export'))
+    .executeTakeFirst();
+  return Number(result.numUpdatedRows);
 }
 
 /**
@@ -139,19 +144,17 @@ async function failSwitchedOff(trx: Transaction<Tables>, now: Date): Promise<num
  * block all later slots of its config and the deletion of the config. An unfinished run then gets a
  * new job. Runs with a job in `run-export-lost` are skipped, because they end now.
  */
-async function takeBackWithoutJob(trx: Transaction<Tables>): Promise<void> {
-  await sql`
-    update export_runs as run
-    set state = case when run.state = 'running' then 'queued' else run.state end, job_id = null
-    where run.job_id is not null
-      and not exists (
-        select from pgboss.job
-        where job.name = ${runQueue} and job.id = run.job_id and job.state < 'completed')
-      and not exists (
-        select from pgboss.job
-        where job.name = ${lostRunQueue} and job.data ->> 'runId' = run.id and job.state < 'completed')`.execute(
-    trx,
-  );
+async function requeueOrphanedRuns(trx: Transaction<Tables>): Promise<void> {
+  const isOrphaned = sql<boolean>`run.job_id is not null
+    and not exists (
+      select from pgboss.job
+      where job.name = ${runQueue} and job.id = run.job_id and job.state < 'completed')
+    and not exists (
+      select from pgboss.job
+      where job.name = ${lostRunQueue} and job.data ->> 'runId' = run.id and job.state < 'completed')`;
+  await transition(trx, 'requeue').set({ job_id: null }).where(isOrphaned).execute();
+  // Ended runs that still had to clean up the bucket.
+  await trx.updateTable('export_runs as run').set({ job_id: null }).where(isOrphaned).execute();
 }
 
 /**

@@ -13,7 +13,7 @@ import {
   type WrittenObject,
 } from '../webhooks/events.ts';
 import { insertEvents } from '../webhooks/insert-events.ts';
-import { stopReasons } from './run-errors.ts';
+import { cancelReasons } from './run-errors.ts';
 
 /**
  * Applies the consequences of a finished run in the transaction that records it. Counts consecutive
@@ -56,7 +56,7 @@ interface FailedRun extends EventRun {
  * Processes runs that this transaction has marked as failed, at most one per config. Cancelled runs
  * have no consequences.
  */
-export async function noteFailures(
+export async function applyFailureEffects(
   trx: Transaction<Tables>,
   boss: PgBoss,
   runs: readonly EndedRun[],
@@ -70,7 +70,7 @@ export async function noteFailures(
     from unnest(${runs.map(run => run.environmentId)}::text[], ${runs.map(run => run.runId)}::text[]) as given (environment_id, id)
     join export_runs as run on run.environment_id = given.environment_id and run.id = given.id
     join export_configs as config on config.environment_id = run.environment_id and config.id = run.config_id
-    where config.deleted_at is null and run.error_code <> all (${Object.keys(stopReasons)}::text[])`.execute(
+    where config.deleted_at is null and run.error_code <> all (${Object.keys(cancelReasons)}::text[])`.execute(
     trx,
   );
   if (rows.length === 0) return;
@@ -145,7 +145,7 @@ interface SuccessfulRun extends EventRun {
  * they prove that the configuration works.
  * @param object what the run has written
  */
-export async function noteSuccess(
+export async function applySuccessEffects(
   trx: Transaction<Tables>,
   boss: PgBoss,
   { environmentId, runId }: EndedRun,

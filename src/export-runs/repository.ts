@@ -4,8 +4,9 @@ import { DatabaseError } from 'pg';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import type { RunError } from '../export-configs/status.ts';
+import type { RunError } from '../export-configs/run-error.ts';
 import { AppError, notFound } from '../shared/errors.ts';
+import { initialState, type RunState } from './run-states.ts';
 
 type RunRow = Selectable<Tables['export_runs']>;
 
@@ -16,7 +17,7 @@ export interface Run {
   readonly trigger: 'schedule' | 'manual';
   readonly slot: string | null;
   readonly snapshotDate: string;
-  readonly state: 'queued' | 'running' | 'successful' | 'failed';
+  readonly state: RunState;
   readonly attempts: number;
   readonly createdAt: string;
   /** Start of the first attempt. */
@@ -114,7 +115,7 @@ export async function insertManualRun(
       trigger: 'manual',
       slot: null,
       snapshot_date: snapshot.snapshot_date,
-      state: 'queued',
+      state: initialState,
       created_at: wanted.now,
     })
     .returningAll()

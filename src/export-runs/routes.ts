@@ -6,12 +6,9 @@ import { getConfig } from '../export-configs/list-configs.ts';
 import {
   bodyProblems,
   configParams,
-  configRunParams,
   mayRead,
   mayWrite,
   readProblems,
-  runParams,
-  runSchema,
   tags,
 } from '../export-configs/schemas.ts';
 import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
@@ -20,6 +17,7 @@ import { date } from '../http/schemas.ts';
 import { currentSpan } from '../observability/tracing.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { getRun, insertManualRun, listRuns, type Run } from './repository.ts';
+import { configRunParams, runParams, runSchema } from './schemas.ts';
 
 interface RunRouteDependencies {
   readonly db: Database;

@@ -1,6 +1,6 @@
 import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
-import { isTransient, StorageError, storageErrorCodes } from '../destinations/s3/errors.ts';
-import type { RunError } from '../export-configs/status.ts';
+import { isTransient, StorageError } from '../destinations/s3/errors.ts';
+import type { RunError } from '../export-configs/run-error.ts';
 
 /** Error for a snapshot that is not in the registry that exports read. */
 export class SnapshotAbsentError extends Error {
@@ -8,7 +8,7 @@ export class SnapshotAbsentError extends Error {
 }
 
 /** Errors of runs that were cancelled. They end as failed with one of these. */
-export const stopReasons = {
+export const cancelReasons = {
   cancelled: {
     code: 'cancelled',
     message: 'The config was turned off before the run had finished.',
@@ -18,14 +18,6 @@ export const stopReasons = {
     message: 'The plan of the environment no longer includes automatic exports.',
   },
 } as const satisfies Record<string, RunError>;
-
-/** All codes that a run may end with. */
-export const runErrorCodes: readonly string[] = [
-  ...storageErrorCodes,
-  ...Object.keys(stopReasons),
-  'snapshot_missing',
-  'internal_error',
-];
 
 /** Error that reveals no internals. */
 export const internalError: RunError = {

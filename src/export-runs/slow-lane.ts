@@ -1,12 +1,12 @@
 import type { StoragePace } from '../destinations/s3/request-handler.ts';
 
 /**
- * Keeps slow storages from occupying all worker slots of this process. An attempt is slow if its
+ * Keeps slow storages from occupying all workers of this process. An attempt is slow if its
  * storage kept it waiting for longer than `graceMs` and accepts less than `minBytesPerSecond`. A
  * slow attempt needs a place in the slow lane. If the lane is full, the attempt ends and the run
  * waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
  *
- * Slow storages can therefore hold all slots for at most `graceMs`, one request that cannot be
+ * Slow storages can therefore hold all workers for at most `graceMs`, one request that cannot be
  * interrupted (at most 300 s), and the clean-up (at most 80 s). A tenant can repeat that only with
  * another environment, and only the operator creates environments.
  */
@@ -108,4 +108,21 @@ function createPace(now: () => number) {
       };
     },
   };
+}
+
+/** Error for an attempt with a slow storage while the slow lane is full. */
+export class SlowLaneFullError extends Error {
+  override readonly name = 'SlowLaneFullError';
+}
+
+/**
+ * Checks every second whether the attempt may continue. Otherwise `signal` aborts with a
+ * SlowLaneFullError.
+ */
+export function watchLane(pass: LanePass): { readonly signal: AbortSignal; end(): void } {
+  const controller = new AbortController();
+  const timer = setInterval(() => {
+    if (!pass.mayContinue()) controller.abort(new SlowLaneFullError('The slow lane is full.'));
+  }, 1_000);
+  return { signal: controller.signal, end: () => clearInterval(timer) };
 }

@@ -6,8 +6,8 @@ import type { ConfigSettings } from '../export-configs/repository.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
 import { csvColumns } from '../snapshots/column-types.ts';
+import type { RunResult } from './outcomes-repository.ts';
 import { SnapshotAbsentError } from './run-errors.ts';
-import type { RunResult } from './update-run.ts';
 
 /**
  * Uploads one snapshot from the database to the bucket. The file equals a manual export of that

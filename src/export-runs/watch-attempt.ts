@@ -1,29 +1,29 @@
 import type { Database } from '../db/database.ts';
 import { planAllows } from '../environments/plans.ts';
-import type { RunError } from '../export-configs/status.ts';
-import { stopReasons } from './run-errors.ts';
-import { type Attempt, lookAtAttempt } from './update-run.ts';
+import type { RunError } from '../export-configs/run-error.ts';
+import { type Attempt, getAttemptStatus } from './attempts-repository.ts';
+import { cancelReasons } from './run-errors.ts';
 
-/** Interval of the checks, and longest delay until a cancelled run stops. */
+/** Interval of the checks, and longest delay until the attempt of a cancelled run ends. */
 const intervalMs = 1_000;
 
 /** Error that ends an attempt that may not continue. */
-export class AttemptStopped extends Error {
-  override readonly name = 'AttemptStopped';
+export class AttemptCancelledError extends Error {
+  override readonly name = 'AttemptCancelledError';
   /** Error to record; null if the run was already updated or deleted. */
   readonly error: RunError | null;
 
   constructor(error: RunError | null) {
-    super(error?.message ?? 'The run was stopped, taken over or deleted.');
+    super(error?.message ?? 'The run was cancelled, taken over or deleted.');
     this.error = error;
   }
 }
 
 export interface AttemptWatch {
-  /** Aborts with an AttemptStopped. */
+  /** Aborts with an AttemptCancelledError. */
   readonly signal: AbortSignal;
-  /** Checks now. @throws AttemptStopped, or the driver's error */
-  look(): Promise<void>;
+  /** Checks now. @throws AttemptCancelledError, or the driver's error */
+  check(): Promise<void>;
   end(): void;
 }
 
@@ -33,36 +33,36 @@ export interface AttemptWatch {
  */
 export function watchAttempt(db: Database, attempt: Attempt): AttemptWatch {
   return watch(async () => {
-    const { isCurrent, plan } = await lookAtAttempt(db, attempt);
+    const { isCurrent, plan } = await getAttemptStatus(db, attempt);
     const allowed = plan !== null && planAllows(plan, 'automatic_export');
     if (isCurrent && allowed) return null;
-    return new AttemptStopped(isCurrent ? stopReasons.plan_upgrade_required : null);
+    return new AttemptCancelledError(isCurrent ? cancelReasons.plan_upgrade_required : null);
   });
 }
 
 /** Checks every second whether the run was deleted with its environment or config. */
 export function watchDeletion(db: Database, attempt: Attempt): AttemptWatch {
   return watch(async () => {
-    const { plan } = await lookAtAttempt(db, attempt);
-    return plan === null ? new AttemptStopped(null) : null;
+    const { plan } = await getAttemptStatus(db, attempt);
+    return plan === null ? new AttemptCancelledError(null) : null;
   });
 }
 
-function watch(findReason: () => Promise<AttemptStopped | null>): AttemptWatch {
+function watch(findReason: () => Promise<AttemptCancelledError | null>): AttemptWatch {
   const controller = new AbortController();
-  const look = async () => {
+  const check = async () => {
     const reason = await findReason();
     if (reason === null) return;
     controller.abort(reason);
     throw reason;
   };
-  let isLooking = false;
+  let isChecking = false;
   const timer = setInterval(async () => {
-    if (isLooking) return;
-    isLooking = true;
-    // An unreachable database is no reason to stop. The check before completion decides.
-    await look().catch(() => {});
-    isLooking = false;
+    if (isChecking) return;
+    isChecking = true;
+    // An unreachable database is no reason to cancel. The check before completion decides.
+    await check().catch(() => {});
+    isChecking = false;
   }, intervalMs);
-  return { signal: controller.signal, look, end: () => clearInterval(timer) };
+  return { signal: controller.signal, check, end: () => clearInterval(timer) };
 }

@@ -45,8 +45,8 @@ export const attemptOutcomes = [
   'successful',
   'failed',
   'retry',
-  'handed_back',
-  'stopped',
+  'requeued',
+  'cancelled',
   'waiting',
 ] as const;
 export type AttemptOutcome = (typeof attemptOutcomes)[number];

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { fromKysely } from 'pg-boss';
 import { runQueue } from '../../src/db/job-queue.ts';
-import * as updateRun from '../../src/export-runs/update-run.ts';
+import type { Attempt } from '../../src/export-runs/attempts-repository.ts';
+import * as outcomes from '../../src/export-runs/outcomes-repository.ts';
 import { startTestApp } from './app.ts';
 import { registerSecret } from './secrets.ts';
 
@@ -56,7 +57,7 @@ export async function startWithRuns(
     slot: string | null,
     configId = 'a',
     environmentId = 'acme',
-  ): Promise<updateRun.Attempt> => {
+  ): Promise<Attempt> => {
     runs += 1;
     const runId = `run-${runs}`;
     const jobId = randomUUID();
@@ -73,10 +74,10 @@ export async function startWithRuns(
     );
     return { environmentId, configId, runId, jobId, number: 1 };
   };
-  const fail = (attempt: updateRun.Attempt, now: string, error = denied) =>
-    updateRun.recordFailure(db, jobs, attempt, error, new Date(now));
-  const succeed = (attempt: updateRun.Attempt, now: string) =>
-    updateRun.recordSuccess(db, jobs, attempt, result, new Date(now));
+  const fail = (attempt: Attempt, now: string, error = denied) =>
+    outcomes.recordFailure(db, jobs, attempt, error, new Date(now));
+  const succeed = (attempt: Attempt, now: string) =>
+    outcomes.recordSuccess(db, jobs, attempt, result, new Date(now));
   /** Returns the slot of a day of March. Its run ends an hour later. */
   const slotOf = (day: number) => new Date(Date.UTC(2026, 2, day)).toISOString();
   const failDay = async (day: number, error = denied) =>

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import t from 'tap';
 import { parse } from 'yaml';
 import packageJson from '../../package.json' with { type: 'json' };
-import { runErrorCodes } from '../../src/export-runs/run-errors.ts';
+import { runErrorCodes } from '../../src/export-configs/run-error.ts';
 import { nameComponents } from '../../src/http/name-components.ts';
 import { errorStatus } from '../../src/shared/errors.ts';
 

@@ -1,7 +1,7 @@
 import t from 'tap';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import { faultySlotsToTurnOff } from '../../src/export-runs/failure-streaks.ts';
-import * as updateRun from '../../src/export-runs/update-run.ts';
+import * as outcomes from '../../src/export-runs/outcomes-repository.ts';
 import { busy, denied, result, startWithRuns as start } from '../helpers/ended-runs.ts';
 
 t.setTimeout(300_000);
@@ -69,8 +69,8 @@ t.test('records each failure once when several workers record concurrently', asy
     await Promise.all(
       attempts.map((racing, index) =>
         index === 3
-          ? updateRun.recordSuccess(db, jobs, racing, result, now)
-          : updateRun.recordFailure(db, jobs, racing, busy, now),
+          ? outcomes.recordSuccess(db, jobs, racing, result, now)
+          : outcomes.recordFailure(db, jobs, racing, busy, now),
       ),
     );
   }

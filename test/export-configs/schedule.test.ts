@@ -4,7 +4,7 @@ import {
   nextSlot,
   type Schedule,
   snapshotDateOf,
-} from '../../src/export-runs/schedule.ts';
+} from '../../src/export-configs/schedule.ts';
 
 /**
  * Name, schedule, instant, newest slot, date of the exported snapshot, next slot. 2026-03-02 is a

@@ -1,0 +1,43 @@
+import type { DatabaseOrTransaction } from '../db/database.ts';
+
+/**
+ * Defines the states of a run and the transitions between them. The diagram in docs/architecture.md
+ * shows the same.
+ */
+
+export const runStates = ['queued', 'running', 'successful', 'failed'] as const;
+export type RunState = (typeof runStates)[number];
+
+/** State in which a run is inserted. */
+export const initialState = 'queued' satisfies RunState;
+
+interface Transition {
+  readonly from: readonly RunState[];
+  readonly to: RunState;
+}
+
+/** Every allowed change of state. A state that no transition starts from is final. */
+export const transitions = {
+  /** A worker begins an attempt. A running run had an attempt whose worker died. */
+  begin: { from: ['queued', 'running'], to: 'running' },
+  /** The attempt failed, and another one follows after a pause. */
+  retry: { from: ['running'], to: 'queued' },
+  /** The run goes back to the queue without an error. */
+  requeue: { from: ['queued', 'running'], to: 'queued' },
+  succeed: { from: ['running'], to: 'successful' },
+  fail: { from: ['queued', 'running'], to: 'failed' },
+} as const satisfies Record<string, Transition>;
+
+/**
+ * Returns an update of all runs that may take the transition. The caller narrows it to runs. Only
+ * this function writes the state of existing runs.
+ */
+export function transition(db: DatabaseOrTransaction, name: keyof typeof transitions) {
+  const { from, to } = transitions[name];
+  return db.updateTable('export_runs as run').set({ state: to }).where('run.state', 'in', from);
+}
+
+/** Returns true if no transition starts from the state. */
+export function isFinal(state: string): boolean {
+  return state === 'successful' || state === 'failed';
+}
