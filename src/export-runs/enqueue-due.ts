@@ -145,13 +145,17 @@ async function failAfterDowngrade(trx: Transaction<Tables>, now: Date): Promise<
  * new job. Runs with a job in `run-export-lost` are skipped, because they end now.
  */
 async function requeueOrphanedRuns(trx: Transaction<Tables>): Promise<void> {
-  const isOrphaned = sql<boolean>`run.job_id is not null
-    and not exists (
-      select from pgboss.job
-      where job.name = ${runQueue} and job.id = run.job_id and job.state < 'completed')
-    and not exists (
-      select from pgboss.job
-      where job.name = ${lostRunQueue} and job.data ->> 'runId' = run.id and job.state < 'completed')`;
+  const isOrphaned = sql<boolean>`run.ctid = any(array(
+    select orphan.ctid
+    from export_runs as orphan
+    where orphan.job_id is not null
+      and not exists (
+        select from pgboss.job
+        where job.name = ${runQueue} and job.id = orphan.job_id and job.state < 'completed')
+      and not exists (
+        select from pgboss.job
+        where job.name = ${lostRunQueue} and job.data ->> 'runId' = orphan.id
+          and job.state < 'completed')))`;
   await transition(trx, 'requeue').set({ job_id: null }).where(isOrphaned).execute();
   // Ended runs that still had to clean up the bucket.
   await trx.updateTable('export_runs as run').set({ job_id: null }).where(isOrphaned).execute();
