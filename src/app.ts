@@ -30,6 +30,7 @@ import { validateHostHeader } from './http/host-header.ts';
 import { jsonBodyLimitBytes, registerJsonBodies } from './http/json-bodies.ts';
 import { registerOpenapi } from './http/openapi.ts';
 import { registerFormats } from './http/schemas.ts';
+import { createSerializerFactory } from './http/serializer-compiler.ts';
 import { compileValidator, configureValidator } from './http/validator-compiler.ts';
 import { healthRoutes } from './observability/health-routes.ts';
 import { metricsRoutes } from './observability/metrics-routes.ts';
@@ -56,6 +57,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
     logController: new LogController({ requestIdLogLabel: 'requestId' }),
     childLoggerFactory: tracedLogger,
     bodyLimit: jsonBodyLimitBytes,
+    schemaController: { compilersFactory: { buildSerializer: createSerializerFactory() } },
     trustProxy: trustProxy(config.trustProxy),
     // HEAD routes are declared explicitly. A derived one would run a whole download.
     exposeHeadRoutes: false,
