@@ -3,6 +3,8 @@
 FROM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json ./
+# Without the manifest of the client, npm would also install its generator.
+COPY packages/client/package.json packages/client/
 # The optional dependencies are Node itself, which the image has.
 RUN npm ci --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund
 

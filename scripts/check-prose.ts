@@ -18,8 +18,9 @@ const groups: Readonly<Record<string, string>> = {
   src: 'src/**/*.ts',
   migrations: 'migrations/*.ts',
   'demo, dev, bench and scripts': '{demo,dev,bench,scripts}/**/*.ts',
+  'client and examples': '{packages/*/*.ts,packages/*/src/*.ts,examples/**/*.{ts,js}}',
   test: 'test/**/*.ts',
-  documents: '{*.md,docs/**/*.md}',
+  documents: '{*.md,docs/**/*.md,packages/*/*.md,examples/**/*.md}',
 };
 
 const list = process.argv.includes('--list');

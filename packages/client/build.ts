@@ -1,0 +1,34 @@
+/**
+ * Builds the package for npm in `dist`: JavaScript modules and their types
+ * (`npm run build --workspace @warehouse-export/client`). Inside this repository no build is needed,
+ * because Node runs the TypeScript sources.
+ */
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+
+const folder = import.meta.dirname;
+const root = path.join(folder, '../..');
+const dist = path.join(folder, 'dist');
+
+rmSync(dist, { recursive: true, force: true });
+execFileSync(
+  process.execPath,
+  [
+    path.join(root, 'node_modules/typescript/bin/tsc'),
+    ...['--project', folder, '--noEmit', 'false', '--outDir', dist],
+    ...['--rootDir', path.join(folder, 'src')],
+    ...['--declaration', '--rewriteRelativeImportExtensions'],
+  ],
+  { stdio: 'inherit' },
+);
+const {
+  private: _,
+  devDependencies: __,
+  scripts: ___,
+  ...manifest
+} = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8'));
+const exports = { '.': { types: './index.d.ts', default: './index.js' } };
+writeFileSync(path.join(dist, 'package.json'), JSON.stringify({ ...manifest, exports }, null, 2));
+copyFileSync(path.join(folder, 'README.md'), path.join(dist, 'README.md'));
+copyFileSync(path.join(root, 'LICENSE'), path.join(dist, 'LICENSE'));

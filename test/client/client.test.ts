@@ -1,0 +1,308 @@
+import { createHash } from 'node:crypto';
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { gzipSync } from 'node:zlib';
+import {
+  ApiError,
+  type Client,
+  createClient,
+  retryWhenBusy,
+  verifyWebhook,
+  WebhookVerificationError,
+} from '@warehouse-export/client';
+import t, { type Test } from 'tap';
+import { makeWebhookSecret, signatureHeaders } from '../../src/webhooks/signature.ts';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
+import { renderAll } from '../helpers/render-snapshots.ts';
+import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
+
+const app = await startTestApp(t);
+await app.putEnvironment('acme');
+const path = { environmentId: 'acme' };
+const connect = (options: Partial<Parameters<typeof createClient>[0]> = {}): Client =>
+  createClient({ baseUrl: app.origin, token: testAdminToken, ...options });
+const client = connect();
+
+/** Returns the problem with which a promise rejects. */
+async function problemOf(promise: Promise<unknown>) {
+  const error = await promise.then(
+    () => null,
+    (reason: unknown) => reason,
+  );
+  if (!(error instanceof ApiError)) throw new Error(`Expected an ApiError, got ${error}`);
+  return { ...error.problem, message: error.message, retryAfter: error.retryAfterSeconds };
+}
+
+t.test('returns bodies and throws problems by code', async t => {
+  const environment = await client.api.getEnvironment({ path });
+  t.equal(environment.plan, 'enterprise');
+  t.match(await problemOf(client.api.getEnvironment({ path: { environmentId: 'other' } })), {
+    code: 'not_found',
+    status: 404,
+    requestId: /./,
+    message: /^GET \/v1\/environments\/other: 404 not_found\. /,
+  });
+  t.match(await problemOf(client.api.putEnvironment({ path, body: { name: '', plan: 'free' } })), {
+    code: 'validation_failed',
+    errors: [{ path: 'name' }],
+  });
+  const stranger = connect({ token: async () => 'unknown-token' });
+  t.match(await problemOf(stranger.api.listExports({ path })), { code: 'unauthenticated' });
+});
+
+t.test('reports a service that does not answer, or a foreign answer', async t => {
+  const url = await serve(t, (_request, response) => response.writeHead(502).end('<html>'));
+  const foreign = connect({ baseUrl: url });
+  const expected = { code: 'unexpected_answer', status: 502, detail: '<html>', requestId: null };
+  t.match(await problemOf(foreign.api.listExports({ path })), expected);
+  t.match(await problemOf(download(foreign)), expected);
+  const silent = connect({ baseUrl: await serve(t, request => request.socket.destroy()) });
+  t.match(await problemOf(silent.api.listExports({ path })), {
+    code: 'no_answer',
+    status: null,
+    message: /^GET \/v1\/.*: http:\/\/127\.0\.0\.1:\d+ does not answer/,
+  });
+  const aborted = AbortSignal.abort(new Error('changed my mind'));
+  await t.rejects(client.api.listExports({ path, signal: aborted }), /changed my mind/);
+});
+
+t.test('yields the items of all pages', async t => {
+  for (const name of ['one', 'two', 'three']) {
+    await client.api.createApiKey({ path, body: { name, scopes: ['exports:read'] } });
+  }
+  const names: string[] = [];
+  for await (const key of client.iterate('listApiKeys', { path, query: { limit: 2 } })) {
+    names.push(key.name);
+  }
+  t.same(names.sort(), ['one', 'three', 'two']);
+});
+
+t.test('uploads a snapshot with its digest', async t => {
+  const csv = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
+  const sent: (string | null)[] = [];
+  const spy = connect({
+    fetch: (input, init) => {
+      sent.push(new Headers(init?.headers).get('content-digest'));
+      return fetch(input, init);
+    },
+  });
+  const upload = { environmentId: 'acme', date: '2026-02-27' };
+  const digestOf = (bytes: string | Buffer) => createHash('sha256').update(bytes).digest();
+  const header = `sha-256=:${digestOf(csv).toString('base64')}:`;
+  const bodies = [csv, new TextEncoder().encode(csv), new Blob([csv])];
+  for (const body of bodies) {
+    t.match(await spy.uploadSnapshot({ ...upload, body, rowCount: 2 }), { rowCount: 2 });
+  }
+  t.same(sent, [header, header, header]);
+
+  const zipped = gzipSync(csv);
+  const stream = () => ({ body: Readable.from([zipped]), contentEncoding: 'gzip' as const });
+  t.match(await spy.uploadSnapshot({ ...upload, ...stream() }), { rowCount: 2 });
+  t.equal(sent.at(-1), null, 'a stream has no digest');
+  const verified = { ...upload, ...stream(), sha256: digestOf(zipped) };
+  t.match(await spy.uploadSnapshot(verified), { rowCount: 2 });
+
+  const wrong = { ...upload, ...stream(), sha256: digestOf('other') };
+  t.match(await problemOf(client.uploadSnapshot(wrong)), { code: 'digest_mismatch' });
+  t.match(await problemOf(client.uploadSnapshot({ ...upload, body: csv, rowCount: 3 })), {
+    code: 'snapshot_invalid',
+    errorCount: 1,
+  });
+});
+
+const download = (from: Client, options = {}) =>
+  from.downloadExport({ environmentId: 'acme', aggregation: 'today', ...options });
+
+t.test('downloads', async t => {
+  const rows = 5_000;
+  const snapshot = { environmentId: 'acme', date: '2026-03-02', rows };
+  const replace = (salt: string) => writeDenseSnapshot(app.database.pool, { ...snapshot, salt });
+  const readWhole = async (extension: string) =>
+    (await app.call(`/v1/environments/acme/exports/today.${extension}`)).body;
+
+  await t.test('before the snapshot is rendered, from the start after a break', async t => {
+    await replace('not rendered');
+    const broken = breakAfter(200_000, 1);
+    const file = await download(connect(broken));
+    t.equal(file.totalBytes, null);
+    t.ok((await buffer(file.body)).equals(await readWhole('csv')));
+    t.equal(broken.requests.length, 2);
+  });
+
+  await replace('rendered');
+  await renderAll(app);
+
+  for (const format of ['csv', 'csv.gz'] as const) {
+    await t.test(`with progress, and resumes after each break: ${format}`, async t => {
+      const whole = await readWhole(format);
+      const step = Math.ceil(whole.length / 3.5);
+      const broken = breakAfter(step, 3);
+      const progress: number[] = [];
+      const file = await download(connect(broken), {
+        format,
+        onProgress: (now: { receivedBytes: number; totalBytes: number | null }) => {
+          t.equal(now.totalBytes, whole.length);
+          progress.push(now.receivedBytes);
+        },
+      });
+      t.match(file, { rowCount: rows, totalBytes: whole.length, startsAt: 0, missingDates: [] });
+      t.equal(file.fileName, `acme_today_2026-03-02.${format}`);
+      t.ok((await buffer(file.body)).equals(whole));
+      t.equal(progress.at(-1), whole.length);
+      t.same(
+        progress,
+        progress.toSorted((one, other) => one - other),
+      );
+      const ranges = broken.requests.map(headers => headers.get('range'));
+      t.same(
+        ranges,
+        [0, 1, 2, 3].map(part => `bytes=${part * step}-`),
+      );
+      t.equal(broken.requests[1]?.get('if-range'), file.etag);
+    });
+  }
+
+  await t.test('continues a download of another process', async t => {
+    const whole = await readWhole('csv');
+    const { etag, body } = await download(client);
+    await body.cancel();
+    const rest = await download(client, { resume: { etag, receivedBytes: 1000 } });
+    t.equal(rest.startsAt, 1000);
+    t.ok((await buffer(rest.body)).equals(whole.subarray(1000)));
+    const other = await download(client, { resume: { etag: '"old"', receivedBytes: 1000 } });
+    t.equal(other.startsAt, 0, 'another file starts again');
+    t.ok((await buffer(other.body)).equals(whole));
+  });
+
+  await t.test('fails if the file is replaced during the download', async t => {
+    const broken = breakAfter(200_000, 1, async () => {
+      await replace('replaced');
+      await renderAll(app);
+    });
+    const file = await download(connect(broken));
+    t.match(await problemOf(buffer(file.body)), { code: 'export_changed' });
+  });
+
+  await t.test('gives up after breaks without a byte', async t => {
+    const file = await download(connect(breakAfter(0, 9)), { attempts: 2 });
+    t.match(await problemOf(buffer(file.body)), { code: 'incomplete_download' });
+  });
+
+  await t.test('fails if rows are missing or the gzip file is damaged', async t => {
+    const url = await serve(t, ({ url = '' }, response) => {
+      response.writeHead(200, { etag: '"1"', 'x-total-rows': '2' });
+      response.end(url.endsWith('gz') ? 'not gzip' : 'a\n"\n"\n');
+    });
+    for (const format of ['csv', 'csv.gz'] as const) {
+      const file = await download(connect({ baseUrl: url }), { format });
+      t.match(await problemOf(buffer(file.body)), {
+        code: 'incomplete_download',
+        detail: format === 'csv' ? 'Expected 2 rows, got 1' : 'The file is not valid gzip',
+      });
+    }
+  });
+
+  await t.test('stops when the caller aborts', async t => {
+    const abort = new AbortController();
+    const file = await download(client, { signal: abort.signal });
+    const reader = file.body.getReader();
+    await reader.read();
+    abort.abort(new Error('enough'));
+    await t.rejects(async () => {
+      while (!(await reader.read()).done);
+    }, /enough/);
+  });
+});
+
+t.test('retries a busy service as Retry-After says', async t => {
+  const answers = [
+    { status: 429, code: 'rate_limited', after: '0' },
+    { status: 503, code: 'unavailable', after: '0' },
+  ];
+  const url = await serve(t, (_request, response) => {
+    const answer = answers.shift();
+    response.writeHead(answer?.status ?? 200, {
+      'content-type': 'application/json',
+      ...(answer && { 'retry-after': answer.after }),
+    });
+    response.end(JSON.stringify(answer ? { code: answer.code, detail: '' } : { items: [] }));
+  });
+  const busy = connect({ baseUrl: url });
+  const waits: string[] = [];
+  const list = () => busy.api.listExports({ path });
+  const onRetry = (error: ApiError, seconds: number) =>
+    waits.push(`${error.problem.code} ${seconds}`);
+  t.match(await retryWhenBusy(list, { onRetry }), { items: [] });
+  t.same(waits, ['rate_limited 0', 'unavailable 0']);
+  answers.push({ status: 429, code: 'rate_limited', after: '0' });
+  answers.push({ status: 404, code: 'not_found', after: '0' });
+  t.match(await problemOf(retryWhenBusy(list)), { code: 'not_found' }, 'other problems at once');
+});
+
+t.test('verifies webhooks', async t => {
+  const secret = registerSecret(makeWebhookSecret());
+  const now = new Date('2026-03-02T10:00:00Z');
+  const body = JSON.stringify({ type: 'webhook.test', timestamp: now.toISOString(), data: {} });
+  const headers = signatureHeaders(secret, { id: 'msg_1', body }, now);
+  const verify = (changes = {}) => verifyWebhook({ secret, headers, body, now, ...changes });
+
+  t.equal((await verify()).type, 'webhook.test');
+  t.equal((await verify({ headers: new Headers(headers) })).type, 'webhook.test');
+  t.equal((await verify({ body: Buffer.from(body) })).type, 'webhook.test');
+  const other = registerSecret(makeWebhookSecret());
+  t.equal((await verify({ secret: [other, secret] })).type, 'webhook.test');
+
+  const refused = {
+    'another body': { body: `${body} ` },
+    'another secret': { secret: other },
+    'another id': { headers: { ...headers, 'webhook-id': 'msg_2' } },
+    'a missing header': { headers: { ...headers, 'webhook-signature': undefined } },
+    'a broken signature': { headers: { ...headers, 'webhook-signature': 'v1,§ v2,AAAA' } },
+    'a broken time': { headers: { ...headers, 'webhook-timestamp': 'NaN' } },
+    'an old message': { now: new Date(now.getTime() + 301_000) },
+    'a message of the future': { now: new Date(now.getTime() - 301_000) },
+  };
+  for (const [name, changes] of Object.entries(refused)) {
+    await t.rejects(verify(changes), WebhookVerificationError, name);
+  }
+  await t.rejects(verify({ secret: 'whsec_' }), TypeError, 'an unusable secret');
+});
+
+/** Returns a fetch whose first `times` answers break after some bytes. */
+function breakAfter(bytes: number, times: number, onBreak = async () => {}) {
+  const requests: Headers[] = [];
+  const fetchBroken: typeof fetch = async (input, init) => {
+    const answer = await fetch(input, init);
+    requests.push(new Headers(init?.headers));
+    if (requests.length > times || answer.body === null) return answer;
+    let left = bytes;
+    const cut = new TransformStream<Uint8Array, Uint8Array>({
+      async transform(chunk, controller) {
+        const part = chunk.subarray(0, left);
+        left -= part.length;
+        if (part.length > 0) controller.enqueue(part);
+        if (left > 0) return;
+        await onBreak();
+        // The reader has taken the part before the stream fails.
+        setImmediate(() => controller.error(new TypeError('terminated')));
+      },
+    });
+    return new Response(answer.body.pipeThrough(cut), answer);
+  };
+  return { fetch: fetchBroken, requests };
+}
+
+/** Starts an odd server. */
+async function serve(t: Test, listener: http.RequestListener): Promise<string> {
+  const server = http.createServer(listener).listen(0, '127.0.0.1');
+  await new Promise(resolve => server.once('listening', resolve));
+  t.teardown(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
