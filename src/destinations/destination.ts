@@ -33,15 +33,19 @@ export type Parsed<T> =
   | { readonly ok: true; readonly value: T }
   | { readonly ok: false; readonly faults: readonly FieldFault[] };
 
-type Field = 'bucketUrl' | 'bucket' | 'region' | 'key' | 'endpoint';
+export const destinationFields = ['bucketUrl', 'bucket', 'region', 'key', 'endpoint'] as const;
+export type DestinationField = (typeof destinationFields)[number];
 
-const ownFields: Readonly<Record<Provider, readonly Field[]>> = {
+const ownFields: Readonly<Record<Provider, readonly DestinationField[]>> = {
   aws: ['bucketUrl'],
   gcp: ['bucket', 'region', 'key'],
   custom: ['endpoint', 'bucket', 'region', 'key'],
 };
 
-const allFields: readonly Field[] = ['bucketUrl', 'bucket', 'region', 'key', 'endpoint'];
+/** Returns the fields that belong to a provider. */
+export function fieldsOf(provider: Provider): readonly DestinationField[] {
+  return ownFields[provider];
+}
 
 /**
  * Parses a destination. Values are trimmed. Each invalid field has one error, in the order of the
@@ -49,7 +53,7 @@ const allFields: readonly Field[] = ['bucketUrl', 'bucket', 'region', 'key', 'en
  */
 export function parseDestination(body: DestinationBody): Parsed<Destination> {
   const own = ownFields[body.provider];
-  const foreign = allFields
+  const foreign = destinationFields
     .filter(field => !own.includes(field) && body[field] !== undefined)
     .map(field => ({
       path: `/${field}`,
@@ -122,7 +126,7 @@ function bucketInEndpoint(
 }
 
 function fault(
-  field: Field,
+  field: DestinationField,
   value: string | undefined,
   rule: (value: string) => string | null,
 ): FieldFault | undefined {

@@ -3,6 +3,9 @@ import {
   type Credentials,
   type Destination,
   type DestinationBody,
+  type DestinationField,
+  destinationFields,
+  fieldsOf,
   parseCredentials,
   parseDestination,
 } from '../destinations/destination.ts';
@@ -39,7 +42,10 @@ export interface NewConfigBody extends DestinationFields {
   readonly encryption?: EncryptionBody | null;
 }
 
-export type ConfigPatch = Partial<NewConfigBody>;
+/** Fields of a change. Null stands for an absent field of another provider. */
+export type ConfigPatch = Omit<Partial<NewConfigBody>, DestinationField> & {
+  readonly [Field in DestinationField]?: string | null;
+};
 
 /**
  * Validates the body of a new config.
@@ -102,19 +108,20 @@ export function readConfigPatch(
   patch: ConfigPatch,
 ): PatchedConfig {
   const name = patch.name?.trim() ?? current.name;
-  const destination = parseDestination(mergeDestination(current.destination, patch));
+  const provider = patch.provider ?? current.destination.provider;
+  const destination = parseDestination(mergeDestination(current.destination, patch, provider));
   const credentials = parseCredentials({
     accessKeyId: patch.accessKeyId ?? current.accessKeyId,
     // Only its form is checked. The stored secret passed that check before.
     secretAccessKey: patch.secretAccessKey ?? 'stored',
   });
-  const provider = patch.provider ?? current.destination.provider;
   const encryption = parseEncryption(
     patch.encryption === undefined ? keptEncryption(current, provider) : patch.encryption,
     provider,
   );
   const faults = [
     ...nameFaults(name),
+    ...(provider === current.destination.provider ? nullFaults(patch, provider) : []),
     ...faultsOf(destination),
     ...faultsOf(credentials),
     ...encryptionFaults(encryption),
@@ -176,15 +183,26 @@ function changedFields<T extends object>(before: T, after: Partial<T>): string[]
 /**
  * Merges the fields of the body into the destination. A change of provider drops all old fields.
  */
-function mergeDestination(current: Destination, patch: ConfigPatch): DestinationBody {
-  const provider = patch.provider ?? current.provider;
-  const kept = provider === current.provider ? shownDestination(current) : {};
+function mergeDestination(
+  current: Destination,
+  patch: ConfigPatch,
+  provider: Provider,
+): DestinationBody {
+  const isKept = provider === current.provider;
   const given = Object.fromEntries(
-    (['bucketUrl', 'bucket', 'region', 'key', 'endpoint'] as const)
-      .filter(field => patch[field] !== undefined)
-      .map(field => [field, patch[field]]),
+    destinationFields
+      .map(field => [field, patch[field] ?? undefined] as const)
+      .filter(
+        ([field, value]) => value !== undefined && !(isKept && isDerived(current, field, value)),
+      ),
   );
-  return { provider, ...kept, ...given };
+  return { provider, ...(isKept ? shownDestination(current) : {}), ...given };
+}
+
+/** Returns true for a value that responses derive from `bucketUrl`. It changes nothing. */
+function isDerived(current: Destination, field: DestinationField, value: string): boolean {
+  if (current.provider !== 'aws' || field === 'bucketUrl') return false;
+  return current[field] === value;
 }
 
 /** Returns the fields of a destination in the form of a body. */
@@ -205,6 +223,13 @@ function isFault(parsed: Encryption | null | FieldFault): parsed is FieldFault {
 
 function encryptionFaults(parsed: Encryption | null | FieldFault): FieldFault[] {
   return isFault(parsed) ? [parsed] : [];
+}
+
+/** Null does not remove a field of the provider. */
+function nullFaults(patch: ConfigPatch, provider: Provider): FieldFault[] {
+  return fieldsOf(provider)
+    .filter(field => patch[field] === null)
+    .map(field => ({ path: `/${field}`, message: 'must not be null' }));
 }
 
 function nameFaults(name: string): FieldFault[] {

@@ -175,13 +175,6 @@ export const newConfigBody = documentedAs(
     },
   },
 );
-export const configPatchBody = Type.Object(Type.Partial(Type.Object(fields)).properties, {
-  title: 'ExportConfigPatch',
-  additionalProperties: false,
-  description:
-    'Absent fields keep their value. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.',
-});
-
 const runErrorCode = literals(runErrorCodes, {
   title: 'RunErrorCode',
   description: 'Code of a storage error, or the reason why the service ended the run.',
@@ -250,6 +243,38 @@ export const configSchema = Type.Object(
     status: statusSchema,
   },
   { title: 'ExportConfig', description: 'Automatic export. Its secret is never returned.' },
+);
+
+/** Fields of a destination. In a change, null stands for an absent field of another provider. */
+const destinationFields = {
+  bucketUrl: nullable(bucketUrl),
+  bucket: nullable(bucket),
+  region: nullable(region),
+  key: nullable(key),
+  endpoint: nullable(endpoint),
+};
+
+/** Properties of responses that are no fields of a body. A change ignores them. */
+const readOnlyFields = Object.fromEntries(
+  Object.keys(configSchema.properties)
+    .filter(name => !Object.hasOwn(fields, name))
+    .map(name => [name, Type.Optional(Type.Unknown({ description: 'Ignored.' }))]),
+);
+
+export const configPatchBody = Type.Object(
+  {
+    ...Type.Partial(Type.Object({ ...fields, ...destinationFields })).properties,
+    ...(readOnlyFields as Record<never, never>),
+  },
+  {
+    title: 'ExportConfigPatch',
+    additionalProperties: false,
+    description:
+      'Absent fields keep their value. Accepts a config as it was read: read-only properties are ' +
+      'ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where ' +
+      '`bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket ' +
+      'change. If the provider changes, no field of the old destination is kept.',
+  },
 );
 
 /** Converts a stored config to the form of responses. */

@@ -97,7 +97,7 @@ const decidesObject: readonly string[] = [
 ];
 
 /**
- * Changes a config. Turning it off cancels its runs. After it is turned on or its schedule changes,
+ * Changes a config, or does nothing if the patch changes nothing. Turning it off cancels its runs. After it is turned on or its schedule changes,
  * the first run is at the next slot.
  * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` if it
  * was changed or deleted while the bucket was checked, or if another config of the environment
@@ -111,8 +111,10 @@ export async function patchConfig(
   patch: ConfigPatch,
 ): Promise<ConfigWithHistory> {
   const { db, encryptionKeys, now, cancelRuns } = dependencies;
-  const { config } = await getConfig(db, environmentId, configId);
+  const found = await getConfig(db, environmentId, configId);
+  const { config } = found;
   const { settings, accessKeyId, newSecret, ...patched } = readConfigPatch(config, patch);
+  if (patched.changed.length === 0) return found;
   const isMoved = patched.changed.some(field => decidesObject.includes(field));
   if (isMoved) await refuseSameObject(db, environmentId, configId, settings);
   if (patched.needsCheck) {
@@ -153,7 +155,6 @@ export async function patchConfig(
       );
     }
     if (patched.isTurnedOff) await cancelRuns(trx, config, now());
-    if (patched.changed.length === 0) return;
     await recordChange(trx, actor, {
       environmentId,
       action: patched.isTurnedOff ? 'export_config.turned_off' : 'export_config.updated',
