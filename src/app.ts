@@ -12,6 +12,7 @@ import { describeAccess } from './environments/auth/describe-access.ts';
 import { registerRateLimits } from './environments/auth/rate-limits.ts';
 import { failureWebhookRoutes } from './environments/failure-webhook-routes.ts';
 import { environmentRoutes, planProblemMembers } from './environments/routes.ts';
+import { overviewRoutes } from './export-configs/overview-routes.ts';
 import { configRoutes } from './export-configs/routes.ts';
 import { runErrorSchema, storageProblemMembers } from './export-configs/schemas.ts';
 import { validateRoutes } from './export-configs/validate-routes.ts';
@@ -140,6 +141,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       await v1.register(linkRoutes({ ...dependencies, limits, publicUrl: config.publicUrl }));
       await v1.register(configRoutes(configDependencies));
       await v1.register(validateRoutes(configDependencies));
+      await v1.register(overviewRoutes(configDependencies));
       await v1.register(runRoutes(dependencies));
       await v1.register(auditRoutes(dependencies));
     },

@@ -1,7 +1,8 @@
 import type { DatabaseOrTransaction } from '../db/database.ts';
+import type { Plan } from '../environments/plans.ts';
 import { notFound } from '../shared/errors.ts';
-import { type ExportConfig, toConfig } from './repository.ts';
-import type { RunHistory } from './status.ts';
+import { type ConfigKey, type ExportConfig, toConfig } from './repository.ts';
+import type { ExportOutcome, RunHistory } from './status.ts';
 
 /** Config with the history that its status needs. */
 export interface ConfigWithHistory {
@@ -18,7 +19,10 @@ export async function getConfig(
   environmentId: string,
   id: string,
 ): Promise<ConfigWithHistory> {
-  const row = await selectConfigs(db, environmentId).where('config.id', '=', id).executeTakeFirst();
+  const row = await selectConfigs(db)
+    .where('config.environment_id', '=', environmentId)
+    .where('config.id', '=', id)
+    .executeTakeFirst();
   if (row === undefined) throw notFound('export config');
   return withHistory(row);
 }
@@ -30,7 +34,8 @@ export async function listConfigs(
   page: { before: { createdAt: Date; id: string } | null; limit: number },
 ): Promise<ConfigWithHistory[]> {
   const { before } = page;
-  const rows = await selectConfigs(db, environmentId)
+  const rows = await selectConfigs(db)
+    .where('config.environment_id', '=', environmentId)
     .where(({ eb, refTuple, tuple, val }) =>
       before === null
         ? val(true)
@@ -43,11 +48,54 @@ export async function listConfigs(
   return rows.map(withHistory);
 }
 
+/** Config of any environment, with what its status needs. */
+export interface ConfigOfEnvironment extends ConfigWithHistory {
+  readonly plan: Plan;
+}
+
+/**
+ * Lists configs of all environments after `after`, in order of environment and id.
+ * @param filter null for configs of any status, turned on or off
+ */
+export async function listAllConfigs(
+  db: DatabaseOrTransaction,
+  filter: { status: ExportOutcome | null; enabled: boolean | null },
+  page: { after: ConfigKey | null; limit: number },
+): Promise<ConfigOfEnvironment[]> {
+  const { status, enabled } = filter;
+  const { after } = page;
+  const rows = await selectConfigs(db)
+    .innerJoin('environments as environment', 'environment.id', 'config.environment_id')
+    .select('environment.plan')
+    .where(({ eb, refTuple, tuple, val }) =>
+      after === null
+        ? val(true)
+        : eb(
+            refTuple('config.environment_id', 'config.id'),
+            '>',
+            tuple(after.environmentId, after.id),
+          ),
+    )
+    .where(({ eb, val }) => (enabled === null ? val(true) : eb('config.enabled', '=', enabled)))
+    .where(({ eb, val }) => {
+      if (status === null) return val(true);
+      return status === 'never ran before'
+        ? eb('last.state', 'is', null)
+        : eb('last.state', '=', status);
+    })
+    .orderBy('config.environment_id')
+    .orderBy('config.id')
+    .limit(page.limit)
+    .execute();
+  // The check constraint allows no other plans.
+  return rows.map(row => ({ ...withHistory(row), plan: row.plan as Plan }));
+}
+
 /**
  * Selects configs with their last runs. Two index look-ups per config, independent of the length of
  * the history.
  */
-function selectConfigs(db: DatabaseOrTransaction, environmentId: string) {
+function selectConfigs(db: DatabaseOrTransaction) {
   return db
     .selectFrom('export_configs as config')
     .leftJoinLateral(
@@ -91,7 +139,6 @@ function selectConfigs(db: DatabaseOrTransaction, environmentId: string) {
           .where('run.state', '=', 'running'),
       ).as('is_running'),
     ])
-    .where('config.environment_id', '=', environmentId)
     .where('config.deleted_at', 'is', null);
 }
 

@@ -5,10 +5,10 @@ import { storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { documentedAs, instant, literals, nullable } from '../http/schemas.ts';
-import type { ConfigWithHistory } from './list-configs.ts';
+import type { ConfigOfEnvironment, ConfigWithHistory } from './list-configs.ts';
 import { runErrorCodes } from './run-error.ts';
 import { schedules } from './schedule.ts';
-import { describeStatus, type ExportStatus } from './status.ts';
+import { describeStatus, type ExportStatus, exportOutcomes } from './status.ts';
 
 /** Defines the schemas of bodies and responses of automatic exports. */
 
@@ -187,12 +187,14 @@ export const runError = Type.Unsafe<{ code: string; message: string } | null>({
   anyOf: [runErrorSchema, { type: 'null' }],
 });
 
+export const outcomeSchema = literals(exportOutcomes, {
+  title: 'ExportOutcome',
+  description: 'Outcome of the last finished run.',
+});
+
 export const statusSchema = Type.Object(
   {
-    status: literals(['never ran before', 'successful', 'failed'], {
-      title: 'ExportOutcome',
-      description: 'Outcome of the last finished run.',
-    }),
+    status: outcomeSchema,
     running: Type.Boolean(),
     lastRunAt: nullable(instant('End of the last finished run.')),
     lastSuccessfulRunAt: nullable(instant('End of the last successful run.')),
@@ -220,6 +222,20 @@ export const statusSchema = Type.Object(
     }),
   },
   { title: 'ExportConfigStatus', description: 'Status of an export config.' },
+);
+
+export const overviewSchema = Type.Object(
+  {
+    environmentId: Type.String(),
+    configId: Type.String(),
+    name: Type.String(),
+    enabled: Type.Boolean(),
+    ...statusSchema.properties,
+  },
+  {
+    title: 'ExportConfigOverview',
+    description: 'Export config of any environment, with its status.',
+  },
 );
 
 export const configSchema = Type.Object(
@@ -298,6 +314,17 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
     createdAt: config.createdAt.toISOString(),
     updatedAt: config.updatedAt.toISOString(),
     status: describeStatus(config, history, plan, now),
+  };
+}
+
+/** Converts a stored config to its line in the overview of all environments. */
+export function presentOverview({ config, history, plan }: ConfigOfEnvironment, now: Date) {
+  return {
+    environmentId: config.environmentId,
+    configId: config.id,
+    name: config.name,
+    enabled: config.enabled,
+    ...describeStatus(config, history, plan, now),
   };
 }
 

@@ -10,6 +10,9 @@ export interface AutoDisabled {
   readonly at: Date;
 }
 
+export const exportOutcomes = ['never ran before', 'successful', 'failed'] as const;
+export type ExportOutcome = (typeof exportOutcomes)[number];
+
 /** Run history from which the status is derived, together with the config and the plan. */
 export interface RunHistory {
   readonly running: boolean;
@@ -26,7 +29,7 @@ export interface RunHistory {
  * Status of an export config, `getExportConfigStatus` in openapi.yaml. Instants are ISO 8601 UTC.
  */
 export interface ExportStatus {
-  readonly status: 'never ran before' | 'successful' | 'failed';
+  readonly status: ExportOutcome;
   readonly running: boolean;
   readonly lastRunAt: string | null;
   readonly lastSuccessfulRunAt: string | null;

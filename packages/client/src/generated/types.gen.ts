@@ -437,6 +437,53 @@ export type ExportConfigInput = ({
 } & CustomExportConfigInput);
 
 /**
+ * ExportConfigOverview
+ *
+ * Export config of any environment, with its status.
+ */
+export type ExportConfigOverview = {
+    environmentId: string;
+    configId: string;
+    name: string;
+    enabled: boolean;
+    status: ExportOutcome;
+    running: boolean;
+    /**
+     * End of the last finished run.
+     */
+    lastRunAt: string | null;
+    /**
+     * End of the last successful run.
+     */
+    lastSuccessfulRunAt: string | null;
+    /**
+     * Next slot; null if the config is turned off or the plan does not allow it.
+     */
+    nextRunAt: string | null;
+    /**
+     * Error of the last finished run; null if it was successful.
+     */
+    error: RunError | null;
+    /**
+     * Present if the service turned the config off because ten slots in a row failed with a configuration error. Null once it is turned on again.
+     */
+    turnedOff: TurnedOff | null;
+};
+
+/**
+ * ExportConfigOverviewPage
+ *
+ * A page of export configs.
+ */
+export type ExportConfigOverviewPage = {
+    items: Array<ExportConfigOverview>;
+    /**
+     * Null on the last page.
+     */
+    nextCursor: string | null;
+};
+
+/**
  * ExportConfigPage
  *
  * A page of export configs.
@@ -452,7 +499,7 @@ export type ExportConfigPage = {
 /**
  * ExportConfigPatch
  *
- * Absent fields keep their value. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
+ * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
  */
 export type ExportConfigPatch = {
     /**
@@ -468,23 +515,23 @@ export type ExportConfigPatch = {
     /**
      * Required for `aws`, not allowed otherwise: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.
      */
-    bucketUrl?: string;
+    bucketUrl?: string | null;
     /**
      * Required for `gcp` and `custom`, not allowed otherwise.
      */
-    bucket?: string;
+    bucket?: string | null;
     /**
      * Required for `gcp` and `custom`, not allowed otherwise.
      */
-    region?: string;
+    region?: string | null;
     /**
      * Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.
      */
-    key?: string;
+    key?: string | null;
     /**
      * Scheme, host and port. Required for `custom`, not allowed otherwise.
      */
-    endpoint?: string;
+    endpoint?: string | null;
     /**
      * Access key id of the storage. For Google Cloud, that of an HMAC key.
      */
@@ -495,6 +542,22 @@ export type ExportConfigPatch = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    /**
+     * Ignored.
+     */
+    id?: unknown;
+    /**
+     * Ignored.
+     */
+    createdAt?: unknown;
+    /**
+     * Ignored.
+     */
+    updatedAt?: unknown;
+    /**
+     * Ignored.
+     */
+    status?: unknown;
 };
 
 /**
@@ -1213,7 +1276,7 @@ export type ExportConfigInputWritable = ({
 /**
  * ExportConfigPatch
  *
- * Absent fields keep their value. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
+ * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
  */
 export type ExportConfigPatchWritable = {
     /**
@@ -1229,23 +1292,23 @@ export type ExportConfigPatchWritable = {
     /**
      * Required for `aws`, not allowed otherwise: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.
      */
-    bucketUrl?: string;
+    bucketUrl?: string | null;
     /**
      * Required for `gcp` and `custom`, not allowed otherwise.
      */
-    bucket?: string;
+    bucket?: string | null;
     /**
      * Required for `gcp` and `custom`, not allowed otherwise.
      */
-    region?: string;
+    region?: string | null;
     /**
      * Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.
      */
-    key?: string;
+    key?: string | null;
     /**
      * Scheme, host and port. Required for `custom`, not allowed otherwise.
      */
-    endpoint?: string;
+    endpoint?: string | null;
     /**
      * Access key id of the storage. For Google Cloud, that of an HMAC key.
      */
@@ -1260,6 +1323,22 @@ export type ExportConfigPatchWritable = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    /**
+     * Ignored.
+     */
+    id?: unknown;
+    /**
+     * Ignored.
+     */
+    createdAt?: unknown;
+    /**
+     * Ignored.
+     */
+    updatedAt?: unknown;
+    /**
+     * Ignored.
+     */
+    status?: unknown;
 };
 
 /**
@@ -3175,7 +3254,7 @@ export type GetExportConfigResponse = GetExportConfigResponses[keyof GetExportCo
 
 export type UpdateExportConfigData = {
     /**
-     * Absent fields keep their value. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
+     * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
      */
     body: ExportConfigPatchWritable;
     path: {
@@ -3435,6 +3514,68 @@ export type ValidateExportConfigResponses = {
 };
 
 export type ValidateExportConfigResponse = ValidateExportConfigResponses[keyof ValidateExportConfigResponses];
+
+export type ListExportConfigStatusesData = {
+    body?: never;
+    path?: never;
+    query?: {
+        /**
+         * Maximum number of items to return.
+         */
+        limit?: number;
+        /**
+         * `nextCursor` of the previous page. Omit it for the first page.
+         */
+        cursor?: string;
+        /**
+         * Only configs whose last finished run had this outcome.
+         */
+        status?: ExportOutcome;
+        /**
+         * Only configs that are turned on, or only those that are turned off.
+         */
+        enabled?: boolean;
+    };
+    url: '/v1/export-configs/status';
+};
+
+export type ListExportConfigStatusesErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope.
+     */
+    403: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type ListExportConfigStatusesError = ListExportConfigStatusesErrors[keyof ListExportConfigStatusesErrors];
+
+export type ListExportConfigStatusesResponses = {
+    /**
+     * A page of export configs.
+     */
+    200: ExportConfigOverviewPage;
+};
+
+export type ListExportConfigStatusesResponse = ListExportConfigStatusesResponses[keyof ListExportConfigStatusesResponses];
 
 export type ListRunsData = {
     body?: never;
