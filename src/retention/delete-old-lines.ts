@@ -1,6 +1,7 @@
-import { sql } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import { recordChange, systemActor } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
+import type { Tables } from '../db/tables.ts';
 
 /** Deletes old runs and audit lines in short batches. */
 
@@ -65,17 +66,7 @@ async function deleteRunsOf(
           select from export_runs as newer
           where newer.environment_id = run.environment_id and newer.config_id = run.config_id
             and newer.state = 'successful' and newer.finished_at > run.finished_at))`.execute(trx);
-    const count = Number(result.numAffectedRows ?? 0);
-    if (count > 0) {
-      const details = { count, before: before.toISOString() };
-      await recordChange(trx, actor, {
-        environmentId: null,
-        action: 'export_runs.expired',
-        targetId: null,
-        details,
-      });
-    }
-    return count;
+    return await recordExpired(trx, 'export_runs.expired', result.numAffectedRows, before);
   });
 }
 
@@ -107,16 +98,21 @@ async function deleteAuditLines(db: Database, before: Date): Promise<number> {
           .limit(linesPerBatch),
       )
       .executeTakeFirst();
-    const count = Number(result.numDeletedRows);
-    if (count > 0) {
-      const details = { count, before: before.toISOString() };
-      await recordChange(trx, actor, {
-        environmentId: null,
-        action: 'audit_log.expired',
-        targetId: null,
-        details,
-      });
-    }
-    return count;
+    return await recordExpired(trx, 'audit_log.expired', result.numDeletedRows, before);
   });
+}
+
+/** Writes one audit line for a batch. @returns the number of deleted lines */
+async function recordExpired(
+  trx: Transaction<Tables>,
+  action: 'export_runs.expired' | 'audit_log.expired',
+  deleted: bigint | undefined,
+  before: Date,
+): Promise<number> {
+  const count = Number(deleted ?? 0);
+  if (count > 0) {
+    const details = { count, before: before.toISOString() };
+    await recordChange(trx, actor, { environmentId: null, action, targetId: null, details });
+  }
+  return count;
 }

@@ -37,10 +37,10 @@ export async function tidyUp(
   const time = await earlierOf(db, now);
   const before = (days: number) => new Date(time.getTime() - days * dayMs);
   const errors: unknown[] = [];
-  const attempt = async <T>(work: Promise<T>, otherwise: T): Promise<T> =>
+  const attempt = async <T>(work: Promise<T>, fallback: T): Promise<T> =>
     await work.catch((error: unknown) => {
       errors.push(error);
-      return otherwise;
+      return fallback;
     });
   let days: RemovedDays = { partitions: 0, snapshots: 0, unrendered: [], unregistered: [] };
   if (kept === 'needed')

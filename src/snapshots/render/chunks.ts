@@ -22,7 +22,7 @@ export interface FreshChunk extends Chunk {
  * Minimum plain size of a chunk in bytes. Larger chunks compress no better (0.1 % less at 1 MiB),
  * and a stalled reader holds two of them.
  */
-const leastPlainBytes = 512 * 1024;
+const minPlainBytes = 512 * 1024;
 
 /**
  * Level 5 takes twice the CPU time of level 1: 60 instead of 125 MB of CSV per second and core. Its
@@ -47,7 +47,7 @@ export function chunkChecksum(version: string, index: number, deflated: Buffer):
 
 /** Cuts CSV records into chunks. One chunk is deflated while the next is collected. */
 export function makeChunks(rows: AsyncIterable<Buffer>): AsyncGenerator<FreshChunk> {
-  return mapAhead(cutRecords(rows, leastPlainBytes), 1, deflateChunk);
+  return mapAhead(cutRecords(rows, minPlainBytes), 1, deflateChunk);
 }
 
 /** Deflates whole records in the thread pool. */

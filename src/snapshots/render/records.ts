@@ -5,14 +5,14 @@ const comma = 0x2c;
 const lineFeed = 0x0a;
 
 /**
- * Cuts CSV into whole records of at least `leastBytes` together, except the last piece. The cuts
+ * Cuts CSV into whole records of at least `minBytes` together, except the last piece. The cuts
  * depend only on the bytes, not on the sizes of the source chunks.
  */
 export async function* cutRecords(
   source: AsyncIterable<Buffer>,
-  leastBytes: number,
+  minBytes: number,
 ): AsyncGenerator<Buffer> {
-  let parts: Buffer[] = [];
+  let pieces: Buffer[] = [];
   let length = 0;
   let isQuoted = false;
   for await (const bytes of source) {
@@ -20,30 +20,30 @@ export async function* cutRecords(
     let at = 0;
     while (at < bytes.length) {
       // Records that end before this position do not end the piece.
-      const least = start + leastBytes - length - 1;
+      const earliest = start + minBytes - length - 1;
       let end = -1;
       for (; at < bytes.length; at += 1) {
         const byte = bytes[at];
         if (byte === quote) isQuoted = !isQuoted;
-        else if (byte === lineFeed && at >= least && !isQuoted) {
+        else if (byte === lineFeed && at >= earliest && !isQuoted) {
           at += 1;
           end = at;
           break;
         }
       }
       if (end === -1) break;
-      parts.push(bytes.subarray(start, end));
-      yield Buffer.concat(parts);
-      parts = [];
+      pieces.push(bytes.subarray(start, end));
+      yield Buffer.concat(pieces);
+      pieces = [];
       length = 0;
       start = end;
     }
     if (start < bytes.length) {
-      parts.push(bytes.subarray(start));
+      pieces.push(bytes.subarray(start));
       length += bytes.length - start;
     }
   }
-  if (length > 0) yield Buffer.concat(parts);
+  if (length > 0) yield Buffer.concat(pieces);
 }
 
 /** Number of fields before the Date field in a record. */
