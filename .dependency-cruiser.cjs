@@ -5,9 +5,9 @@
 const mayImport = {
   shared: [],
   config: ['shared'],
-  observability: ['config', 'http', 'shared'],
+  observability: ['config', 'shared'],
   db: ['config', 'observability', 'shared'],
-  http: ['config', 'db', 'shared'],
+  http: ['config', 'db', 'observability', 'shared'],
   audit: ['db', 'http', 'shared'],
   outbound: ['config', 'observability', 'shared'],
   encryption: ['audit', 'config', 'db', 'shared'],

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
-import type { PoolClient } from 'pg';
 import { auditRoutes } from './audit/routes.ts';
 import type { Config } from './config/config.ts';
 import { findSchemaObstacle } from './db/schema-state.ts';
@@ -27,17 +26,15 @@ import { registerBodyTimeLimits } from './http/body-time.ts';
 import { registerCors, showWithoutHooks } from './http/cors.ts';
 import { registerDrain } from './http/drain.ts';
 import { answerBrokenHttp, registerErrorHandler, sendProblem } from './http/error-handler.ts';
+import { healthRoutes } from './http/health-routes.ts';
 import { validateHostHeader } from './http/host-header.ts';
 import { jsonBodyLimitBytes, registerJsonBodies } from './http/json-bodies.ts';
+import { metricsRoutes } from './http/metrics-routes.ts';
 import { registerOpenapi } from './http/openapi.ts';
 import { registerFormats } from './http/schemas.ts';
 import { createSerializerFactory } from './http/serializer-compiler.ts';
+import { endWithAnswer, tracedLogger, traceRequests } from './http/trace-requests.ts';
 import { compileValidator, configureValidator } from './http/validator-compiler.ts';
-import { healthRoutes } from './observability/health-routes.ts';
-import { metricsRoutes } from './observability/metrics-routes.ts';
-import { endWithAnswer, tracedLogger, traceRequests } from './observability/trace-requests.ts';
-import type { RegisteredSnapshot } from './snapshots/ingest/ingest-snapshot.ts';
-import { enqueueRendering } from './snapshots/render/render-queue.ts';
 import { snapshotRoutes } from './snapshots/routes.ts';
 import { documentWebhooks } from './webhooks/schemas.ts';
 
@@ -120,8 +117,6 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
         'runs that waited could not be woken',
       );
     });
-  const beforeCommit = (client: PoolClient, { environmentId, date, version }: RegisteredSnapshot) =>
-    enqueueRendering(client, dependencies.jobs, { environmentId, date, version });
   await app.register(metricsRoutes(dependencies));
   await app.register(
     healthRoutes({
@@ -136,7 +131,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       await v1.register(environmentRoutes(configDependencies));
       await v1.register(failureWebhookRoutes(configDependencies));
       await v1.register(apiKeyRoutes(dependencies));
-      await v1.register(snapshotRoutes({ ...dependencies, onIngested, beforeCommit }));
+      await v1.register(snapshotRoutes({ ...dependencies, onIngested }));
       await v1.register(exportRoutes(dependencies));
       await v1.register(linkRoutes({ ...dependencies, limits, publicUrl: config.publicUrl }));
       await v1.register(configRoutes(configDependencies));

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { JobWithMetadata } from 'pg-boss';
-import { isDatabaseUnavailable } from './db/is-unavailable.ts';
+import { isDatabaseUnavailable } from './db/errors.ts';
 import {
   lostRunQueue,
   type RenderJob,

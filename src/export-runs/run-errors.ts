@@ -1,4 +1,4 @@
-import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
+import { isDatabaseUnavailable } from '../db/errors.ts';
 import { isTransient, StorageError } from '../destinations/s3/errors.ts';
 import type { RunError } from '../export-configs/run-error.ts';
 

@@ -1,5 +1,5 @@
 import type { Pool, PoolClient } from 'pg';
-import { beginInUtc } from '../snapshots/instants.ts';
+import { lease } from '../db/borrow.ts';
 import { copyRows } from '../snapshots/render/copy-rows.ts';
 import type { ExportSection } from './plan-export.ts';
 
@@ -17,7 +17,8 @@ export interface ReadSession {
   close(): void;
 }
 
-const begin = `${beginInUtc('isolation level repeatable read read only')};
+const begin = `
+  begin isolation level repeatable read read only;
   set local statement_timeout = 0`;
 
 /**
@@ -25,36 +26,21 @@ const begin = `${beginInUtc('isolation level repeatable read read only')};
  * @param signal closes the session at once, also while the database sorts
  */
 export async function openReadSession(pool: Pool, signal: AbortSignal): Promise<ReadSession> {
-  signal.throwIfAborted();
-  const client = await pool.connect();
-  let isReleased = false;
-  const release = (broken?: Error) => {
-    if (isReleased) return;
-    isReleased = true;
-    signal.removeEventListener('abort', close);
-    client.release(broken);
-  };
+  const { client, release } = await lease(pool, signal);
   const close = () => release(new Error('The export was closed before its end.'));
-  signal.addEventListener('abort', close, { once: true });
-  try {
-    signal.throwIfAborted();
-    await client.query(begin);
-  } catch (error) {
-    close();
-    throw error;
-  }
+  const query = (text: string) =>
+    client.query(text).catch((error: unknown) => {
+      close();
+      throw error;
+    });
+  await query(begin);
   return {
     client,
     rows: (environmentId, { snapshotDate, date: shownDate, rowCount }) =>
       copyRows(client, { environmentId, snapshotDate, shownDate, rowCount }),
     async end() {
-      try {
-        await client.query('commit');
-        release();
-      } catch (error) {
-        close();
-        throw error;
-      }
+      await query('commit');
+      release();
     },
     close,
   };

@@ -8,8 +8,7 @@ import type {
   FastifyReply,
   FastifyRequest,
 } from 'fastify';
-import { isOrphaned } from '../db/is-orphaned.ts';
-import { isDatabaseUnavailable } from '../db/is-unavailable.ts';
+import { isDatabaseUnavailable, isOrphaned } from '../db/errors.ts';
 import { isSchemaMissing, pendingMigrations } from '../db/schema-state.ts';
 import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts';
 import { jsonBodyLimitBytes } from './json-bodies.ts';

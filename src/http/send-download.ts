@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
+import type { DownloadOutcome } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError } from '../shared/errors.ts';
 import {
@@ -27,9 +28,6 @@ export interface OpenDownloadFile extends DownloadFile {
   /** Reads the file, or a range of it, once. */
   bytes(range?: ByteRange): AsyncIterable<Buffer>;
 }
-
-export const downloadOutcomes = ['complete', 'reader_gone', 'stalled', 'failed'] as const;
-export type DownloadOutcome = (typeof downloadOutcomes)[number];
 
 export interface EndedDownload {
   readonly outcome: DownloadOutcome;

@@ -6,7 +6,7 @@ export interface LogDestination {
   flush(timeoutMs: number): Promise<void>;
 }
 
-/** Most bytes that wait for a slow reader. Further lines are dropped and counted. */
+/** Maximum bytes that wait for a slow reader. Further lines are dropped and counted. */
 const maxWaitingBytes = 16 * 1024 * 1024;
 
 /**

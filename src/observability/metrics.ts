@@ -1,5 +1,3 @@
-import type { DownloadOutcome } from '../http/send-download.ts';
-
 /**
  * Receives the events that the service counts. Implementations keep sums only: no value may
  * identify a customer.
@@ -20,6 +18,9 @@ interface EndedRequest {
   readonly status: number;
   readonly seconds: number;
 }
+
+export const downloadOutcomes = ['complete', 'reader_gone', 'stalled', 'failed'] as const;
+export type DownloadOutcome = (typeof downloadOutcomes)[number];
 
 interface EndedDownload {
   readonly outcome: DownloadOutcome;

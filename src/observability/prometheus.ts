@@ -1,10 +1,10 @@
 import type { Pool } from 'pg';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { downloadOutcomes } from '../http/send-download.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { cacheWithTtl } from '../shared/ttl-cache.ts';
 import {
   attemptOutcomes,
+  downloadOutcomes,
   ingestOutcomes,
   type Metrics,
   type QueueState,
@@ -66,20 +66,20 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
   const registers = [registry];
   const counter = (name: string, help: string, label?: string, values: readonly string[] = []) => {
     const labelNames = label === undefined ? [] : [label];
-    const made = new Counter({ name, help, labelNames, registers });
-    for (const value of values) made.inc({ [label ?? '']: value }, 0);
-    return made;
+    const metric = new Counter({ name, help, labelNames, registers });
+    for (const value of values) metric.inc({ [label ?? '']: value }, 0);
+    return metric;
   };
   const seconds = (name: string, help: string, outcomes: readonly string[]) => {
-    const made = new Histogram({
+    const metric = new Histogram({
       name,
       help,
       labelNames: ['outcome'],
       buckets: transferBuckets,
       registers,
     });
-    for (const outcome of outcomes) made.zero({ outcome });
-    return made;
+    for (const outcome of outcomes) metric.zero({ outcome });
+    return metric;
   };
 
   const requests = new Histogram({

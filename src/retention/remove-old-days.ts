@@ -2,8 +2,8 @@ import { type Kysely, sql, type Transaction } from 'kysely';
 import { DatabaseError } from 'pg';
 import { systemActor } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
+import { dayLockName, partitionLockName, partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';
-import { dayLockName, partitionLockName, partitionName } from '../snapshots/partitions.sql.ts';
 import { firstDayNeeded, isNeeded } from './needed-dates.ts';
 import {
   deleteUnneededSnapshots,

@@ -6,47 +6,32 @@
 /** Longest id in bytes. A key of two such ids and an environment id fits into an index page. */
 const maxIdBytes = 1024;
 
-export type Column =
-  /** A text that is neither null nor empty. */
-  | {
-      readonly header: string;
-      readonly kind: 'id';
-      readonly name: string;
-      readonly maxBytes: number;
-    }
-  | {
-      readonly header: string;
-      readonly kind: 'text';
-      readonly name: string;
-      readonly nullable: boolean;
-    }
+/** Column that a snapshot stores and a body must have. */
+export type StoredColumn = {
+  readonly header: string;
+  /** Name in `snapshot_rows`. */
+  readonly name: string;
+} /** A text that is neither null nor empty. */ & (
+  | { readonly kind: 'id'; readonly maxBytes: number }
+  | { readonly kind: 'text'; readonly nullable: boolean }
   /** An ISO 8601 instant of the years 0001 to 9999, stored with milliseconds. */
-  | {
-      readonly header: string;
-      readonly kind: 'instant';
-      readonly name: string;
-      readonly nullable: boolean;
-    }
+  | { readonly kind: 'instant'; readonly nullable: boolean }
   /** Digit from `min` to `max`. If `max` is null, a whole number of at most 18 digits. */
   | {
-      readonly header: string;
       readonly kind: 'integer';
-      readonly name: string;
       readonly nullable: boolean;
       readonly min: number;
       readonly max: number | null;
     }
-  /** Items joined by commas. An item with a comma, a quote or a line break is quoted. */
-  | {
-      readonly header: string;
-      readonly kind: 'list';
-      readonly name: string;
-      /**
-       * Name of the list that must have the same number of items. Items of this list then hold no
-       * commas.
-       */
-      readonly pairedWith: string | null;
-    }
+  /**
+   * Items joined by commas. An item with a comma, a quote or a line break is quoted. `pairedWith`
+   * names the list that must have the same number of items. Items then hold no commas.
+   */
+  | { readonly kind: 'list'; readonly pairedWith: string | null }
+);
+
+export type Column =
+  | StoredColumn
   /** Date of the snapshot. An ingest checks it. Rows do not store it. */
   | { readonly header: string; readonly kind: 'shown-date' }
   /** Label of the number in column `of`. An ingest ignores it. `none` is the label of null. */
@@ -57,9 +42,6 @@ export type Column =
       readonly labels: Readonly<Record<number, string>>;
       readonly none: string | null;
     };
-
-/** Stored column, which a body must have. `name` is its name in `snapshot_rows`. */
-export type StoredColumn = Exclude<Column, { kind: 'shown-date' | 'label' }>;
 
 export const columns: readonly Column[] = [
   { header: 'Company ID', kind: 'id', name: 'company_id', maxBytes: maxIdBytes },

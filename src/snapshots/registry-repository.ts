@@ -1,8 +1,8 @@
-import { sql } from 'kysely';
+import { CompiledQuery, sql } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
+import { attachDetachedDay, dayLockName, snapshotLockName } from '../db/snapshot-partitions.sql.ts';
 import { AppError, notFound } from '../shared/errors.ts';
-import { attachLeftPartition, dayLockName, snapshotLockName } from './partitions.sql.ts';
 
 /** Complete snapshot in the registry. Instants are ISO 8601. */
 export interface Snapshot {
@@ -23,9 +23,7 @@ export async function listSnapshots(
 ): Promise<Snapshot[]> {
   const { before } = page;
   const rows = await selectSnapshots(db, environmentId)
-    .where(({ eb, val }) =>
-      before === null ? val(true) : eb('snapshot.snapshot_date', '<', before),
-    )
+    .$if(before !== null, query => query.where('snapshot.snapshot_date', '<', before))
     .orderBy('snapshot.snapshot_date', 'desc')
     .limit(page.limit)
     .execute();
@@ -54,28 +52,20 @@ function selectSnapshots(db: Database, environmentId: string) {
         .onRef('rendered.version', '=', 'snapshot.version'),
     )
     .select([
-      'snapshot.snapshot_date',
+      'snapshot.snapshot_date as date',
       'snapshot.version',
-      'snapshot.row_count',
-      'snapshot.completed_at',
-      'rendered.rendered_at',
+      'snapshot.row_count as rowCount',
+      'snapshot.completed_at as completedAt',
+      'rendered.rendered_at as renderedAt',
     ])
     .where('snapshot.environment_id', '=', environmentId);
 }
 
-function toSnapshot(row: {
-  snapshot_date: string;
-  version: string;
-  row_count: number;
-  completed_at: Date;
-  rendered_at: Date | null;
-}): Snapshot {
+function toSnapshot<T extends { completedAt: Date; renderedAt: Date | null }>(row: T) {
   return {
-    date: row.snapshot_date,
-    version: row.version,
-    rowCount: row.row_count,
-    completedAt: row.completed_at.toISOString(),
-    renderedAt: row.rendered_at?.toISOString() ?? null,
+    ...row,
+    completedAt: row.completedAt.toISOString(),
+    renderedAt: row.renderedAt?.toISOString() ?? null,
   };
 }
 
@@ -100,10 +90,10 @@ export async function deleteSnapshot(
       .deleteFrom('snapshots')
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
-      .returning(['version', 'row_count'])
+      .returning(['version', 'row_count as rows'])
       .executeTakeFirst();
     if (deleted === undefined) throw notFound('snapshot');
-    await attachLeftPartition(trx, date);
+    await trx.executeQuery(CompiledQuery.raw(attachDetachedDay, [date, true]));
     await trx
       .deleteFrom('snapshot_rows')
       .where('environment_id', '=', environmentId)
@@ -113,7 +103,7 @@ export async function deleteSnapshot(
       environmentId,
       action: 'snapshot.deleted',
       targetId: date,
-      details: { version: deleted.version, rows: deleted.row_count },
+      details: deleted,
     });
   });
 }

@@ -1,20 +1,18 @@
-import type { Readable } from 'node:stream';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Pool, PoolClient } from 'pg';
+import type { Pool } from 'pg';
+import type { PgBoss } from 'pg-boss';
 import type { Config } from '../config/config.ts';
 import type { Database } from '../db/database.ts';
 import { actorOf, callerOf, environmentOf } from '../environments/auth/access.ts';
-import { recheckAccess } from '../environments/auth/recheck-access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date, instant, isoDate, nullable } from '../http/schemas.ts';
+import { openStreamedBody, type StreamedBody } from '../http/streamed-body.ts';
 import type { IngestOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
-import { parseContentDigest } from './ingest/content-digest.ts';
-import { ingestSnapshot, type RegisteredSnapshot } from './ingest/ingest-snapshot.ts';
-import { abortOnHangUp, readCsvBody, requireUtf8 } from './ingest/read-body.ts';
+import { ingestSnapshot } from './ingest/ingest-snapshot.ts';
 import {
   deleteSnapshot,
   findSnapshot,
@@ -80,28 +78,38 @@ const ingestQuery = Type.Object({
   ),
 });
 
+const bodyLimits = {
+  /** About 50 million rows. A gzip bomb of valid rows would fill the disk of the database. */
+  maxBytes: 16 * 1024 ** 3,
+  names: { request: 'An ingest', body: 'A snapshot' },
+} as const;
+
 const tags = ['Snapshots'];
 const writeScope = 'snapshots:write';
+const callerProblems = [
+  'validation_failed',
+  'unauthenticated',
+  'insufficient_scope',
+  'not_found',
+] as const;
 const readAccess = { environment: ['exports:read', writeScope] } as const;
 
 interface SnapshotRouteDependencies {
   readonly config: Pick<Config, 'ingest' | 'retention'>;
   readonly db: Database;
   readonly ingestPool: Pool;
+  readonly jobs: PgBoss;
   readonly ingestLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
   readonly now: () => Date;
   /** Called after each ingest, before the response. Must not reject. */
   readonly onIngested: (environmentId: string, date: string) => Promise<void>;
-  /** Called in the transaction of an ingest, just before its commit. */
-  readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
 
 export function snapshotRoutes(
   dependencies: SnapshotRouteDependencies,
 ): FastifyPluginCallbackTypebox {
-  const { config, db, ingestPool, ingestLimit, metrics, now, onIngested, beforeCommit } =
-    dependencies;
+  const { config, db, ingestLimit, metrics, now, onIngested } = dependencies;
   return (app, _options, done) => {
     app.register((uploads: typeof app, _uploadOptions, uploadsDone) => {
       uploads.removeAllContentTypeParsers();
@@ -129,11 +137,8 @@ export function snapshotRoutes(
             },
             201: { ...ingestedSchema, 'x-response-description': 'The date had no snapshot.' },
             ...problemResponses(
-              'validation_failed',
+              ...callerProblems,
               'digest_mismatch',
-              'unauthenticated',
-              'insufficient_scope',
-              'not_found',
               'request_timeout',
               'conflict',
               'payload_too_large',
@@ -144,67 +149,36 @@ export function snapshotRoutes(
           },
         },
         handler: async (request, reply) => {
-          const { headers, params } = request;
+          const { params, query } = request;
           requireDateInRange(params.date, now(), config.retention.snapshots);
-          requireUtf8(headers['content-type']);
-          const digests = parseContentDigest(headers['content-digest']);
           const environment = environmentOf(request);
-          const caller = callerOf(request);
           const release = ingestLimit.acquire(environment.id);
-          const controller = new AbortController();
-          const { signal } = controller;
-          abortOnHangUp(request.raw, controller);
-          const timer = setTimeout(() => {
-            const detail = `An ingest may take ${config.ingest.maxMs / 1000} s.`;
-            controller.abort(new AppError('request_timeout', detail));
-          }, config.ingest.maxMs);
           const startedAt = performance.now();
-          let bytes = 0;
-          let rows = 0;
+          let body: StreamedBody | null = null;
           let outcome: IngestOutcome = 'failed';
+          let rows = 0;
           try {
-            const body = readCsvBody((request.body ?? request.raw) as Readable, {
-              ...config.ingest,
-              signal,
-              contentEncoding: headers['content-encoding'],
-              digests,
-              onBytes: length => {
-                bytes += length;
-              },
-            });
-            const ingested = await ingestSnapshot(ingestPool, {
-              environmentId: environment.id,
+            body = openStreamedBody(request.raw, { ...config.ingest, ...bodyLimits });
+            const { created, ...ingested } = await ingestSnapshot(dependencies, {
+              environment,
               date: params.date,
               body,
-              announcedRows: request.query.rowCount ?? null,
-              signal,
+              announcedRows: query.rowCount ?? null,
+              caller: callerOf(request),
               actor: actorOf(request),
-              now,
-              recheck: trx =>
-                recheckAccess(trx, { environment, caller, scope: writeScope, now: now() }),
-              beforeCommit,
             });
             outcome = 'complete';
             rows = ingested.rowCount;
             await onIngested(environment.id, ingested.date);
-            const { created, completedAt, ...shown } = ingested;
-            return reply
-              .code(created ? 201 : 200)
-              .send({ ...shown, completedAt: completedAt.toISOString() });
+            return reply.code(created ? 201 : 200).send(ingested);
           } catch (error) {
-            if (outcome === 'failed') outcome = outcomeOf(error, signal);
+            outcome = outcomeOf(error, body?.signal.aborted === true);
             throw error;
           } finally {
-            clearTimeout(timer);
-            // Ends waits for the body.
-            controller.abort();
+            body?.close();
             release();
-            metrics.ingestEnded({
-              outcome,
-              bytes,
-              rows,
-              seconds: (performance.now() - startedAt) / 1000,
-            });
+            const seconds = (performance.now() - startedAt) / 1000;
+            metrics.ingestEnded({ outcome, rows, bytes: body?.bytes ?? 0, seconds });
           }
         },
       });
@@ -222,12 +196,7 @@ export function snapshotRoutes(
         querystring: pageQuery,
         response: {
           200: pageOf(snapshotSchema, 'A page of snapshots.'),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-          ),
+          ...problemResponses(...callerProblems),
         },
       },
       handler: async request =>
@@ -249,12 +218,7 @@ export function snapshotRoutes(
         params: snapshotParams,
         response: {
           200: snapshotSchema,
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-          ),
+          ...problemResponses(...callerProblems),
         },
       },
       handler: async request =>
@@ -272,10 +236,7 @@ export function snapshotRoutes(
         response: {
           204: Type.Null({ description: 'The snapshot was deleted.' }),
           ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
+            ...callerProblems,
             'conflict',
             'payload_too_large',
             'unsupported_media_type',
@@ -310,8 +271,8 @@ function invalidDate(message: string): AppError {
   return validationFailed([{ path: '/path/date', message }]);
 }
 
-function outcomeOf(error: unknown, signal: AbortSignal): IngestOutcome {
+function outcomeOf(error: unknown, isAborted: boolean): IngestOutcome {
   if (error instanceof AppError && error.code === 'request_timeout') return 'stalled';
-  if (signal.aborted) return 'sender_gone';
+  if (isAborted) return 'sender_gone';
   return error instanceof AppError && error.status < 500 ? 'refused' : 'failed';
 }

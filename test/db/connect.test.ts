@@ -1,7 +1,7 @@
 import pg from 'pg';
 import t from 'tap';
 import { createPool } from '../../src/db/connect.ts';
-import { isDatabaseUnavailable } from '../../src/db/is-unavailable.ts';
+import { isDatabaseUnavailable } from '../../src/db/errors.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 
 const database = await createTestDatabase(t);

@@ -5,7 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { DatabaseError } from 'pg';
 import t from 'tap';
-import { isDatabaseUnavailable } from '../../src/db/is-unavailable.ts';
+import { isDatabaseUnavailable } from '../../src/db/errors.ts';
 import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { PassThrough } from 'node:stream';
-import { snapshotLockName } from '../../src/snapshots/partitions.sql.ts';
+import { snapshotLockName } from '../../src/db/snapshot-partitions.sql.ts';
 import { adoptionRow, loadColumns, loadLine } from './adoption-rows.ts';
 import type { startTestApp } from './app.ts';
 import { open } from './http-client.ts';

@@ -44,22 +44,20 @@ export class MalformedCsv extends Error {
   }
 }
 
-export interface CsvScanner {
-  /**
-   * Scans the next bytes of the body and reports each record that they complete. The cost is linear
-   * in the length of the body, independent of the sizes of the pieces.
-   *
-   * @param isLast true for the last call; the last record needs no line break
-   * @throws MalformedCsv
-   */
-  scan(piece: Buffer, isLast: boolean): void;
-}
+/**
+ * Scans the next bytes of the body and reports each record that they complete. The cost is linear
+ * in the length of the body, independent of the sizes of the pieces.
+ *
+ * @param isLast true for the last call; the last record needs no line break
+ * @throws MalformedCsv
+ */
+export type ScanCsv = (piece: Buffer, isLast: boolean) => void;
 
 /**
  * Creates a scanner for records and fields by RFC 4180 with LF or CRLF. It rejects malformed text
  * that lenient parsers would guess.
  */
-export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScanner {
+export function createCsvScanner(onRecord: (record: CsvRecord) => void): ScanCsv {
   const record: CsvRecord = {
     row: 0,
     bytes: Buffer.alloc(0),
@@ -71,125 +69,100 @@ export function createCsvScanner(onRecord: (record: CsvRecord) => void): CsvScan
     quoting: new Uint8Array(maxColumns),
     isText: true,
   };
-  const { from: starts, to: ends, quoting: quotings } = record;
-  /** Bytes of the unfinished record. Positions below are relative to its start. */
+  /** Bytes of the record that is not complete yet. */
   let rest: Buffer = Buffer.alloc(0);
-  let field = 0;
-  let isInField = false;
-  let from = 0;
-  let quoting = 0;
-  let at = 0;
+  /** Length at which they are scanned again. It doubles, so that the cost stays linear. */
+  let nextLength = 0;
 
-  function malformed(message: string, atField: number | null = field): MalformedCsv {
-    return new MalformedCsv(record.row, atField, message);
+  const maxBytes = () => (record.row === 0 ? maxHeaderBytes : maxRecordBytes);
+  function requireLength(bytes: number): void {
+    if (bytes <= maxBytes()) return;
+    throw new MalformedCsv(
+      record.row,
+      null,
+      `is longer than ${record.row === 0 ? '8 KiB' : '1 MiB'}`,
+    );
   }
 
-  function requireLength(length: number): void {
-    if (record.row > 0 && length > maxRecordBytes) throw malformed('is longer than 1 MiB', null);
-    if (record.row === 0 && length > maxHeaderBytes) throw malformed('is longer than 8 KiB', null);
-  }
-
-  /**
-   * Moves `at` to the end of the field.
-   *
-   * @returns the end of its text, or -1 if the field continues after these bytes
-   */
-  function findFieldEnd(bytes: Buffer, isLast: boolean): number {
-    const length = bytes.length;
-    let position = at;
-    if (quoting === Quoting.none) {
-      while (position < length) {
-        const byte = bytes[position];
-        if (byte === comma || byte === lf || byte === cr || byte === quote) break;
-        position += 1;
-      }
-      at = position;
-      return position;
+  return (piece, isLast) => {
+    const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
+    rest = bytes;
+    if (!isLast && bytes.length < Math.min(nextLength, maxBytes())) return;
+    // A line break never lies inside a character. Every record that ends in these bytes ends
+    // before it.
+    const checked = bytes.subarray(0, isLast ? bytes.length : bytes.lastIndexOf(lf) + 1);
+    record.isText = isUtf8(checked) && !checked.includes(0);
+    record.bytes = bytes;
+    let start = 0;
+    while (start < bytes.length) {
+      const end = scanRecord(record, start, isLast);
+      if (end === -1) break;
+      requireLength(end - start);
+      record.start = start;
+      record.end = end;
+      onRecord(record);
+      record.row += 1;
+      start = end;
     }
-    for (;;) {
-      while (position < length && bytes[position] !== quote) position += 1;
-      at = position;
-      if (position >= length) {
-        if (isLast) throw malformed('has a quote that is never closed');
-        return -1;
-      }
-      // The last byte so far may be the first quote of a doubled one.
-      if (position + 1 === length && !isLast) return -1;
-      if (bytes[position + 1] !== quote) break;
-      quoting = Quoting.escaped;
-      position += 2;
-    }
-    at = position + 1;
-    return position;
-  }
-
-  return {
-    scan(piece, isLast) {
-      const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
-      const length = bytes.length;
-      // A line break never lies inside a character. Every record that ends in these bytes ends
-      // before it.
-      const checked = bytes.subarray(0, isLast ? length : bytes.lastIndexOf(lf) + 1);
-      record.isText = isUtf8(checked) && !checked.includes(0);
-      record.bytes = bytes;
-      let start = 0;
-      for (;;) {
-        if (!isInField) {
-          if (at >= length && (!isLast || (field === 0 && at === start))) break;
-          quoting = bytes[at] === quote ? Quoting.quoted : Quoting.none;
-          if (quoting !== Quoting.none) at += 1;
-          from = at;
-          isInField = true;
-        }
-        const to = findFieldEnd(bytes, isLast);
-        if (to === -1) break;
-        const byte = bytes[at];
-        if (byte === undefined) {
-          if (!isLast) break;
-        } else if (byte === cr) {
-          if (at + 1 === length && !isLast) {
-            // The next byte decides whether this is CRLF. A quoted field resumes at its last quote.
-            at = to;
-            break;
-          }
-          if (bytes[at + 1] !== lf) throw malformed('has a carriage return outside quotes');
-        } else if (byte !== comma && byte !== lf) {
-          throw malformed(
-            quoting === Quoting.none
-              ? 'has a quote but does not begin with one'
-              : 'has text after its closing quote',
-          );
-        }
-        if (field < maxColumns) {
-          starts[field] = from;
-          ends[field] = to;
-          quotings[field] = quoting;
-        }
-        field += 1;
-        isInField = false;
-        if (byte === comma) {
-          at += 1;
-          continue;
-        }
-        if (byte !== undefined) at += byte === cr ? 2 : 1;
-        requireLength(at - start);
-        record.start = start;
-        record.end = at;
-        record.fieldCount = field;
-        onRecord(record);
-        record.row += 1;
-        start = at;
-        field = 0;
-      }
-      rest = bytes.subarray(start);
-      requireLength(rest.length);
-      at -= start;
-      from -= start;
-      const open = Math.min(field, maxColumns);
-      for (let index = 0; index < open; index += 1) {
-        starts[index] = (starts[index] ?? 0) - start;
-        ends[index] = (ends[index] ?? 0) - start;
-      }
-    },
+    rest = bytes.subarray(start);
+    requireLength(rest.length);
+    nextLength = 2 * rest.length;
   };
+}
+
+/**
+ * Scans the fields of the record that starts at `start`.
+ *
+ * @returns the end of the record, or -1 if it continues after the known bytes
+ */
+function scanRecord(record: CsvRecord, start: number, isLast: boolean): number {
+  const { bytes } = record;
+  const { length } = bytes;
+  let at = start;
+  for (let field = 0; ; field += 1) {
+    const isQuoted = bytes[at] === quote;
+    const from = isQuoted ? at + 1 : at;
+    let to = from;
+    let quoting: number = isQuoted ? Quoting.quoted : Quoting.none;
+    if (isQuoted) {
+      for (;;) {
+        while (to < length && bytes[to] !== quote) to += 1;
+        if (to + 1 < length && bytes[to + 1] === quote) {
+          quoting = Quoting.escaped;
+          to += 2;
+        } else break;
+      }
+      if (to >= length && isLast)
+        throw new MalformedCsv(record.row, field, 'has a quote that is never closed');
+      at = to + 1;
+    } else {
+      for (; to < length; to += 1) {
+        const byte = bytes[to];
+        if (byte === comma || byte === lf || byte === cr || byte === quote) break;
+      }
+      at = to;
+    }
+    // The next byte decides whether this is a doubled quote, or CRLF.
+    if (!isLast && at + (bytes[at] === cr ? 1 : 0) >= length) return -1;
+    const byte = bytes[at];
+    if (byte === cr) {
+      if (bytes[at + 1] !== lf)
+        throw new MalformedCsv(record.row, field, 'has a carriage return outside quotes');
+    } else if (byte !== comma && byte !== lf && byte !== undefined) {
+      const message = isQuoted
+        ? 'has text after its closing quote'
+        : 'has a quote but does not begin with one';
+      throw new MalformedCsv(record.row, field, message);
+    }
+    if (field < maxColumns) {
+      record.from[field] = from;
+      record.to[field] = to;
+      record.quoting[field] = quoting;
+    }
+    if (byte === undefined || byte === lf || byte === cr) {
+      record.fieldCount = field + 1;
+      return Math.min(length, at + (byte === cr ? 2 : 1));
+    }
+    at += 1;
+  }
 }

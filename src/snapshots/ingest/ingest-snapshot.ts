@@ -1,50 +1,43 @@
+import { pipeline } from 'node:stream/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Pool, PoolClient } from 'pg';
+import { DatabaseError, type Pool, type PoolClient } from 'pg';
+import type { PgBoss } from 'pg-boss';
+import { from as copyFrom } from 'pg-copy-streams';
 import { type Actor, recordChange } from '../../audit/audit-log.ts';
+import { inTransaction } from '../../db/borrow.ts';
 import { createKyselyOn } from '../../db/connect.ts';
-import type { Database } from '../../db/database.ts';
+import { dayLockName, partitionName, snapshotLockName } from '../../db/snapshot-partitions.sql.ts';
+import type { Caller } from '../../environments/auth/access.ts';
+import { recheckAccess } from '../../environments/auth/recheck-access.ts';
+import type { Environment } from '../../environments/environments-repository.ts';
+import type { StreamedBody } from '../../http/streamed-body.ts';
 import { withSpan } from '../../observability/tracing.ts';
 import { AppError } from '../../shared/errors.ts';
-import { dayLockName, partitionName, snapshotLockName } from '../partitions.sql.ts';
-import { duplicateRow, startCopy } from './copy-rows.ts';
-import * as ingestSql from './ingest.sql.ts';
+import type { Snapshot } from '../registry-repository.ts';
+import { enqueueRendering } from '../render/render-queue.ts';
 import { createRowReader, type RowReader } from './read-rows.ts';
 
-export interface IngestedSnapshot {
-  readonly date: string;
-  readonly version: string;
-  readonly rowCount: number;
-  readonly completedAt: Date;
-  /** False if it replaced an earlier version. */
-  readonly created: boolean;
+interface IngestDependencies {
+  readonly ingestPool: Pool;
+  readonly jobs: PgBoss;
+  readonly now: () => Date;
 }
 
 export interface IngestRequest {
-  readonly environmentId: string;
+  readonly environment: Environment;
   /** `YYYY-MM-DD` */
   readonly date: string;
-  /** CSV in pieces of at most 64 KiB. The first has at least 16 KiB, unless the body is shorter. */
-  readonly body: AsyncIterable<Buffer>;
+  /** CSV. Its signal aborts the ingest at once, without any change. */
+  readonly body: Pick<StreamedBody, 'pieces' | 'signal'>;
   /** Number of rows that the sender announced; null if none. */
   readonly announcedRows: number | null;
-  /** Aborts the ingest at once, without any change. */
-  readonly signal: AbortSignal;
+  readonly caller: Caller;
   readonly actor: Actor;
-  readonly now: () => Date;
-  /**
-   * Checks again before the commit that the caller is authorized.
-   * @throws AppError
-   */
-  readonly recheck: (trx: Database) => Promise<void>;
-  /** Called in the transaction, just before its commit. */
-  readonly beforeCommit: (client: PoolClient, snapshot: RegisteredSnapshot) => Promise<void>;
 }
 
-export interface RegisteredSnapshot {
-  readonly environmentId: string;
-  readonly date: string;
-  readonly version: string;
-  readonly rowCount: number;
+export interface IngestedSnapshot extends Omit<Snapshot, 'renderedAt'> {
+  /** False if it replaced an earlier version. */
+  readonly created: boolean;
 }
 
 /** Longest time without a turn of the event loop, in milliseconds. */
@@ -55,25 +48,32 @@ const turnMs = 10;
  * Valid rows go straight into the partition of the day. After the first invalid field, the rest of
  * the body is only validated. Memory use does not depend on the length of the body.
  *
- * @throws AppError `snapshot_invalid`, `conflict` during another ingest of the same snapshot, and
- *   what the body and `recheck` throw
+ * @throws AppError `snapshot_invalid`, `conflict` during another ingest of the same snapshot, what
+ *   the body throws, and what `recheckAccess` throws before the commit
  */
 export async function ingestSnapshot(
-  pool: Pool,
+  dependencies: IngestDependencies,
   request: IngestRequest,
 ): Promise<IngestedSnapshot> {
-  const attributes = {
-    'whx.environment.id': request.environmentId,
-    'whx.snapshot.date': request.date,
-  };
+  const { environment, date, body } = request;
+  const attributes = { 'whx.environment.id': environment.id, 'whx.snapshot.date': date };
   return await withSpan('ingest', attributes, async span => {
-    const reader = createRowReader(request.environmentId, request.date);
+    const reader = createRowReader(environment.id, date);
     const pieces = readPieces(reader, request);
     // The header is read before a connection, a lock or a transaction is taken.
     while (!reader.hasHeader && (await pieces.next()).done !== true);
-    const ingested = await inTransaction(pool, request.signal, client =>
-      ingestWith(client, request, reader, pieces),
-    );
+    const ingested = await inTransaction(dependencies.ingestPool, body.signal, async client => {
+      await beginLocked(client, environment.id, date);
+      await client.query(
+        'delete from snapshot_rows where environment_id = $1 and snapshot_date = $2::date',
+        [environment.id, date],
+      );
+      const rowCount = await copyValidRows(client, date, reader, pieces);
+      reader.errors.throwIfAny();
+      if (rowCount !== reader.rowCount)
+        throw new Error(`Postgres stored ${rowCount} rows of ${reader.rowCount}.`);
+      return await register(dependencies, client, request, rowCount);
+    });
     span.add({ 'whx.rows': ingested.rowCount });
     return ingested;
   });
@@ -81,93 +81,21 @@ export async function ingestSnapshot(
 
 /** Validates the body piece by piece and yields to other requests in between. */
 async function* readPieces(reader: RowReader, request: IngestRequest): AsyncGenerator<void> {
+  const { body, announcedRows } = request;
   let turnStartedAt = performance.now();
-  let isReadable = true;
-  for await (const piece of request.body) {
-    isReadable = reader.read(piece, false);
-    if (!isReadable) break;
+  for await (const piece of body.pieces) {
+    if (!reader.read(piece, false)) return;
     yield;
     if (performance.now() - turnStartedAt > turnMs) {
       await nextTurn();
       turnStartedAt = performance.now();
     }
   }
-  if (isReadable) reader.read(Buffer.alloc(0), true);
-  const { announcedRows } = request;
-  if (isReadable && announcedRows !== null && announcedRows !== reader.rowCount) {
+  if (!reader.read(Buffer.alloc(0), true)) return;
+  if (announcedRows !== null && announcedRows !== reader.rowCount) {
     const message = `has ${reader.rowCount} rows where rowCount announces ${announcedRows}`;
     reader.errors.add(0, null, message);
   }
-}
-
-/**
- * Runs `work`, which begins a transaction, and commits it. An abort cannot interrupt the commit.
- */
-async function inTransaction<T>(
-  pool: Pool,
-  signal: AbortSignal,
-  work: (client: PoolClient) => Promise<T>,
-): Promise<T> {
-  const client = await pool.connect();
-  let isReleased = false;
-  const release = (broken?: Error) => {
-    if (!isReleased) client.release(broken);
-    isReleased = true;
-  };
-  // Closes the connection, also during a long statement. Postgres rolls the transaction back.
-  const abort = () => release(new Error('The ingest was aborted.'));
-  signal.addEventListener('abort', abort, { once: true });
-  try {
-    signal.throwIfAborted();
-    const result = await work(client);
-    signal.throwIfAborted();
-    signal.removeEventListener('abort', abort);
-    await client.query('commit');
-    return result;
-  } catch (error) {
-    if (!isReleased) await client.query('rollback').catch(release);
-    // The abort closed the connection. Its reason is more precise than the connection error.
-    else signal.throwIfAborted();
-    throw error;
-  } finally {
-    signal.removeEventListener('abort', abort);
-    release();
-  }
-}
-
-async function ingestWith(
-  client: PoolClient,
-  request: IngestRequest,
-  reader: RowReader,
-  pieces: AsyncGenerator<void>,
-): Promise<IngestedSnapshot> {
-  const { environmentId, date, now, actor } = request;
-  await beginLocked(client, environmentId, date);
-  await client.query(ingestSql.deleteRows, [environmentId, date]);
-  const stored = await copyValidRows(client, request, reader, pieces);
-  reader.errors.throwIfAny();
-  if (stored !== reader.rowCount)
-    throw new Error(`Postgres stored ${stored} rows of ${reader.rowCount}.`);
-
-  const trx = createKyselyOn(client);
-  await request.recheck(trx);
-  const completedAt = now();
-  const values = [environmentId, date, stored, completedAt];
-  const { rows } = await client.query<{ version: string; created: boolean }>(
-    ingestSql.registerSnapshot,
-    values,
-  );
-  const [registered] = rows;
-  if (registered === undefined) throw new Error('The snapshot was not registered.');
-  const { version, created } = registered;
-  await recordChange(trx, actor, {
-    environmentId,
-    action: 'snapshot.ingested',
-    targetId: date,
-    details: { version, rows: stored },
-  });
-  await request.beforeCommit(client, { environmentId, date, version, rowCount: stored });
-  return { date, version, rowCount: stored, completedAt, created };
 }
 
 /**
@@ -177,19 +105,24 @@ async function ingestWith(
 async function beginLocked(client: PoolClient, environmentId: string, date: string): Promise<void> {
   for (;;) {
     // In a separate transaction, so that its locks end before the body is read.
-    await client.query(ingestSql.ensurePartition, [date]);
-    await client.query(ingestSql.beginIngest);
-    await client.query(ingestSql.shareDay, [dayLockName(date)]);
-    const { rows } = await client.query<{ attached: boolean }>(ingestSql.isPartitionAttached, [
-      partitionName(date),
+    await client.query('select ensure_snapshot_partition($1::date)', [date]);
+    await client.query('begin; set local statement_timeout = 0');
+    await client.query('select pg_advisory_xact_lock_shared(hashtextextended($1, 0))', [
+      dayLockName(date),
     ]);
-    if (rows[0]?.attached === true) break;
+    const { rowCount } = await client.query(
+      `select from pg_class join pg_inherits on inhrelid = pg_class.oid
+       where relname = $1 and inhparent = 'snapshot_rows'::regclass and not inhdetachpending`,
+      [partitionName(date)],
+    );
+    if (rowCount === 1) break;
     // Retention removed the empty partition in between.
     await client.query('rollback');
   }
-  const { rows } = await client.query<{ locked: boolean }>(ingestSql.tryLockSnapshot, [
-    snapshotLockName(environmentId, date),
-  ]);
+  const { rows } = await client.query<{ locked: boolean }>(
+    'select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as locked',
+    [snapshotLockName(environmentId, date)],
+  );
   if (rows[0]?.locked !== true)
     throw new AppError('conflict', `Another request ingests the snapshot of ${date}.`);
 }
@@ -202,30 +135,70 @@ async function beginLocked(client: PoolClient, environmentId: string, date: stri
  */
 async function copyValidRows(
   client: PoolClient,
-  { date }: IngestRequest,
+  date: string,
   reader: RowReader,
   pieces: AsyncGenerator<void>,
 ): Promise<number> {
-  const copy = startCopy(client, ingestSql.copyRows(date, reader.columns));
-  try {
-    for (;;) {
-      for (const bytes of reader.takeEncoded(false)) await copy.write(bytes);
-      if (copy.error !== null && duplicateRow(copy.error, date) === null) throw copy.error;
-      if ((await pieces.next()).done === true) break;
-    }
-    for (const bytes of reader.takeEncoded(true)) await copy.write(bytes);
-    return await copy.end();
-  } catch (error) {
-    const row = duplicateRow(error, date);
-    if (row !== null) {
-      reader.errors.addFirst(
-        row,
-        'Company ID',
-        'stands with the same Feature ID in an earlier row',
-      );
-      return 0;
-    }
-    copy.cancel();
-    throw error;
+  const names = ['environment_id', 'snapshot_date', ...reader.columns.map(({ name }) => name)];
+  const copy = client.query(
+    copyFrom(`copy ${partitionName(date)} (${names.join(', ')}) from stdin (format binary)`),
+  );
+  async function* encoded() {
+    do yield* reader.takeEncoded(false);
+    while (!copy.destroyed && (await pieces.next()).done !== true);
+    yield* reader.takeEncoded(true);
   }
+  try {
+    await pipeline(encoded, copy);
+    return copy.rowCount;
+  } catch (error) {
+    const row = repeatedRow(error, date);
+    if (row === null) throw error;
+    while ((await pieces.next()).done !== true);
+    const message = 'stands with the same Feature ID in an earlier row';
+    reader.errors.addFirst(row, 'Company ID', message);
+    return 0;
+  }
+}
+
+/**
+ * Returns the number of the row that repeats an earlier key, if that ended a binary COPY, else
+ * null. Postgres reports rows in that format, not lines. Only the number is read, because the
+ * message may be in any language.
+ */
+function repeatedRow(error: unknown, date: string): number | null {
+  if (!(error instanceof DatabaseError) || error.code !== '23505') return null;
+  const [row] = /\d+/.exec((error.where ?? '').replace(partitionName(date), '')) ?? [];
+  return row === undefined ? null : Number(row);
+}
+
+/** Registers the new version, its audit line and its rendering if the caller is still authorized. */
+async function register(
+  { jobs, now }: IngestDependencies,
+  client: PoolClient,
+  { environment, date, caller, actor }: IngestRequest,
+  rowCount: number,
+): Promise<IngestedSnapshot> {
+  const trx = createKyselyOn(client);
+  await recheckAccess(trx, { environment, caller, scope: 'snapshots:write', now: now() });
+  const completedAt = now().toISOString();
+  const { rows } = await client.query<{ version: string; created: boolean }>(
+    `insert into snapshots (environment_id, snapshot_date, row_count, completed_at)
+     values ($1, $2::date, $3, $4)
+     on conflict (environment_id, snapshot_date) do update
+       set version = default, row_count = excluded.row_count, completed_at = excluded.completed_at
+     returning version, (xmax = 0) as created`,
+    [environment.id, date, rowCount, completedAt],
+  );
+  const [registered] = rows;
+  if (registered === undefined) throw new Error('The snapshot was not registered.');
+  const { version, created } = registered;
+  await recordChange(trx, actor, {
+    environmentId: environment.id,
+    action: 'snapshot.ingested',
+    targetId: date,
+    details: { version, rows: rowCount },
+  });
+  await enqueueRendering(client, jobs, { environmentId: environment.id, date, version });
+  return { date, version, rowCount, completedAt, created };
 }

@@ -1,11 +1,11 @@
 import pLimit from 'p-limit';
 import type { Pool, PoolClient } from 'pg';
 import { borrow } from '../../db/borrow.ts';
-import { isOrphaned } from '../../db/is-orphaned.ts';
+import { isOrphaned } from '../../db/errors.ts';
+import { attachDetachedDay } from '../../db/snapshot-partitions.sql.ts';
 import type { Metrics, RenderingOutcome } from '../../observability/metrics.ts';
 import { withSpan } from '../../observability/tracing.ts';
 import { combineCrcs } from '../../shared/combine-crcs.ts';
-import { beginInUtc } from '../instants.ts';
 import { chunkChecksum, makeChunks, renderer } from './chunks.ts';
 import { copyRows } from './copy-rows.ts';
 
@@ -58,21 +58,6 @@ const beginWriting = `
 const insertChunk = `
   insert into snapshot_chunks (environment_id, version, index, plain_bytes, checksum, deflated)
   values ($1, $2, $3, $4, $5, $6)`;
-
-/**
- * Attaches the day's table again if an interrupted night detached it and did not drop it: its rows
- * are not visible otherwise. Does nothing while retention works on the day. $1: date
- */
-const attachDetachedDay = `
-  select ensure_snapshot_partition($1::date)
-  where exists (
-      select from pg_class left join pg_inherits on inhrelid = pg_class.oid
-      where relname = 'snapshot_rows_' || to_char($1::date, 'YYYYMMDD') and relkind = 'r'
-        and inhdetachpending is not false
-        and relnamespace = (
-          select relnamespace from pg_class where oid = 'snapshot_rows'::regclass))
-    and pg_try_advisory_xact_lock(
-      hashtextextended('warehouse-export partition ' || $1::date, 0))`;
 
 /** Locks the environment first, in the same order as ingests and deletions. */
 const lockEnvironment = 'select from environments where id = $1 for key share';
@@ -130,12 +115,14 @@ async function renderWith(
   snapshot: SnapshotKey,
 ): Promise<{ outcome: RenderingOutcome; bytes: number }> {
   const { environmentId, date } = snapshot;
-  await reader.query(attachDetachedDay, [date]);
+  // Never waits for retention, whose work may end this rendering.
+  await reader.query(attachDetachedDay, [date, false]);
   await writer.query(beginWriting);
   await writer.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [
     `warehouse-export render ${environmentId} ${date}`,
   ]);
-  await reader.query(`${beginInUtc('isolation level repeatable read read only')};
+  await reader.query(`
+    begin isolation level repeatable read read only;
     set local statement_timeout = 0`);
   const current = await readCurrent(reader, snapshot);
   if (current === null || current.isRendered) {

@@ -10,7 +10,6 @@ import {
 import { escapeLiteral } from 'pg';
 import type { Tables } from '../../db/tables.ts';
 import { type Column, columns } from '../columns.ts';
-import { renderInstant } from '../instants.ts';
 
 /** Compiles statements only. COPY runs the SELECT on another connection. */
 const builder = new Kysely<Tables>({
@@ -24,7 +23,7 @@ const builder = new Kysely<Tables>({
 
 /**
  * Returns the COPY statement that writes the rows of a snapshot as CSV in byte order, without a
- * header line. It needs a session in UTC (`beginInUtc`). COPY takes no bind parameters, so the
+ * header line. COPY takes no bind parameters, so the
  * driver's own function quotes the values.
  * @param shownDate value of the Date column
  */
@@ -62,10 +61,22 @@ function selectLabel(
   const cases = Object.entries(labels).map(
     ([value, label]) => sql`when ${sql.raw(value)} then ${literal(label)}`,
   );
-  const otherwise = none === null ? sql`` : sql`else ${literal(none)}`;
-  return sql`case ${sql.ref(name)} ${sql.join(cases, sql` `)} ${otherwise} end`;
+  const labelOfNull = none === null ? sql`` : sql`else ${literal(none)}`;
+  return sql`case ${sql.ref(name)} ${sql.join(cases, sql` `)} ${labelOfNull} end`;
 }
 
 function literal<T = unknown>(text: string): RawBuilder<T> {
   return sql.raw<T>(escapeLiteral(text));
+}
+
+/**
+ * Returns SQL that formats a `timestamptz(3)` expression as `2026-01-02T03:04:05.678Z`. Every
+ * session of the service is in UTC.
+ *
+ * JSON output is the cheapest form that has the `T`, but it drops trailing zeros. Adding a
+ * microsecond prevents that, and `substr` cuts it off again. With four instants per row this takes
+ * a quarter less time than `to_char`.
+ */
+function renderInstant(expression: string): string {
+  return `substr(to_json(${expression} + interval '1 microsecond')::text, 2, 23) || 'Z'`;
 }

@@ -15,7 +15,7 @@ type Read =
 function read(pieces: readonly Buffer[]): Read {
   let header: readonly string[] = [];
   let records = '';
-  const scanner = createCsvScanner(({ row, bytes, end, fieldCount, from, to, quoting }) => {
+  const scan = createCsvScanner(({ row, bytes, end, fieldCount, from, to, quoting }) => {
     const fields = Array.from({ length: fieldCount }, (_, index) => {
       const text = bytes.toString('latin1', from[index], to[index]);
       return quoting[index] === Quoting.none ? text : `"${text}"`;
@@ -27,8 +27,8 @@ function read(pieces: readonly Buffer[]): Read {
     records += fields.join(',') + (bytes[end - 1] === 0x0a ? '\n' : '');
   });
   try {
-    for (const piece of pieces) scanner.scan(piece, false);
-    scanner.scan(Buffer.alloc(0), true);
+    for (const piece of pieces) scan(piece, false);
+    scan(Buffer.alloc(0), true);
   } catch (error) {
     if (!(error instanceof MalformedCsv)) throw error;
     return { row: error.row, field: error.field, message: error.message };
@@ -141,14 +141,14 @@ t.test('refuses an endless record and an endless header at their limit', async t
     ['A,"', 0, 'is longer than 8 KiB', maxHeaderBytes],
     ['A,', 0, 'is longer than 8 KiB', maxHeaderBytes],
   ] as const) {
-    const scanner = createCsvScanner(() => {});
-    scanner.scan(Buffer.from(start), false);
+    const scan = createCsvScanner(() => {});
+    scan(Buffer.from(start), false);
     let sent = 0;
     t.throws(
       () => {
         while (sent <= limit + piece.length) {
           sent += piece.length;
-          scanner.scan(piece, false);
+          scan(piece, false);
         }
       },
       { row, field: null, message },
@@ -172,9 +172,9 @@ t.test('reads a record of exactly the allowed length, whole and in pieces', asyn
 t.test('counts fields beyond the most columns and keeps the first ones', async t => {
   let count = 0;
   let last = 0;
-  const scanner = createCsvScanner(({ row, fieldCount, to }) => {
+  const scan = createCsvScanner(({ row, fieldCount, to }) => {
     if (row === 1) [count, last] = [fieldCount, to[63] ?? 0];
   });
-  scanner.scan(Buffer.from(`A\n${','.repeat(500_000)}\n`), true);
+  scan(Buffer.from(`A\n${','.repeat(500_000)}\n`), true);
   t.strictSame([count, last], [500_001, 65]);
 });

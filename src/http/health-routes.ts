@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { problemResponses } from '../http/problem.ts';
 import { AppError } from '../shared/errors.ts';
 import { cacheWithTtl } from '../shared/ttl-cache.ts';
+import { problemResponses } from './problem.ts';
 
 interface HealthOptions {
   /** Returns true from the first signal to shut down. */

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { parseDictionary } from 'structured-headers';
-import { AppError, validationFailed } from '../../shared/errors.ts';
+import { AppError, validationFailed } from '../shared/errors.ts';
 
 /** Digest that the sender declared for the body as sent. */
 export interface ContentDigest {

@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import fastifyPlugin from 'fastify-plugin';
-import { problemResponses } from '../http/problem.ts';
-import type { PrometheusMetrics } from './prometheus.ts';
+import type { PrometheusMetrics } from '../observability/prometheus.ts';
+import { problemResponses } from './problem.ts';
 
 /** Registers `/metrics` and counts every request. No metric identifies a customer. */
 export function metricsRoutes({

@@ -1,7 +1,7 @@
 import t from 'tap';
 import { AppError } from '../../../src/shared/errors.ts';
 import { columns } from '../../../src/snapshots/columns.ts';
-import { matchHeader } from '../../../src/snapshots/ingest/match-header.ts';
+import { matchHeader } from '../../../src/snapshots/ingest/header.ts';
 import { exportHeader, loadColumns } from '../../helpers/adoption-rows.ts';
 
 const names = (header: readonly string[]) => matchHeader(header).map(column => column.header);

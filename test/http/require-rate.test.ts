@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
-import { requireRate } from '../../../src/snapshots/ingest/require-rate.ts';
+import { requireRate } from '../../src/http/require-rate.ts';
 
 async function* sender(pausesMs: readonly number[], bytes: number): AsyncGenerator<Buffer> {
   for (const pauseMs of pausesMs) {

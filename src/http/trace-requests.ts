@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Bindings, ChildLoggerOptions } from 'fastify/types/logger.js';
-import { callerRequestId } from '../http/request-id.ts';
-import { beginRequest, type Span } from './tracing.ts';
+import { beginRequest, type Span } from '../observability/tracing.ts';
+import { callerRequestId } from './request-id.ts';
 
 /** Spans of traced requests. */
 const spans = new WeakMap<IncomingMessage, Span>();

@@ -42,3 +42,10 @@ export function isDatabaseUnavailable(error: unknown): boolean {
     return true;
   return messages.some(message => error.message.startsWith(message));
 }
+
+/**
+ * Returns true if a write failed because its parent row, an environment or a config, was deleted.
+ */
+export function isOrphaned(error: unknown): boolean {
+  return error instanceof DatabaseError && error.code === '23503';
+}

@@ -1,5 +1,4 @@
-import { sql, type Transaction } from 'kysely';
-import type { Tables } from '../db/tables.ts';
+/** Names, locks and statements for the partitions of `snapshot_rows`, one for each day. */
 
 /** Returns the name of the partition that `ensure_snapshot_partition` creates for a day. */
 export function partitionName(date: string): string {
@@ -30,14 +29,16 @@ export function snapshotLockName(environmentId: string, date: string): string {
 
 /**
  * Attaches the day's table again if retention has detached but not dropped it. `snapshot_rows` does
- * not show the rows of a detached table.
+ * not show the rows of a detached table. Parameters: the date, and true to wait for retention;
+ * with false a day on which retention works stays as it is.
  */
-export async function attachLeftPartition(trx: Transaction<Tables>, date: string): Promise<void> {
-  await sql`
-    select ensure_snapshot_partition(${date}::date)
-    where exists (
+export const attachDetachedDay = `
+  select ensure_snapshot_partition($1::date)
+  where case when exists (
       select from pg_class left join pg_inherits on inhrelid = pg_class.oid
-      where relname = ${partitionName(date)} and relkind = 'r' and inhdetachpending is not false
+      where relname = 'snapshot_rows_' || to_char($1::date, 'YYYYMMDD') and relkind = 'r'
+        and inhdetachpending is not false
         and relnamespace = (
-          select relnamespace from pg_class where oid = 'snapshot_rows'::regclass))`.execute(trx);
-}
+          select relnamespace from pg_class where oid = 'snapshot_rows'::regclass))
+    then $2::boolean or pg_try_advisory_xact_lock(
+      hashtextextended('warehouse-export partition ' || $1::date, 0)) end`;
