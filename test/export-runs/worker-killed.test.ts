@@ -15,7 +15,7 @@ t.setTimeout(300_000);
 
 const kills = 3;
 /** Number of runs that one worker executes at once. */
-const runsAKill = 4;
+const runsAKill = 2;
 const environments = Array.from({ length: kills * runsAKill }, (_, index) => `env-${index}`);
 /** More than two parts of 8 MiB. */
 const rowCount = 60_000;

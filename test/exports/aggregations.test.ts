@@ -23,22 +23,20 @@ function expected(aggregation: string, today: string): ShownDate[] {
   if (aggregation === 'today') return [{ date: today, from: null }];
   const found: ShownDate[] = [];
   const now = Date.parse(today);
+  const start = monthsBefore(today, aggregation === '3-months-weekly' ? 3 : 6);
   for (let time = now - 250 * dayMs; time < now; time += dayMs) {
-    const date = iso(time);
     if (aggregation === '30-days-daily') {
-      if (now - time <= 30 * dayMs) found.push({ date, from: date });
-      continue;
+      if (now - time <= 30 * dayMs) found.push({ date: iso(time), from: iso(time) });
+    } else if (new Date(time).getUTCDay() === 0 && iso(time) >= start) {
+      found.push({ date: iso(time), from: iso(time - 6 * dayMs) });
     }
-    const start = monthsBefore(today, aggregation === '3-months-weekly' ? 3 : 6);
-    const isSunday = new Date(time).getUTCDay() === 0;
-    if (isSunday && date >= start) found.push({ date, from: iso(time - 6 * dayMs) });
   }
   return found;
 }
 
-t.test('computes the dates of every aggregation on every day of eight years', async t => {
+t.test('computes the dates of every aggregation on every day of four years', async t => {
   const wrong: string[] = [];
-  for (let time = Date.UTC(2023, 0, 1); time < Date.UTC(2031, 0, 1); time += dayMs) {
+  for (let time = Date.UTC(2024, 0, 1); time < Date.UTC(2028, 0, 1); time += dayMs) {
     for (const aggregation of aggregations) {
       const today = iso(time);
       const shown = JSON.stringify(shownDates(aggregation, today));

@@ -63,9 +63,9 @@ t.test('downloads files through nginx', needsProgram('nginx'), async t => {
     });
   }
 
+  const direct = (await app.download('acme', 'today')).body.length;
   for (const [name, settings] of documented) {
     t.test(`serves a slow reader the complete file with ${name}`, async t => {
-      const direct = (await app.download('acme', 'today')).body.length;
       const port = await startNginx(t, app.port, settings);
       const response = await download(port, 'identity');
       let bytes = 0;

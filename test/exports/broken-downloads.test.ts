@@ -72,7 +72,7 @@ async function killSession(): Promise<void> {
        where datname = current_database() and application_name ~ 'warehouse-export (export|session)'
          and state <> 'idle'`,
     );
-    return rowCount === 1;
+    return rowCount !== 0;
   }, 'the database session of the download');
 }
 
