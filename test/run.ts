@@ -143,8 +143,8 @@ async function runTap(
   const log = fs.createWriteStream(path.join(outputDirectory, 'logs/tap'));
   const report = createTapReport(text => process.stdout.write(text));
   const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');
-  // Many tests wait for time limits, so the number of files at a time is one more than the cores.
-  const jobs = `--jobs=${os.availableParallelism() + 1}`;
+  // Many tests wait for time limits, so more files run at a time than there are cores.
+  const jobs = `--jobs=${os.availableParallelism() + 2}`;
   const fixed = ['--disable-coverage', jobs, '--timeout=300', '--reporter=tap', '--no-color'];
   // tap runs in a separate process group, so that processes that tests leave can be found and
   // ended.
