@@ -125,7 +125,7 @@ const expected: Readonly<Record<string, RegExp>> = {
   'The first lines of today’s file': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
   'The last 30 days, saved under the file name that the service sends':
     /^\d{4,} \/.*\/demo-pro_30-days-daily_\d{4}-\d\d-\d\d\.csv\n$/,
-  'Three months in weeks: the number of rows of each Sunday': /^( +\d+ \d{4}-\d\d-\d\d\n){5,14}$/,
+  'Three months in weeks: the number of rows of each Sunday': /^( +\d+ \d{4}-\d\d-\d\d\n){2,14}$/,
   'Six months in weeks: the headers, with the number of rows':
     /^HTTP\/1\.1 200 OK\r\n(?:.|\s)*x-total-rows: \d+\r\n/i,
   'Six months in weeks as a gzip file': /^c0000\d\d,.*\nc0000\d\d,.*\n$/,
@@ -153,7 +153,7 @@ const expected: Readonly<Record<string, RegExp>> = {
 };
 
 t.test('prints commands that work as printed, and deletes everything on Ctrl-C', async t => {
-  const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '40']);
+  const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '16']);
   const stdout = await demo.until('Ctrl-C stops the demo');
   const commands = new Map(
     [...stdout.matchAll(/^# (.+)\n((?:.+\n)+)/gm)].map(([, title = '', lines = '']) => [
