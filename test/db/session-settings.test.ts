@@ -19,7 +19,7 @@ const hostileProfiles: readonly Readonly<Record<string, string>>[] = [
     DateStyle: `'German'`,
     array_nulls: 'off',
     default_transaction_isolation: `'serializable'`,
-    statement_timeout: '20',
+    statement_timeout: '1000',
     search_path: `''`,
   },
   {
@@ -128,6 +128,12 @@ async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
   );
   answers.push(`retention: ${JSON.stringify(tidied)}`);
   await ask('DELETE', `/environments/${id}`);
+  for (const [name, pool] of Object.entries(app.dependencies.pools)) {
+    const { rows } = await pool.query(
+      `select current_setting('statement_timeout') as statement, current_setting('lock_timeout') as lock`,
+    );
+    answers.push(`timeouts of ${name}: ${JSON.stringify(rows[0])}`);
+  }
   return answers.map(answer => answer.replaceAll(id, 'acme'));
 }
 
