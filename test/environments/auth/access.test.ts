@@ -160,11 +160,12 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
     });
 
     for (const [route, rule] of Object.entries(rules)) {
-      // Each call revokes a key that was created only for it.
-      const callWith = async (token: string | null, environmentId = environment) => {
-        const spareId = route.includes('{keyId}')
-          ? (await app.makeKey(environment, ['exports:read'])).id
-          : '';
+      let spareId = '';
+      /** Creates what the next successful call changes or deletes. */
+      const prepare = async () => {
+        if (route.includes('{keyId}')) {
+          spareId = (await app.makeKey(environment, ['exports:read'])).id;
+        }
         if (/DELETE .*snapshots/.test(route)) {
           await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
         }
@@ -174,6 +175,9 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
           if (saved.json.failureWebhookSecret !== undefined)
             registerSecret(saved.json.failureWebhookSecret);
         }
+      };
+      await prepare();
+      const callWith = async (token: string | null, environmentId = environment) => {
         const [method = '', template = ''] = route.split(' ');
         const path = template
           .replace('{environmentId}', environmentId)
@@ -182,7 +186,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
           .replace('{keyId}', spareId)
           .replace('{token}', 'no-link');
         const json = rule.body === 'environment' ? { name: environment, plan } : rule.body;
-        return await app.call(path, {
+        const answer = await app.call(path, {
           method,
           token,
           ...(json === undefined ? {} : { json }),
@@ -190,6 +194,8 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
             ? { headers: { 'content-type': 'text/csv' }, body: loadBody([adoptionRow()]) }
             : {}),
         });
+        if (answer.status < 300) await prepare();
+        return answer;
       };
       const planAllows = plans.indexOf(plan) >= plans.indexOf(rule.plan ?? 'free');
       const expectProblem = (
@@ -218,42 +224,45 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
         continue;
       }
 
-      const unknownKey = `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`;
-      const [, , secret = ''] = foreign.token.split('_');
-      const otherSecret = `whx_${foreign.id}_${[...secret].reverse().join('')}`;
-      for (const [who, token] of [
-        ['no token', null],
-        ['an empty token', ''],
-        ['a malformed token', 'whx_x'],
-        ['an unknown key', unknownKey],
-        ['a known key with another secret', otherSecret],
-        ['a revoked key', revoked.token],
-        ['the operator token without its last character', testAdminToken.slice(0, -1)],
-        ['the operator token with a character more', `${testAdminToken}x`],
-        ['a user whose token has expired', expiredUser],
-        ['a user whose token is forged', forgedUser],
-      ] as const) {
-        expectProblem(await callWith(token), 401, 'unauthenticated', who);
-      }
+      // The free plan allows least, so a plan that is checked too early shows there.
+      if (plan === 'free') {
+        const unknownKey = `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`;
+        const [, , secret = ''] = foreign.token.split('_');
+        const otherSecret = `whx_${foreign.id}_${[...secret].reverse().join('')}`;
+        for (const [who, token] of [
+          ['no token', null],
+          ['an empty token', ''],
+          ['a malformed token', 'whx_x'],
+          ['an unknown key', unknownKey],
+          ['a known key with another secret', otherSecret],
+          ['a revoked key', revoked.token],
+          ['the operator token without its last character', testAdminToken.slice(0, -1)],
+          ['the operator token with a character more', `${testAdminToken}x`],
+          ['a user whose token has expired', expiredUser],
+          ['a user whose token is forged', forgedUser],
+        ] as const) {
+          expectProblem(await callWith(token), 401, 'unauthenticated', who);
+        }
 
-      const hasEnvironment = route.includes('{environmentId}');
-      const isForAnyOperator = rule.needs === 'operator' && !hasEnvironment;
-      for (const [who, token, ownToken] of [
-        ['a key', foreign.token, keys.get('exports:read')?.token ?? ''],
-        ['a user', foreignUser, users.get('exports:read') ?? ''],
-      ] as const) {
-        const asForeign = await callWith(token);
-        if (isForAnyOperator) {
-          expectProblem(asForeign, 403, 'insufficient_scope', who);
-          continue;
+        const hasEnvironment = route.includes('{environmentId}');
+        const isForAnyOperator = rule.needs === 'operator' && !hasEnvironment;
+        for (const [who, token, ownToken] of [
+          ['a key', foreign.token, keys.get('exports:read')?.token ?? ''],
+          ['a user', foreignUser, users.get('exports:read') ?? ''],
+        ] as const) {
+          const asForeign = await callWith(token);
+          if (isForAnyOperator) {
+            expectProblem(asForeign, 403, 'insufficient_scope', who);
+            continue;
+          }
+          expectProblem(asForeign, 404, 'not_found', `${who} of another environment`);
+          const absent = await callWith(token, 'no-such-environment');
+          expectProblem(absent, 404, 'not_found', `${who}: an environment that does not exist`);
+          if (!route.startsWith('HEAD ')) {
+            t.strictSame({ ...absent.json, requestId: '' }, { ...asForeign.json, requestId: '' });
+          }
+          expectProblem(await callWith(ownToken, 'stranger'), 404, 'not_found', `${who} elsewhere`);
         }
-        expectProblem(asForeign, 404, 'not_found', `${who} of another environment`);
-        const absent = await callWith(token, 'no-such-environment');
-        expectProblem(absent, 404, 'not_found', `${who}: an environment that does not exist`);
-        if (!route.startsWith('HEAD ')) {
-          t.strictSame({ ...absent.json, requestId: '' }, { ...asForeign.json, requestId: '' });
-        }
-        expectProblem(await callWith(ownToken, 'stranger'), 404, 'not_found', `${who} elsewhere`);
       }
 
       for (const scope of scopes) {
