@@ -25,7 +25,7 @@ interface Options {
 }
 
 interface Run {
-  readonly trigger: 'schedule' | 'manual';
+  readonly trigger: string;
   readonly state: string;
   readonly objectKey: string | null;
 }

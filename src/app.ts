@@ -15,8 +15,9 @@ import { overviewRoutes } from './export-configs/overview-routes.ts';
 import { configRoutes } from './export-configs/routes.ts';
 import { runErrorSchema, storageProblemMembers } from './export-configs/schemas.ts';
 import { validateRoutes } from './export-configs/validate-routes.ts';
+import { backfillRoutes } from './export-runs/backfill-routes.ts';
+import { cancelRuns } from './export-runs/control-repository.ts';
 import { wakeRuns } from './export-runs/enqueue-runs.ts';
-import { cancelRuns } from './export-runs/outcomes-repository.ts';
 import { runRoutes } from './export-runs/routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { maxTokenLength } from './exports/link-tokens.ts';
@@ -138,6 +139,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       await v1.register(validateRoutes(configDependencies));
       await v1.register(overviewRoutes(configDependencies));
       await v1.register(runRoutes(dependencies));
+      await v1.register(backfillRoutes(dependencies));
       await v1.register(auditRoutes(dependencies));
     },
     { prefix: '/v1' },

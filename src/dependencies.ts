@@ -9,6 +9,7 @@ import type { ClientEnvironment } from './destinations/s3/client.ts';
 import { createIssuerKeys } from './environments/auth/jwks.ts';
 import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
 import { runErrorCodes } from './export-configs/run-error.ts';
+import { checkRedeliveriesOf } from './export-runs/redeliveries-repository.ts';
 import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createSlowLane, type SlowLane } from './export-runs/slow-lane.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
@@ -157,7 +158,11 @@ export function createDependencies(
     db,
     exportPool: pools.export,
     sessionPool: pools.session,
-    renderer: createRenderer({ pool: pools.render, metrics }),
+    renderer: createRenderer({
+      pool: pools.render,
+      metrics,
+      onRendered: checkRedeliveriesOf,
+    }),
     downloadLimit,
     sessionLimit,
     downloadStallMs: stallTimeoutMs,

@@ -43,6 +43,10 @@ export const auditActions = [
   'export_config.deleted',
   'export_config.secret_resealed',
   'export_run.started',
+  'export_run.cancelled',
+  'export_run.retried',
+  'backfill.started',
+  'backfill.cancelled',
   'export_runs.expired',
   'audit_log.expired',
 ] as const;

@@ -16,6 +16,8 @@ export interface Tables {
   audit_log: AuditLogTable;
   failure_webhooks: FailureWebhooksTable;
   webhook_events: WebhookEventsTable;
+  backfills: BackfillsTable;
+  redelivery_checks: RedeliveryChecksTable;
 }
 
 type CreatedAt = ColumnType<Date, never, never>;
@@ -145,6 +147,12 @@ interface ExportConfigsTable {
   /** Time at which the service turned the config off; null once it is turned on again. */
   turned_off_at: Date | null;
   turned_off_message: string | null;
+  /** Missed slots that run after an outage: `newest` or `all`. */
+  catch_up: Generated<string>;
+  /** True if a snapshot that is replaced after its delivery is delivered again. */
+  redeliver: Generated<boolean>;
+  /** Newest date whose snapshot was delivered; null for none or if only older versions ran. */
+  last_delivered_date: Generated<string | null>;
   created_at: ColumnType<Date, Date, never>;
   updated_at: Date;
 }
@@ -174,6 +182,34 @@ interface ExportRunsTable {
   job_id: string | null;
   /** Multipart upload in progress. After a crash of the worker another one aborts it. */
   upload_id: string | null;
+  backfill_id: Generated<string | null>;
+  /** Version that was delivered. A redelivery has the version that it was made for before that. */
+  snapshot_version: Generated<string | null>;
+  /** True from the completion of the object until the attempt ends. Such a run is not cancelled. */
+  is_completing: Generated<boolean>;
+  /** How to correct the error; null if unknown. */
+  error_hint: Generated<string | null>;
+}
+
+/** Request to export each snapshot of a range of dates. Its counts are those of its runs. */
+interface BackfillsTable {
+  environment_id: string;
+  config_id: string;
+  id: string;
+  from_date: string;
+  to_date: string;
+  total: number;
+  /** Sorted dates that have no run yet. */
+  pending_dates: string[];
+  created_at: ColumnType<Date, Date, never>;
+  cancelled_at: Date | null;
+}
+
+/** Config that may have delivered a snapshot that was replaced since. The next tick looks for it. */
+interface RedeliveryChecksTable {
+  environment_id: string;
+  config_id: string;
+  requested_at: Generated<Date>;
 }
 
 /** Lines are inserted and deleted after their retention time, never updated. */

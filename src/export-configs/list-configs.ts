@@ -1,8 +1,12 @@
+import { sql } from 'kysely';
 import type { DatabaseOrTransaction } from '../db/database.ts';
+import { runQueue } from '../db/job-queue.ts';
 import type { Plan } from '../environments/plans.ts';
 import { notFound } from '../shared/errors.ts';
 import { type ConfigKey, type ExportConfig, toConfig } from './repository.ts';
-import type { ExportOutcome, RunHistory } from './status.ts';
+import { toRunError } from './run-error.ts';
+import type { RunTrigger } from './run-triggers.ts';
+import type { ExportOutcome, RunHistory, UnfinishedRun } from './status.ts';
 
 /** Config with the history that its status needs. */
 export interface ConfigWithHistory {
@@ -92,8 +96,8 @@ export async function listAllConfigs(
 }
 
 /**
- * Selects configs with their last runs. Two index look-ups per config, independent of the length of
- * the history.
+ * Selects configs with their last runs. Three index look-ups per config, independent of the length
+ * of the history.
  */
 function selectConfigs(db: DatabaseOrTransaction) {
   return db
@@ -102,7 +106,13 @@ function selectConfigs(db: DatabaseOrTransaction) {
       eb =>
         eb
           .selectFrom('export_runs as run')
-          .select(['run.state', 'run.finished_at', 'run.error_code', 'run.error_message'])
+          .select([
+            'run.state',
+            'run.finished_at',
+            'run.error_code',
+            'run.error_message',
+            'run.error_hint',
+          ])
           .whereRef('run.environment_id', '=', 'config.environment_id')
           .whereRef('run.config_id', '=', 'config.id')
           .where('run.finished_at', 'is not', null)
@@ -115,7 +125,7 @@ function selectConfigs(db: DatabaseOrTransaction) {
       eb =>
         eb
           .selectFrom('export_runs as run')
-          .select('run.finished_at')
+          .select(['run.finished_at', 'run.snapshot_date'])
           .whereRef('run.environment_id', '=', 'config.environment_id')
           .whereRef('run.config_id', '=', 'config.id')
           .where('run.state', '=', 'successful')
@@ -124,20 +134,44 @@ function selectConfigs(db: DatabaseOrTransaction) {
           .as('success'),
       join => join.onTrue(),
     )
+    .leftJoinLateral(
+      eb =>
+        eb
+          .selectFrom('export_runs as run')
+          .selectAll('run')
+          .whereRef('run.environment_id', '=', 'config.environment_id')
+          .whereRef('run.config_id', '=', 'config.id')
+          .where('run.state', 'in', ['queued', 'running'])
+          .limit(1)
+          .as('current'),
+      join => join.onTrue(),
+    )
     .selectAll('config')
-    .select(({ exists, selectFrom }) => [
+    .select([
       'last.state as last_state',
       'last.finished_at as last_finished_at',
       'last.error_code as last_error_code',
       'last.error_message as last_error_message',
+      'last.error_hint as last_error_hint',
       'success.finished_at as last_successful_at',
-      exists(
-        selectFrom('export_runs as run')
-          .select('run.id')
-          .whereRef('run.environment_id', '=', 'config.environment_id')
-          .whereRef('run.config_id', '=', 'config.id')
-          .where('run.state', '=', 'running'),
-      ).as('is_running'),
+      'success.snapshot_date as last_successful_date',
+      'current.id as run_id',
+      'current.trigger as run_trigger',
+      'current.snapshot_date as run_snapshot_date',
+      'current.state as run_state',
+      'current.attempts as run_attempts',
+      'current.job_id as run_job_id',
+      'current.error_code as run_error_code',
+      'current.error_message as run_error_message',
+      'current.error_hint as run_error_hint',
+      sql<Date | null>`(
+        select job.start_after from pgboss.job
+        where job.name = ${runQueue} and job.id = current.job_id and job.state < 'active'
+      )`.as('job_start_after'),
+      sql<boolean | null>`(
+        select job.start_after <= now() from pgboss.job
+        where job.name = ${runQueue} and job.id = current.job_id and job.state < 'active'
+      )`.as('job_is_ready'),
     ])
     .where('config.deleted_at', 'is', null);
 }
@@ -145,22 +179,46 @@ function selectConfigs(db: DatabaseOrTransaction) {
 type Row = Awaited<ReturnType<ReturnType<typeof selectConfigs>['executeTakeFirstOrThrow']>>;
 
 function withHistory(row: Row): ConfigWithHistory {
+  // Runs of older versions are only in the history of runs.
+  const delivered = [row.last_delivered_date, row.last_successful_date].filter(Boolean).sort();
   return {
     config: toConfig(row),
     history: {
-      running: Boolean(row.is_running),
+      current: currentRunOf(row),
       last:
         row.last_finished_at === null
           ? null
           : {
               state: row.last_state === 'successful' ? 'successful' : 'failed',
               finishedAt: row.last_finished_at,
-              error:
-                row.last_error_code === null || row.last_error_message === null
-                  ? null
-                  : { code: row.last_error_code, message: row.last_error_message },
+              error: toRunError({
+                error_code: row.last_error_code,
+                error_message: row.last_error_message,
+                error_hint: row.last_error_hint,
+              }),
             },
       lastSuccessfulAt: row.last_successful_at,
+      lastDeliveredDate: delivered.at(-1) ?? null,
     },
+  };
+}
+
+function currentRunOf(row: Row): UnfinishedRun | null {
+  if (row.run_id === null || row.run_snapshot_date === null) return null;
+  return {
+    id: row.run_id,
+    // The check constraints allow nothing else.
+    trigger: row.run_trigger as RunTrigger,
+    snapshotDate: row.run_snapshot_date,
+    state: row.run_state as UnfinishedRun['state'],
+    attempts: row.run_attempts ?? 0,
+    error: toRunError({
+      error_code: row.run_error_code,
+      error_message: row.run_error_message,
+      error_hint: row.run_error_hint,
+    }),
+    hasJob: row.run_job_id !== null,
+    isReady: row.job_is_ready === true,
+    startAfter: row.job_start_after,
   };
 }

@@ -18,7 +18,7 @@ import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
-import type { Schedule } from './schedule.ts';
+import type { CatchUp, Schedule } from './schedule.ts';
 
 /** Converts request bodies to config settings. */
 
@@ -39,6 +39,8 @@ export interface NewConfigBody extends DestinationFields {
   readonly secretAccessKey: string;
   readonly compression?: Compression;
   readonly manifest?: boolean;
+  readonly catchUp?: CatchUp;
+  readonly redeliver?: boolean;
   readonly encryption?: EncryptionBody | null;
 }
 
@@ -76,6 +78,8 @@ export function readNewConfig(body: NewConfigBody): {
       destination: destination.value,
       compression: body.compression ?? 'none',
       manifest: body.manifest ?? false,
+      catchUp: body.catchUp ?? 'newest',
+      redeliver: body.redeliver ?? false,
       encryption,
     },
     credentials: credentials.value,
@@ -145,6 +149,8 @@ export function readConfigPatch(
     schedule: patch.schedule ?? current.schedule,
     compression: patch.compression ?? current.compression,
     manifest: patch.manifest ?? current.manifest,
+    catchUp: patch.catchUp ?? current.catchUp,
+    redeliver: patch.redeliver ?? current.redeliver,
   };
   const isTurnedOn = enabled && !current.enabled;
   const changedCredentials = [

@@ -6,7 +6,7 @@ import type { Encryption } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import { notFound } from '../shared/errors.ts';
-import type { Schedule } from './schedule.ts';
+import type { CatchUp, Schedule } from './schedule.ts';
 import type { AutoDisabled } from './status.ts';
 
 type ConfigRow = Selectable<Tables['export_configs']>;
@@ -28,6 +28,10 @@ export interface ConfigSettings {
   readonly manifest: boolean;
   /** Server-side encryption; null for the default of the bucket. */
   readonly encryption: Encryption | null;
+  /** Missed slots that run after an outage. */
+  readonly catchUp: CatchUp;
+  /** True if a snapshot that is replaced after its delivery is delivered again. */
+  readonly redeliver: boolean;
 }
 
 /** Stored export config. */
@@ -181,6 +185,8 @@ function toColumns({ destination, ...config }: ExportConfig) {
     manifest: config.manifest,
     encryption: config.encryption?.type ?? null,
     kms_key_id: config.encryption?.kmsKeyId ?? null,
+    catch_up: config.catchUp,
+    redeliver: config.redeliver,
     turned_off_at: config.turnedOff?.at ?? null,
     turned_off_message: config.turnedOff?.message ?? null,
     active_since: config.activeSince,
@@ -210,6 +216,8 @@ export function toConfig(row: ConfigRow): ExportConfig {
       row.encryption === null
         ? null
         : { type: row.encryption as Encryption['type'], kmsKeyId: row.kms_key_id },
+    catchUp: row.catch_up as CatchUp,
+    redeliver: row.redeliver,
     accessKeyId: row.access_key_id,
     sealedSecret: row.sealed_secret,
     turnedOff:

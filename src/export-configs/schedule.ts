@@ -5,6 +5,13 @@ import { DateTime } from 'luxon';
 export const schedules = ['daily', 'weekly'] as const;
 export type Schedule = (typeof schedules)[number];
 
+/** Missed slots that run after an outage: only the newest, or all of them in order. */
+export const catchUps = ['newest', 'all'] as const;
+export type CatchUp = (typeof catchUps)[number];
+
+/** Missed slots older than this many days before the newest slot are never run. */
+export const catchUpDays = 31;
+
 /** Returns the newest slot that is not after `instant`. Weekly slots are Mondays. */
 export function newestSlot(schedule: Schedule, instant: Date): Date {
   return startOf(schedule, instant).toJSDate();

@@ -4,11 +4,18 @@ import { type EncryptionBody, encryptionTypes } from '../destinations/encryption
 import { storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
-import { documentedAs, instant, literals, nullable } from '../http/schemas.ts';
+import { date, documentedAs, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigOfEnvironment, ConfigWithHistory } from './list-configs.ts';
-import { runErrorCodes } from './run-error.ts';
-import { schedules } from './schedule.ts';
-import { describeStatus, type ExportStatus, exportOutcomes } from './status.ts';
+import { type RunError, runErrorCodes } from './run-error.ts';
+import { runTriggers } from './run-triggers.ts';
+import { catchUpDays, catchUps, schedules } from './schedule.ts';
+import {
+  describeStatus,
+  type ExportStatus,
+  exportOutcomes,
+  type WaitingFor,
+  waitingReasons,
+} from './status.ts';
 
 /** Defines the schemas of bodies and responses of automatic exports. */
 
@@ -67,6 +74,16 @@ const compression = literals(['none', 'gzip'], {
   examples: ['none'],
 });
 
+const catchUp = literals(catchUps, {
+  title: 'CatchUp',
+  description: `Missed slots that run after an outage: only the newest, or all of the last ${catchUpDays} days in order. Default: \`newest\`.`,
+  examples: ['newest'],
+});
+const redeliver = Type.Boolean({
+  description:
+    'True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.',
+});
+
 const encryption = {
   title: 'Encryption',
   type: ['object', 'null'],
@@ -121,6 +138,8 @@ const fields = {
     description:
       'True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.',
   }),
+  catchUp,
+  redeliver,
 };
 
 const { name, provider: _p, schedule: _s, accessKeyId, secretAccessKey, ...rest } = fields;
@@ -175,15 +194,27 @@ export const newConfigBody = documentedAs(
     },
   },
 );
+export const runTrigger = literals(runTriggers, {
+  title: 'RunTrigger',
+  description:
+    '`redelivery`: the snapshot was replaced after its delivery. `backfill`: a backfill started the run.',
+});
+
 const runErrorCode = literals(runErrorCodes, {
   title: 'RunErrorCode',
   description: 'Code of a storage error, or the reason why the service ended the run.',
 });
 export const runErrorSchema = Type.Object(
-  { code: documentedAs(Type.String(), runErrorCode), message: Type.String() },
+  {
+    code: documentedAs(Type.String(), runErrorCode),
+    message: Type.String(),
+    hint: Type.Optional(
+      Type.String({ description: 'How to correct the error; absent if unknown.' }),
+    ),
+  },
   { title: 'RunError' },
 );
-export const runError = Type.Unsafe<{ code: string; message: string } | null>({
+export const runError = Type.Unsafe<RunError | null>({
   anyOf: [runErrorSchema, { type: 'null' }],
 });
 
@@ -192,12 +223,34 @@ export const outcomeSchema = literals(exportOutcomes, {
   description: 'Outcome of the last finished run.',
 });
 
+const currentRunSchema = Type.Object(
+  {
+    id: Type.String(),
+    trigger: runTrigger,
+    snapshotDate: date('Date of the exported snapshot.'),
+    state: literals(['queued', 'running'], { title: 'CurrentRunState' }),
+    waitingFor: Type.Unsafe<WaitingFor | null>({
+      type: ['string', 'null'],
+      enum: [...waitingReasons, null],
+      description:
+        '`snapshot`: it is not ingested yet. `worker`: the run starts soon. `retry`: the run waits for its next attempt. Null while an attempt is made.',
+    }),
+    attempts: Type.Integer({ description: 'Attempts that have begun.' }),
+    nextAttemptAt: nullable(instant('Time of the next attempt if `waitingFor` is `retry`.')),
+    error: { ...runError, description: 'Error of the last attempt; null if there was none.' },
+  },
+  { title: 'CurrentRun' },
+);
+
 export const statusSchema = Type.Object(
   {
     status: outcomeSchema,
     running: Type.Boolean(),
     lastRunAt: nullable(instant('End of the last finished run.')),
     lastSuccessfulRunAt: nullable(instant('End of the last successful run.')),
+    lastDeliveredDate: nullable(
+      date('Newest snapshot date that was delivered; null before the first delivery.'),
+    ),
     nextRunAt: nullable(
       instant('Next slot; null if the config is turned off or the plan does not allow it.'),
     ),
@@ -219,6 +272,10 @@ export const statusSchema = Type.Object(
       ],
       description:
         'Present if the service turned the config off because ten slots in a row failed with a configuration error. Null once it is turned on again.',
+    }),
+    currentRun: Type.Unsafe<ExportStatus['currentRun']>({
+      anyOf: [currentRunSchema, { type: 'null' }],
+      description: 'Unfinished run of the config, or null.',
     }),
   },
   { title: 'ExportConfigStatus', description: 'Status of an export config.' },
@@ -254,6 +311,8 @@ export const configSchema = Type.Object(
     compression,
     encryption: Type.Unsafe<EncryptionBody | null>(encryption),
     manifest: Type.Boolean(),
+    catchUp,
+    redeliver,
     createdAt: instant(),
     updatedAt: instant(),
     status: statusSchema,
@@ -311,6 +370,8 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
     compression: config.compression,
     encryption: config.encryption,
     manifest: config.manifest,
+    catchUp: config.catchUp,
+    redeliver: config.redeliver,
     createdAt: config.createdAt.toISOString(),
     updatedAt: config.updatedAt.toISOString(),
     status: describeStatus(config, history, plan, now),

@@ -83,7 +83,10 @@ export async function createConfig(
       details: { enabled, schedule, destination: auditedDestination(config) },
     });
   });
-  return { config, history: { running: false, last: null, lastSuccessfulAt: null } };
+  return {
+    config,
+    history: { current: null, last: null, lastSuccessfulAt: null, lastDeliveredDate: null },
+  };
 }
 
 /** Fields that decide which objects a config writes. */

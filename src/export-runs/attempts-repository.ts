@@ -3,7 +3,8 @@ import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { RunJob } from '../db/job-queue.ts';
 import type { Plan } from '../environments/plans.ts';
 import { type ExportConfig, purgeConfigs, toConfig } from '../export-configs/repository.ts';
-import type { RunError } from '../export-configs/run-error.ts';
+import { errorColumns, type RunError, toRunError } from '../export-configs/run-error.ts';
+import type { RunTrigger } from '../export-configs/run-triggers.ts';
 import { isFinal, transition } from './run-states.ts';
 
 /**
@@ -27,7 +28,7 @@ export interface JobContext {
   readonly isFinished: boolean;
   /** True if the config was deleted. */
   readonly isDeleted: boolean;
-  readonly trigger: 'schedule' | 'manual';
+  readonly trigger: RunTrigger;
   readonly snapshotDate: string;
   /** Recorded multipart upload that was started and not aborted; null if there is none. */
   readonly uploadId: string | null;
@@ -60,6 +61,7 @@ export async function readJobContext(
       'run.upload_id',
       'run.error_code',
       'run.error_message',
+      'run.error_hint',
     ])
     .where('run.environment_id', '=', job.environmentId)
     .where('run.id', '=', job.runId)
@@ -73,10 +75,7 @@ export async function readJobContext(
     trigger: row.trigger as JobContext['trigger'],
     snapshotDate: row.snapshot_date,
     uploadId: row.upload_id,
-    lastError:
-      row.error_code === null || row.error_message === null
-        ? null
-        : { code: row.error_code, message: row.error_message },
+    lastError: toRunError(row),
     config: toConfig(row),
     plan: row.plan as Plan,
   };
@@ -93,13 +92,30 @@ export async function beginAttempt(
     .set({
       attempts: number,
       started_at: sql`coalesce(started_at, ${now})`,
-      error_code: null,
-      error_message: null,
+      ...errorColumns(null),
+      is_completing: false,
       upload_id: null,
     })
     .where(isOf(before))
     .executeTakeFirst();
   return result.numUpdatedRows === 1n ? { ...before, number } : null;
+}
+
+/**
+ * Marks the attempt before it completes its object. From then on no caller can cancel the run.
+ * @returns false if the attempt is not the current one of the run
+ */
+export async function beginCompletion(
+  db: DatabaseOrTransaction,
+  attempt: Attempt,
+): Promise<boolean> {
+  const result = await db
+    .updateTable('export_runs as run')
+    .set({ is_completing: true })
+    .where(isOf(attempt))
+    .where('run.state', '=', 'running')
+    .executeTakeFirst();
+  return result.numUpdatedRows === 1n;
 }
 
 /** Returns whether the attempt is the current one, and the plan. One look-up by primary key. */

@@ -4,18 +4,26 @@ import type { Database } from '../db/database.ts';
 import { lostRunQueue, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
-import { purgeConfigs } from '../export-configs/repository.ts';
-import { newestSlot, schedules, snapshotDateOf } from '../export-configs/schedule.ts';
+import { type ConfigKey, purgeConfigs } from '../export-configs/repository.ts';
+import { catchUpDays, newestSlot, schedules, snapshotDateOf } from '../export-configs/schedule.ts';
+
 import { deleteOldEvents } from '../webhooks/insert-events.ts';
+import { cancelBackfillsAfterDowngrade, insertBackfillRuns } from './backfills-repository.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { applyFailureEffects } from './failure-streaks.ts';
-import { cancelReasons } from './run-errors.ts';
+import { isOnly } from './is-only.sql.ts';
+import { insertRedeliveries } from './redeliveries-repository.ts';
+import { cancelReasons, snapshotMissingHint } from './run-errors.ts';
 import { initialState, transition } from './run-states.ts';
 
 /** Numbers of runs that a tick changed. */
 export interface Tick {
-  /** New runs of due slots. Only the newest slot of a config counts. */
+  /** New runs of due slots, at most one for each config. */
   readonly added: number;
+  /** New runs of snapshots that were replaced after their delivery. */
+  readonly redelivered: number;
+  /** New runs of backfills. */
+  readonly backfilled: number;
   /** Runs that were enqueued because their snapshot is present. */
   readonly sent: number;
   /** Runs that failed because their snapshot is missing. */
@@ -24,6 +32,15 @@ export interface Tick {
   readonly switchedOff: number;
 }
 
+const noTick: Tick = {
+  added: 0,
+  redelivered: 0,
+  backfilled: 0,
+  sent: 0,
+  failed: 0,
+  switchedOff: 0,
+};
+
 /**
  * Creates, enqueues and ends runs according to the clock. Works in one transaction with a fixed
  * number of statements, independent of the number of configs. Any number of processes may call it
@@ -31,18 +48,42 @@ export interface Tick {
  */
 export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise<Tick> {
   return await db.transaction().execute(async trx => {
-    if (!(await tryLock(trx))) return { added: 0, sent: 0, failed: 0, switchedOff: 0 };
+    if (!(await tryLock(trx))) return noTick;
     await sql`set local statement_timeout = 0`.execute(trx);
     // End old runs first, because a config has at most one unfinished run.
     const switchedOff = await failAfterDowngrade(trx, now);
     const failed = await failWithoutSnapshot(trx, boss, now);
-    const added = await insertDueRuns(trx, now);
+    await cancelBackfillsAfterDowngrade(trx, now);
+    const inserted = await insertRuns(trx, now);
     await requeueOrphanedRuns(trx);
     const sent = await enqueueRuns(trx, boss);
     await purgeConfigs(trx);
     await deleteOldEvents(trx, now);
-    return { added, sent, failed, switchedOff };
+    return { ...inserted, sent, failed, switchedOff };
   });
+}
+
+/**
+ * Starts the next run of a config if it has no unfinished run: a due slot, else a redelivery, else
+ * the next date of a backfill.
+ */
+export async function enqueueNextRun(
+  trx: Transaction<Tables>,
+  boss: PgBoss,
+  config: ConfigKey,
+  now: Date,
+): Promise<void> {
+  await insertRuns(trx, now, config);
+  await enqueueRuns(trx, boss, { environmentId: config.environmentId, configId: config.id });
+}
+
+/** Inserts the next run of each config that has no unfinished run. Due slots go first. */
+async function insertRuns(trx: Transaction<Tables>, now: Date, only?: ConfigKey) {
+  await withdrawBackfillRuns(trx, now, only);
+  const added = await insertDueRuns(trx, now, only);
+  const redelivered = await insertRedeliveries(trx, now, only);
+  const backfilled = await insertBackfillRuns(trx, now, only);
+  return { added, redelivered, backfilled };
 }
 
 async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
@@ -54,8 +95,41 @@ async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
 }
 
 /**
+ * Withdraws runs of backfills that no worker has begun, if a slot of their config is due. Their
+ * dates become pending again. The slot would otherwise wait behind the runs of other configs.
+ */
+async function withdrawBackfillRuns(
+  trx: Transaction<Tables>,
+  now: Date,
+  only?: ConfigKey,
+): Promise<void> {
+  await sql`
+    with withdrawn as (
+      delete from export_runs as run
+      where run.ctid = any(array(
+        select queued.ctid
+        from export_runs as queued
+        join export_configs as config
+          on config.environment_id = queued.environment_id and config.id = queued.config_id
+        join environments as environment on environment.id = queued.environment_id
+        join ${dueSlots(now)} on due.schedule = config.schedule
+        where queued.state = 'queued' and queued.trigger = 'backfill' and queued.attempts = 0
+          and ${isOnly('queued', only)} and ${isDue}
+          and coalesce(due.slot > ${lastSlot}, true)
+        for update of queued skip locked))
+      returning run.environment_id, run.backfill_id, run.snapshot_date
+    )
+    update backfills as backfill
+    set pending_dates = array_prepend(withdrawn.snapshot_date, backfill.pending_dates)
+    from withdrawn
+    where backfill.environment_id = withdrawn.environment_id
+      and backfill.id = withdrawn.backfill_id`.execute(trx);
+}
+
+/**
  * Inserts runs of due slots. A slot is skipped unless it is newer than all earlier slots of the
- * config, also after the clock was set back.
+ * config, also after the clock was set back. Configs that catch up on all slots get the oldest
+ * missed one.
  *
  * The conditions are subqueries with a limit, which Postgres executes as one index look-up per
  * config. Joins would be planned with statistics that are outdated at midnight.
@@ -63,16 +137,19 @@ async function tryLock(trx: Transaction<Tables>): Promise<boolean> {
  * Configs are locked like the foreign key would lock them. Configs that are being deleted are
  * skipped, because they would fail the whole tick.
  */
-async function insertDueRuns(trx: Transaction<Tables>, now: Date): Promise<number> {
+async function insertDueRuns(
+  trx: Transaction<Tables>,
+  now: Date,
+  only?: ConfigKey,
+): Promise<number> {
   const result = await sql`
-    insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
-    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', due.slot, due.snapshot_date, ${initialState}, ${now}
-    ${fromDueConfigs(now)}
-      and coalesce(due.slot > (
-        select run.slot from export_runs as run
-        where run.environment_id = config.environment_id and run.config_id = config.id and run.slot is not null
-        order by run.slot desc
-        limit 1), true)
+    insert into export_runs (
+      environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
+    select config.environment_id, config.id, gen_random_uuid()::text, 'schedule', next.slot,
+      ((next.slot at time zone 'UTC') - interval '1 day')::date, ${initialState}, ${now}
+    ${fromDueConfigs(now, nextSlotOfConfig)}
+      and ${isOnly('config', only, 'id')}
+      and coalesce(next.slot > last.slot, true)
       and (
         select true from export_runs as run
         where run.environment_id = config.environment_id and run.config_id = config.id
@@ -83,9 +160,35 @@ async function insertDueRuns(trx: Transaction<Tables>, now: Date): Promise<numbe
   return Number(result.numAffectedRows ?? 0);
 }
 
+/** SQL of the newest slot of a config that has a run. */
+const lastSlot = sql`(
+  select run.slot from export_runs as run
+  where run.environment_id = config.environment_id and run.config_id = config.id
+    and run.slot is not null
+  order by run.slot desc
+  limit 1)`;
+
+/** SQL that joins `last` and `next`: the last slot with a run, and the slot to run next. */
+const nextSlotOfConfig = sql`
+  cross join lateral (select ${lastSlot} as slot offset 0) as last
+  cross join lateral (
+    select case when config.catch_up = 'newest' then due.slot else least(
+      due.slot,
+      date_trunc(
+        case config.schedule when 'weekly' then 'week' else 'day' end,
+        greatest(
+          last.slot,
+          config.active_since,
+          due.slot - make_interval(hours => ${24 * catchUpDays}::int)),
+        'UTC')
+        + make_interval(hours => case config.schedule when 'weekly' then 168 else 24 end)
+    ) end as slot
+    offset 0) as next`;
+
 /**
  * Fails runs whose snapshot is missing although the next slot is due. A queued run without a job
- * has waited for its snapshot. Manual runs never wait: their snapshot existed and was deleted.
+ * has waited for its snapshot. Only scheduled runs wait: the snapshots of others existed and were
+ * deleted.
  * Configs are locked before runs, as everywhere. Configs that are being changed are left to the
  * next tick.
  */
@@ -100,7 +203,7 @@ async function failWithoutSnapshot(
       join export_configs as config on config.environment_id = late.environment_id and config.id = late.config_id
       join ${dueSlots(now)} on due.schedule = config.schedule
       where late.state = 'queued' and late.job_id is null
-        and (late.slot < due.slot or late.trigger = 'manual')
+        and (late.slot < due.slot or late.trigger <> 'schedule')
         and not exists (
           select from snapshots
           where snapshots.environment_id = late.environment_id and snapshots.snapshot_date = late.snapshot_date)
@@ -111,9 +214,11 @@ async function failWithoutSnapshot(
       error_code: 'snapshot_missing',
       error_message: sql`format(
         case run.trigger
-          when 'manual' then 'There is no snapshot of %s any more.'
-          else 'The snapshot of %s had not been ingested when the next slot was due.'
+          when 'schedule'
+            then 'The snapshot of %s had not been ingested when the next slot was due.'
+          else 'There is no snapshot of %s any more.'
         end, run.snapshot_date)`,
+      error_hint: snapshotMissingHint,
     })
     .where(late)
     .returning(['run.environment_id as environmentId', 'run.id as runId'])
@@ -130,7 +235,7 @@ async function failAfterDowngrade(trx: Transaction<Tables>, now: Date): Promise<
   const { code, message } = cancelReasons.plan_upgrade_required;
   const result = await transition(trx, 'fail')
     .from('environments as environment')
-    .set({ finished_at: now, error_code: code, error_message: message })
+    .set({ finished_at: now, error_code: code, error_message: message, error_hint: null })
     .where('run.state', '=', 'queued')
     .where('run.job_id', 'is', null)
     .whereRef('environment.id', '=', 'run.environment_id')
@@ -161,19 +266,24 @@ async function requeueOrphanedRuns(trx: Transaction<Tables>): Promise<void> {
   await trx.updateTable('export_runs as run').set({ job_id: null }).where(isOrphaned).execute();
 }
 
+/** SQL condition that a slot `due` concerns `config` in `environment`. */
+const isDue = sql`config.enabled
+  and config.deleted_at is null
+  and config.active_since < due.slot
+  and environment.plan = ${requiredPlan('automatic_export')}`;
+
 /**
  * Returns SQL that joins the tables `config`, `environment` and `due`: every config with a due
  * slot, and its newest slot.
+ * @param more SQL of further joins
  */
-export function fromDueConfigs(now: Date) {
+export function fromDueConfigs(now: Date, more = sql``) {
   return sql`
     from ${dueSlots(now)}
     join export_configs as config on config.schedule = due.schedule
     join environments as environment on environment.id = config.environment_id
-    where config.enabled
-      and config.deleted_at is null
-      and config.active_since < due.slot
-      and environment.plan = ${requiredPlan('automatic_export')}`;
+    ${more}
+    where ${isDue}`;
 }
 
 /**

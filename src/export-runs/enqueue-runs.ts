@@ -4,9 +4,10 @@ import type { Database } from '../db/database.ts';
 import { type RunJob, type RunOrigin, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
 
-/** Selection of waiting runs: those of one snapshot, or one run. */
+/** Selection of waiting runs: those of one snapshot or of one config, or one run. */
 export type RunSelection =
-  | { readonly environmentId: string; readonly date: string }
+  | { readonly environmentId: string; readonly date: string; readonly runId?: never }
+  | { readonly environmentId: string; readonly configId: string; readonly runId?: never }
   | { readonly environmentId: string; readonly runId: string };
 
 /**
@@ -26,7 +27,7 @@ export async function enqueueRuns(
   origin: RunOrigin = {},
   delaySeconds = 0,
 ): Promise<number> {
-  const { rows } = await sql<RunJob & { jobId: string }>`
+  const { rows } = await sql<RunJob & { jobId: string; trigger: string }>`
     update export_runs as run
     set job_id = gen_random_uuid()
     where run.ctid = any(array(
@@ -35,18 +36,20 @@ export async function enqueueRuns(
       where waiting.state = 'queued' and waiting.job_id is null and ${isSelected(only)}
         and exists (
           select from snapshots
-          where snapshots.environment_id = waiting.environment_id and snapshots.snapshot_date = waiting.snapshot_date)
+          where snapshots.environment_id = waiting.environment_id
+            and snapshots.snapshot_date = waiting.snapshot_date)
       for update of waiting skip locked))
-    returning run.environment_id as "environmentId", run.config_id as "configId", run.id as "runId", run.job_id as "jobId"`.execute(
-    trx,
-  );
+    returning run.environment_id as "environmentId", run.config_id as "configId",
+      run.id as "runId", run.job_id as "jobId", run.trigger`.execute(trx);
   if (rows.length === 0) return 0;
-  const jobs = rows.map(({ jobId, ...data }) => ({
+  const jobs = rows.map(({ jobId, trigger, ...data }) => ({
     id: jobId,
     data: { ...data, ...origin },
     // Limits the concurrency per environment, so that one customer with many configs does not block
     // others.
     group: { id: data.environmentId },
+    // Jobs of other runs go first, those of other environments included.
+    ...(trigger === 'backfill' && { priority: -1 }),
     ...(delaySeconds > 0 && { startAfter: delaySeconds }),
   }));
   await boss.insert(runQueue, jobs, { db: fromKysely(trx) });
@@ -67,7 +70,10 @@ export async function wakeRuns(
 
 function isSelected(only: RunSelection | undefined) {
   if (only === undefined) return sql`true`;
-  return 'runId' in only
-    ? sql`waiting.environment_id = ${only.environmentId} and waiting.id = ${only.runId}`
-    : sql`waiting.environment_id = ${only.environmentId} and waiting.snapshot_date = ${only.date}::date`;
+  if (only.runId !== undefined)
+    return sql`waiting.environment_id = ${only.environmentId} and waiting.id = ${only.runId}`;
+  return 'configId' in only
+    ? sql`waiting.environment_id = ${only.environmentId} and waiting.config_id = ${only.configId}`
+    : sql`waiting.environment_id = ${only.environmentId}
+        and waiting.snapshot_date = ${only.date}::date`;
 }

@@ -1,8 +1,15 @@
 import type { S3Client } from '@aws-sdk/client-s3';
 import type { AttemptOutcome } from '../observability/metrics.ts';
 import { currentSpan } from '../observability/tracing.ts';
-import { type JobContext, readJobContext, releaseJob } from './attempts-repository.ts';
+import {
+  type Attempt,
+  beginCompletion,
+  type JobContext,
+  readJobContext,
+  releaseJob,
+} from './attempts-repository.ts';
 import { describeForLog } from './describe-for-log.ts';
+import { enqueueNextRun } from './enqueue-due.ts';
 import { type RunResult, recordSuccess } from './outcomes-repository.ts';
 import { recordOutcome } from './record-outcome.ts';
 import { makeClient } from './run-client.ts';
@@ -75,10 +82,23 @@ export async function executeAttempt(
     // Also for a cancelled run, if nothing of it is left in the bucket.
     await releaseJob(db, attempt);
   }
+  await startNextRun(dependencies, attempt);
   const left = await readJobContext(db, job.data, job.id);
   if (left?.isFinished === true && left.attempt.number === attempt.number) {
     throw new Error('upload left behind');
   }
+}
+
+/** Starts the next run of the config at once. After an error the next tick starts it. */
+async function startNextRun(
+  { db, jobs, log, now }: RunDependencies,
+  { environmentId, configId }: Attempt,
+): Promise<void> {
+  const config = { environmentId, id: configId };
+  await db
+    .transaction()
+    .execute(trx => enqueueNextRun(trx, jobs, config, now()))
+    .catch((error: unknown) => log.warn({ err: error, ...config }, 'next run not started'));
 }
 
 async function send(
@@ -107,7 +127,10 @@ async function send(
       if (asked > 1) await abortOrphanedUploadsOf(used, dependencies, context, signal);
     },
     onMultipartAborted: () => forgetUpload(db, attempt),
-    beforeCompletion: watch.check,
+    beforeCompletion: async () => {
+      await watch.check();
+      if (!(await beginCompletion(db, attempt))) throw new AttemptCancelledError(null);
+    },
     now,
   });
 }

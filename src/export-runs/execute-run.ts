@@ -100,6 +100,7 @@ export async function failLostRun(
 
 function cancelReasonOf(context: JobContext): RunError | null {
   if (!planAllows(context.plan, 'automatic_export')) return cancelReasons.plan_upgrade_required;
-  const isOff = context.trigger === 'schedule' && !context.config.enabled;
+  const isAutomatic = context.trigger === 'schedule' || context.trigger === 'redelivery';
+  const isOff = isAutomatic && !context.config.enabled;
   return isOff || context.isDeleted ? cancelReasons.cancelled : null;
 }

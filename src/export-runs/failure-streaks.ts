@@ -13,6 +13,8 @@ import {
   type WrittenObject,
 } from '../webhooks/events.ts';
 import { insertEvents } from '../webhooks/insert-events.ts';
+import { cancelBackfillsOf } from './backfills-repository.ts';
+import { checkRedeliveryOf } from './redeliveries-repository.ts';
 import { cancelReasons } from './run-errors.ts';
 
 /**
@@ -107,6 +109,8 @@ export async function applyFailureEffects(
       as streak (environment_id text, id text, faulty_slots integer, turned_off_message text, is_pushed boolean)
     where config.environment_id = streak.environment_id and config.id = streak.id`.execute(trx);
   const turnedOff = noted.filter(({ turnsOff }) => turnsOff).map(({ run }) => toChange(run));
+  for (const { environmentId, targetId } of turnedOff)
+    await cancelBackfillsOf(trx, { environmentId, id: targetId }, now);
   await recordChanges(trx, systemActor('run-export'), turnedOff);
 }
 
@@ -122,9 +126,14 @@ function turnedOffMessage(faultySlots: number, lastError: string): string {
   return `${faultySlots} slots in a row failed because of the configuration. The last error: ${lastError}`;
 }
 
-function toChange({ environmentId, configId, code }: FailedRun): Change {
+function toChange({ environmentId, configId, code }: FailedRun) {
   const details = { reason: 'too_many_failures', lastError: code };
-  return { environmentId, action: 'export_config.turned_off', targetId: configId, details };
+  return {
+    environmentId,
+    action: 'export_config.turned_off',
+    targetId: configId,
+    details,
+  } satisfies Change;
 }
 
 function failureEvents(run: FailedRun, turnsOff: boolean): NewEvent[] {
@@ -163,14 +172,20 @@ export async function applySuccessEffects(
   );
   const [run] = rows;
   if (run === undefined) return;
-  if (run.failures > 0) {
-    await trx
-      .updateTable('export_configs')
-      .set({ failures_in_a_row: 0, faulty_slots_in_a_row: 0, has_pushed_failure: false })
-      .where('environment_id', '=', environmentId)
-      .where('id', '=', run.configId)
-      .execute();
-  }
+  await trx
+    .updateTable('export_configs')
+    .set({
+      last_delivered_date: sql`greatest(last_delivered_date, ${run.snapshotDate}::date)`,
+      ...(run.failures > 0 && {
+        failures_in_a_row: 0,
+        faulty_slots_in_a_row: 0,
+        has_pushed_failure: false,
+      }),
+    })
+    .where('environment_id', '=', environmentId)
+    .where('id', '=', run.configId)
+    .execute();
+  await checkRedeliveryOf(trx, { environmentId, id: run.configId });
   const recovered = run.hadPushedFailure ? [recoveredEvent(run)] : [];
   await insertEvents(trx, boss, [succeededEvent(run, object), ...recovered], now);
 }

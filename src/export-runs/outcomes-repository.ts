@@ -1,19 +1,20 @@
 import { sql } from 'kysely';
 import type { PgBoss } from 'pg-boss';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
-import type { ConfigKey } from '../export-configs/repository.ts';
-import type { RunError } from '../export-configs/run-error.ts';
+import { errorColumns, type RunError } from '../export-configs/run-error.ts';
 import type { WrittenObject } from '../webhooks/events.ts';
 import { type Attempt, isOf } from './attempts-repository.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { applyFailureEffects, applySuccessEffects, lockConfig } from './failure-streaks.ts';
-import { cancelReasons } from './run-errors.ts';
 import { transition } from './run-states.ts';
 
 /** Records how attempts end. */
 
 /** Result of a successful run. */
-export type RunResult = WrittenObject;
+export interface RunResult extends WrittenObject {
+  /** Version of the snapshot in the object. */
+  readonly snapshotVersion: string;
+}
 
 /**
  * Records the success of a run, ends the failure streak of the config and inserts its events.
@@ -35,6 +36,9 @@ export async function recordSuccess(
         bytes: result.bytes,
         sha256: result.sha256,
         object_key: result.objectKey,
+        snapshot_version: result.snapshotVersion,
+        is_completing: false,
+        ...errorColumns(null),
         job_id: null,
         upload_id: null,
       })
@@ -63,8 +67,8 @@ export async function recordFailure(
     const updated = await transition(trx, 'fail')
       .set({
         finished_at: now,
-        error_code: error.code,
-        error_message: error.message,
+        ...errorColumns(error),
+        is_completing: false,
         job_id: sql`case when run.upload_id is not null then run.job_id end`,
       })
       .where(isOf(attempt))
@@ -85,7 +89,7 @@ export async function recordRetry(
   error: RunError,
 ): Promise<boolean> {
   const updated = await transition(db, 'retry')
-    .set({ error_code: error.code, error_message: error.message })
+    .set({ ...errorColumns(error), is_completing: false })
     .where(isOf(attempt))
     .executeTakeFirst();
   return updated.numUpdatedRows === 1n;
@@ -103,7 +107,7 @@ export async function requeueRun(
 ): Promise<void> {
   await db.transaction().execute(async trx => {
     const updated = await transition(trx, 'requeue')
-      .set({ job_id: null })
+      .set({ job_id: null, is_completing: false })
       .where(isOf(attempt))
       .executeTakeFirst();
     if (updated.numUpdatedRows === 1n) {
@@ -121,27 +125,4 @@ const postponedSeconds = 60;
  */
 export async function postponeRun(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
   await requeueRun(db, boss, attempt, postponedSeconds);
-}
-
-/**
- * Cancels the unfinished run of a config that is turned off or deleted. A worker that executes it
- * notices within a second and cleans up.
- */
-export async function cancelRuns(
-  db: DatabaseOrTransaction,
-  config: ConfigKey,
-  now: Date,
-): Promise<void> {
-  await transition(db, 'fail')
-    .set({
-      finished_at: now,
-      error_code: cancelReasons.cancelled.code,
-      error_message: cancelReasons.cancelled.message,
-      // A queued run without attempts needs no job. An earlier attempt may have left an upload,
-      // even with an unknown id.
-      job_id: sql`case when run.state = 'running' or run.attempts > 0 then run.job_id end`,
-    })
-    .where('run.environment_id', '=', config.environmentId)
-    .where('run.config_id', '=', config.id)
-    .execute();
 }

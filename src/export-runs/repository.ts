@@ -1,20 +1,25 @@
 import { randomUUID } from 'node:crypto';
 import type { Selectable, Transaction } from 'kysely';
-import { DatabaseError } from 'pg';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import type { RunError } from '../export-configs/run-error.ts';
+import { type RunError, toRunError } from '../export-configs/run-error.ts';
+import type { RunTrigger } from '../export-configs/run-triggers.ts';
 import { AppError, notFound } from '../shared/errors.ts';
 import { initialState, type RunState } from './run-states.ts';
 
 type RunRow = Selectable<Tables['export_runs']>;
 
+/** `Retry-After` in seconds while another run of the config is unfinished. */
+const retryAfterSeconds = '10';
+
 /** Execution of a config. Instants are ISO 8601 UTC. */
 export interface Run {
   readonly id: string;
   readonly configId: string;
-  readonly trigger: 'schedule' | 'manual';
+  readonly trigger: RunTrigger;
+  /** Backfill that started the run; null for other triggers. */
+  readonly backfillId: string | null;
   readonly slot: string | null;
   readonly snapshotDate: string;
   readonly state: RunState;
@@ -118,14 +123,10 @@ export async function insertManualRun(
       state: initialState,
       created_at: wanted.now,
     })
+    .onConflict(conflict => conflict.doNothing())
     .returningAll()
-    .executeTakeFirstOrThrow()
-    .catch((error: unknown) => {
-      if (error instanceof DatabaseError && error.constraint === 'export_runs_unfinished') {
-        throw new AppError('conflict', 'This config has an unfinished run.');
-      }
-      throw error;
-    });
+    .executeTakeFirst();
+  if (row === undefined) throw await unfinishedRun(trx, wanted);
   await recordChange(trx, actor, {
     environmentId: wanted.environmentId,
     action: 'export_run.started',
@@ -133,6 +134,24 @@ export async function insertManualRun(
     details: { configId: wanted.configId, snapshotDate: row.snapshot_date },
   });
   return toRun(row);
+}
+
+/** Returns the error for a config that already has an unfinished run. */
+async function unfinishedRun(
+  trx: Transaction<Tables>,
+  { environmentId, configId }: { environmentId: string; configId: string },
+): Promise<AppError> {
+  const run = await trx
+    .selectFrom('export_runs')
+    .select(['id', 'state'])
+    .where('environment_id', '=', environmentId)
+    .where('config_id', '=', configId)
+    .where('state', 'in', ['queued', 'running'])
+    .executeTakeFirst();
+  // The run may have ended since the insertion failed.
+  const what = run === undefined ? 'Another run' : `The ${run.state} run ${run.id}`;
+  const detail = `${what} of this config is unfinished. Wait for it or cancel it.`;
+  return new AppError('conflict', detail, { headers: { 'retry-after': retryAfterSeconds } });
 }
 
 /**
@@ -157,7 +176,8 @@ function toRun(row: RunRow): Run {
     id: row.id,
     configId: row.config_id,
     // The check constraints allow nothing else.
-    trigger: row.trigger as Run['trigger'],
+    trigger: row.trigger as RunTrigger,
+    backfillId: row.backfill_id,
     slot: row.slot?.toISOString() ?? null,
     snapshotDate: row.snapshot_date,
     state: row.state as Run['state'],
@@ -169,9 +189,6 @@ function toRun(row: RunRow): Run {
     bytes: row.bytes,
     sha256: row.sha256,
     objectKey: row.object_key,
-    error:
-      row.error_code === null || row.error_message === null
-        ? null
-        : { code: row.error_code, message: row.error_message },
+    error: toRunError(row),
   };
 }

@@ -6,6 +6,7 @@ import { getConfig } from '../export-configs/list-configs.ts';
 import {
   bodyProblems,
   configParams,
+  mayDelete,
   mayRead,
   mayWrite,
   readProblems,
@@ -15,6 +16,8 @@ import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pa
 import { problemResponses } from '../http/problem.ts';
 import { date } from '../http/schemas.ts';
 import { currentSpan } from '../observability/tracing.ts';
+import { cancelRun, retryRun } from './control-repository.ts';
+import { enqueueNextRun } from './enqueue-due.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { getRun, insertManualRun, listRuns, type Run } from './repository.ts';
 import { configRunParams, runParams, runSchema } from './schemas.ts';
@@ -34,7 +37,8 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         summary: 'Run an export now',
         description:
           'Also works while the config is turned off. Fails with `conflict` if the config has an ' +
-          'unfinished run, and with `not_found` if the snapshot does not exist.',
+          'unfinished run, which the detail names, and with `not_found` if the snapshot does ' +
+          'not exist.',
         tags,
         params: configParams,
         body: Type.Object(
@@ -106,6 +110,62 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
       handler: async request => {
         const { configId, runId } = request.params;
         return await getRun(db, environmentOf(request).id, configId, runId);
+      },
+    });
+
+    app.post('/environments/:environmentId/export-configs/:configId/runs/:runId/retry', {
+      config: mayWrite,
+      schema: {
+        operationId: 'retryRun',
+        summary: 'Attempt a run now',
+        description:
+          'A queued run that waits for its next attempt is attempted now, and has all attempts ' +
+          'again. Fails with `conflict` if the run waits for something else, is running or has ' +
+          'ended.',
+        tags,
+        params: configRunParams,
+        response: { 202: runSchema, ...problemResponses(...bodyProblems, 'conflict') },
+      },
+      handler: async (request, reply) => {
+        const { configId, runId } = request.params;
+        const key = { environmentId: environmentOf(request).id, configId, runId };
+        const origin = { requestId: request.id, ...currentSpan().traceContext };
+        const run = await db
+          .transaction()
+          .execute(trx => retryRun(trx, jobs, actorOf(request), key, origin));
+        return reply.code(202).send(run);
+      },
+    });
+
+    app.post('/environments/:environmentId/export-configs/:configId/runs/:runId/cancel', {
+      config: mayDelete,
+      schema: {
+        operationId: 'cancelRun',
+        summary: 'Cancel a run',
+        description:
+          'The run ends as failed with `cancelled`. A worker aborts its upload within seconds, ' +
+          'so nothing of the run stays in the bucket. Fails with `conflict` if the run has ' +
+          'ended, and with `Retry-After` while it completes its file.',
+        tags,
+        params: configRunParams,
+        response: {
+          202: runSchema,
+          ...problemResponses(
+            ...readProblems,
+            ...(['payload_too_large', 'unsupported_media_type', 'conflict'] as const),
+          ),
+        },
+      },
+      handler: async (request, reply) => {
+        const { configId, runId } = request.params;
+        const environmentId = environmentOf(request).id;
+        const run = await db.transaction().execute(async trx => {
+          const key = { environmentId, configId, runId };
+          const cancelled = await cancelRun(trx, actorOf(request), key, now());
+          await enqueueNextRun(trx, jobs, { environmentId, id: configId }, now());
+          return cancelled;
+        });
+        return reply.code(202).send(run);
       },
     });
 

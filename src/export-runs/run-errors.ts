@@ -19,14 +19,28 @@ export const cancelReasons = {
   },
 } as const satisfies Record<string, RunError>;
 
+/** Error of a run that a caller cancelled. */
+export const cancelledByCaller: RunError = {
+  code: 'cancelled',
+  message: 'The run was cancelled.',
+};
+
 /** Error that reveals no internals. */
 export const internalError: RunError = {
   code: 'internal_error',
   message: 'An internal error occurred. The bucket and the credentials are not the cause.',
 };
 
+/** Hint for a snapshot that was not there in time, or is not there any more. */
+export const snapshotMissingHint =
+  'Ingest the snapshot of that date. Then start a run or a backfill of that date.';
+
 export function snapshotMissing(snapshotDate: string): RunError {
-  return { code: 'snapshot_missing', message: `There is no snapshot of ${snapshotDate} any more.` };
+  return {
+    code: 'snapshot_missing',
+    message: `There is no snapshot of ${snapshotDate} any more.`,
+    hint: snapshotMissingHint,
+  };
 }
 
 const notThereYet: RunError = {
@@ -50,8 +64,8 @@ export function describeFailure(
   attempt: number,
 ): { error: RunError; retry: boolean } {
   if (error instanceof StorageError) {
-    const { code, message } = error.fault;
-    return { error: { code, message }, retry: isTransient(code) };
+    const { code, message, hint } = error.fault;
+    return { error: { code, message, hint }, retry: isTransient(code) };
   }
   // The main database has the snapshot, so the replica will have it soon.
   if (error instanceof SnapshotAbsentError) return { error: notThereYet, retry: true };

@@ -1,6 +1,6 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { environmentParams } from '../environments/routes.ts';
-import { configParams, id, runError } from '../export-configs/schemas.ts';
+import { configParams, id, runError, runTrigger } from '../export-configs/schemas.ts';
 import { date, instant, literals, nullable } from '../http/schemas.ts';
 import { runStates } from './run-states.ts';
 
@@ -16,8 +16,9 @@ export const runSchema = Type.Object(
   {
     id: Type.String(),
     configId: Type.String(),
-    trigger: literals(['schedule', 'manual'], { title: 'RunTrigger' }),
-    slot: nullable(instant('Scheduled instant; null for a manual run.')),
+    trigger: runTrigger,
+    backfillId: nullable(Type.String({ description: 'Backfill that started the run, or null.' })),
+    slot: nullable(instant('Scheduled instant; null for other triggers than `schedule`.')),
     snapshotDate: date('Date of the exported snapshot.'),
     state: literals(runStates, {
       title: 'RunState',
@@ -37,4 +38,36 @@ export const runSchema = Type.Object(
     },
   },
   { title: 'Run', description: 'Execution of an export config.' },
+);
+
+/** Maximum number of days in the range of a backfill. */
+export const maxBackfillDays = 366;
+
+export const backfillParams = Type.Object({
+  ...configParams.properties,
+  backfillId: id('The backfill.'),
+});
+
+export const backfillInput = Type.Object(
+  {
+    from: date('First snapshot date.'),
+    to: date(`Last snapshot date, included. At most ${maxBackfillDays} days, the first included.`),
+  },
+  { title: 'BackfillInput', additionalProperties: false },
+);
+
+export const backfillSchema = Type.Object(
+  {
+    id: Type.String(),
+    configId: Type.String(),
+    from: date('First snapshot date.'),
+    to: date('Last snapshot date, included.'),
+    state: literals(['running', 'finished', 'cancelled'], { title: 'BackfillState' }),
+    total: Type.Integer({ description: 'Snapshots in the range when the backfill was started.' }),
+    successful: Type.Integer({ description: 'Successful runs.' }),
+    failed: Type.Integer({ description: 'Failed runs, cancelled ones included.' }),
+    createdAt: instant(),
+    finishedAt: nullable(instant('Null while the state is `running`.')),
+  },
+  { title: 'Backfill', description: 'Export of all snapshots of a range of dates.' },
 );

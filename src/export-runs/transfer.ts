@@ -81,7 +81,13 @@ export async function transfer(
       onMultipartStarted: request.onMultipartStarted,
       onMultipartAborted: request.onMultipartAborted,
     });
-    const result = { ...object, rowCount, objectKey: key, manifestKey: keyOfManifest };
+    const result = {
+      ...object,
+      rowCount,
+      objectKey: key,
+      manifestKey: keyOfManifest,
+      snapshotVersion: section.version,
+    };
     if (config.manifest) {
       const manifest = {
         manifestVersion: 1,

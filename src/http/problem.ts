@@ -100,6 +100,7 @@ const everyRoute: readonly ErrorCode[] = ['internal_error', 'unavailable'];
 const retryAfter = { 'retry-after': Type.Integer({ description: 'Seconds to wait.' }) };
 const headersByStatus: Readonly<Record<number, Record<string, TSchema>>> = {
   401: { 'www-authenticate': Type.String({ examples: ['Bearer'] }) },
+  409: { 'retry-after': Type.Integer({ description: 'Seconds to wait, where waiting helps.' }) },
   416: { 'content-range': Type.String({ examples: ['bytes */1205850224'] }) },
   429: retryAfter,
   503: retryAfter,

@@ -14,6 +14,7 @@ const linesPerBatch = 5_000;
  * config these runs are kept too:
  * - the run of the newest slot, so that no slot is executed twice
  * - the last finished and the last successful run, which the status shows
+ * - the runs of a backfill that is kept, which it counts
  * @returns the number of deleted runs
  */
 export async function deleteOldRuns(
@@ -21,6 +22,7 @@ export async function deleteOldRuns(
   before: Date,
   signal: AbortSignal,
 ): Promise<number> {
+  await deleteOldBackfills(db, before);
   let count = 0;
   for (let after = { environmentId: '', id: '' }; !signal.aborted; ) {
     const configs = await db
@@ -41,6 +43,18 @@ export async function deleteOldRuns(
   return count;
 }
 
+/** Deletes backfills that ended before `before`. */
+async function deleteOldBackfills(db: Database, before: Date): Promise<void> {
+  await sql`
+    delete from backfills as backfill
+    where backfill.created_at < ${before}
+      and coalesce(backfill.cancelled_at < ${before}, backfill.pending_dates = '{}')
+      and not exists (
+        select from export_runs as run
+        where run.environment_id = backfill.environment_id and run.backfill_id = backfill.id
+          and coalesce(run.finished_at >= ${before}, true))`.execute(db);
+}
+
 async function deleteRunsOf(
   db: Database,
   configs: readonly { environmentId: string; id: string }[],
@@ -54,6 +68,9 @@ async function deleteRunsOf(
       ) as config (environment_id, id)
       where run.environment_id = config.environment_id and run.config_id = config.id
         and run.finished_at < ${before} and run.job_id is null
+        and not exists (
+          select from backfills
+          where backfills.environment_id = run.environment_id and backfills.id = run.backfill_id)
         and (run.slot is null or exists (
           select from export_runs as newer
           where newer.environment_id = run.environment_id and newer.config_id = run.config_id

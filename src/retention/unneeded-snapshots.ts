@@ -42,7 +42,7 @@ export async function listSnapshotsOfDay(
 
 /**
  * Locks snapshots of the day that no export can show any more, so that no run can be requested for
- * them. Skips snapshots that another transaction has locked or that a run has to read.
+ * them. Skips snapshots that another transaction has locked or that a run or a backfill has to read.
  * @returns their environments
  */
 export async function lockUnneededSnapshots(
@@ -70,6 +70,14 @@ export async function lockUnneededSnapshots(
     .select('environment_id')
     .where('snapshot_date', '=', day)
     .where('state', 'in', ['queued', 'running'])
+    .unionAll(
+      trx
+        .selectFrom('backfills')
+        .select('environment_id')
+        .where('cancelled_at', 'is', null)
+        .where('pending_dates', '<>', sql<string[]>`'{}'`)
+        .where(sql<boolean>`${day}::date = any(pending_dates)`),
+    )
     .execute();
   // A newer snapshot may have been deleted before the lock.
   const unneeded = new Set(await listUnneeded());

@@ -141,7 +141,7 @@ const expected: Readonly<Record<string, RegExp>> = {
   'Save with the right key: the service lists and writes as a test, then saves':
     /^\{"id":"(?!.*secretAccessKey).*"status":\{"status":"never ran before"/,
   'A config that works: its last run, and when it runs next':
-    /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null,"turnedOff":null\}/,
+    /^\{"status":"successful",.*"nextRunAt":"\d{4}-\d\d-\d\dT00:00:00.000Z","error":null,"turnedOff":null,"currentRun":null\}/,
   'A config whose bucket was deleted: the error of its last run':
     /^\{"status":"failed",.*"lastSuccessfulRunAt":null,.*"error":\{"code":"bucket_not_found"/,
   'Run now': /^\{"id":.*"trigger":"manual".*"state":"(queued|running)"/,

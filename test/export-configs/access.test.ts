@@ -49,7 +49,25 @@ const rules: Readonly<Record<string, Rule>> = {
   [`POST ${configs}/{configId}/runs`]: { ...write, status: 404 },
   [`GET ${configs}/{configId}/runs`]: read,
   [`GET ${configs}/{configId}/runs/{runId}`]: read,
+  [`POST ${configs}/{configId}/runs/{runId}/retry`]: { ...write, status: 409 },
+  [`POST ${configs}/{configId}/runs/{runId}/cancel`]: {
+    needs: 'exports:write',
+    gated: false,
+    status: 409,
+  },
   'GET /v1/environments/{environmentId}/runs/{runId}': read,
+  [`POST ${configs}/{configId}/backfills`]: {
+    ...write,
+    body: { from: '2026-03-01', to: '2026-03-02' },
+    status: 202,
+  },
+  [`GET ${configs}/{configId}/backfills`]: read,
+  [`GET ${configs}/{configId}/backfills/{backfillId}`]: { ...read, status: 404 },
+  [`POST ${configs}/{configId}/backfills/{backfillId}/cancel`]: {
+    needs: 'exports:write',
+    gated: false,
+    status: 404,
+  },
   // Keep last: it deletes the config that the other rules read.
   [`DELETE ${configs}/{configId}`]: { needs: 'exports:write', gated: false, status: 204 },
 };
@@ -81,7 +99,8 @@ t.test('answers each caller of each route according to scope, environment and pl
         const path = template
           .replace('{environmentId}', environmentId)
           .replace('{configId}', `config-${environment}`)
-          .replace('{runId}', `run-${environment}`);
+          .replace('{runId}', `run-${environment}`)
+          .replace('{backfillId}', 'no-such');
         return await app.call(path, { method, token, ...(rule.body && { json: rule.body }) });
       };
       const expect = async (

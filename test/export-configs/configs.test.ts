@@ -34,6 +34,8 @@ t.test('creates, reads, lists and deletes a config', needsS3, async t => {
     compression: 'none',
     encryption: null,
     manifest: false,
+    catchUp: 'newest',
+    redeliver: false,
     createdAt: now,
     updatedAt: now,
     status: {
@@ -43,6 +45,8 @@ t.test('creates, reads, lists and deletes a config', needsS3, async t => {
       lastSuccessfulRunAt: null,
       nextRunAt: '2026-03-04T00:00:00.000Z',
       error: null,
+      lastDeliveredDate: null,
+      currentRun: null,
       turnedOff: null,
     },
   });

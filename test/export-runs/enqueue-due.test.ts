@@ -90,6 +90,8 @@ t.test(
     t.strictSame(await runs(), []);
     t.strictSame(await tick('2026-03-04T00:00:00.000Z'), {
       added: 1,
+      redelivered: 0,
+      backfilled: 0,
       sent: 1,
       failed: 0,
       switchedOff: 0,
@@ -97,6 +99,8 @@ t.test(
     t.strictSame(await runs(), ['a 2026-03-04 2026-03-03 queued job']);
     t.strictSame(await tick('2026-03-04T00:01:00.000Z'), {
       added: 0,
+      redelivered: 0,
+      backfilled: 0,
       sent: 0,
       failed: 0,
       switchedOff: 0,
@@ -305,6 +309,8 @@ t.test('fails a manual run whose snapshot was removed, without holding back slot
   );
   t.strictSame(await tick('2026-03-02T00:00:30Z'), {
     added: 1,
+    redelivered: 0,
+    backfilled: 0,
     sent: 1,
     failed: 1,
     switchedOff: 0,
@@ -325,7 +331,7 @@ t.test('neither blocks nor fails a tick on a config that is being deleted', asyn
   t.teardown(() => remover.release(true));
   await remover.query('begin');
   await remover.query(`delete from export_configs where id = 'a'`);
-  t.match(await tick('2026-03-04T00:00:00Z'), { added: 1, sent: 1 });
+  t.match(await tick('2026-03-04T00:00:00Z'), { added: 1, redelivered: 0, backfilled: 0, sent: 1 });
   t.strictSame(await runs(), ['b 2026-03-04 2026-03-03 queued job']);
   await remover.query('rollback');
   t.match(
@@ -382,12 +388,21 @@ t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
   const startedAt = performance.now();
   const moved = await tick('2026-03-04T00:00:01Z');
   const seconds = (performance.now() - startedAt) / 1000;
-  t.strictSame(moved, { added: 10_000, sent: 10_000, failed: 0, switchedOff: 0 });
+  t.strictSame(moved, {
+    added: 10_000,
+    redelivered: 0,
+    backfilled: 0,
+    sent: 10_000,
+    failed: 0,
+    switchedOff: 0,
+  });
   t.ok(seconds < 10, `${seconds.toFixed(1)} s`);
   t.comment(`10,000 due configs: ${seconds.toFixed(2)} s`);
   const again = performance.now();
   t.strictSame(await tick('2026-03-04T00:01:01Z'), {
     added: 0,
+    redelivered: 0,
+    backfilled: 0,
     sent: 0,
     failed: 0,
     switchedOff: 0,
@@ -419,7 +434,7 @@ t.test('handles 10,000 waiting runs within seconds with and without table statis
     t.ok(seconds < 10, `${now}: ${seconds.toFixed(1)} s`);
     t.comment(`${now}: ${seconds.toFixed(2)} s`);
   };
-  const none = { added: 0, sent: 0, failed: 0, switchedOff: 0 };
+  const none = { added: 0, redelivered: 0, backfilled: 0, sent: 0, failed: 0, switchedOff: 0 };
   await expectTick('2026-03-04T00:00:01Z', { ...none, added: 10_000 });
   await expectTick('2026-03-04T00:01:01Z', none);
   await pool.query('analyze');

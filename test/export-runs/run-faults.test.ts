@@ -346,6 +346,16 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
     await expectWhole(await runs.finished(await runNow()));
   });
 
+  await t.test('when a caller cancels it', async t => {
+    const { app, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled(t);
+    const of = `${path}/${config.id}/runs/${id}`;
+    t.equal((await app.call(`${of}/cancel`, { method: 'POST' })).status, 202);
+    t.strictSame(await isClean(), nothing);
+    t.match(await runs.read(id), { state: 'failed', attempts: 1, error: { code: 'cancelled' } });
+    proxy.decide(() => 'pass');
+    await expectWhole(await runs.finished(await runNow()));
+  });
+
   await t.test('when the plan is lowered', async t => {
     const { app, id, runs, isClean } = await stalled(t);
     await app.putEnvironment('acme', 'pro');

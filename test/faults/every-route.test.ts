@@ -95,6 +95,10 @@ const foreignConfig = await made('/v1/environments/stranger/export-configs', con
 const foreignRun = await made(`/v1/environments/stranger/export-configs/${foreignConfig}/runs`, {});
 const keptConfig = await made('/v1/environments/acme/export-configs', configBody);
 const keptRun = await made(`/v1/environments/acme/export-configs/${keptConfig}/runs`, {});
+const keptBackfill = await made(`/v1/environments/acme/export-configs/${keptConfig}/backfills`, {
+  from: '2026-03-01',
+  to: '2026-03-02',
+});
 const link = await made('/v1/environments/acme/download-links', {
   aggregation: 'today',
   expiresInSeconds: 3600,
@@ -107,6 +111,7 @@ const world = {
   configId: [foreignConfig, 'no-such', ...Array(12).fill(keptConfig)],
   spareConfigId: [foreignConfig, 'no-such'],
   runId: [foreignRun, 'no-such', ...Array(6).fill(keptRun)],
+  backfillId: ['no-such', ...Array(3).fill(keptBackfill)],
   keyId: ['0000000000000000'],
   date: [
     ...Array(12).fill('2026-03-01'),
@@ -133,6 +138,7 @@ function remember(attempt: Attempt, answer: RawAnswer): void {
   if (kind === 'export-configs') world.configId.push(id);
   if (kind === 'export-configs') world.spareConfigId.push(id);
   if (kind === 'runs') world.runId.push(id);
+  if (kind === 'backfills') world.backfillId.push(id);
   if (kind === 'api-keys') world.keyId.push(id);
 }
 

@@ -15,6 +15,7 @@ export const result = {
   bytes: 2,
   sha256: 'x',
   objectKey: 'k',
+  snapshotVersion: '00000000-0000-4000-8000-000000000000',
   manifestKey: '_manifest/k.json',
 };
 

@@ -30,7 +30,16 @@ t.test('names every object schema that callers see', async t => {
   t.strictSame(unnamed, []);
   const names = [
     ...['Environment', 'ApiKey', 'Snapshot', 'Export', 'ExportConfig', 'ExportConfigStatus'],
-    ...['Run', 'AuditLogEntry', 'Problem', 'DownloadLink', 'StorageError', 'RunError'],
+    ...[
+      'Run',
+      'CurrentRun',
+      'Backfill',
+      'AuditLogEntry',
+      'Problem',
+      'DownloadLink',
+      'StorageError',
+      'RunError',
+    ],
   ];
   t.strictSame(
     names.filter(name => document.components.schemas[name]?.type !== 'object'),

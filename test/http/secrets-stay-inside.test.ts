@@ -136,6 +136,7 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
       .replace('{environmentId}', 'acme')
       .replace('{configId}', config.id)
       .replace('{runId}', runIds[1] ?? '')
+      .replace('{backfillId}', 'no-such')
       .replace('{keyId}', key.id)
       .replace('{aggregation}', 'today')
       .replace('{date}', '2026-03-01')

@@ -30,6 +30,8 @@ interface RendererDependencies {
    */
   readonly pool: Pool;
   readonly metrics: Pick<Metrics, 'renderingEnded'>;
+  /** Called in the transaction that marks a version as rendered, just before its commit. */
+  readonly onRendered?: (client: PoolClient, environmentId: string) => Promise<void>;
 }
 
 /** Maximum number of concurrent renderings in this process. */
@@ -71,7 +73,7 @@ const insertRendered = `
   where environment_id = $1 and snapshot_date = $2::date and version = $3
   for share`;
 
-export function createRenderer({ pool, metrics }: RendererDependencies): Renderer {
+export function createRenderer({ pool, metrics, onRendered }: RendererDependencies): Renderer {
   const limit = pLimit(renderingsAtOnce);
 
   async function render(snapshot: SnapshotKey, signal: AbortSignal): Promise<RenderingOutcome> {
@@ -88,7 +90,7 @@ export function createRenderer({ pool, metrics }: RendererDependencies): Rendere
       };
       ({ outcome, bytes } = await withSpan('render', attributes, () =>
         borrow(pool, signal, writer =>
-          borrow(pool, signal, reader => renderWith(writer, reader, snapshot)),
+          borrow(pool, signal, reader => renderWith(writer, reader, snapshot, onRendered)),
         ),
       ));
       return outcome;
@@ -113,6 +115,7 @@ async function renderWith(
   writer: PoolClient,
   reader: PoolClient,
   snapshot: SnapshotKey,
+  onRendered: RendererDependencies['onRendered'],
 ): Promise<{ outcome: RenderingOutcome; bytes: number }> {
   const { environmentId, date } = snapshot;
   // Never waits for retention, whose work may end this rendering.
@@ -163,6 +166,7 @@ async function renderWith(
     await writer.query('rollback');
     return { outcome: 'superseded', bytes: 0 };
   }
+  await onRendered?.(writer, environmentId);
   await writer.query('commit');
   return { outcome: 'rendered', bytes: plainBytes };
 }

@@ -2,7 +2,7 @@
 
 import { client } from './client.gen.ts';
 import type { Client, ClientMeta, Options as Options2, RequestResult, TDataShape } from './client/index.ts';
-import type { CreateApiKeyData, CreateApiKeyErrors, CreateApiKeyResponses, CreateDownloadLinkData, CreateDownloadLinkErrors, CreateDownloadLinkResponses, CreateExportConfigData, CreateExportConfigErrors, CreateExportConfigResponses, DeleteEnvironmentData, DeleteEnvironmentErrors, DeleteEnvironmentResponses, DeleteExportConfigData, DeleteExportConfigErrors, DeleteExportConfigResponses, DeleteFailureWebhookData, DeleteFailureWebhookErrors, DeleteFailureWebhookResponses, DeleteSnapshotData, DeleteSnapshotErrors, DeleteSnapshotResponses, DownloadExportData, DownloadExportErrors, DownloadExportGzipData, DownloadExportGzipErrors, DownloadExportGzipResponses, DownloadExportResponses, FollowDownloadLinkData, FollowDownloadLinkErrors, FollowDownloadLinkResponses, GetEnvironmentData, GetEnvironmentErrors, GetEnvironmentResponses, GetExportConfigData, GetExportConfigErrors, GetExportConfigResponses, GetExportConfigStatusData, GetExportConfigStatusErrors, GetExportConfigStatusResponses, GetLivenessData, GetLivenessErrors, GetLivenessResponses, GetMetricsData, GetMetricsErrors, GetMetricsResponses, GetReadinessData, GetReadinessErrors, GetReadinessResponses, GetRunData, GetRunErrors, GetRunOfConfigData, GetRunOfConfigErrors, GetRunOfConfigResponses, GetRunResponses, GetSnapshotData, GetSnapshotErrors, GetSnapshotResponses, HeadDownloadExportData, HeadDownloadExportErrors, HeadDownloadExportGzipData, HeadDownloadExportGzipErrors, HeadDownloadExportGzipResponses, HeadDownloadExportResponses, HeadFollowDownloadLinkData, HeadFollowDownloadLinkErrors, HeadFollowDownloadLinkResponses, ListApiKeysData, ListApiKeysErrors, ListApiKeysResponses, ListAuditLogData, ListAuditLogErrors, ListAuditLogResponses, ListEnvironmentsData, ListEnvironmentsErrors, ListEnvironmentsResponses, ListExportConfigsData, ListExportConfigsErrors, ListExportConfigsResponses, ListExportConfigStatusesData, ListExportConfigStatusesErrors, ListExportConfigStatusesResponses, ListExportsData, ListExportsErrors, ListExportsResponses, ListRunsData, ListRunsErrors, ListRunsResponses, ListSnapshotsData, ListSnapshotsErrors, ListSnapshotsResponses, PutEnvironmentData, PutEnvironmentErrors, PutEnvironmentResponses, PutFailureWebhookData, PutFailureWebhookErrors, PutFailureWebhookResponses, PutSnapshotData, PutSnapshotErrors, PutSnapshotResponses, RevokeApiKeyData, RevokeApiKeyErrors, RevokeApiKeyResponses, RotateFailureWebhookSecretData, RotateFailureWebhookSecretErrors, RotateFailureWebhookSecretResponses, StartRunData, StartRunErrors, StartRunResponses, TestFailureWebhookData, TestFailureWebhookErrors, TestFailureWebhookResponses, UpdateExportConfigData, UpdateExportConfigErrors, UpdateExportConfigResponses, ValidateExportConfigData, ValidateExportConfigErrors, ValidateExportConfigResponses, ValidateNewExportConfigData, ValidateNewExportConfigErrors, ValidateNewExportConfigResponses } from './types.gen.ts';
+import type { CancelBackfillData, CancelBackfillErrors, CancelBackfillResponses, CancelRunData, CancelRunErrors, CancelRunResponses, CreateApiKeyData, CreateApiKeyErrors, CreateApiKeyResponses, CreateDownloadLinkData, CreateDownloadLinkErrors, CreateDownloadLinkResponses, CreateExportConfigData, CreateExportConfigErrors, CreateExportConfigResponses, DeleteEnvironmentData, DeleteEnvironmentErrors, DeleteEnvironmentResponses, DeleteExportConfigData, DeleteExportConfigErrors, DeleteExportConfigResponses, DeleteFailureWebhookData, DeleteFailureWebhookErrors, DeleteFailureWebhookResponses, DeleteSnapshotData, DeleteSnapshotErrors, DeleteSnapshotResponses, DownloadExportData, DownloadExportErrors, DownloadExportGzipData, DownloadExportGzipErrors, DownloadExportGzipResponses, DownloadExportResponses, FollowDownloadLinkData, FollowDownloadLinkErrors, FollowDownloadLinkResponses, GetBackfillData, GetBackfillErrors, GetBackfillResponses, GetEnvironmentData, GetEnvironmentErrors, GetEnvironmentResponses, GetExportConfigData, GetExportConfigErrors, GetExportConfigResponses, GetExportConfigStatusData, GetExportConfigStatusErrors, GetExportConfigStatusResponses, GetLivenessData, GetLivenessErrors, GetLivenessResponses, GetMetricsData, GetMetricsErrors, GetMetricsResponses, GetReadinessData, GetReadinessErrors, GetReadinessResponses, GetRunData, GetRunErrors, GetRunOfConfigData, GetRunOfConfigErrors, GetRunOfConfigResponses, GetRunResponses, GetSnapshotData, GetSnapshotErrors, GetSnapshotResponses, HeadDownloadExportData, HeadDownloadExportErrors, HeadDownloadExportGzipData, HeadDownloadExportGzipErrors, HeadDownloadExportGzipResponses, HeadDownloadExportResponses, HeadFollowDownloadLinkData, HeadFollowDownloadLinkErrors, HeadFollowDownloadLinkResponses, ListApiKeysData, ListApiKeysErrors, ListApiKeysResponses, ListAuditLogData, ListAuditLogErrors, ListAuditLogResponses, ListBackfillsData, ListBackfillsErrors, ListBackfillsResponses, ListEnvironmentsData, ListEnvironmentsErrors, ListEnvironmentsResponses, ListExportConfigsData, ListExportConfigsErrors, ListExportConfigsResponses, ListExportConfigStatusesData, ListExportConfigStatusesErrors, ListExportConfigStatusesResponses, ListExportsData, ListExportsErrors, ListExportsResponses, ListRunsData, ListRunsErrors, ListRunsResponses, ListSnapshotsData, ListSnapshotsErrors, ListSnapshotsResponses, PutEnvironmentData, PutEnvironmentErrors, PutEnvironmentResponses, PutFailureWebhookData, PutFailureWebhookErrors, PutFailureWebhookResponses, PutSnapshotData, PutSnapshotErrors, PutSnapshotResponses, RetryRunData, RetryRunErrors, RetryRunResponses, RevokeApiKeyData, RevokeApiKeyErrors, RevokeApiKeyResponses, RotateFailureWebhookSecretData, RotateFailureWebhookSecretErrors, RotateFailureWebhookSecretResponses, StartBackfillData, StartBackfillErrors, StartBackfillResponses, StartRunData, StartRunErrors, StartRunResponses, TestFailureWebhookData, TestFailureWebhookErrors, TestFailureWebhookResponses, UpdateExportConfigData, UpdateExportConfigErrors, UpdateExportConfigResponses, ValidateExportConfigData, ValidateExportConfigErrors, ValidateExportConfigResponses, ValidateNewExportConfigData, ValidateNewExportConfigErrors, ValidateNewExportConfigResponses } from './types.gen.ts';
 
 export type Options<TData extends TDataShape = TDataShape, ThrowOnError extends boolean = boolean, TResponse = unknown> = Options2<TData, ThrowOnError, TResponse> & {
     /**
@@ -660,7 +660,7 @@ export class Api extends HeyApiClient {
     /**
      * Run an export now
      *
-     * Also works while the config is turned off. Fails with `conflict` if the config has an unfinished run, and with `not_found` if the snapshot does not exist.
+     * Also works while the config is turned off. Fails with `conflict` if the config has an unfinished run, which the detail names, and with `not_found` if the snapshot does not exist.
      *
      * Scope: `exports:write`. Plan: `enterprise`.
      */
@@ -692,6 +692,38 @@ export class Api extends HeyApiClient {
     }
     
     /**
+     * Attempt a run now
+     *
+     * A queued run that waits for its next attempt is attempted now, and has all attempts again. Fails with `conflict` if the run waits for something else, is running or has ended.
+     *
+     * Scope: `exports:write`. Plan: `enterprise`.
+     */
+    public retryRun<ThrowOnError extends boolean = true>(options: Options<RetryRunData, ThrowOnError>): RequestResult<RetryRunResponses, RetryRunErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).post<RetryRunResponses, RetryRunErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/export-configs/{configId}/runs/{runId}/retry',
+            ...options
+        });
+    }
+    
+    /**
+     * Cancel a run
+     *
+     * The run ends as failed with `cancelled`. A worker aborts its upload within seconds, so nothing of the run stays in the bucket. Fails with `conflict` if the run has ended, and with `Retry-After` while it completes its file.
+     *
+     * Scope: `exports:write`.
+     */
+    public cancelRun<ThrowOnError extends boolean = true>(options: Options<CancelRunData, ThrowOnError>): RequestResult<CancelRunResponses, CancelRunErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).post<CancelRunResponses, CancelRunErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/export-configs/{configId}/runs/{runId}/cancel',
+            ...options
+        });
+    }
+    
+    /**
      * Read a run
      *
      * Returns a run without its config id in the path.
@@ -703,6 +735,72 @@ export class Api extends HeyApiClient {
             responseStyle: 'data',
             security: [{ scheme: 'bearer', type: 'http' }],
             url: '/v1/environments/{environmentId}/runs/{runId}',
+            ...options
+        });
+    }
+    
+    /**
+     * List the backfills of an export
+     *
+     * Newest first.
+     *
+     * Scope: `exports:read`.
+     */
+    public listBackfills<ThrowOnError extends boolean = true>(options: Options<ListBackfillsData, ThrowOnError>): RequestResult<ListBackfillsResponses, ListBackfillsErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).get<ListBackfillsResponses, ListBackfillsErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills',
+            ...options
+        });
+    }
+    
+    /**
+     * Export the snapshots of past dates
+     *
+     * Starts a run for each date in the range that has a snapshot, oldest first and one at a time. Due slots and redeliveries of the config go first. Also works while the config is turned off. Fails with `conflict` if the config has a running backfill. Turning the config off, deleting it or lowering the plan cancels the backfill.
+     *
+     * Scope: `exports:write`. Plan: `enterprise`.
+     */
+    public startBackfill<ThrowOnError extends boolean = true>(options: Options<StartBackfillData, ThrowOnError>): RequestResult<StartBackfillResponses, StartBackfillErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).post<StartBackfillResponses, StartBackfillErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills',
+            ...options,
+            headers: {
+                'Content-Type': 'application/json',
+                ...options.headers
+            }
+        });
+    }
+    
+    /**
+     * Read a backfill of an export
+     *
+     * Scope: `exports:read`.
+     */
+    public getBackfill<ThrowOnError extends boolean = true>(options: Options<GetBackfillData, ThrowOnError>): RequestResult<GetBackfillResponses, GetBackfillErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).get<GetBackfillResponses, GetBackfillErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills/{backfillId}',
+            ...options
+        });
+    }
+    
+    /**
+     * Cancel a backfill
+     *
+     * No further date is exported, and the unfinished run of the backfill is cancelled. Files of finished runs stay. Fails with `conflict` if the backfill has ended.
+     *
+     * Scope: `exports:write`.
+     */
+    public cancelBackfill<ThrowOnError extends boolean = true>(options: Options<CancelBackfillData, ThrowOnError>): RequestResult<CancelBackfillResponses, CancelBackfillErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).post<CancelBackfillResponses, CancelBackfillErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills/{backfillId}/cancel',
             ...options
         });
     }

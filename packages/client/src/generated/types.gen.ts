@@ -71,7 +71,7 @@ export type ApiKeyPage = {
 /**
  * AuditAction
  */
-export type AuditAction = 'environment.created' | 'environment.updated' | 'environment.deleted' | 'failure_webhook.created' | 'failure_webhook.updated' | 'failure_webhook.deleted' | 'failure_webhook.secret_rotated' | 'failure_webhook.secret_resealed' | 'api_key.created' | 'api_key.revoked' | 'snapshot.ingested' | 'snapshot.deleted' | 'download_link.created' | 'export.downloaded' | 'export_config.created' | 'export_config.updated' | 'export_config.turned_off' | 'export_config.deleted' | 'export_config.secret_resealed' | 'export_run.started' | 'export_runs.expired' | 'audit_log.expired';
+export type AuditAction = 'environment.created' | 'environment.updated' | 'environment.deleted' | 'failure_webhook.created' | 'failure_webhook.updated' | 'failure_webhook.deleted' | 'failure_webhook.secret_rotated' | 'failure_webhook.secret_resealed' | 'api_key.created' | 'api_key.revoked' | 'snapshot.ingested' | 'snapshot.deleted' | 'download_link.created' | 'export.downloaded' | 'export_config.created' | 'export_config.updated' | 'export_config.turned_off' | 'export_config.deleted' | 'export_config.secret_resealed' | 'export_run.started' | 'export_run.cancelled' | 'export_run.retried' | 'backfill.started' | 'backfill.cancelled' | 'export_runs.expired' | 'audit_log.expired';
 
 /**
  * AuditLogEntry
@@ -151,7 +151,90 @@ export type AwsExportConfigInput = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
 };
+
+/**
+ * Backfill
+ *
+ * Export of all snapshots of a range of dates.
+ */
+export type Backfill = {
+    id: string;
+    configId: string;
+    /**
+     * First snapshot date.
+     */
+    from: string;
+    /**
+     * Last snapshot date, included.
+     */
+    to: string;
+    state: BackfillState;
+    /**
+     * Snapshots in the range when the backfill was started.
+     */
+    total: number;
+    /**
+     * Successful runs.
+     */
+    successful: number;
+    /**
+     * Failed runs, cancelled ones included.
+     */
+    failed: number;
+    /**
+     * ISO 8601, UTC.
+     */
+    createdAt: string;
+    /**
+     * Null while the state is `running`.
+     */
+    finishedAt: string | null;
+};
+
+/**
+ * BackfillInput
+ */
+export type BackfillInput = {
+    /**
+     * First snapshot date.
+     */
+    from: string;
+    /**
+     * Last snapshot date, included. At most 366 days, the first included.
+     */
+    to: string;
+};
+
+/**
+ * BackfillPage
+ *
+ * A page of backfills.
+ */
+export type BackfillPage = {
+    items: Array<Backfill>;
+    /**
+     * Null on the last page.
+     */
+    nextCursor: string | null;
+};
+
+/**
+ * BackfillState
+ */
+export type BackfillState = 'running' | 'finished' | 'cancelled';
+
+/**
+ * CatchUp
+ *
+ * Missed slots that run after an outage: only the newest, or all of the last 31 days in order. Default: `newest`.
+ */
+export type CatchUp = 'newest' | 'all';
 
 /**
  * CheckName
@@ -187,6 +270,40 @@ export type CreatedApiKey = {
      */
     key: string;
 };
+
+/**
+ * CurrentRun
+ */
+export type CurrentRun = {
+    id: string;
+    trigger: RunTrigger;
+    /**
+     * Date of the exported snapshot.
+     */
+    snapshotDate: string;
+    state: CurrentRunState;
+    /**
+     * `snapshot`: it is not ingested yet. `worker`: the run starts soon. `retry`: the run waits for its next attempt. Null while an attempt is made.
+     */
+    waitingFor: 'snapshot' | 'worker' | 'retry' | null;
+    /**
+     * Attempts that have begun.
+     */
+    attempts: number;
+    /**
+     * Time of the next attempt if `waitingFor` is `retry`.
+     */
+    nextAttemptAt: string | null;
+    /**
+     * Error of the last attempt; null if there was none.
+     */
+    error: RunError | null;
+};
+
+/**
+ * CurrentRunState
+ */
+export type CurrentRunState = 'queued' | 'running';
 
 /**
  * CustomExportConfigInput
@@ -228,6 +345,11 @@ export type CustomExportConfigInput = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
 };
 
 /**
@@ -412,6 +534,11 @@ export type ExportConfig = {
     compression: Compression;
     encryption: Encryption;
     manifest: boolean;
+    catchUp: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver: boolean;
     /**
      * ISO 8601, UTC.
      */
@@ -457,6 +584,10 @@ export type ExportConfigOverview = {
      */
     lastSuccessfulRunAt: string | null;
     /**
+     * Newest snapshot date that was delivered; null before the first delivery.
+     */
+    lastDeliveredDate: string | null;
+    /**
      * Next slot; null if the config is turned off or the plan does not allow it.
      */
     nextRunAt: string | null;
@@ -468,6 +599,10 @@ export type ExportConfigOverview = {
      * Present if the service turned the config off because ten slots in a row failed with a configuration error. Null once it is turned on again.
      */
     turnedOff: TurnedOff | null;
+    /**
+     * Unfinished run of the config, or null.
+     */
+    currentRun: CurrentRun | null;
 };
 
 /**
@@ -542,6 +677,11 @@ export type ExportConfigPatch = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
     /**
      * Ignored.
      */
@@ -577,6 +717,10 @@ export type ExportConfigStatus = {
      */
     lastSuccessfulRunAt: string | null;
     /**
+     * Newest snapshot date that was delivered; null before the first delivery.
+     */
+    lastDeliveredDate: string | null;
+    /**
      * Next slot; null if the config is turned off or the plan does not allow it.
      */
     nextRunAt: string | null;
@@ -588,6 +732,10 @@ export type ExportConfigStatus = {
      * Present if the service turned the config off because ten slots in a row failed with a configuration error. Null once it is turned on again.
      */
     turnedOff: TurnedOff | null;
+    /**
+     * Unfinished run of the config, or null.
+     */
+    currentRun: CurrentRun | null;
 };
 
 /**
@@ -816,6 +964,11 @@ export type GcpExportConfigInput = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
 };
 
 /**
@@ -921,7 +1074,11 @@ export type Run = {
     configId: string;
     trigger: RunTrigger;
     /**
-     * Scheduled instant; null for a manual run.
+     * Backfill that started the run, or null.
+     */
+    backfillId: string | null;
+    /**
+     * Scheduled instant; null for other triggers than `schedule`.
      */
     slot: string | null;
     /**
@@ -970,6 +1127,10 @@ export type Run = {
 export type RunError = {
     code: RunErrorCode;
     message: string;
+    /**
+     * How to correct the error; absent if unknown.
+     */
+    hint?: string;
 };
 
 /**
@@ -1011,8 +1172,10 @@ export type RunState = 'queued' | 'running' | 'successful' | 'failed';
 
 /**
  * RunTrigger
+ *
+ * `redelivery`: the snapshot was replaced after its delivery. `backfill`: a backfill started the run.
  */
-export type RunTrigger = 'schedule' | 'manual';
+export type RunTrigger = 'schedule' | 'manual' | 'backfill' | 'redelivery';
 
 /**
  * SavedEnvironment
@@ -1212,6 +1375,11 @@ export type AwsExportConfigInputWritable = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
 };
 
 /**
@@ -1258,6 +1426,11 @@ export type CustomExportConfigInputWritable = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
 };
 
 /**
@@ -1323,6 +1496,11 @@ export type ExportConfigPatchWritable = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
     /**
      * Ignored.
      */
@@ -1380,6 +1558,11 @@ export type GcpExportConfigInputWritable = {
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
      */
     manifest?: boolean;
+    catchUp?: CatchUp;
+    /**
+     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
+     */
+    redeliver?: boolean;
 };
 
 export type GetMetricsData = {
@@ -3776,6 +3959,154 @@ export type GetRunOfConfigResponses = {
 
 export type GetRunOfConfigResponse = GetRunOfConfigResponses[keyof GetRunOfConfigResponses];
 
+export type RetryRunData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * The export config.
+         */
+        configId: string;
+        /**
+         * The run.
+         */
+        runId: string;
+    };
+    query?: never;
+    url: '/v1/environments/{environmentId}/export-configs/{configId}/runs/{runId}/retry';
+};
+
+export type RetryRunErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope. `plan_upgrade_required`: The plan does not include this feature.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `conflict`: Conflict with the current state.
+     */
+    409: Problem;
+    /**
+     * `payload_too_large`: The body is too large.
+     */
+    413: Problem;
+    /**
+     * `unsupported_media_type`: The media type is not supported.
+     */
+    415: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type RetryRunError = RetryRunErrors[keyof RetryRunErrors];
+
+export type RetryRunResponses = {
+    /**
+     * Execution of an export config.
+     */
+    202: Run;
+};
+
+export type RetryRunResponse = RetryRunResponses[keyof RetryRunResponses];
+
+export type CancelRunData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * The export config.
+         */
+        configId: string;
+        /**
+         * The run.
+         */
+        runId: string;
+    };
+    query?: never;
+    url: '/v1/environments/{environmentId}/export-configs/{configId}/runs/{runId}/cancel';
+};
+
+export type CancelRunErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `conflict`: Conflict with the current state.
+     */
+    409: Problem;
+    /**
+     * `payload_too_large`: The body is too large.
+     */
+    413: Problem;
+    /**
+     * `unsupported_media_type`: The media type is not supported.
+     */
+    415: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type CancelRunError = CancelRunErrors[keyof CancelRunErrors];
+
+export type CancelRunResponses = {
+    /**
+     * Execution of an export config.
+     */
+    202: Run;
+};
+
+export type CancelRunResponse = CancelRunResponses[keyof CancelRunResponses];
+
 export type GetRunData = {
     body?: never;
     path: {
@@ -3833,6 +4164,279 @@ export type GetRunResponses = {
 };
 
 export type GetRunResponse = GetRunResponses[keyof GetRunResponses];
+
+export type ListBackfillsData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * The export config.
+         */
+        configId: string;
+    };
+    query?: {
+        /**
+         * Maximum number of items to return.
+         */
+        limit?: number;
+        /**
+         * `nextCursor` of the previous page. Omit it for the first page.
+         */
+        cursor?: string;
+    };
+    url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills';
+};
+
+export type ListBackfillsErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type ListBackfillsError = ListBackfillsErrors[keyof ListBackfillsErrors];
+
+export type ListBackfillsResponses = {
+    /**
+     * A page of backfills.
+     */
+    200: BackfillPage;
+};
+
+export type ListBackfillsResponse = ListBackfillsResponses[keyof ListBackfillsResponses];
+
+export type StartBackfillData = {
+    body: BackfillInput;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * The export config.
+         */
+        configId: string;
+    };
+    query?: never;
+    url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills';
+};
+
+export type StartBackfillErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope. `plan_upgrade_required`: The plan does not include this feature.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `conflict`: Conflict with the current state.
+     */
+    409: Problem;
+    /**
+     * `payload_too_large`: The body is too large.
+     */
+    413: Problem;
+    /**
+     * `unsupported_media_type`: The media type is not supported.
+     */
+    415: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type StartBackfillError = StartBackfillErrors[keyof StartBackfillErrors];
+
+export type StartBackfillResponses = {
+    /**
+     * Export of all snapshots of a range of dates.
+     */
+    202: Backfill;
+};
+
+export type StartBackfillResponse = StartBackfillResponses[keyof StartBackfillResponses];
+
+export type GetBackfillData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * The export config.
+         */
+        configId: string;
+        /**
+         * The backfill.
+         */
+        backfillId: string;
+    };
+    query?: never;
+    url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills/{backfillId}';
+};
+
+export type GetBackfillErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type GetBackfillError = GetBackfillErrors[keyof GetBackfillErrors];
+
+export type GetBackfillResponses = {
+    /**
+     * Export of all snapshots of a range of dates.
+     */
+    200: Backfill;
+};
+
+export type GetBackfillResponse = GetBackfillResponses[keyof GetBackfillResponses];
+
+export type CancelBackfillData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * The export config.
+         */
+        configId: string;
+        /**
+         * The backfill.
+         */
+        backfillId: string;
+    };
+    query?: never;
+    url: '/v1/environments/{environmentId}/export-configs/{configId}/backfills/{backfillId}/cancel';
+};
+
+export type CancelBackfillErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `conflict`: Conflict with the current state.
+     */
+    409: Problem;
+    /**
+     * `payload_too_large`: The body is too large.
+     */
+    413: Problem;
+    /**
+     * `unsupported_media_type`: The media type is not supported.
+     */
+    415: Problem;
+    /**
+     * `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type CancelBackfillError = CancelBackfillErrors[keyof CancelBackfillErrors];
+
+export type CancelBackfillResponses = {
+    /**
+     * Export of all snapshots of a range of dates.
+     */
+    202: Backfill;
+};
+
+export type CancelBackfillResponse = CancelBackfillResponses[keyof CancelBackfillResponses];
 
 export type ListAuditLogData = {
     body?: never;

@@ -1,0 +1,179 @@
+import t, { type Test } from 'tap';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+  until,
+} from '../helpers/export-configs.ts';
+import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
+import { startS3Proxy } from '../helpers/s3-proxy.ts';
+
+/** Callers cancel and hurry runs and start backfills, with a real worker and a real S3 server. */
+
+t.setTimeout(300_000);
+
+async function start(t: Test, dates: readonly string[]) {
+  const app = await startExportApp(t, { now: '2026-03-05T10:00:00.000Z' });
+  const proxy = await startS3Proxy();
+  t.teardown(proxy.close);
+  await app.putEnvironment('acme');
+  for (const date of dates) await fillSnapshot(app.database.pool, 'acme', date, 3);
+  const config = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
+  const path = `/v1/environments/acme/export-configs/${config.id}`;
+  const post = (under: string, json?: object) =>
+    app.call(`${path}/${under}`, { method: 'POST', ...(json && { json }) });
+  const status = async () => (await app.call(`${path}/status`)).json;
+  const audited = async () =>
+    (await app.call('/v1/audit-log?limit=100')).json.items.map(
+      (line: { action: string; targetId: string }) => `${line.action} ${line.targetId}`,
+    );
+  const destination = s3Destination({ key: config.key });
+  return {
+    app,
+    proxy,
+    config,
+    path,
+    post,
+    status,
+    audited,
+    destination,
+    runs: runReader(app, 'acme'),
+  };
+}
+
+t.test('shows why a run waits, attempts it at once and cancels it', needsS3, async t => {
+  const { app, proxy, post, status, audited, destination, runs } = await start(t, ['2026-03-04']);
+  const { id } = (await post('runs')).json;
+  t.match((await status()).currentRun, {
+    id,
+    trigger: 'manual',
+    snapshotDate: '2026-03-04',
+    state: 'queued',
+    waitingFor: 'worker',
+    attempts: 0,
+    nextAttemptAt: null,
+    error: null,
+  });
+  const second = await post('runs');
+  t.match(second.json, { status: 409, code: 'conflict', detail: new RegExp(id) });
+  t.match(second.headers['retry-after'], /^\d+$/);
+  t.equal((await post(`runs/${id}/retry`)).status, 409, 'it does not wait for another attempt');
+
+  proxy.decide(({ method }) => (method === 'PUT' ? 'invalid-request' : 'pass'));
+  startExportWorker(t, app);
+  const untilWaiting = (attempts: number, runId = id) =>
+    until(
+      () => runs.read(runId),
+      run => run.state === 'queued' && run.attempts === attempts,
+    );
+  const { error } = await untilWaiting(1);
+  t.match(error, { code: 'unknown', hint: /documentation/ });
+  // The answer to an attempt that has just failed is the same as later.
+  t.equal((await post(`runs/${id}/retry`)).status, 202);
+  await untilWaiting(2);
+  const postpone = () =>
+    until(
+      () =>
+        app.database.pool.query(
+          `update pgboss.job set start_after = '2100-01-01T00:00:00Z' where state = 'retry' and name = 'run-export'`,
+        ),
+      ({ rowCount }) => rowCount === 1,
+    );
+  await postpone();
+  t.match(await status(), {
+    status: 'never ran before',
+    running: false,
+    error: null,
+    currentRun: {
+      id,
+      state: 'queued',
+      waitingFor: 'retry',
+      attempts: 2,
+      nextAttemptAt: '2100-01-01T00:00:00.000Z',
+      error: { code: 'unknown', hint: /documentation/ },
+    },
+  });
+  proxy.decide(() => 'pass');
+  t.match((await post(`runs/${id}/retry`)).json, { id, state: 'queued', attempts: 2 });
+  t.match(await runs.finished(id), { state: 'successful', attempts: 3, error: null });
+  t.match(await status(), { currentRun: null, lastDeliveredDate: '2026-03-04', error: null });
+  for (const action of ['retry', 'cancel']) {
+    t.match((await post(`runs/${id}/${action}`)).json, { status: 409, code: 'conflict' });
+  }
+
+  proxy.decide(({ method }) => (method === 'PUT' ? 'invalid-request' : 'pass'));
+  app.setNow('2026-03-05T11:00:00.000Z');
+  const other = (await post('runs')).json.id;
+  await untilWaiting(1, other);
+  const cancelled = await post(`runs/${other}/cancel`);
+  t.equal(cancelled.status, 202);
+  t.match(cancelled.json, { id: other, state: 'failed', error: { code: 'cancelled' } });
+  t.match(await status(), { status: 'failed', currentRun: null, error: { code: 'cancelled' } });
+  t.match(await contentsOf(destination), { objects: { length: 1 }, unfinished: [] });
+  t.equal((await post('runs/unknown/cancel')).status, 404);
+  t.equal((await post('runs/unknown/retry')).status, 404);
+  const lines = await audited();
+  t.ok(lines.includes(`export_run.retried ${id}`));
+  t.ok(lines.includes(`export_run.cancelled ${other}`));
+});
+
+t.test('exports each snapshot of a range, oldest first, and reports progress', needsS3, async t => {
+  const dates = ['2026-02-27', '2026-03-01', '2026-03-02', '2026-03-04'];
+  const { app, path, post, audited, destination } = await start(t, dates);
+  for (const [json, at] of [
+    [{ from: '2026-03-02', to: '2026-03-01' }, '/to'],
+    [{ from: '2025-03-02', to: '2026-03-03' }, '/to'],
+    [{ from: '2026-02-30', to: '2026-03-03' }, '/from'],
+    [{ from: '2026-03-01', to: '2026-03-02', colour: 'red' }, '/colour'],
+  ] as const) {
+    const refused = await post('backfills', json);
+    t.match(refused.json, { status: 400, errors: [{ path: at }] }, JSON.stringify(json));
+  }
+  const started = await post('backfills', { from: '2026-03-01', to: '2026-03-04' });
+  t.equal(started.status, 202, started.text);
+  const { id } = started.json;
+  t.match(started.json, {
+    from: '2026-03-01',
+    to: '2026-03-04',
+    state: 'running',
+    total: 3,
+    successful: 0,
+    failed: 0,
+    finishedAt: null,
+  });
+  const second = await post('backfills', { from: '2026-02-27', to: '2026-02-27' });
+  t.match(second.json, { status: 409, code: 'conflict', detail: new RegExp(id) });
+  t.match(second.headers['retry-after'], /^\d+$/);
+
+  startExportWorker(t, app);
+  const finished = await until(
+    async () => (await app.call(`${path}/backfills/${id}`)).json,
+    backfill => backfill.state === 'finished',
+  );
+  t.match(finished, { total: 3, successful: 3, failed: 0, finishedAt: String });
+  const { items } = (await app.call(`${path}/runs`)).json;
+  t.strictSame(
+    items.map((run: Record<string, unknown>) => [run['trigger'], run['backfillId'], run['slot']]),
+    Array(3).fill(['backfill', id, null]),
+  );
+  t.strictSame(
+    (await contentsOf(destination)).objects.map(key => key.slice(-14, -4)),
+    dates.slice(1),
+  );
+  t.equal((await post(`backfills/${id}/cancel`)).status, 409);
+  t.equal((await post('backfills/unknown/cancel')).status, 404);
+  t.equal((await app.call(`${path}/backfills/unknown`)).status, 404);
+
+  const empty = await post('backfills', { from: '2026-02-01', to: '2026-02-02' });
+  t.match(empty.json, { state: 'finished', total: 0 });
+  const listed = (await app.call(`${path}/backfills?limit=1`)).json;
+  t.strictSame(listed.items, [empty.json]);
+  const rest = (await app.call(`${path}/backfills?cursor=${listed.nextCursor}`)).json;
+  t.strictSame(rest, { items: [finished], nextCursor: null });
+  t.ok((await audited()).includes(`backfill.started ${id}`));
+  t.equal((await app.call(path, { method: 'DELETE' })).status, 204);
+  t.equal((await app.database.pool.query('select from backfills')).rowCount, 0);
+});
