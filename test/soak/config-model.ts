@@ -90,6 +90,8 @@ export async function create(
     key,
     compression: random.chance(0.5) ? 'gzip' : 'none',
     manifest: random.chance(0.5),
+    catchUp: random.chance(0.5) ? 'all' : 'newest',
+    redeliver: random.chance(0.5),
     accessKeyId,
     secretAccessKey,
   };

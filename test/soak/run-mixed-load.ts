@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Test } from 'tap';
+import { backfillSomeConfig } from './backfills.ts';
 import { compareRegistry } from './compare-registry.ts';
 import {
   type ConfigModel,
@@ -93,6 +94,11 @@ export async function runMixedLoad(
       random => runSomeConfig(world, configs, random, 'elder api'),
       random => 500 + random.integer(2_000),
       1,
+    ),
+    during(
+      random => backfillSomeConfig(world, configs, random, 'elder api'),
+      random => 5_000 + random.integer(10_000),
+      4,
     ),
     during(
       random => turnDay(world, configs, random),

@@ -13,6 +13,9 @@ export interface RunRow {
   readonly environment_id: string;
   readonly config_id: string;
   readonly id: string;
+  readonly trigger: string;
+  readonly backfill_id: string | null;
+  readonly finished_at: Date | null;
   readonly slot: Date | null;
   readonly snapshot_date: string;
   readonly state: string;
@@ -32,7 +35,7 @@ export async function readRuns(world: World): Promise<RunRow[]> {
     async () =>
       (
         await world.admin.query<RunRow>(
-          `select environment_id, config_id, id, slot, snapshot_date::text, state, attempts, row_count, bytes, sha256, object_key, error_code
+          `select environment_id, config_id, id, trigger, backfill_id, finished_at, slot, snapshot_date::text, state, attempts, row_count, bytes, sha256, object_key, error_code
            from export_runs order by finished_at`,
         )
       ).rows,
@@ -83,7 +86,7 @@ export async function hasten(world: World): Promise<void> {
  * had meanwhile.
  */
 export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
-  const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? 'manual run'}`;
+  const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? run.trigger}`;
   const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(
     () => null,
   );
@@ -117,7 +120,24 @@ export async function checkObject(world: World, run: RunRow, span: Span): Promis
   if (fault !== null) world.faults.push(`${what}: ${fault}`);
 }
 
-/** Starts a manual run of a random config and follows it to its end. */
+/** Cancels a run after a while. @returns false if the service refused, because the run had ended */
+async function cancel(
+  world: World,
+  random: Random,
+  api: ProcessName,
+  { id, configId }: { id: string; configId: string },
+): Promise<boolean> {
+  await delay(random.integer(1_500));
+  const environmentId = (await readRuns(world)).find(run => run.id === id)?.environment_id;
+  const path = `/v1/environments/${environmentId}/export-configs/${configId}/runs/${id}/cancel`;
+  const answer = await world.call(api, path, { method: 'POST' }).catch(() => null);
+  if (answer?.status === 202) world.counts['cancelled runs'] += 1;
+  if (answer !== null && ![202, 409, 503].includes(answer.status))
+    world.faults.push(`a cancellation was answered ${answer.status} ${answer.text}`);
+  return answer?.status !== 409;
+}
+
+/** Starts a manual run of a random config, cancels some, and follows it to its end. */
 export async function runSomeConfig(
   world: World,
   configs: ConfigModel,
@@ -142,6 +162,7 @@ export async function runSomeConfig(
     if (answer?.status !== 202) return;
     world.counts['manual runs'] += 1;
     const startedAt = Date.now();
+    const isCancelled = random.chance(0.25) && (await cancel(world, random, api, answer.json));
     while (true) {
       const run = (await readRuns(world)).find(({ id }) => id === answer.json.id);
       if (run === undefined || Date.now() - startedAt > dayLimitMs) {
@@ -152,6 +173,7 @@ export async function runSomeConfig(
       if (run.state === 'successful')
         return await checkObject(world, run, { from, to: Date.now() });
       if (run.state === 'failed') {
+        if (isCancelled && run.error_code === 'cancelled') return;
         world.faults.push(`a manual run failed: ${JSON.stringify(run)}`);
         return;
       }

@@ -75,6 +75,9 @@ export type Count =
   | 'config changes'
   | 'scheduled runs'
   | 'manual runs'
+  | 'cancelled runs'
+  | 'backfills'
+  | 'redeliveries'
   | 'kills'
   | 'deploys'
   | 'database faults'
@@ -92,6 +95,9 @@ const counts = (): Record<Count, number> => ({
   'config changes': 0,
   'scheduled runs': 0,
   'manual runs': 0,
+  'cancelled runs': 0,
+  backfills: 0,
+  redeliveries: 0,
   kills: 0,
   deploys: 0,
   'database faults': 0,
