@@ -113,10 +113,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   // Starts runs that wait for the snapshot at once. After an error here the next tick starts them.
   const onIngested = (environmentId: string, date: string) =>
     wakeRuns(dependencies.db, dependencies.jobs, environmentId, date).catch((error: unknown) => {
-      dependencies.log.warn(
-        { err: error, environmentId, date },
-        'runs that waited could not be woken',
-      );
+      dependencies.log.warn({ err: error, environmentId, date }, 'waiting runs not enqueued');
     });
   await app.register(metricsRoutes(dependencies));
   await app.register(

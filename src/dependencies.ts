@@ -107,7 +107,7 @@ export function createDependencies(
       applicationName: `warehouse-export ${name}`,
       maxConnections,
       statementTimeoutMs,
-      onIdleError: error => log.warn({ err: error, pool: name }, 'idle database connection broke'),
+      onIdleError: error => log.warn({ err: error, pool: name }, 'idle database connection lost'),
     });
   const pools = {
     api: pool('api', limits.apiConnections),
@@ -177,13 +177,10 @@ export function createDependencies(
         config.jwt,
         createIssuerKeys(config.jwt.jwksUrl, {
           now,
-          onError: error =>
-            log.warn({ err: error }, 'the keys of the identity provider cannot be fetched'),
+          onError: error => log.warn({ err: error }, 'identity provider keys unavailable'),
         }),
       ),
-    jobs: createJobQueue(pools.jobs, error =>
-      log.warn({ err: error }, 'the job queue will try again'),
-    ),
+    jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'job queue error')),
     runSource: { exportPool: pools.run, sessionPool: pools.run },
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
     pools,

@@ -48,7 +48,7 @@ async function checkDatabaseOrExit(url: string, log: Logger): Promise<void> {
       console.error(describeDatabaseError(error));
       process.exit(1);
     }
-    log.warn({ err: error }, 'database not reachable at start');
+    log.warn({ err: error }, 'database unreachable at start');
   }
 }
 
@@ -94,7 +94,7 @@ export async function serve(
 
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
     dependencies.isStopping = true;
-    log.info({ signal }, 'stopping');
+    log.info({ signal }, 'shutdown started');
     const cutOff = setTimeout(() => {
       for (const socket of sockets) resetConnection(socket);
     }, stopTimeoutMs);
@@ -104,7 +104,7 @@ export async function serve(
     clearTimeout(cutOff);
     await dependencies.close();
     await tracing?.stop();
-    log.info('stopped');
+    log.info('shutdown finished');
     await logDestination.flush(flushTimeoutMs);
   };
 
@@ -115,7 +115,7 @@ export async function serve(
       stop(signal).then(
         () => process.exit(0),
         error => {
-          log.fatal({ err: error }, 'could not stop in order');
+          log.fatal({ err: error }, 'shutdown failed');
           logDestination.flush(flushTimeoutMs).finally(() => process.exit(1));
         },
       );
@@ -125,7 +125,7 @@ export async function serve(
   try {
     await app.listen({ host: config.host, port: config.port });
   } catch (error) {
-    log.fatal({ err: error }, 'could not start');
+    log.fatal({ err: error }, 'start failed');
     await worker?.stop();
     await dependencies.close();
     await logDestination.flush(flushTimeoutMs);

@@ -124,7 +124,7 @@ async function startUntil(
       log.info({ runsAtOnce }, 'worker started');
       return;
     } catch (error) {
-      if (tries === 1) log.warn({ err: error }, 'the worker cannot start yet and will keep trying');
+      if (tries === 1) log.warn({ err: error }, 'worker start failed');
       await delay(restartMs, undefined, { signal: ending }).catch(() => {});
     }
   }
@@ -224,7 +224,7 @@ async function tickRenderings(
     const deleted = await deleteReplacedRenderings(db, { now: time, before, signal });
     if (enqueued + deleted > 0) log.info({ enqueued, deleted }, 'renderings');
   } catch (error) {
-    log.error({ err: error }, 'tick of renderings failed');
+    log.error({ err: error }, 'rendering tick failed');
   }
 }
 
@@ -256,7 +256,7 @@ async function tickRuns({ db, jobs, log, metrics, now }: RunDependencies): Promi
     const level = Object.values(moved).some(count => count > 0) ? 'info' : 'debug';
     log[level]({ ...moved, durationMs }, 'tick');
   } catch (error) {
-    log.error({ err: error }, 'tick failed');
+    log.error({ err: error }, 'run tick failed');
   }
 }
 
@@ -268,13 +268,13 @@ async function tidy(
   try {
     const { unrendered, unregistered, ...counts } = await tidyUp(db, retention, now(), signal);
     const durationMs = Math.round(performance.now() - startedAt);
-    log.info({ ...counts, durationMs }, 'tidied up');
+    log.info({ ...counts, durationMs }, 'retention finished');
     if (unrendered.length > 0)
-      log.warn({ days: unrendered }, 'old days keep their rows: snapshots are not rendered');
+      log.warn({ days: unrendered }, 'old days kept: unrendered snapshots');
     if (unregistered.length > 0)
-      log.warn({ days: unregistered }, 'old days keep their rows: some belong to no snapshot');
+      log.warn({ days: unregistered }, 'old days kept: rows without snapshot');
   } catch (error) {
-    log.error({ err: error }, 'tidying up failed; the next night tries again');
+    log.error({ err: error }, 'retention failed');
     throw error;
   }
 }

@@ -89,10 +89,7 @@ export async function failLostRun(
     await forgetUpload(db, context.attempt);
     await recordFailure(dependencies, context.attempt, context.lastError ?? internalError);
     await releaseJob(db, context.attempt);
-    log.error(
-      { ...job, attempts: context.attempt.number },
-      'run lost: every attempt ended with its worker',
-    );
+    log.error({ ...job, attempts: context.attempt.number }, 'run lost');
   } finally {
     client?.destroy();
   }

@@ -87,7 +87,7 @@ export async function abortOrphanedUploadsOf(
 }
 
 function warnOfUpload({ log }: CleanupDependencies, { runId }: Attempt, error: unknown): void {
-  log.warn({ runId, err: describeForLog(error) }, 'an unfinished upload could not be aborted');
+  log.warn({ runId, err: describeForLog(error) }, 'upload abort failed');
 }
 
 function keyOf({ attempt, config, snapshotDate }: JobContext): string {

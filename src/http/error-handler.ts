@@ -32,7 +32,8 @@ export function sendProblem(
 ): FastifyReply {
   const error = toAppError(thrown);
   // The client disconnected. This is no error of the service.
-  if (request.raw.socket.destroyed) request.log.info({ err: thrown }, 'the caller hung up');
+  if (request.raw.socket.destroyed)
+    request.log.info({ err: thrown }, 'request aborted by the caller');
   else if (error.status >= 500) request.log.error({ err: thrown }, 'request failed');
   return (
     reply
@@ -159,7 +160,7 @@ export function answerBrokenHttp(
   const status =
     { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ''] ?? 400;
   const requestId = randomUUID();
-  log.info({ requestId, code: error.code, status }, 'not well-formed HTTP');
+  log.info({ requestId, code: error.code, status }, 'malformed HTTP request');
   const problem = toProblem(
     'validation_failed',
     'The request is not well-formed HTTP.',

@@ -91,7 +91,7 @@ export async function sendDownload(
       // A write may fail before the response notices that the reader has disconnected.
       if (controller.signal.aborted || request.raw.socket.destroyed) return;
       progress.fail('failed');
-      request.log.error({ err: error }, 'download broke off');
+      request.log.error({ err: error }, 'download failed');
       resetConnection(request.raw.socket);
     });
     watchReader(reply, options.stallTimeoutMs, () => progress.fail('stalled'));

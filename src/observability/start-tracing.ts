@@ -26,7 +26,7 @@ export async function startTracing(log: Logger): Promise<Tracing> {
     logRecordProcessors: [],
     instrumentations: [],
   });
-  const warn = (message: string) => log.warn({ detail: message.slice(0, 500) }, 'tracing');
+  const warn = (message: string) => log.warn({ detail: message.slice(0, 500) }, 'tracing warning');
   diag.setLogger(
     { error: warn, warn, info() {}, debug() {}, verbose() {} },
     { logLevel: DiagLogLevel.WARN, suppressOverrideMessage: true },
@@ -40,7 +40,7 @@ export async function startTracing(log: Logger): Promise<Tracing> {
       });
       const sent = sdk
         .shutdown()
-        .catch((error: unknown) => log.warn({ err: error }, 'traces were lost'));
+        .catch((error: unknown) => log.warn({ err: error }, 'trace export failed'));
       await Promise.race([sent, limit]);
       clearTimeout(timer);
     },

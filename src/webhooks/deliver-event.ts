@@ -37,11 +37,8 @@ export async function deliverEvent(
     status,
     ...(error === null ? {} : { code: error.code }),
   };
-  if (delivered) return log.info(line, 'failure webhook delivered');
-  if (status === goneStatus) return log.warn(line, 'failure webhook is gone: the event is dropped');
-  log.warn(
-    line,
-    isLast ? 'failure webhook not delivered: given up' : 'failure webhook not delivered yet',
-  );
+  if (delivered) return log.info(line, 'webhook event delivered');
+  if (status === goneStatus) return log.warn(line, 'webhook event dropped');
+  log.warn(line, isLast ? 'webhook event given up' : 'webhook event not delivered');
   throw new Error(error?.code ?? 'unknown');
 }

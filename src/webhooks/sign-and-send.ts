@@ -25,10 +25,7 @@ export async function signAndSend(
   try {
     secret = webhookSecretOf(encryptionKeys, webhook);
   } catch (error) {
-    log.error(
-      { err: error, environmentId: webhook.environmentId },
-      'failure webhook secret does not open',
-    );
+    log.error({ err: error, environmentId: webhook.environmentId }, 'webhook secret unreadable');
     return secretUnreadable;
   }
   return await sendWebhook(clientEnvironment, webhook.url, secret, message, sentAt);

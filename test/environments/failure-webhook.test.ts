@@ -307,7 +307,7 @@ t.test('sends nothing and logs the reason if the secret does not open', async t 
   const answer = await post('broken', 'test');
   t.match(answer.json, { delivered: false, status: null, error: { code: 'secret_unreadable' } });
   t.match(
-    app.log.filter(({ msg }) => msg === 'failure webhook secret does not open'),
+    app.log.filter(({ msg }) => msg === 'webhook secret unreadable'),
     [{ level: 50, environmentId: 'broken' }],
   );
   t.notMatch(answer.text, 'lost');

@@ -152,7 +152,7 @@ t.test('resets the connection when a download fails after the first byte', async
       }
     }
   }
-  const brokeOff = app.log.filter(line => line['msg'] === 'download broke off');
+  const brokeOff = app.log.filter(line => line['msg'] === 'download failed');
   t.equal(brokeOff.length, 8);
 });
 

@@ -419,7 +419,8 @@ t.test('logs a caller that disconnects in the middle of a body as information', 
   await eventually(() => app.dependencies.ingestLimit.active === 1);
   connection.socket.destroy();
   await eventually(() => app.dependencies.ingestLimit.active === 0);
-  const hungUp = () => app.log.slice(lines).find(line => line['msg'] === 'the caller hung up');
+  const hungUp = () =>
+    app.log.slice(lines).find(line => line['msg'] === 'request aborted by the caller');
   await eventually(() => hungUp() !== undefined, 'the line in the log');
   t.equal(hungUp()?.['level'], 30);
   t.equal(

@@ -18,16 +18,16 @@ t.test('runs one retention job at a time, every night', async t => {
   t.equal(await jobs.send(retentionQueue), null, 'never two');
   startExportWorker(t, app);
   await eventually(
-    () => app.log.some(({ msg }) => msg === 'tidied up'),
+    () => app.log.some(({ msg }) => msg === 'retention finished'),
     'the end of the nightly job',
     30_000,
   );
   t.match(
-    app.log.find(({ msg }) => msg === 'tidied up'),
+    app.log.find(({ msg }) => msg === 'retention finished'),
     { level: 30, snapshots: 1, partitions: 1, runs: 0, auditLines: 0 },
   );
   t.match(
-    app.log.find(({ msg }) => String(msg).startsWith('old days keep their rows: some')),
+    app.log.find(({ msg }) => String(msg).startsWith('old days kept: rows')),
     { level: 40, days: ['2025-06-04'] },
   );
   await eventually(

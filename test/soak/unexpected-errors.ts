@@ -20,11 +20,11 @@ const aboutOutages =
  */
 const expected = [
   'request failed',
-  'download broke off',
+  'download failed',
   'audit line of a download lost',
-  'tick failed',
-  'tick of renderings failed',
-  'tidying up failed; the next night tries again',
+  'run tick failed',
+  'rendering tick failed',
+  'retention failed',
 ];
 
 /**
