@@ -17,8 +17,8 @@ const kills = 3;
 /** Number of runs that one worker executes at once. */
 const runsAKill = 2;
 const environments = Array.from({ length: kills * runsAKill }, (_, index) => `env-${index}`);
-/** More than two parts of 8 MiB. */
-const rowCount = 60_000;
+/** Enough rows for two parts of 8 MiB. */
+const rowCount = 50_000;
 
 t.test(
   'writes one complete object per slot when workers are killed at random instants',
