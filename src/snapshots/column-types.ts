@@ -2,19 +2,28 @@
 import { type Column, columns } from './columns.ts';
 
 export interface ColumnDescription {
-  /** The column's name in the header line. */
   readonly name: string;
   readonly type: 'string' | 'date' | 'timestamp' | 'int32' | 'int64' | 'list<string>';
-  /** True if the column may have no value. In CSV that is an empty field without quotes. */
+  /** True if the column may be null. In CSV, null is an empty field without quotes. */
   readonly nullable: boolean;
 }
 
-/** Columns in the order of the file. */
-export const csvColumns: readonly ColumnDescription[] = columns.map(column => ({
-  name: column.header,
-  type: typeOf(column),
-  nullable: 'nullable' in column && column.nullable,
-}));
+/** Columns of a CSV file in its order. */
+export const csvColumns: readonly ColumnDescription[] = columns.map(column =>
+  describe(column, column.header),
+);
+
+/**
+ * Columns of a Parquet file in its order, such as `company_id`. Their names contain no spaces,
+ * because Spark and Athena refuse them.
+ */
+export const parquetColumns: readonly ColumnDescription[] = columns.map(column =>
+  describe(column, column.header.toLowerCase().replaceAll(' ', '_')),
+);
+
+function describe(column: Column, name: string): ColumnDescription {
+  return { name, type: typeOf(column), nullable: 'nullable' in column && column.nullable };
+}
 
 function typeOf(column: Column): ColumnDescription['type'] {
   switch (column.kind) {

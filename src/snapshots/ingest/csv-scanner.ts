@@ -56,8 +56,13 @@ export type ScanCsv = (piece: Buffer, isLast: boolean) => void;
 /**
  * Creates a scanner for records and fields by RFC 4180 with LF or CRLF. It rejects malformed text
  * that lenient parsers would guess.
+ *
+ * @param limitBytes longest record after the header
  */
-export function createCsvScanner(onRecord: (record: CsvRecord) => void): ScanCsv {
+export function createCsvScanner(
+  onRecord: (record: CsvRecord) => void,
+  limitBytes = maxRecordBytes,
+): ScanCsv {
   const record: CsvRecord = {
     row: 0,
     bytes: Buffer.alloc(0),
@@ -74,13 +79,13 @@ export function createCsvScanner(onRecord: (record: CsvRecord) => void): ScanCsv
   /** Length at which they are scanned again. It doubles, so that the cost stays linear. */
   let nextLength = 0;
 
-  const maxBytes = () => (record.row === 0 ? maxHeaderBytes : maxRecordBytes);
+  const maxBytes = () => (record.row === 0 ? maxHeaderBytes : limitBytes);
   function requireLength(bytes: number): void {
     if (bytes <= maxBytes()) return;
     throw new MalformedCsv(
       record.row,
       null,
-      `is longer than ${record.row === 0 ? '8 KiB' : '1 MiB'}`,
+      `is longer than ${record.row === 0 ? '8 KiB' : `${limitBytes / 2 ** 20} MiB`}`,
     );
   }
 
