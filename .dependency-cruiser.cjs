@@ -60,6 +60,7 @@ const folderRules = Object.entries(mayImport).map(([folder, others]) => ({
 /** Packages that few files may know, so that the rest does not depend on them. */
 const packageRules = [
   ['prom-client', '^src/observability/prometheus\\.ts$'],
+  ['hyparquet-writer', '^src/exports/parquet/(encode|schema)\\.ts$'],
   ['@opentelemetry', '^src/observability/(tracing|start-tracing)\\.ts$'],
   [
     '(@fastify/|fastify/|fastify$)',
@@ -77,6 +78,21 @@ module.exports = {
   forbidden: [
     ...folderRules,
     ...packageRules,
+    {
+      name: 'parquet-worker',
+      comment: 'A worker thread loads only what converts a file: no connections, no config.',
+      severity: 'error',
+      from: { path: '^src/exports/parquet/worker\\.ts$' },
+      to: {
+        reachable: true,
+        path: '^src/',
+        pathNot: [
+          '^src/exports/parquet/',
+          '^src/snapshots/columns?[a-z-]*\\.ts$',
+          '^src/snapshots/ingest/(csv-scanner|parse-instant)\\.ts$',
+        ],
+      },
+    },
     {
       name: 'no-cycles',
       comment: 'Files must not import each other in a circle.',

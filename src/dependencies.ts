@@ -14,6 +14,7 @@ import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createSlowLane, type SlowLane } from './export-runs/slow-lane.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';
+import { createParquetPlaces, type ParquetPlaces } from './exports/parquet/places.ts';
 import { stallTimeoutMs } from './http/stalls.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
 import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
@@ -43,6 +44,8 @@ export interface Dependencies {
   readonly downloadLimit: ConcurrencyLimit;
   /** Limits the downloads that hold a connection of `sessionPool`. */
   readonly sessionLimit: ConcurrencyLimit;
+  /** Limits the conversions to Parquet of downloads and runs. */
+  readonly parquetPlaces: ParquetPlaces;
   /** Time in ms without a byte sent after which a download is ended. */
   readonly downloadStallMs: number;
   /** Pool of ingests. Each holds a connection while its body arrives. */
@@ -165,6 +168,7 @@ export function createDependencies(
     }),
     downloadLimit,
     sessionLimit,
+    parquetPlaces: createParquetPlaces(),
     downloadStallMs: stallTimeoutMs,
     ingestPool: pools.ingest,
     ingestLimit,

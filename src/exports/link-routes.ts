@@ -11,8 +11,8 @@ import { type Environment, findEnvironment } from '../environments/environments-
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
 import { callerRequestId } from '../http/request-id.ts';
-import { instant, isoDate, literals } from '../http/schemas.ts';
-import { AppError } from '../shared/errors.ts';
+import { fileFormat, instant, isoDate, literals } from '../http/schemas.ts';
+import { AppError, validationFailed } from '../shared/errors.ts';
 import { shownDates } from './aggregations.ts';
 import {
   createLinkId,
@@ -22,6 +22,7 @@ import {
   maxTokenLength,
 } from './link-tokens.ts';
 import { describeExport } from './open-export.ts';
+import { describeParquet } from './parquet/open-parquet.ts';
 import {
   aggregationSchema,
   asOfSchema,
@@ -61,8 +62,13 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         body: Type.Object(
           {
             aggregation: aggregationSchema,
-            format: Type.Optional(literals(['csv'], { default: 'csv' })),
-            compression: Type.Optional(literals(['none', 'gzip'], { default: 'none' })),
+            format: Type.Optional(fileFormat),
+            compression: Type.Optional(
+              literals(['none', 'gzip'], {
+                default: 'none',
+                description: 'Must be `none` for `parquet`.',
+              }),
+            ),
             asOf: Type.Optional(asOfSchema),
             expiresInSeconds: Type.Optional(
               Type.Integer({ minimum: 60, maximum: 3600, default: defaultExpirySeconds }),
@@ -78,7 +84,8 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
               rowCount: Type.Integer({ description: 'Current number of rows of the file.' }),
               sizeBytes: Type.Unsafe<number | null>({
                 type: ['integer', 'null'],
-                description: 'Current size of the file in bytes; null while it is unknown.',
+                description:
+                  'Current size of the file in bytes; null if it is unknown, as for Parquet.',
               }),
             },
             { title: 'DownloadLink', description: 'The link.' },
@@ -97,21 +104,24 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
       handler: async (request, reply) => {
         const {
           aggregation,
+          format = 'csv',
           compression = 'none',
           asOf,
           expiresInSeconds = defaultExpirySeconds,
         } = request.body;
         const issuedAt = now();
         requireAsOf(asOf, '/asOf', issuedAt);
+        if (format === 'parquet' && compression !== 'none') {
+          const message = 'must be none for the format parquet';
+          throw validationFailed([{ path: '/compression', message }]);
+        }
         const environment = environmentOf(request);
         const origin = publicUrl ?? originOf(request);
         const dates = shownDates(aggregation, asOf ?? isoDate(issuedAt));
-        const { plan, sizeBytes } = await describeExport(
-          dependencies,
-          environment.id,
-          dates,
-          compression,
-        );
+        const { plan, sizeBytes } =
+          format === 'parquet'
+            ? await describeParquet(dependencies, environment.id, dates)
+            : await describeExport(dependencies, environment.id, dates, compression);
         const expiresAt = linkExpiry(callerOf(request), issuedAt, expiresInSeconds);
         const grant: LinkGrant = {
           linkId: createLinkId(),
@@ -119,6 +129,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           incarnation: environment.createdAt,
           aggregation,
           asOf: asOf ?? null,
+          format,
           compression,
           maker: makerOf(callerOf(request)),
         };
@@ -128,7 +139,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           targetId: grant.linkId,
           details: {
             aggregation,
-            format: 'csv',
+            format,
             compression,
             asOf: grant.asOf,
             expiresAt: expiresAt.toISOString(),
@@ -163,7 +174,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           }),
         }),
         response: {
-          ...fileResponses('text/csv', 'application/gzip'),
+          ...fileResponses('text/csv', 'application/gzip', 'application/vnd.apache.parquet'),
           ...problemResponses(
             'unauthenticated',
             'insufficient_scope',
@@ -187,6 +198,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           environmentId: environment.id,
           aggregation: grant.aggregation,
           asOf: grant.asOf,
+          format: grant.format,
           compression: grant.compression,
           actor: {
             ...grant.maker,

@@ -1,6 +1,7 @@
 import { createHash, hkdfSync, randomBytes } from 'node:crypto';
 import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
 import type { EncryptionKey } from '../config/config.ts';
+import type { FileFormat } from '../shared/file-format.ts';
 import { type Aggregation, aggregations } from './aggregations.ts';
 
 /** File that a download link opens, and the creator of the link. */
@@ -13,6 +14,7 @@ export interface LinkGrant {
   readonly aggregation: Aggregation;
   /** UTC date; null for the date on which the link is followed. */
   readonly asOf: string | null;
+  readonly format: FileFormat;
   readonly compression: 'none' | 'gzip';
   readonly maker: LinkMaker;
 }
@@ -65,6 +67,7 @@ export function createLinkTokens(
       return await new SignJWT({
         agg: grant.aggregation,
         gz: grant.compression === 'gzip',
+        pq: grant.format === 'parquet',
         day: grant.asOf,
         inc: grant.incarnation,
         by: [grant.maker.kind, grant.maker.id],
@@ -101,7 +104,7 @@ export function createLinkTokens(
 
 /** Converts claims. @returns null for claims of another version */
 function toGrant({ sub, jti, ...claims }: JWTPayload): LinkGrant | null {
-  const { agg, gz, day, inc, by } = claims as Record<string, unknown>;
+  const { agg, gz, pq, day, inc, by } = claims as Record<string, unknown>;
   const aggregation = aggregations.find(candidate => candidate === agg);
   const maker = toMaker(by);
   if (sub === undefined || jti === undefined || aggregation === undefined) return null;
@@ -113,6 +116,7 @@ function toGrant({ sub, jti, ...claims }: JWTPayload): LinkGrant | null {
     incarnation: inc,
     aggregation,
     asOf: day,
+    format: pq === true ? 'parquet' : 'csv',
     compression: gz === true ? 'gzip' : 'none',
     maker,
   };

@@ -59,25 +59,26 @@ const fileHeaders = {
   }),
 };
 
-type FileMediaType = 'text/csv' | 'application/gzip';
+type FileMediaType = 'text/csv' | 'application/gzip' | 'application/vnd.apache.parquet';
 
 /** Returns the responses of a route that sends a file, without its problems. */
 export function fileResponses(...mediaTypes: FileMediaType[]) {
   const schemas = {
     'text/csv': { schema: Type.String({ examples: [example] }) },
     'application/gzip': { schema: Type.String({ format: 'binary' }) },
+    'application/vnd.apache.parquet': { schema: Type.String({ format: 'binary' }) },
   };
   const content = Object.fromEntries(mediaTypes.map(mediaType => [mediaType, schemas[mediaType]]));
   return {
     200: {
       description:
-        'The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.',
+        'The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.',
       headers: fileHeaders,
       content,
     },
     206: {
       description:
-        'The requested range of the file. A request for several ranges gets the whole file.',
+        'The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.',
       headers: {
         ...fileHeaders,
         'content-range': Type.String({ examples: ['bytes 1048576-1205850223/1205850224'] }),
@@ -97,6 +98,43 @@ export const fileProblemCodes = [
   'precondition_failed',
   'range_not_satisfiable',
   'too_many_downloads',
+] as const;
+
+/** Files of an aggregation, one for each extension of the path. */
+const fileForms = [
+  {
+    extension: 'csv',
+    format: 'csv',
+    compression: 'none',
+    mediaType: 'text/csv',
+    operationId: 'downloadExport',
+    summary: 'Download an export',
+    description:
+      'Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is ' +
+      'compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, ' +
+      '`If-Match`, `Range` and `If-Range` follow RFC 9110.',
+  },
+  {
+    extension: 'csv.gz',
+    format: 'csv',
+    compression: 'gzip',
+    mediaType: 'application/gzip',
+    operationId: 'downloadExportGzip',
+    summary: 'Download an export as a gzip file',
+    description: 'Sends the CSV as a gzip file.',
+  },
+  {
+    extension: 'parquet',
+    format: 'parquet',
+    compression: 'none',
+    mediaType: 'application/vnd.apache.parquet',
+    operationId: 'downloadExportParquet',
+    summary: 'Download an export as a Parquet file',
+    description:
+      'Sends the rows of the CSV as a Parquet file, compressed with zstd. A process sends few ' +
+      'such files at once, and one of each environment: `too_many_downloads`. Its length is ' +
+      'unknown beforehand and `Range` is ignored.',
+  },
 ] as const;
 
 const tags = ['Manual export'];
@@ -181,25 +219,19 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
       },
     });
 
-    for (const extension of ['csv', 'csv.gz'] as const) {
-      const isGzipFile = extension === 'csv.gz';
+    for (const form of fileForms) {
+      const { extension, format, compression, mediaType, ...documentation } = form;
       app.route({
         method: ['GET', 'HEAD'],
         url: `/environments/:environmentId/exports/:aggregation.${extension}`,
         config: needsManualExport,
         schema: {
-          operationId: isGzipFile ? 'downloadExportGzip' : 'downloadExport',
-          summary: isGzipFile ? 'Download an export as a gzip file' : 'Download an export',
-          description: isGzipFile
-            ? 'Sends the CSV as a gzip file.'
-            : 'Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is ' +
-              'compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, ' +
-              '`If-Match`, `Range` and `If-Range` follow RFC 9110.',
+          ...documentation,
           tags,
           params: Type.Object({ ...environmentParams.properties, aggregation: aggregationSchema }),
           querystring: Type.Object({ asOf: Type.Optional(asOfSchema) }),
           response: {
-            ...fileResponses(isGzipFile ? 'application/gzip' : 'text/csv'),
+            ...fileResponses(mediaType),
             ...problemResponses(...callerProblemCodes, ...fileProblemCodes),
           },
         },
@@ -210,7 +242,8 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
             environmentId: environmentOf(request).id,
             aggregation: request.params.aggregation,
             asOf: asOf ?? null,
-            compression: isGzipFile ? 'gzip' : 'none',
+            format,
+            compression,
             actor: actorOf(request),
             linkId: null,
           });

@@ -10,6 +10,7 @@ import {
 } from '../http/send-download.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
+import type { FileFormat } from '../shared/file-format.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
 import {
   type Compression,
@@ -19,6 +20,8 @@ import {
   type OpenExport,
   openExport,
 } from './open-export.ts';
+import { describeParquet, type OpenParquet, openParquet } from './parquet/open-parquet.ts';
+import type { ParquetPlaces } from './parquet/places.ts';
 
 export interface ExportSenderDependencies extends ExportSource {
   readonly db: Database;
@@ -26,6 +29,8 @@ export interface ExportSenderDependencies extends ExportSource {
   readonly downloadLimit: ConcurrencyLimit;
   /** Limits downloads that hold a database connection because a snapshot is not rendered. */
   readonly sessionLimit: ConcurrencyLimit;
+  /** Limits the conversions to Parquet. */
+  readonly parquetPlaces: ParquetPlaces;
   /** Time in milliseconds without a byte sent after which a download is aborted. */
   readonly downloadStallMs: number;
   readonly metrics: Metrics;
@@ -37,7 +42,8 @@ export interface ExportRequest {
   readonly aggregation: Aggregation;
   /** UTC date, `YYYY-MM-DD`; null for the current date. */
   readonly asOf: string | null;
-  /** `gzip` sends a `.csv.gz` file. */
+  readonly format: FileFormat;
+  /** `gzip` sends a `.csv.gz` file. `none` for Parquet. */
   readonly compression: Compression;
   readonly actor: Actor;
   /** Id of the download link; null without a link. */
@@ -51,7 +57,14 @@ export interface ExportSender {
 }
 
 /** Representations of a file. Their bytes and their entity tags differ. */
-type Representation = 'csv' | 'csv-encoded' | 'csv-gz';
+type Representation = 'csv' | 'csv-encoded' | 'csv-gz' | 'parquet';
+
+const forms: Readonly<Record<Representation, { extension: string; mediaType: string }>> = {
+  csv: { extension: 'csv', mediaType: 'text/csv; charset=utf-8; header=present' },
+  'csv-encoded': { extension: 'csv', mediaType: 'text/csv; charset=utf-8; header=present' },
+  'csv-gz': { extension: 'csv.gz', mediaType: 'application/gzip' },
+  parquet: { extension: 'parquet', mediaType: 'application/vnd.apache.parquet' },
+};
 
 /** Sends exports as files. Every download is counted and written to the audit log when it ends. */
 export function createExportSender(dependencies: ExportSenderDependencies): ExportSender {
@@ -71,7 +84,7 @@ export function createExportSender(dependencies: ExportSenderDependencies): Expo
       action: 'export.downloaded',
       targetId: wanted.aggregation,
       details: {
-        format: 'csv',
+        format: wanted.format,
         compression: wanted.compression,
         asOf: wanted.asOf,
         outcome,
@@ -90,7 +103,11 @@ export function createExportSender(dependencies: ExportSenderDependencies): Expo
   }
 
   /** @throws AppError `too_many_downloads` */
-  function acquireSession(environmentId: string, opened: OpenExport, signal: AbortSignal): void {
+  function acquireSession(
+    environmentId: string,
+    opened: OpenExport | OpenParquet,
+    signal: AbortSignal,
+  ): void {
     try {
       const release = dependencies.sessionLimit.acquire(environmentId);
       if (signal.aborted) release();
@@ -105,22 +122,28 @@ export function createExportSender(dependencies: ExportSenderDependencies): Expo
     async send(request, reply, wanted) {
       const asOf = wanted.asOf ?? isoDate(now());
       const dates = shownDates(wanted.aggregation, asOf);
-      const representation =
-        wanted.compression === 'gzip' ? 'csv-gz' : acceptsGzip(request) ? 'csv-encoded' : 'csv';
+      const representation = chooseRepresentation(request, wanted);
       const compression = representation === 'csv' ? 'none' : 'gzip';
+      const { environmentId } = wanted;
       const fileOf = (description: ExportDescription) =>
         describeFile(description, wanted, asOf, representation);
       let rowCount = 0;
       const download = {
         async describe() {
-          const { environmentId } = wanted;
-          return fileOf(await describeExport(dependencies, environmentId, dates, compression));
+          const described =
+            representation === 'parquet'
+              ? describeParquet(dependencies, environmentId, dates)
+              : describeExport(dependencies, environmentId, dates, compression);
+          return fileOf(await described);
         },
         async open(signal: AbortSignal) {
-          const options = { compression, signal } as const;
-          const opened = await openExport(dependencies, wanted.environmentId, dates, options);
+          const takePlace = () => dependencies.parquetPlaces.takeForDownload(environmentId);
+          const opened =
+            representation === 'parquet'
+              ? await openParquet(dependencies, environmentId, dates, { signal, takePlace })
+              : await openExport(dependencies, environmentId, dates, { compression, signal });
           if (opened.plan.sections.some(({ rendered }) => rendered === null)) {
-            acquireSession(wanted.environmentId, opened, signal);
+            acquireSession(environmentId, opened, signal);
           }
           rowCount = opened.plan.rowCount;
           return { ...fileOf(opened), bytes: opened.bytes };
@@ -128,7 +151,7 @@ export function createExportSender(dependencies: ExportSenderDependencies): Expo
       };
       return await sendDownload(request, reply, download, {
         concurrencyLimit: dependencies.downloadLimit,
-        environmentId: wanted.environmentId,
+        environmentId,
         stallTimeoutMs: dependencies.downloadStallMs,
         onEnd: ended => record(wanted, ended, rowCount),
       });
@@ -139,24 +162,33 @@ export function createExportSender(dependencies: ExportSenderDependencies): Expo
   };
 }
 
+function chooseRepresentation(
+  request: FastifyRequest,
+  { format, compression }: ExportRequest,
+): Representation {
+  if (format === 'parquet') return 'parquet';
+  if (compression === 'gzip') return 'csv-gz';
+  return acceptsGzip(request) ? 'csv-encoded' : 'csv';
+}
+
 function describeFile(
   { plan, contentHash, lastModified, sizeBytes }: ExportDescription,
   { environmentId, aggregation, asOf: requestedDate }: ExportRequest,
   asOf: string,
   representation: Representation,
 ): DownloadFile {
-  const isGzipFile = representation === 'csv-gz';
-  const extension = isGzipFile ? 'csv.gz' : 'csv';
+  const { extension, mediaType } = forms[representation];
+  const isNegotiated = representation === 'csv' || representation === 'csv-encoded';
   const fileName = `${environmentId}_${aggregation}_${asOf}.${extension}`;
   // The file of the current date changes at midnight without a new snapshot.
   const isSinceAsOf = lastModified !== null && isoDate(lastModified) >= asOf;
   return {
     headers: {
-      'content-type': isGzipFile ? 'application/gzip' : 'text/csv; charset=utf-8; header=present',
+      'content-type': mediaType,
       'content-disposition': `attachment; filename="${fileName}"`,
       'cache-control': 'private, no-cache',
       'x-total-rows': String(plan.rowCount),
-      ...(isGzipFile ? {} : { vary: 'accept-encoding' }),
+      ...(isNegotiated ? { vary: 'accept-encoding' } : {}),
       ...(representation === 'csv-encoded' ? { 'content-encoding': 'gzip' } : {}),
       ...(plan.missingDates.length > 0 ? { 'x-missing-dates': plan.missingDates.join(',') } : {}),
     },

@@ -1,4 +1,5 @@
 import { Format, type Static, type TSchema, Type } from '@fastify/type-provider-typebox';
+import { fileFormats } from '../shared/file-format.ts';
 import { isDatePart } from './pagination.ts';
 
 /** Registers the format `date` for calendar days. TypeBox's own format accepts 31 February. */
@@ -9,6 +10,12 @@ export function registerFormats(): void {
 export function literals<const T extends string>(values: readonly T[], options: object = {}) {
   return Type.Unsafe<T>({ type: 'string', enum: [...values], ...options });
 }
+
+export const fileFormat = literals(fileFormats, {
+  title: 'FileFormat',
+  description: 'Format of the file. Default: `csv`.',
+  examples: ['csv'],
+});
 
 export function instant(description = 'ISO 8601, UTC.') {
   return Type.String({ format: 'date-time', description, examples: ['2026-03-02T00:00:00.000Z'] });

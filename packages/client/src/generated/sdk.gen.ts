@@ -2,7 +2,7 @@
 
 import { client } from './client.gen.ts';
 import type { Client, ClientMeta, Options as Options2, RequestResult, TDataShape } from './client/index.ts';
-import type { CancelBackfillData, CancelBackfillErrors, CancelBackfillResponses, CancelRunData, CancelRunErrors, CancelRunResponses, CreateApiKeyData, CreateApiKeyErrors, CreateApiKeyResponses, CreateDownloadLinkData, CreateDownloadLinkErrors, CreateDownloadLinkResponses, CreateExportConfigData, CreateExportConfigErrors, CreateExportConfigResponses, DeleteEnvironmentData, DeleteEnvironmentErrors, DeleteEnvironmentResponses, DeleteExportConfigData, DeleteExportConfigErrors, DeleteExportConfigResponses, DeleteFailureWebhookData, DeleteFailureWebhookErrors, DeleteFailureWebhookResponses, DeleteSnapshotData, DeleteSnapshotErrors, DeleteSnapshotResponses, DownloadExportData, DownloadExportErrors, DownloadExportGzipData, DownloadExportGzipErrors, DownloadExportGzipResponses, DownloadExportResponses, FollowDownloadLinkData, FollowDownloadLinkErrors, FollowDownloadLinkResponses, GetBackfillData, GetBackfillErrors, GetBackfillResponses, GetEnvironmentData, GetEnvironmentErrors, GetEnvironmentResponses, GetExportConfigData, GetExportConfigErrors, GetExportConfigResponses, GetExportConfigStatusData, GetExportConfigStatusErrors, GetExportConfigStatusResponses, GetLivenessData, GetLivenessErrors, GetLivenessResponses, GetMetricsData, GetMetricsErrors, GetMetricsResponses, GetReadinessData, GetReadinessErrors, GetReadinessResponses, GetRunData, GetRunErrors, GetRunOfConfigData, GetRunOfConfigErrors, GetRunOfConfigResponses, GetRunResponses, GetSnapshotData, GetSnapshotErrors, GetSnapshotResponses, HeadDownloadExportData, HeadDownloadExportErrors, HeadDownloadExportGzipData, HeadDownloadExportGzipErrors, HeadDownloadExportGzipResponses, HeadDownloadExportResponses, HeadFollowDownloadLinkData, HeadFollowDownloadLinkErrors, HeadFollowDownloadLinkResponses, ListApiKeysData, ListApiKeysErrors, ListApiKeysResponses, ListAuditLogData, ListAuditLogErrors, ListAuditLogResponses, ListBackfillsData, ListBackfillsErrors, ListBackfillsResponses, ListEnvironmentsData, ListEnvironmentsErrors, ListEnvironmentsResponses, ListExportConfigsData, ListExportConfigsErrors, ListExportConfigsResponses, ListExportConfigStatusesData, ListExportConfigStatusesErrors, ListExportConfigStatusesResponses, ListExportsData, ListExportsErrors, ListExportsResponses, ListRunsData, ListRunsErrors, ListRunsResponses, ListSnapshotsData, ListSnapshotsErrors, ListSnapshotsResponses, PutEnvironmentData, PutEnvironmentErrors, PutEnvironmentResponses, PutFailureWebhookData, PutFailureWebhookErrors, PutFailureWebhookResponses, PutSnapshotData, PutSnapshotErrors, PutSnapshotResponses, RetryRunData, RetryRunErrors, RetryRunResponses, RevokeApiKeyData, RevokeApiKeyErrors, RevokeApiKeyResponses, RotateFailureWebhookSecretData, RotateFailureWebhookSecretErrors, RotateFailureWebhookSecretResponses, StartBackfillData, StartBackfillErrors, StartBackfillResponses, StartRunData, StartRunErrors, StartRunResponses, TestFailureWebhookData, TestFailureWebhookErrors, TestFailureWebhookResponses, UpdateExportConfigData, UpdateExportConfigErrors, UpdateExportConfigResponses, ValidateExportConfigData, ValidateExportConfigErrors, ValidateExportConfigResponses, ValidateNewExportConfigData, ValidateNewExportConfigErrors, ValidateNewExportConfigResponses } from './types.gen.ts';
+import type { CancelBackfillData, CancelBackfillErrors, CancelBackfillResponses, CancelRunData, CancelRunErrors, CancelRunResponses, CreateApiKeyData, CreateApiKeyErrors, CreateApiKeyResponses, CreateDownloadLinkData, CreateDownloadLinkErrors, CreateDownloadLinkResponses, CreateExportConfigData, CreateExportConfigErrors, CreateExportConfigResponses, DeleteEnvironmentData, DeleteEnvironmentErrors, DeleteEnvironmentResponses, DeleteExportConfigData, DeleteExportConfigErrors, DeleteExportConfigResponses, DeleteFailureWebhookData, DeleteFailureWebhookErrors, DeleteFailureWebhookResponses, DeleteSnapshotData, DeleteSnapshotErrors, DeleteSnapshotResponses, DownloadExportData, DownloadExportErrors, DownloadExportGzipData, DownloadExportGzipErrors, DownloadExportGzipResponses, DownloadExportParquetData, DownloadExportParquetErrors, DownloadExportParquetResponses, DownloadExportResponses, FollowDownloadLinkData, FollowDownloadLinkErrors, FollowDownloadLinkResponses, GetBackfillData, GetBackfillErrors, GetBackfillResponses, GetEnvironmentData, GetEnvironmentErrors, GetEnvironmentResponses, GetExportConfigData, GetExportConfigErrors, GetExportConfigResponses, GetExportConfigStatusData, GetExportConfigStatusErrors, GetExportConfigStatusResponses, GetLivenessData, GetLivenessErrors, GetLivenessResponses, GetMetricsData, GetMetricsErrors, GetMetricsResponses, GetReadinessData, GetReadinessErrors, GetReadinessResponses, GetRunData, GetRunErrors, GetRunOfConfigData, GetRunOfConfigErrors, GetRunOfConfigResponses, GetRunResponses, GetSnapshotData, GetSnapshotErrors, GetSnapshotResponses, HeadDownloadExportData, HeadDownloadExportErrors, HeadDownloadExportGzipData, HeadDownloadExportGzipErrors, HeadDownloadExportGzipResponses, HeadDownloadExportParquetData, HeadDownloadExportParquetErrors, HeadDownloadExportParquetResponses, HeadDownloadExportResponses, HeadFollowDownloadLinkData, HeadFollowDownloadLinkErrors, HeadFollowDownloadLinkResponses, ListApiKeysData, ListApiKeysErrors, ListApiKeysResponses, ListAuditLogData, ListAuditLogErrors, ListAuditLogResponses, ListBackfillsData, ListBackfillsErrors, ListBackfillsResponses, ListEnvironmentsData, ListEnvironmentsErrors, ListEnvironmentsResponses, ListExportConfigsData, ListExportConfigsErrors, ListExportConfigsResponses, ListExportConfigStatusesData, ListExportConfigStatusesErrors, ListExportConfigStatusesResponses, ListExportsData, ListExportsErrors, ListExportsResponses, ListRunsData, ListRunsErrors, ListRunsResponses, ListSnapshotsData, ListSnapshotsErrors, ListSnapshotsResponses, PutEnvironmentData, PutEnvironmentErrors, PutEnvironmentResponses, PutFailureWebhookData, PutFailureWebhookErrors, PutFailureWebhookResponses, PutSnapshotData, PutSnapshotErrors, PutSnapshotResponses, RetryRunData, RetryRunErrors, RetryRunResponses, RevokeApiKeyData, RevokeApiKeyErrors, RevokeApiKeyResponses, RotateFailureWebhookSecretData, RotateFailureWebhookSecretErrors, RotateFailureWebhookSecretResponses, StartBackfillData, StartBackfillErrors, StartBackfillResponses, StartRunData, StartRunErrors, StartRunResponses, TestFailureWebhookData, TestFailureWebhookErrors, TestFailureWebhookResponses, UpdateExportConfigData, UpdateExportConfigErrors, UpdateExportConfigResponses, ValidateExportConfigData, ValidateExportConfigErrors, ValidateExportConfigResponses, ValidateNewExportConfigData, ValidateNewExportConfigErrors, ValidateNewExportConfigResponses } from './types.gen.ts';
 
 export type Options<TData extends TDataShape = TDataShape, ThrowOnError extends boolean = boolean, TResponse = unknown> = Options2<TData, ThrowOnError, TResponse> & {
     /**
@@ -435,6 +435,38 @@ export class Api extends HeyApiClient {
             responseStyle: 'data',
             security: [{ scheme: 'bearer', type: 'http' }],
             url: '/v1/environments/{environmentId}/exports/{aggregation}.csv.gz',
+            ...options
+        });
+    }
+    
+    /**
+     * Download an export as a Parquet file
+     *
+     * Sends the rows of the CSV as a Parquet file, compressed with zstd. A process sends few such files at once, and one of each environment: `too_many_downloads`. Its length is unknown beforehand and `Range` is ignored.
+     *
+     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
+     */
+    public downloadExportParquet<ThrowOnError extends boolean = true>(options: Options<DownloadExportParquetData, ThrowOnError>): RequestResult<DownloadExportParquetResponses, DownloadExportParquetErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).get<DownloadExportParquetResponses, DownloadExportParquetErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/exports/{aggregation}.parquet',
+            ...options
+        });
+    }
+    
+    /**
+     * Download an export as a Parquet file
+     *
+     * Sends the rows of the CSV as a Parquet file, compressed with zstd. A process sends few such files at once, and one of each environment: `too_many_downloads`. Its length is unknown beforehand and `Range` is ignored.
+     *
+     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
+     */
+    public headDownloadExportParquet<ThrowOnError extends boolean = true>(options: Options<HeadDownloadExportParquetData, ThrowOnError>): RequestResult<HeadDownloadExportParquetResponses, HeadDownloadExportParquetErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).head<HeadDownloadExportParquetResponses, HeadDownloadExportParquetErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/environments/{environmentId}/exports/{aggregation}.parquet',
             ...options
         });
     }

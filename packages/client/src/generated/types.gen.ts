@@ -390,7 +390,7 @@ export type DownloadLink = {
      */
     rowCount: number;
     /**
-     * Current size of the file in bytes; null while it is unknown.
+     * Current size of the file in bytes; null if it is unknown, as for Parquet.
      */
     sizeBytes: number | null;
 };
@@ -400,7 +400,10 @@ export type DownloadLink = {
  */
 export type DownloadLinkInput = {
     aggregation: Aggregation;
-    format?: 'csv';
+    format?: FileFormat;
+    /**
+     * Must be `none` for `parquet`.
+     */
     compression?: 'none' | 'gzip';
     /**
      * UTC date on which the file is based. Default: the current date. Not in the future.
@@ -928,6 +931,13 @@ export type FieldError = {
     column?: string | null;
     message: string;
 };
+
+/**
+ * FileFormat
+ *
+ * Format of the file. Default: `csv`.
+ */
+export type FileFormat = 'csv' | 'parquet';
 
 /**
  * GcpExportConfigInput
@@ -2756,11 +2766,11 @@ export type DownloadExportError = DownloadExportErrors[keyof DownloadExportError
 
 export type DownloadExportResponses = {
     /**
-     * The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
      */
     200: string;
     /**
-     * The requested range of the file. A request for several ranges gets the whole file.
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
      */
     206: string;
 };
@@ -2831,11 +2841,11 @@ export type HeadDownloadExportError = HeadDownloadExportErrors[keyof HeadDownloa
 
 export type HeadDownloadExportResponses = {
     /**
-     * The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
      */
     200: string;
     /**
-     * The requested range of the file. A request for several ranges gets the whole file.
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
      */
     206: string;
 };
@@ -2906,11 +2916,11 @@ export type DownloadExportGzipError = DownloadExportGzipErrors[keyof DownloadExp
 
 export type DownloadExportGzipResponses = {
     /**
-     * The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
      */
     200: Blob | File;
     /**
-     * The requested range of the file. A request for several ranges gets the whole file.
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
      */
     206: Blob | File;
 };
@@ -2981,16 +2991,166 @@ export type HeadDownloadExportGzipError = HeadDownloadExportGzipErrors[keyof Hea
 
 export type HeadDownloadExportGzipResponses = {
     /**
-     * The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
      */
     200: Blob | File;
     /**
-     * The requested range of the file. A request for several ranges gets the whole file.
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
      */
     206: Blob | File;
 };
 
 export type HeadDownloadExportGzipResponse = HeadDownloadExportGzipResponses[keyof HeadDownloadExportGzipResponses];
+
+export type DownloadExportParquetData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * One of the four exports.
+         */
+        aggregation: Aggregation;
+    };
+    query?: {
+        /**
+         * UTC date on which the file is based. Default: the current date. Not in the future.
+         */
+        asOf?: string;
+    };
+    url: '/v1/environments/{environmentId}/exports/{aggregation}.parquet';
+};
+
+export type DownloadExportParquetErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope. `plan_upgrade_required`: The plan does not include this feature.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `precondition_failed`: The file does not match the precondition.
+     */
+    412: Problem;
+    /**
+     * `range_not_satisfiable`: The range starts beyond the end of the file.
+     */
+    416: Problem;
+    /**
+     * `too_many_downloads`: Too many downloads at once. `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type DownloadExportParquetError = DownloadExportParquetErrors[keyof DownloadExportParquetErrors];
+
+export type DownloadExportParquetResponses = {
+    /**
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     */
+    200: Blob | File;
+    /**
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
+     */
+    206: Blob | File;
+};
+
+export type DownloadExportParquetResponse = DownloadExportParquetResponses[keyof DownloadExportParquetResponses];
+
+export type HeadDownloadExportParquetData = {
+    body?: never;
+    path: {
+        /**
+         * The environment.
+         */
+        environmentId: string;
+        /**
+         * One of the four exports.
+         */
+        aggregation: Aggregation;
+    };
+    query?: {
+        /**
+         * UTC date on which the file is based. Default: the current date. Not in the future.
+         */
+        asOf?: string;
+    };
+    url: '/v1/environments/{environmentId}/exports/{aggregation}.parquet';
+};
+
+export type HeadDownloadExportParquetErrors = {
+    /**
+     * `validation_failed`: The request does not fit the schema.
+     */
+    400: Problem;
+    /**
+     * `unauthenticated`: A valid bearer token is required.
+     */
+    401: Problem;
+    /**
+     * `insufficient_scope`: The token lacks the scope. `plan_upgrade_required`: The plan does not include this feature.
+     */
+    403: Problem;
+    /**
+     * `not_found`: Not found.
+     */
+    404: Problem;
+    /**
+     * `precondition_failed`: The file does not match the precondition.
+     */
+    412: Problem;
+    /**
+     * `range_not_satisfiable`: The range starts beyond the end of the file.
+     */
+    416: Problem;
+    /**
+     * `too_many_downloads`: Too many downloads at once. `rate_limited`: Too many requests.
+     */
+    429: Problem;
+    /**
+     * `internal_error`: Internal error.
+     */
+    500: Problem;
+    /**
+     * `unavailable`: The service is temporarily unavailable.
+     */
+    503: Problem;
+};
+
+export type HeadDownloadExportParquetError = HeadDownloadExportParquetErrors[keyof HeadDownloadExportParquetErrors];
+
+export type HeadDownloadExportParquetResponses = {
+    /**
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     */
+    200: Blob | File;
+    /**
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
+     */
+    206: Blob | File;
+};
+
+export type HeadDownloadExportParquetResponse = HeadDownloadExportParquetResponses[keyof HeadDownloadExportParquetResponses];
 
 export type CreateDownloadLinkData = {
     body: DownloadLinkInput;
@@ -3105,11 +3265,11 @@ export type FollowDownloadLinkError = FollowDownloadLinkErrors[keyof FollowDownl
 
 export type FollowDownloadLinkResponses = {
     /**
-     * The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
      */
     200: string;
     /**
-     * The requested range of the file. A request for several ranges gets the whole file.
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
      */
     206: string;
 };
@@ -3167,11 +3327,11 @@ export type HeadFollowDownloadLinkError = HeadFollowDownloadLinkErrors[keyof Hea
 
 export type HeadFollowDownloadLinkResponses = {
     /**
-     * The file: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
+     * The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.
      */
     200: string;
     /**
-     * The requested range of the file. A request for several ranges gets the whole file.
+     * The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.
      */
     206: string;
 };

@@ -1,0 +1,180 @@
+import t from 'tap';
+import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { startTestApp } from '../../helpers/app.ts';
+import { writeDenseSnapshot } from '../../helpers/dense-snapshot.ts';
+import { ask, open } from '../../helpers/http-client.ts';
+import { eventually } from '../../helpers/raw-http.ts';
+import { comparableRows, readParquet, withoutDuckDb } from '../../helpers/read-parquet.ts';
+import { renderAll } from '../../helpers/render-snapshots.ts';
+import { registerSecret, testAdminToken } from '../../helpers/secrets.ts';
+
+t.setTimeout(300_000);
+
+const app = await startTestApp(t);
+const { parquetPlaces, downloadLimit } = app.dependencies;
+const rows = [
+  adoptionRow({
+    companyId: 'c1',
+    companyName: 'Acme, "Inc."\nline',
+    lastUsed: '2026-02-28T12:30:00.120Z',
+    segmentNames: ['All', 'Paying, EU', 'says "hi"', 'two\nlines', ''],
+    segmentIds: ['s1', 's2', 's3', 's4', 's5'],
+  }),
+  adoptionRow({ companyId: 'c2', companyName: null, satisfaction: 4, feedbackCount: 7 }),
+  adoptionRow({ companyId: 'c2', featureId: 'f2', companyName: '' }),
+];
+await app.putEnvironment('acme', 'pro');
+await app.putEnvironment('empty', 'pro');
+await app.putEnvironment('free', 'free');
+await app.load('acme', '2026-02-27', loadBody(rows.slice(1)));
+await app.load('acme', '2026-03-01', loadBody(rows));
+
+const pathOf = (aggregation = 'today', environment = 'acme') =>
+  `/v1/environments/${environment}/exports/${aggregation}.parquet`;
+/** All places are free: an answer may be complete before its place is returned. */
+const allFree = () =>
+  eventually(() => parquetPlaces.taken === 0 && downloadLimit.active === 0, 'no download');
+t.afterEach(allFree);
+
+async function download(aggregation?: string, environment?: string) {
+  await allFree();
+  return await app.call(pathOf(aggregation, environment));
+}
+
+t.test('sends the rows of the CSV', { skip: withoutDuckDb }, async t => {
+  // `today` and the weekly file show snapshots under other dates than their own.
+  for (const aggregation of ['today', '30-days-daily', '3-months-weekly']) {
+    const { body, headers } = await download(aggregation);
+    const csv = (await app.download('acme', aggregation)).text;
+    const found = await readParquet(t, body);
+    t.strictSame(found.rows, comparableRows(csv), aggregation);
+    t.equal(headers['x-total-rows'], String(found.rows.length));
+    await renderAll(app);
+  }
+});
+
+t.test('sends a file without rows for an environment without data', async t => {
+  const { status, body, headers } = await download('today', 'empty');
+  t.equal(status, 200);
+  t.equal(headers['x-total-rows'], '0');
+  if (withoutDuckDb === false) t.strictSame((await readParquet(t, body)).rows, []);
+});
+
+t.test('answers with the headers of the file, and has no ranges', async t => {
+  const { headers, body, status } = await app.call(pathOf(), { headers: { range: 'bytes=0-3' } });
+  t.equal(status, 200);
+  t.match(headers, {
+    'content-type': 'application/vnd.apache.parquet',
+    'content-disposition': 'attachment; filename="acme_today_2026-03-02.parquet"',
+    'cache-control': 'private, no-cache',
+    'x-total-rows': '3',
+    etag: /^"[0-9a-f]{64}-parquet"$/,
+  });
+  for (const absent of ['content-length', 'accept-ranges', 'vary', 'content-encoding'])
+    t.notOk(absent in headers, absent);
+  await allFree();
+  const head = await app.call(pathOf(), { method: 'HEAD' });
+  const { date: _d, 'x-request-id': _r, 'transfer-encoding': _t, ...same } = headers;
+  t.match(head.headers, same);
+  t.equal(head.body.length, 0);
+  const again = await download();
+  t.ok(again.body.equals(body), 'the same bytes');
+  t.equal(again.headers.etag, headers.etag);
+  t.not(
+    (await app.download('acme', 'today')).headers.etag?.slice(0, 65),
+    headers.etag?.slice(0, 65),
+  );
+});
+
+t.test('answers conditional requests', async t => {
+  const { etag = '' } = (await download()).headers;
+  const get = (headers: Record<string, string>) => app.call(pathOf(), { headers });
+  t.equal((await get({ 'if-none-match': etag })).status, 304);
+  t.equal((await get({ 'if-match': '"other"' })).status, 412);
+});
+
+t.test('refuses callers and dates as for CSV', async t => {
+  t.equal((await app.call(pathOf('today', 'free'))).json.code, 'plan_upgrade_required');
+  t.equal((await app.call(pathOf('today', 'none'))).json.code, 'not_found');
+  t.equal((await app.call(pathOf('tomorrow'))).json.code, 'validation_failed');
+  t.equal((await app.call(`${pathOf()}?asOf=2026-03-03`)).json.code, 'validation_failed');
+  t.equal((await app.call(pathOf(), { token: null })).json.code, 'unauthenticated');
+});
+
+t.test('sends few files at once, and still answers without a file', async t => {
+  const { etag = '' } = (await download()).headers;
+  await allFree();
+  for (const holders of [['acme'], ['one', 'two']]) {
+    const places = holders.map(holder => parquetPlaces.takeForDownload(holder));
+    const refused = await app.call(pathOf());
+    t.equal(refused.status, 429);
+    t.equal(refused.json.code, 'too_many_downloads');
+    t.equal(refused.headers['retry-after'], '5');
+    t.equal((await app.call(pathOf(), { method: 'HEAD' })).status, 200);
+    const cached = await app.call(pathOf(), { headers: { 'if-none-match': etag } });
+    t.equal(cached.status, 304);
+    for (const place of places) place.release();
+  }
+  t.equal((await app.call(pathOf())).status, 200);
+});
+
+t.test('opens by link', async t => {
+  await allFree();
+  const makeLink = (json: object) =>
+    app.call('/v1/environments/acme/download-links', { method: 'POST', json });
+  const answer = await makeLink({ aggregation: 'today', format: 'parquet' });
+  t.match(answer.json, { rowCount: 3, sizeBytes: null });
+  registerSecret(answer.json.url.split('/').at(-1));
+  const { headers, body } = await ask(answer.json.url);
+  t.equal(headers['content-type'], 'application/vnd.apache.parquet');
+  t.ok(body.equals((await download()).body));
+
+  const refused = await makeLink({ aggregation: 'today', format: 'parquet', compression: 'gzip' });
+  t.equal(refused.status, 400);
+  t.equal(refused.json.errors[0].path, '/compression');
+  t.equal((await makeLink({ aggregation: 'today', format: 'arrow' })).status, 400);
+});
+
+t.test('writes the format to the audit log', async () => {
+  await eventually(async () => {
+    const { rows: lines } = await app.database.pool.query(
+      `select details->>'format' as format from audit_log
+       where action in ('export.downloaded', 'download_link.created') and details->>'format' = 'parquet'
+       group by action, 1`,
+    );
+    return lines.length === 2;
+  }, 'both lines');
+});
+
+t.test('frees the place and the worker when the reader disconnects', async t => {
+  await app.putEnvironment('large', 'pro');
+  await writeDenseSnapshot(app.database.pool, {
+    environmentId: 'large',
+    date: '2026-03-02',
+    rows: 12_000,
+  });
+  await renderAll(app);
+  await allFree();
+  const headers = { authorization: `Bearer ${testAdminToken}` };
+  const response = await open(app.origin + pathOf('today', 'large'), { headers });
+  response.on('error', () => {});
+  t.equal(parquetPlaces.taken, 1);
+  response.destroy();
+  await allFree();
+  t.notOk(
+    app.log.some(({ msg }) => msg === 'download broke off'),
+    'it is no failure',
+  );
+});
+
+t.test('resets the connection when a chunk is lost after the first bytes', async t => {
+  await allFree();
+  const { pool } = app.database;
+  await pool.query(
+    `delete from snapshot_chunks where environment_id = 'large'
+     and index = (select max(index) from snapshot_chunks where environment_id = 'large')`,
+  );
+  await t.rejects(app.call(pathOf('today', 'large')), { code: 'ECONNRESET' });
+  await allFree();
+  t.ok(app.log.some(({ msg }) => msg === 'download broke off'));
+});
