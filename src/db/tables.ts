@@ -123,6 +123,7 @@ interface ExportConfigsTable {
   endpoint: string | null;
   access_key_id: string;
   sealed_secret: string;
+  format: Generated<string>;
   compression: string;
   manifest: boolean;
   /** Server-side encryption of the uploads; null for the default of the bucket. */

@@ -1,3 +1,5 @@
+import type { FileFormat } from '../shared/file-format.ts';
+
 /** Computes the keys of the objects that a run writes. */
 
 export type Compression = 'none' | 'gzip';
@@ -7,6 +9,8 @@ export interface ObjectName {
   readonly environmentId: string;
   /** YYYY-MM-DD */
   readonly snapshotDate: string;
+  readonly format: FileFormat;
+  /** `none` for Parquet. */
   readonly compression: Compression;
 }
 
@@ -41,7 +45,8 @@ export function renderFolder(folder: string, name: ObjectName): string {
 }
 
 /**
- * Returns `<folder>/company-adoption_<environmentId>_<snapshotDate>.csv`, with `.csv.gz` for gzip.
+ * Returns `<folder>/company-adoption_<environmentId>_<snapshotDate>.csv`, with `.csv.gz` for gzip
+ * and `.parquet` for Parquet.
  *
  * @param folder may have placeholders; `''` is the bucket's root
  */
@@ -65,8 +70,8 @@ function prefixOf(folder: string, name: ObjectName): string {
   return folder === '' ? '' : `${renderFolder(folder, name)}/`;
 }
 
-function fileName({ environmentId, snapshotDate, compression }: ObjectName): string {
-  const extension = compression === 'gzip' ? 'csv.gz' : 'csv';
+function fileName({ environmentId, snapshotDate, format, compression }: ObjectName): string {
+  const extension = format === 'csv' && compression === 'gzip' ? 'csv.gz' : format;
   return `company-adoption_${environmentId}_${snapshotDate}.${extension}`;
 }
 
@@ -74,7 +79,8 @@ function fileName({ environmentId, snapshotDate, compression }: ObjectName): str
 export const longestName: ObjectName = {
   environmentId: 'e'.repeat(64),
   snapshotDate: '2026-01-02',
-  compression: 'gzip',
+  format: 'parquet',
+  compression: 'none',
 };
 
 /** Maximum length of a folder in bytes of UTF-8. S3 allows 1,024 for the whole key. */

@@ -1,9 +1,11 @@
 /** Decides whether two exports of one environment can write the same object. */
+import type { FileFormat } from '../shared/file-format.ts';
 import type { Destination } from './destination.ts';
 import type { Compression } from './object-key.ts';
 
 export interface ExportTarget {
   readonly destination: Destination;
+  readonly format: FileFormat;
   readonly compression: Compression;
 }
 
@@ -18,6 +20,7 @@ export function canWriteSameObject(
   other: ExportTarget,
 ): boolean {
   return (
+    one.format === other.format &&
     one.compression === other.compression &&
     bucketIdentity(one.destination) === bucketIdentity(other.destination) &&
     foldersMeet(

@@ -21,7 +21,7 @@ export interface CheckDependencies {
 export async function checkConfig(
   { clientEnvironment, checkLimit }: CheckDependencies,
   environmentId: string,
-  { destination, schedule, compression, encryption }: ConfigSettings,
+  { destination, schedule, format, compression, encryption }: ConfigSettings,
   credentials: Credentials,
   now: Date,
 ): Promise<CheckResult> {
@@ -32,7 +32,12 @@ export async function checkConfig(
       destination,
       encryption,
       credentials,
-      objectKey: objectKey(destination.key, { environmentId, snapshotDate, compression }),
+      objectKey: objectKey(destination.key, {
+        environmentId,
+        snapshotDate,
+        format,
+        compression,
+      }),
       onEnd: release,
     },
     clientEnvironment,

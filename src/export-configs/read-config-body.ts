@@ -17,6 +17,7 @@ import {
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
+import type { FileFormat } from '../shared/file-format.ts';
 import type { ConfigSettings } from './repository.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 
@@ -37,6 +38,7 @@ export interface NewConfigBody extends DestinationFields {
   readonly provider: Provider;
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
+  readonly format?: FileFormat;
   readonly compression?: Compression;
   readonly manifest?: boolean;
   readonly catchUp?: CatchUp;
@@ -61,11 +63,13 @@ export function readNewConfig(body: NewConfigBody): {
   const destination = parseDestination(body);
   const credentials = parseCredentials(body);
   const encryption = parseEncryption(body.encryption ?? null, body.provider);
+  const { format = 'csv', compression = 'none' } = body;
   const faults = [
     ...nameFaults(name),
     ...faultsOf(destination),
     ...faultsOf(credentials),
     ...encryptionFaults(encryption),
+    ...compressionFaults(format, compression),
   ];
   if (!destination.ok || !credentials.ok || isFault(encryption) || faults.length > 0) {
     throw validationFailed(faults);
@@ -76,7 +80,8 @@ export function readNewConfig(body: NewConfigBody): {
       enabled: body.enabled ?? true,
       schedule: body.schedule,
       destination: destination.value,
-      compression: body.compression ?? 'none',
+      format,
+      compression,
       manifest: body.manifest ?? false,
       catchUp: body.catchUp ?? 'newest',
       redeliver: body.redeliver ?? false,
@@ -119,6 +124,8 @@ export function readConfigPatch(
     // Only its form is checked. The stored secret passed that check before.
     secretAccessKey: patch.secretAccessKey ?? 'stored',
   });
+  const format = patch.format ?? current.format;
+  const compression = patch.compression ?? current.compression;
   const encryption = parseEncryption(
     patch.encryption === undefined ? keptEncryption(current, provider) : patch.encryption,
     provider,
@@ -129,6 +136,7 @@ export function readConfigPatch(
     ...faultsOf(destination),
     ...faultsOf(credentials),
     ...encryptionFaults(encryption),
+    ...compressionFaults(format, compression),
   ];
   if (!destination.ok || !credentials.ok || isFault(encryption) || faults.length > 0) {
     throw validationFailed(faults);
@@ -147,7 +155,8 @@ export function readConfigPatch(
     name,
     enabled: patch.enabled ?? current.enabled,
     schedule: patch.schedule ?? current.schedule,
-    compression: patch.compression ?? current.compression,
+    format,
+    compression,
     manifest: patch.manifest ?? current.manifest,
     catchUp: patch.catchUp ?? current.catchUp,
     redeliver: patch.redeliver ?? current.redeliver,
@@ -236,6 +245,11 @@ function nullFaults(patch: ConfigPatch, provider: Provider): FieldFault[] {
   return fieldsOf(provider)
     .filter(field => patch[field] === null)
     .map(field => ({ path: `/${field}`, message: 'must not be null' }));
+}
+
+function compressionFaults(format: FileFormat, compression: Compression): FieldFault[] {
+  if (format === 'csv' || compression === 'none') return [];
+  return [{ path: '/compression', message: 'must be none for the format parquet' }];
 }
 
 function nameFaults(name: string): FieldFault[] {

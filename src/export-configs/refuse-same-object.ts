@@ -22,7 +22,7 @@ export async function refuseSameObject(
     if (other.id !== configId && canWriteSameObject(environmentId, other, target)) {
       throw new AppError(
         'conflict',
-        `The export config "${other.name}" (${other.id}) writes the same objects into the bucket "${bucket}". Choose another folder or compression.`,
+        `The export config "${other.name}" (${other.id}) writes the same objects into the bucket "${bucket}". Choose another folder, format or compression.`,
       );
     }
     // Yields to the event loop, because a comparison takes up to a few milliseconds.

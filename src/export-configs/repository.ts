@@ -6,6 +6,7 @@ import type { Encryption } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import { notFound } from '../shared/errors.ts';
+import type { FileFormat } from '../shared/file-format.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 import type { AutoDisabled } from './status.ts';
 
@@ -23,6 +24,8 @@ export interface ConfigSettings {
   readonly enabled: boolean;
   readonly schedule: Schedule;
   readonly destination: Destination;
+  readonly format: FileFormat;
+  /** `none` for Parquet, which compresses inside the file. */
   readonly compression: Compression;
   /** True if a manifest is written for each object. */
   readonly manifest: boolean;
@@ -110,7 +113,7 @@ export async function listConfigsOfBucket(
   db: DatabaseOrTransaction,
   environmentId: string,
   bucket: string,
-): Promise<Pick<ExportConfig, 'id' | 'name' | 'destination' | 'compression'>[]> {
+): Promise<Pick<ExportConfig, 'id' | 'name' | 'destination' | 'format' | 'compression'>[]> {
   const rows = await db
     .selectFrom('export_configs')
     .selectAll()
@@ -181,6 +184,7 @@ function toColumns({ destination, ...config }: ExportConfig) {
     endpoint: destination.endpoint,
     access_key_id: config.accessKeyId,
     sealed_secret: config.sealedSecret,
+    format: config.format,
     compression: config.compression,
     manifest: config.manifest,
     encryption: config.encryption?.type ?? null,
@@ -210,6 +214,7 @@ export function toConfig(row: ConfigRow): ExportConfig {
       key: row.key,
       endpoint: row.endpoint,
     },
+    format: row.format as FileFormat,
     compression: row.compression as Compression,
     manifest: row.manifest,
     encryption:

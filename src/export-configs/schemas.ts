@@ -4,7 +4,7 @@ import { type EncryptionBody, encryptionTypes } from '../destinations/encryption
 import { storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
-import { date, documentedAs, instant, literals, nullable } from '../http/schemas.ts';
+import { date, documentedAs, fileFormat, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigOfEnvironment, ConfigWithHistory } from './list-configs.ts';
 import { type RunError, runErrorCodes } from './run-error.ts';
 import { runTriggers } from './run-triggers.ts';
@@ -70,7 +70,7 @@ const schedule = literals(schedules, {
 });
 const compression = literals(['none', 'gzip'], {
   title: 'Compression',
-  description: 'Default: `none`.',
+  description: 'Default: `none`. Must be `none` for the format `parquet`.',
   examples: ['none'],
 });
 
@@ -128,6 +128,7 @@ const fields = {
     writeOnly: true,
     description: 'Stored encrypted and never returned.',
   }),
+  format: fileFormat,
   compression,
   encryption: Type.Unsafe<EncryptionBody | null>({
     ...encryption,
@@ -308,6 +309,7 @@ export const configSchema = Type.Object(
     key: Type.String({ description: 'Folder; empty for the root of the bucket.' }),
     endpoint: nullable(Type.String({ description: 'Null unless the provider is `custom`.' })),
     accessKeyId: Type.String(),
+    format: fileFormat,
     compression,
     encryption: Type.Unsafe<EncryptionBody | null>(encryption),
     manifest: Type.Boolean(),
@@ -367,6 +369,7 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
     key: destination.key,
     endpoint: destination.endpoint,
     accessKeyId: config.accessKeyId,
+    format: config.format,
     compression: config.compression,
     encryption: config.encryption,
     manifest: config.manifest,

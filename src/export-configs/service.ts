@@ -96,6 +96,7 @@ const decidesObject: readonly string[] = [
   'bucket',
   'region',
   'key',
+  'format',
   'compression',
 ];
 

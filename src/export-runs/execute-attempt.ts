@@ -108,7 +108,7 @@ async function send(
   watch: AttemptWatch,
   signal: AbortSignal,
 ): Promise<RunResult> {
-  const { db, renderer, runSource, now } = dependencies;
+  const { db, renderer, runSource, parquetPlaces, now } = dependencies;
   const { attempt, config, snapshotDate } = context;
   // Decrypts the secret again if that failed before, so that this attempt fails with the error.
   const used = client ?? makeClient(dependencies, config);
@@ -131,6 +131,7 @@ async function send(
       await watch.check();
       if (!(await beginCompletion(db, attempt))) throw new AttemptCancelledError(null);
     },
+    parquetPlaces,
     now,
   });
 }

@@ -5,6 +5,7 @@ import type { Database } from '../db/database.ts';
 import type { RunJob } from '../db/job-queue.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
 import type { ExportSource } from '../exports/open-export.ts';
+import type { ParquetPlaces } from '../exports/parquet/places.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import type { SlowLane } from './slow-lane.ts';
@@ -19,6 +20,7 @@ export interface RunDependencies {
   readonly clientEnvironment: ClientEnvironment;
   /** Pools from which runs read. */
   readonly runSource: ExportSource;
+  readonly parquetPlaces: ParquetPlaces;
   readonly renderer: Renderer;
   readonly slowLane: SlowLane;
 }

@@ -5,13 +5,15 @@ import { type UploadRequest, uploadObject } from '../destinations/s3/upload.ts';
 import type { ConfigSettings } from '../export-configs/repository.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
-import { csvColumns } from '../snapshots/column-types.ts';
+import { openParquet } from '../exports/parquet/open-parquet.ts';
+import type { ParquetPlace, ParquetPlaces } from '../exports/parquet/places.ts';
+import { csvColumns, parquetColumns } from '../snapshots/column-types.ts';
 import type { RunResult } from './outcomes-repository.ts';
 import { SnapshotAbsentError } from './run-errors.ts';
 
 /**
- * Uploads one snapshot from the database to the bucket. The file equals a manual export of that
- * day.
+ * Uploads one snapshot from the database to the bucket. The file equals a manual export of that day
+ * in the same format.
  */
 
 export interface TransferRequest {
@@ -19,7 +21,11 @@ export interface TransferRequest {
   readonly configId: string;
   readonly runId: string;
   readonly snapshotDate: string;
-  readonly config: Pick<ConfigSettings, 'destination' | 'compression' | 'manifest' | 'encryption'>;
+  readonly config: Pick<
+    ConfigSettings,
+    'destination' | 'format' | 'compression' | 'manifest' | 'encryption'
+  >;
+  readonly parquetPlaces: ParquetPlaces;
   readonly signal: AbortSignal;
   readonly onMultipartStarted: UploadRequest['onMultipartStarted'];
   readonly onMultipartAborted: () => Promise<void>;
@@ -39,7 +45,8 @@ const expectedRowBytes = 400;
 
 /**
  * Writes the object, then the manifest if the config has one. The object appears complete or not at
- * all. An older manifest is removed before the object is replaced.
+ * all. An older manifest is removed before the object is replaced. Waits for a place before a
+ * conversion to Parquet.
  *
  * @throws SnapshotAbsentError, StorageError, the reason of the signal, or the driver's error; also
  * if the number of rows differs from the registry
@@ -49,15 +56,34 @@ export async function transfer(
   client: S3Client,
   request: TransferRequest,
 ): Promise<RunResult> {
+  if (request.config.format === 'csv') return await transferFile(source, client, request, null);
+  const place = await request.parquetPlaces.takeForRun(request.signal);
+  try {
+    return await transferFile(source, client, request, place);
+  } finally {
+    place.release();
+  }
+}
+
+/** @param place place of the conversion to Parquet; null for CSV */
+async function transferFile(
+  source: ExportSource,
+  client: S3Client,
+  request: TransferRequest,
+  place: ParquetPlace | null,
+): Promise<RunResult> {
   const { environmentId, configId, runId, snapshotDate, config, signal } = request;
-  const { destination, compression, encryption } = config;
-  const options = { compression, signal };
-  const opened = await openExport(source, environmentId, [onlyThatDay(snapshotDate)], options);
+  const { destination, format, compression, encryption } = config;
+  const dates = [onlyThatDay(snapshotDate)];
+  const opened =
+    place === null
+      ? await openExport(source, environmentId, dates, { compression, signal })
+      : await openParquet(source, environmentId, dates, { signal, takePlace: () => place });
   try {
     const [section] = opened.plan.sections;
     if (section === undefined) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
     const { rowCount } = opened.plan;
-    const name = { environmentId, snapshotDate, compression };
+    const name = { environmentId, snapshotDate, format, compression };
     const key = objectKey(destination.key, name);
     const keyOfManifest = config.manifest ? manifestKey(destination.key, name) : null;
     const beforeCompletion = async () => {
@@ -70,7 +96,7 @@ export async function transfer(
       key,
       body: thenCall(opened.bytes(), beforeCompletion),
       encryption,
-      contentType: compression === 'gzip' ? 'application/gzip' : 'text/csv',
+      contentType: mediaTypeOf(name),
       metadata: {
         'row-count': String(rowCount),
         'snapshot-date': snapshotDate,
@@ -97,12 +123,12 @@ export async function transfer(
         snapshotDate,
         snapshotVersion: section.version,
         objectKey: key,
-        format: 'csv',
+        format,
         compression,
         bytes: object.bytes,
         rowCount,
         sha256: object.sha256,
-        columns: csvColumns,
+        columns: format === 'csv' ? csvColumns : parquetColumns,
         completedAt: request.now().toISOString(),
       } as const;
       await putManifest(client, destination, encryption, manifest, signal);
@@ -111,6 +137,14 @@ export async function transfer(
   } finally {
     opened.close();
   }
+}
+
+function mediaTypeOf({
+  format,
+  compression,
+}: Pick<ConfigSettings, 'format' | 'compression'>): string {
+  if (format === 'parquet') return 'application/vnd.apache.parquet';
+  return compression === 'gzip' ? 'application/gzip' : 'text/csv';
 }
 
 /**

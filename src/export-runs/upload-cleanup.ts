@@ -92,6 +92,6 @@ function warnOfUpload({ log }: CleanupDependencies, { runId }: Attempt, error: u
 
 function keyOf({ attempt, config, snapshotDate }: JobContext): string {
   const { environmentId } = attempt;
-  const { destination, compression } = config;
-  return objectKey(destination.key, { environmentId, snapshotDate, compression });
+  const { destination, format, compression } = config;
+  return objectKey(destination.key, { environmentId, snapshotDate, format, compression });
 }

@@ -269,7 +269,12 @@ t.test('trims credentials and rejects those that a header cannot carry', async t
 });
 
 t.test('builds the keys of objects and manifests', async t => {
-  const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
+  const name = {
+    environmentId: 'prod',
+    snapshotDate: '2026-03-02',
+    format: 'csv',
+    compression: 'none',
+  } as const;
   const gzip = { ...name, compression: 'gzip' } as const;
   t.equal(objectKey('exports/bucket', name), 'exports/bucket/company-adoption_prod_2026-03-02.csv');
   t.equal(objectKey('', gzip), 'company-adoption_prod_2026-03-02.csv.gz');
@@ -278,6 +283,9 @@ t.test('builds the keys of objects and manifests', async t => {
     'exports/_manifest/company-adoption_prod_2026-03-02.csv.json',
   );
   t.equal(manifestKey('', gzip), '_manifest/company-adoption_prod_2026-03-02.csv.gz.json');
+  const parquet = { ...name, format: 'parquet' } as const;
+  t.equal(objectKey('', parquet), 'company-adoption_prod_2026-03-02.parquet');
+  t.equal(manifestKey('', parquet), '_manifest/company-adoption_prod_2026-03-02.parquet.json');
   t.equal(
     Buffer.byteLength(manifestKey('k'.repeat(maxKeyBytes), longestName)),
     1024,
@@ -286,7 +294,12 @@ t.test('builds the keys of objects and manifests', async t => {
 });
 
 t.test('replaces placeholders in folders', async t => {
-  const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
+  const name = {
+    environmentId: 'prod',
+    snapshotDate: '2026-03-02',
+    format: 'csv',
+    compression: 'none',
+  } as const;
   const folders: [string, string][] = [
     ['exports/date={date}', 'exports/date=2026-03-02/'],
     ['{year}/{month}/{day}', '2026/03/02/'],

@@ -13,18 +13,10 @@ const aws: Destination = { ...custom, provider: 'aws', endpoint: null, region: '
 const gcp: Destination = { ...custom, provider: 'gcp', endpoint: null, region: 'EU' };
 
 function meet(one: Destination, other: Destination): boolean {
-  const compression = 'none';
+  const form = { format: 'csv', compression: 'none' } as const;
   const results = [
-    canWriteSameObject(
-      'prod',
-      { destination: one, compression },
-      { destination: other, compression },
-    ),
-    canWriteSameObject(
-      'prod',
-      { destination: other, compression },
-      { destination: one, compression },
-    ),
+    canWriteSameObject('prod', { destination: one, ...form }, { destination: other, ...form }),
+    canWriteSameObject('prod', { destination: other, ...form }, { destination: one, ...form }),
   ];
   if (results[0] !== results[1]) throw new Error('the order matters');
   return results[0] === true;
@@ -50,8 +42,9 @@ t.test('compares buckets by provider, endpoint and name', async t => {
     [aws, { ...custom, endpoint: 'https://s3.cn-north-1.amazonaws.com.cn' }, false, 'China'],
   ];
   for (const [one, other, expected, title] of table) t.equal(meet(one, other), expected, title);
-  const gzip = { destination: custom, compression: 'gzip' } as const;
-  t.equal(canWriteSameObject('prod', { destination: custom, compression: 'none' }, gzip), false);
+  const csv = { destination: custom, format: 'csv', compression: 'none' } as const;
+  t.equal(canWriteSameObject('prod', csv, { ...csv, compression: 'gzip' }), false);
+  t.equal(canWriteSameObject('prod', csv, { ...csv, format: 'parquet' }), false);
 });
 
 t.test('compares folders by the values that placeholders can have', async t => {

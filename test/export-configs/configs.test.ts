@@ -31,6 +31,7 @@ t.test('creates, reads, lists and deletes a config', needsS3, async t => {
     key: 'a/b',
     endpoint: s3Server().endpoint,
     accessKeyId: s3Server().users.full.accessKeyId,
+    format: 'csv',
     compression: 'none',
     encryption: null,
     manifest: false,

@@ -9,6 +9,7 @@ import {
   PutObjectCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
+import type { FileFormat } from '../../shared/file-format.ts';
 import type { Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { type Compression, manifestKey } from '../object-key.ts';
@@ -25,7 +26,7 @@ export interface Manifest {
   /** Differs for each replacement of the snapshot. */
   readonly snapshotVersion: string;
   readonly objectKey: string;
-  readonly format: 'csv';
+  readonly format: FileFormat;
   readonly compression: Compression;
   readonly bytes: number;
   readonly rowCount: number;

@@ -24,7 +24,12 @@ import { startGateway } from '../../helpers/s3-gateway.ts';
 import { storageErrorCodes } from './storage-error-codes.ts';
 import { bytes, digestOf, mebibyte } from './test-source.ts';
 
-const name = { environmentId: 'prod', snapshotDate: '2026-03-02', compression: 'none' } as const;
+const name = {
+  environmentId: 'prod',
+  snapshotDate: '2026-03-02',
+  format: 'csv',
+  compression: 'none',
+} as const;
 const wrongSecret = 'this-is-not-the-secret';
 
 async function check(destination: Destination, credentials: Credentials): Promise<CheckResult> {

@@ -145,6 +145,7 @@ export type AwsExportConfigInput = {
      * Default: true.
      */
     enabled?: boolean;
+    format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
     /**
@@ -244,7 +245,7 @@ export type CheckName = 'list' | 'write';
 /**
  * Compression
  *
- * Default: `none`.
+ * Default: `none`. Must be `none` for the format `parquet`.
  */
 export type Compression = 'none' | 'gzip';
 
@@ -339,6 +340,7 @@ export type CustomExportConfigInput = {
      * Default: true.
      */
     enabled?: boolean;
+    format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
     /**
@@ -534,6 +536,7 @@ export type ExportConfig = {
      */
     endpoint: string | null;
     accessKeyId: string;
+    format: FileFormat;
     compression: Compression;
     encryption: Encryption;
     manifest: boolean;
@@ -674,6 +677,7 @@ export type ExportConfigPatch = {
      * Access key id of the storage. For Google Cloud, that of an HMAC key.
      */
     accessKeyId?: string;
+    format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
     /**
@@ -969,6 +973,7 @@ export type GcpExportConfigInput = {
      * Default: true.
      */
     enabled?: boolean;
+    format?: FileFormat;
     compression?: Compression;
     /**
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
@@ -1379,6 +1384,7 @@ export type AwsExportConfigInputWritable = {
      * Default: true.
      */
     enabled?: boolean;
+    format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
     /**
@@ -1430,6 +1436,7 @@ export type CustomExportConfigInputWritable = {
      * Default: true.
      */
     enabled?: boolean;
+    format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
     /**
@@ -1500,6 +1507,7 @@ export type ExportConfigPatchWritable = {
      * Stored encrypted and never returned.
      */
     secretAccessKey?: string;
+    format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
     /**
@@ -1563,6 +1571,7 @@ export type GcpExportConfigInputWritable = {
      * Default: true.
      */
     enabled?: boolean;
+    format?: FileFormat;
     compression?: Compression;
     /**
      * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
