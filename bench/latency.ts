@@ -13,7 +13,7 @@ import { type Service, startService } from './service.ts';
 
 const perSecond = 60;
 
-/** Names of the requests, in the order of `ask`. */
+/** Names of the requests, in the order of `askOften`. */
 const asked = ['status', 'health/ready'];
 
 /**
@@ -23,8 +23,8 @@ export async function measureLatency(bench: Bench): Promise<Section> {
   const service = await startService({ ...bench, env: { PROCESS_ROLE: 'all' } });
   await insertConfigs(bench.pool, bench.environmentId, 1);
   const file = dayFile(bench.environmentId);
-  const asking = () => ask(bench, service);
-  const downloading = () => whileDownloading(service, file, asking);
+  const asking = () => askOften(bench, service);
+  const downloading = () => whileDownloading(service, file, 4, asking);
   const loads: { name: string; measure: () => Promise<number[][]>; rounds: number[][][] }[] = [
     { name: 'idle', measure: asking, rounds: [] },
     { name: '4 plain downloads', measure: downloading, rounds: [] },
@@ -87,7 +87,7 @@ export async function measureLatency(bench: Bench): Promise<Section> {
  *
  * @returns milliseconds of each answer of a config's status and of `/health/ready`
  */
-async function ask(bench: Bench, service: Service): Promise<number[][]> {
+export async function askOften(bench: Bench, service: Service): Promise<number[][]> {
   const urls = [
     `/v1/environments/${bench.environmentId}/export-configs/bench-0/status`,
     '/health/ready',
@@ -151,26 +151,26 @@ async function isRendered({ pool, date }: Bench): Promise<boolean> {
 }
 
 /**
- * Runs `work` while four readers download. Each starts again after its file. All run in one process
- * that starts before.
+ * Runs `work` while readers download. Each starts again after its file. All run in one process that
+ * starts before.
  */
-async function whileDownloading<T>(
+export async function whileDownloading<T>(
   service: Service,
   file: string,
+  readers: number,
   work: () => Promise<T>,
 ): Promise<T> {
   const stop = new AbortController();
   const env = { TOKEN: service.token };
-  const readers = script('read-again.ts', [service.origin + file, '4'], env, stop.signal).catch(
-    (error: unknown) => {
-      if (!stop.signal.aborted) throw error;
-    },
-  );
+  const args = [service.origin + file, String(readers)];
+  const reading = script('read-again.ts', args, env, stop.signal).catch((error: unknown) => {
+    if (!stop.signal.aborted) throw error;
+  });
   try {
     await delay(500);
     return await work();
   } finally {
     stop.abort();
-    await readers;
+    await reading;
   }
 }

@@ -15,6 +15,7 @@ import { measureGrowth } from './growth.ts';
 import { measureIngests } from './ingests.ts';
 import { measureLatency } from './latency.ts';
 import { measureMemory } from './memory.ts';
+import { measureParquet } from './parquet.ts';
 import { parentOf } from './proc.ts';
 import { hasProgram } from './processes.ts';
 import { asText, describeMachine, writeReport } from './report.ts';
@@ -28,7 +29,7 @@ const usage = `Compares this service with other ways to do the same work, on the
 
   --rows <n>     rows of the day that is exported and ingested (default 1000000)
   --rounds <n>   number of times each value is measured (default 5)
-  --only <names> downloads, runs, costs, latency, memory, ingests, growth (default: all of these), bloat (5 minutes more)
+  --only <names> downloads, parquet, runs, costs, latency, memory, ingests, growth (default: all of these), bloat (5 minutes more)
   --write        also writes table and plot to docs/performance.md and .svg, not only to bench/out
   --help         this text
 
@@ -42,6 +43,7 @@ installed. The report names the measurements that are skipped without them.`;
  */
 const measurements: Readonly<Record<string, (bench: Bench) => Promise<Section>>> = {
   downloads: measureDownloads,
+  parquet: measureParquet,
   runs: measureRuns,
   costs: measureCosts,
   latency: measureLatency,
