@@ -10,7 +10,7 @@ const resourceLimits = { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 
  * at most two pieces of CSV ahead of the reader. The worker ends with the generator.
  *
  * @param rowCount number of rows of the CSV
- * @param signal ends the worker at once, also while nobody reads
+ * @param signal ends the worker at once, also while the reader is busy
  * @throws the reason of the signal; Error if the CSV is malformed or has another number of rows
  */
 export async function* convertInWorker(

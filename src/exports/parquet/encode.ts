@@ -45,6 +45,8 @@ const withStatistics = parquetColumns.map(
   ({ name, type }) => idColumns.includes(name) || (type !== 'string' && type !== 'list<string>'),
 );
 
+const readers = parquetColumns.map(({ type }) => fieldReaders[type]);
+
 export function createParquetEncoder(): ParquetEncoder {
   const writer = new DrainedWriter();
   const compressors = { ZSTD: (bytes: Uint8Array) => zstdCompressSync(bytes, level) };
@@ -66,12 +68,12 @@ export function createParquetEncoder(): ParquetEncoder {
     if (fieldCount !== parquetColumns.length)
       throw new Error(`Row ${row} has ${fieldCount} fields instead of ${parquetColumns.length}.`);
     if (row === 0) return;
-    for (const [index, { type }] of parquetColumns.entries()) {
+    for (let index = 0; index < fieldCount; index += 1) {
       const start = from[index] ?? 0;
       const end = to[index] ?? 0;
       const isNull = start === end && quoting[index] === Quoting.none;
       const isEscaped = quoting[index] === Quoting.escaped;
-      group[index]?.push(isNull ? null : fieldReaders[type](bytes, start, end, isEscaped));
+      group[index]?.push(isNull ? null : (readers[index]?.(bytes, start, end, isEscaped) ?? null));
     }
     rowsInGroup += 1;
     bytesInGroup += record.end - record.start;
