@@ -116,9 +116,10 @@ function describeCurrentRun(run: UnfinishedRun): ExportStatus['currentRun'] {
   return { id, trigger, snapshotDate, state, waitingFor, attempts, nextAttemptAt, error };
 }
 
-function waitingReasonOf({ state, hasJob, isReady }: UnfinishedRun): WaitingFor | null {
-  if (state === 'running') return null;
-  if (!hasJob) return 'snapshot';
-  // A job that is still active is about to be delayed.
-  return isReady ? 'worker' : 'retry';
+function waitingReasonOf(run: UnfinishedRun): WaitingFor | null {
+  if (run.state === 'running') return null;
+  if (!run.hasJob) return 'snapshot';
+  // An active job is not in the queue. Its attempt is about to begin, or has just failed.
+  const isBeginning = run.startAfter === null && run.attempts === 0;
+  return run.isReady || isBeginning ? 'worker' : 'retry';
 }

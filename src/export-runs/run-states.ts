@@ -39,5 +39,5 @@ export function transition(db: DatabaseOrTransaction, name: keyof typeof transit
 
 /** Returns true if no transition starts from the state. */
 export function isFinal(state: string): boolean {
-  return state === 'successful' || state === 'failed';
+  return !Object.values(transitions).some(({ from }) => from.some(other => other === state));
 }

@@ -133,6 +133,7 @@ t.test('says what an unfinished run waits for', async t => {
     error,
   });
   t.match(current(queued), { waitingFor: 'retry', nextAttemptAt: null });
+  t.match(current({ ...queued, attempts: 0 }), { waitingFor: 'worker' });
   const ready = current({ ...queued, isReady: true, startAfter: later });
   t.match(ready, { waitingFor: 'worker', nextAttemptAt: null });
   t.match(current({ ...queued, hasJob: false }), { waitingFor: 'snapshot', nextAttemptAt: null });

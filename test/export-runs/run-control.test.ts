@@ -108,6 +108,16 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   app.setNow('2026-03-05T11:00:00.000Z');
   const other = (await post('runs')).json.id;
   await untilWaiting(1, other);
+  const markCompleting = (isCompleting: boolean) =>
+    app.database.pool.query('update export_runs set is_completing = $1 where id = $2', [
+      isCompleting,
+      other,
+    ]);
+  await markCompleting(true);
+  const tooLate = await post(`runs/${other}/cancel`);
+  t.equal(tooLate.status, 409, 'a run that completes its object cannot be cancelled');
+  t.match(tooLate.headers['retry-after'], /^\d+$/);
+  await markCompleting(false);
   const cancelled = await post(`runs/${other}/cancel`);
   t.equal(cancelled.status, 202);
   t.match(cancelled.json, { id: other, state: 'failed', error: { code: 'cancelled' } });
@@ -167,6 +177,7 @@ t.test('exports each snapshot of a range, oldest first, and reports progress', n
   t.equal((await post('backfills/unknown/cancel')).status, 404);
   t.equal((await app.call(`${path}/backfills/unknown`)).status, 404);
 
+  app.setNow('2026-03-05T11:00:00.000Z');
   const empty = await post('backfills', { from: '2026-02-01', to: '2026-02-02' });
   t.match(empty.json, { state: 'finished', total: 0 });
   const listed = (await app.call(`${path}/backfills?limit=1`)).json;
