@@ -41,9 +41,13 @@ t.setTimeout(120_000);
 
 const readGuide = (name: string) =>
   fs.readFileSync(path.join(import.meta.dirname, '../../docs/guides', name), 'utf8');
-const blocks = [
-  ...readGuide('external-tables.md').matchAll(/^<!-- test: duckdb -->\n```sql\n(.*?)^```$/gms),
-].map(([, sql = '']) => sql);
+const blocksOf = (mark: string): string[] =>
+  readGuide('external-tables.md')
+    .split(`<!-- test: ${mark} -->\n\`\`\`sql\n`)
+    .slice(1)
+    .map(text => text.slice(0, text.indexOf('\n```\n')));
+const [csvView = '', question = ''] = blocksOf('duckdb');
+const [parquetView = ''] = blocksOf('duckdb parquet');
 const [, filter = ''] =
   /^<!-- test: filter -->\n```json\n(.*?)^```$/ms.exec(readGuide('event-notifications.md')) ?? [];
 
@@ -105,19 +109,22 @@ t.test('the guides for buckets', { ...needsProgram('curl'), ...needsS3 }, async 
   const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
   await app.putEnvironment('acme');
   const body = configBody('full', { bucket, key: 'exports/date={date}', manifest: true });
-  const { id } = await makeConfig(app, 'acme', body);
+  const configs = [
+    await makeConfig(app, 'acme', body),
+    await makeConfig(app, 'acme', { ...body, format: 'parquet', manifest: false }),
+  ];
   startExportWorker(t, app);
   const { finished } = runReader(app, 'acme');
   for (const [snapshotDate, rows] of Object.entries(snapshots)) {
     await app.load('acme', snapshotDate, loadBody(rows));
-    const started = await app.call(`/v1/environments/acme/export-configs/${id}/runs`, {
-      method: 'POST',
-      json: { snapshotDate },
-    });
-    t.match(await finished(started.json.id), { state: 'successful' }, started.text);
+    for (const { id } of configs) {
+      const path = `/v1/environments/acme/export-configs/${id}/runs`;
+      const started = await app.call(path, { method: 'POST', json: { snapshotDate } });
+      t.match(await finished(started.json.id), { state: 'successful' }, started.text);
+    }
   }
   const { objects } = await contentsOf(s3Destination({ bucket, key: '' }));
-  t.equal(objects.length, 6, 'each day has an object and a manifest');
+  t.equal(objects.length, 9, 'each day has two objects and a manifest');
 
   await t.test('notify once for each manifest, which names its object', async t => {
     const events = (await receiver.count(3)).flatMap(message => message.json.Records);
@@ -131,8 +138,6 @@ t.test('the guides for buckets', { ...needsProgram('curl'), ...needsS3 }, async 
   });
 
   await t.test('read one folder for each day with DuckDB', async t => {
-    const [createView = '', question = '', ...others] = blocks;
-    t.strictSame(others, []);
     const directory = t.testdir({});
     for (const key of objects) {
       const target = path.join(directory, key);
@@ -145,30 +150,37 @@ t.test('the guides for buckets', { ...needsProgram('curl'), ...needsS3 }, async 
       duckdb.closeSync();
       instance.closeSync();
     });
-    t.match(createView, "'s3://acme-exports/exports/");
-    await duckdb.run(createView.replace('s3://acme-exports/', `${directory}/`));
     const ask = async (sql: string) => (await duckdb.runAndReadAll(sql)).getRowObjectsJson();
-    t.strictSame(await ask(question), [
-      { date: '2026-03-01', rows: '3', companies: '2' },
-      { date: '2026-03-02', rows: '1', companies: '1' },
-    ]);
-    t.strictSame(
-      await ask(
-        `select date::text as date, company_name, satisfaction, segment_ids, first_used is null as unused
-         from company_adoption order by date, company_id, feature_id`,
-      ),
-      Object.entries(snapshots).flatMap(([date, rows]) =>
-        rows.map(row => ({
-          date,
-          company_name: row.companyName,
-          satisfaction: row.satisfaction,
-          segment_ids: row.segmentIds,
-          unused: true,
-        })),
-      ),
-    );
-    const day = `select * from company_adoption where date = date '2026-03-02'`;
-    const plan = await duckdb.runAndReadAll(`explain analyze ${day}`);
-    t.match(plan.getRows().flat().join(''), /Total Files Read: 1\b/, 'reads no file of other days');
+    for (const createView of [csvView, parquetView]) {
+      t.match(createView, "'s3://acme-exports/exports/");
+      await duckdb.run('drop view if exists company_adoption');
+      await duckdb.run(createView.replace('s3://acme-exports/', `${directory}/`));
+      t.strictSame(await ask(question), [
+        { date: '2026-03-01', rows: '3', companies: '2' },
+        { date: '2026-03-02', rows: '1', companies: '1' },
+      ]);
+      t.strictSame(
+        await ask(
+          `select date::text as date, company_name, satisfaction, segment_ids, first_used is null as unused
+           from company_adoption order by date, company_id, feature_id`,
+        ),
+        Object.entries(snapshots).flatMap(([date, rows]) =>
+          rows.map(row => ({
+            date,
+            company_name: row.companyName,
+            satisfaction: row.satisfaction,
+            segment_ids: row.segmentIds,
+            unused: true,
+          })),
+        ),
+      );
+      const day = `select * from company_adoption where date = date '2026-03-02'`;
+      const plan = await duckdb.runAndReadAll(`explain analyze ${day}`);
+      t.match(
+        plan.getRows().flat().join(''),
+        /Total Files Read: 1\b/,
+        'reads no file of other days',
+      );
+    }
   });
 });
