@@ -27,8 +27,8 @@ export async function measureParquet(bench: Bench): Promise<Section> {
   };
   try {
     await renderDay(bench);
-    await download(service, file);
     const residentBefore = service.residentMiB();
+    await download(service, file);
     for (let round = 0; round < bench.rounds; round += 1) {
       const cpuBefore = service.cpuSeconds();
       const timer = setInterval(sample, sampleMs);
@@ -50,7 +50,7 @@ export async function measureParquet(bench: Bench): Promise<Section> {
         ['rows/s', formatNumber(rate)],
         ['CPU time of the service per row, µs', perRow(median(cpu))],
         ['bytes per row', (bytes / bench.rows).toFixed(1)],
-        ['resident memory before, MiB', residentBefore.toFixed(0)],
+        ['resident memory before the first download, MiB', residentBefore.toFixed(0)],
         ['resident memory at most, MiB', residentMiB.toFixed(0)],
         ['p99 of status, idle, ms', median(idle).toFixed(1)],
         ['p99 of status during a download, ms', median(busy).toFixed(1)],
