@@ -130,6 +130,9 @@ const neededHeaders: Readonly<Record<number, string>> = {
   503: 'retry-after',
 };
 
+/** Media types whose bodies are no text. */
+const binaryTypes = ['application/gzip', 'application/vnd.apache.parquet'];
+
 function faultOf(response: Response | undefined, method: string, answer: RawAnswer): string | null {
   const { status, headers, body } = answer;
   if (status >= 500) return `${status} is an internal error`;
@@ -142,7 +145,7 @@ function faultOf(response: Response | undefined, method: string, answer: RawAnsw
   const validator = response.content.get(mediaType);
   if (validator === undefined) return `${status} has the undocumented media type "${mediaType}"`;
   if (method === 'HEAD') return body.length === 0 ? null : 'HEAD has a body';
-  if (headers['content-encoding'] !== undefined || mediaType === 'application/gzip') return null;
+  if (headers['content-encoding'] !== undefined || binaryTypes.includes(mediaType)) return null;
   const text = body.toString();
   if (!Buffer.from(text).equals(body)) return 'is not UTF-8';
   const isJson = /[/+]json$/.test(mediaType);

@@ -85,6 +85,14 @@ const rules: Readonly<Record<string, Rule>> = {
     needs: 'exports:read',
     plan: 'pro',
   },
+  'GET /v1/environments/{environmentId}/exports/{aggregation}.parquet': {
+    needs: 'exports:read',
+    plan: 'pro',
+  },
+  'HEAD /v1/environments/{environmentId}/exports/{aggregation}.parquet': {
+    needs: 'exports:read',
+    plan: 'pro',
+  },
   'POST /v1/environments/{environmentId}/download-links': {
     needs: 'exports:read',
     plan: 'pro',
