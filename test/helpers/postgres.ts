@@ -23,7 +23,7 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
   const template = required('TEST_TEMPLATE_DATABASE');
   const name = `whx_test_${randomBytes(6).toString('hex')}`;
   await withClient(adminUrl, client =>
-    client.query(`create database ${name} template ${template}`),
+    client.query(`create database ${name} template ${template} strategy file_copy`),
   );
   const url = urlOfDatabase(adminUrl, name);
   const pool = new pg.Pool({ connectionString: url, max: 4, application_name: 'test' });
