@@ -12,14 +12,13 @@ import { requireUploadId } from './answer-values.ts';
 import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
 import { causeOf, NotS3Error } from './error-codes.ts';
 import {
-  bucketInEndpoint,
+  describeEncryptionError,
   describeStorageError,
-  encryptionDenied,
   isBucketInEndpoint,
-  type StorageContext,
   StorageError,
   type StorageFault,
 } from './errors.ts';
+import type { StorageContext } from './hints.ts';
 
 export interface DestinationCheck {
   readonly name: 'list' | 'write';
@@ -97,7 +96,7 @@ export async function checkDestination(
     destination.endpoint !== null &&
     listed.status === 'rejected' &&
     isBucketInEndpoint(listed.reason);
-  const misplaced = isMisplaced ? bucketInEndpoint(destination) : null;
+  const misplaced = isMisplaced ? describe('list', listed) : null;
   const checks = [
     report('list', misplaced ?? describe('list', listed)),
     report('write', misplaced ?? describe('write', written)),
@@ -140,7 +139,8 @@ async function write(
       () => true,
       () => false,
     );
-    throw startsWithout ? new StorageError(encryptionDenied(causeOf(error).shown), error) : error;
+    if (!startsWithout) throw error;
+    throw new StorageError(describeEncryptionError(error, { step: 'write', destination }), error);
   }
 }
 

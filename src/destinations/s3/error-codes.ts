@@ -10,6 +10,7 @@ export interface Cause {
   readonly rightRegion: string | null;
 }
 
+/** `bucket_in_endpoint` is a list that was answered with `no_such_key`. */
 export type CauseKind =
   | 'access_key_not_recognised'
   | 'temporary_key'
@@ -27,6 +28,7 @@ export type CauseKind =
   | 'not_s3'
   | 'not_implemented'
   | 'no_such_key'
+  | 'bucket_in_endpoint'
   | 'clock_skew'
   | 'full'
   | 'storage_unavailable'
@@ -41,11 +43,14 @@ export class NotS3Error extends Error {
  * Causes by the `Code` of an S3 error document. Unlisted codes are `unknown`, or
  * `storage_unavailable` with a status of 5xx or 429.
  *
- * Sources, read in 2026:
- * - AWS: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+ * A comment names the providers that document the code. Only answers of RGW are recorded by tests.
+ * - AWS: the list at `_Error` in @aws-sdk/client-s3. It lacks AccessForbidden, Busy,
+ *   IncorrectEndpoint, InvalidClientTokenId, RequestLimitExceeded, Throttling, ThrottlingException
+ *   and UnauthorizedAccess, which only the longer list on the web may have:
+ *   https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
  * - GCS: https://cloud.google.com/storage/docs/xml-api/reference-status
  * - R2: https://developers.cloudflare.com/r2/api/error-codes/
- * - B2: https://www.backblaze.com/docs/cloud-storage-s3-compatible-api (caps answer AccessDenied)
+ * - B2: no published list of codes. Its rows are codes of AWS, not verified at B2.
  * - Wasabi: https://docs.wasabi.com/docs/rest-api-introduction
  * - RGW: rgw_http_s3_errors in src/rgw/rgw_common.cc of ceph/ceph
  * - MinIO: errorCodes in cmd/api-errors.go of minio/minio

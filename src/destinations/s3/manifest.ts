@@ -14,7 +14,8 @@ import type { Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { type Compression, manifestKey } from '../object-key.ts';
 import { NotS3Error } from './error-codes.ts';
-import { describeStorageError, StorageError, type StorageStep } from './errors.ts';
+import { describeStorageError, StorageError } from './errors.ts';
+import type { StorageStep } from './hints.ts';
 
 export interface Manifest {
   readonly manifestVersion: 1;

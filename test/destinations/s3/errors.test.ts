@@ -7,8 +7,8 @@ import {
   describeStorageError,
   isTransient,
   type StorageErrorCode,
-  type StorageStep,
 } from '../../../src/destinations/s3/errors.ts';
+import type { StorageStep } from '../../../src/destinations/s3/hints.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 import { EndpointNotAllowedError } from '../../../src/outbound/endpoint-guard.ts';
 import { errorDocument, fakeEndpoint } from './fake-endpoint.ts';
