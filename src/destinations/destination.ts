@@ -1,7 +1,7 @@
 /** Parses the destination of an export in a request body. */
 import type { FieldFault } from '../shared/errors.ts';
 import { parseBucketUrl } from './bucket-url.ts';
-import { endpointFault, withoutBucket } from './endpoint.ts';
+import { endpointFault, normalizeEndpoint, withoutBucket } from './endpoint.ts';
 import { bucketFault, keyFault, type Provider, regionFault, trimSlashes } from './names.ts';
 
 export interface Destination {
@@ -10,7 +10,7 @@ export interface Destination {
   readonly region: string;
   /** Folder without slashes at its ends. May have placeholders. `''` is the root of the bucket. */
   readonly key: string;
-  /** Origin of a custom endpoint in the form of WHATWG URL; null for other providers. */
+  /** Normalized custom endpoint, perhaps with a path; null for other providers. */
   readonly endpoint: string | null;
 }
 
@@ -110,8 +110,8 @@ function parseParts(body: DestinationBody): Parsed<Destination> {
   ].filter(found => typeof found === 'object');
   if (faults.length > 0 || bucket === undefined || region === undefined)
     return { ok: false, faults };
-  const origin = endpoint === undefined ? null : new URL(endpoint).origin;
-  return { ok: true, value: { provider, bucket, region, key, endpoint: origin } };
+  const normalized = endpoint === undefined ? null : normalizeEndpoint(endpoint);
+  return { ok: true, value: { provider, bucket, region, key, endpoint: normalized } };
 }
 
 function bucketInEndpoint(
@@ -121,7 +121,7 @@ function bucketInEndpoint(
   if (endpoint === undefined || bucket === undefined || endpointFault(endpoint) !== null) return;
   const better = withoutBucket(endpoint, bucket);
   if (better === null) return;
-  const message = `names the bucket already: leave the bucket out of the endpoint, write ${better}`;
+  const message = `names more than the storage: leave the bucket out of the endpoint, write ${better}`;
   return { path: '/endpoint', message };
 }
 

@@ -1,15 +1,28 @@
 /** Checks the form of custom endpoints. The endpoint guard decides which hosts may be reached. */
 
-/** Returns the reason why a text is not an origin (scheme, host and port), or null. */
+/**
+ * Returns the reason why a text is not an endpoint: scheme, host and port, and the path of a storage
+ * that has one, such as `/storage/v1/s3`. Returns null if it is one.
+ */
 export function endpointFault(text: string): string | null {
-  const form = 'write scheme, host and port alone, such as https://minio.example.com:9000';
+  const form = 'write scheme, host and port, such as https://minio.example.com:9000';
   if (!/^https?:\/\//i.test(text)) return `must start with https://: ${form}`;
   if (text.includes('@')) return `may not contain a user or password: ${form}`;
   // URL drops tabs and line breaks and reads "\" as "/", so it only sees text without them.
   if (/[\s\\]/.test(text) || !URL.canParse(text)) return `is not a URL: ${form}`;
-  if (!/^https?:\/\/[^/?#]+\/?$/i.test(text)) return `may not contain a path or query: ${form}`;
+  // Clients and proxies treat empty segments, dots and encoded characters differently.
+  const path = /^https?:\/\/[^/?#]+((?:\/[\w.~-]+)*)\/?$/i.exec(text)?.[1];
+  if (path === undefined || /\/\.{1,2}(?:\/|$)/.test(path)) {
+    return `may contain only a simple path after the port, and no query: ${form}`;
+  }
   if (new URL(text).port === '0') return `has a port that cannot be reached: ${form}`;
   return null;
+}
+
+/** Returns an endpoint in the form of WHATWG URL, without a slash at its end. */
+export function normalizeEndpoint(endpoint: string): string {
+  const { origin, pathname } = new URL(endpoint);
+  return `${origin}${pathname.replace(/\/$/, '')}`;
 }
 
 /**
@@ -37,13 +50,15 @@ const endpointHosts: readonly RegExp[] = [
 ];
 
 /**
- * Returns the endpoint without the bucket if its host certainly starts with that bucket, else null.
+ * Returns the endpoint without the bucket if its host certainly starts with that bucket, or has a
+ * path although the provider has none. Else returns null.
  */
 export function withoutBucket(endpoint: string, bucket: string): string | null {
-  const url = new URL(endpoint);
+  const { protocol, hostname, port, pathname } = new URL(endpoint);
   const prefix = `${bucket.toLowerCase()}.`;
-  if (!url.hostname.startsWith(prefix)) return null;
-  const host = url.hostname.slice(prefix.length);
-  if (!endpointHosts.some(shape => shape.test(host))) return null;
-  return `${url.protocol}//${host}${url.port === '' ? '' : `:${url.port}`}`;
+  const isPrefixed = hostname.startsWith(prefix);
+  const host = isPrefixed ? hostname.slice(prefix.length) : hostname;
+  const isMisplaced = isPrefixed || pathname !== '/';
+  if (!isMisplaced || !endpointHosts.some(shape => shape.test(host))) return null;
+  return `${protocol}//${host}${port === '' ? '' : `:${port}`}`;
 }

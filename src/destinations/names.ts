@@ -24,10 +24,11 @@ const bucketShapes: Readonly<Record<Provider, { shape: RegExp; rule: string }>> 
       /^(?!goog)(?=.{3,222}$)[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9_-])?(?:\.[a-z0-9_-]{1,63})*(?<![._-])$/,
     rule: '3 to 63 lower-case letters, digits, hyphens and underscores (parts may be joined by dots), with a letter or digit at both ends, not starting with "goog"',
   },
-  // RADOS Gateway's relaxed names are the widest in use. The endpoint applies its own rules.
+  // RADOS Gateway's relaxed names are the widest in use, with the tenant of a bucket in front. The
+  // endpoint applies its own rules.
   custom: {
-    shape: /^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/,
-    rule: '3 to 255 letters, digits, dots, hyphens and underscores, with a letter or digit at both ends',
+    shape: /^(?:\w{1,64}:)?[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/,
+    rule: '3 to 255 letters, digits, dots, hyphens and underscores, with a letter or digit at both ends, and at Ceph perhaps a tenant and ":" in front',
   },
 };
 

@@ -159,6 +159,11 @@ t.test('accepts valid Google and custom destinations', async t => {
       { ...custom, endpoint: 'https://minio.example.com:443' },
       { endpoint: 'https://minio.example.com' },
     ],
+    [
+      { ...custom, endpoint: 'https://ABC.supabase.co/storage/v1/s3/ ' },
+      { endpoint: 'https://abc.supabase.co/storage/v1/s3' },
+    ],
+    [{ ...custom, bucket: 'tenant_1:Acme' }, { bucket: 'tenant_1:Acme' }],
     [{ ...custom, endpoint: 'http://10.1.2.3:9000' }, { endpoint: 'http://10.1.2.3:9000' }],
     [
       { ...custom, endpoint: 'https://[2001:DB8::1]:9000' },
@@ -213,10 +218,21 @@ t.test('rejects invalid Google and custom destinations', async t => {
     ],
     [{ ...custom, endpoint: 'minio.example.com' }, '/endpoint', /https:\/\//],
     [{ ...custom, endpoint: 'ftp://minio.example.com' }, '/endpoint', /https:\/\//],
-    [{ ...custom, endpoint: 'https://minio.example.com/acme' }, '/endpoint', /path or query/],
-    [{ ...custom, endpoint: 'https://minio.example.com/a/../' }, '/endpoint', /path or query/],
-    [{ ...custom, endpoint: 'https://minio.example.com?x' }, '/endpoint', /path or query/],
-    [{ ...custom, endpoint: 'https://minio.example.com/#x' }, '/endpoint', /path or query/],
+    ...['/a/../b', '/./a', '//a', '/a//b', '/a%2fb', '/a b', '?x', '/#x', '/a?x'].map(
+      (path): [DestinationBody, string, RegExp] => [
+        { ...custom, endpoint: `https://minio.example.com${path}` },
+        '/endpoint',
+        path === '/a b' ? /not a URL/ : /simple path/,
+      ],
+    ),
+    ...['tenant:', ':acme', 'a:b:acme', 'te-nant:acme', 'tenant:-a'].map(
+      (bucket): [DestinationBody, string, RegExp] => [
+        { ...custom, bucket },
+        '/bucket',
+        /must be a bucket name/,
+      ],
+    ),
+    [{ ...gcp, bucket: 'tenant:acme' }, '/bucket', /must be a bucket name/],
     [{ ...custom, endpoint: 'https://u:p@minio.example.com' }, '/endpoint', /user or password/],
     [{ ...custom, endpoint: 'https://@minio.example.com' }, '/endpoint', /user or password/],
     [{ ...custom, endpoint: 'https://minio.example.com:99999' }, '/endpoint', /not a URL/],
@@ -225,7 +241,7 @@ t.test('rejects invalid Google and custom destinations', async t => {
     [{ ...custom, endpoint: 'https://minio.example.com\\x' }, '/endpoint', /not a URL/],
     [{ ...custom, endpoint: 'https://minio\t.example.com' }, '/endpoint', /not a URL/],
     [{ ...custom, endpoint: 'https://' }, '/endpoint', /not a URL/],
-    [{ ...custom, endpoint: 'https:///minio.example.com' }, '/endpoint', /path or query/],
+    [{ ...custom, endpoint: 'https:///minio.example.com' }, '/endpoint', /simple path/],
     [{ ...custom, endpoint: 'https://[::1' }, '/endpoint', /not a URL/],
     [{ ...custom, endpoint: 'https://256.256.256.256' }, '/endpoint', /not a URL/],
     [{ ...custom, bucket: 'acme--use1-az4--x-s3' }, '/bucket', /directory bucket/],
@@ -475,10 +491,12 @@ t.test('rejects an endpoint whose host certainly contains the bucket', async t =
     t.strictSame(faultsOf({ ...custom, endpoint: `https://acme.${host}` }), [
       {
         path: '/endpoint',
-        message: `names the bucket already: leave the bucket out of the endpoint, write https://${host}`,
+        message: `names more than the storage: leave the bucket out of the endpoint, write https://${host}`,
       },
     ]);
     t.strictSame(faultsOf({ ...custom, endpoint: `https://${host}` }), []);
+    const [fault] = faultsOf({ ...custom, endpoint: `https://${host}/acme` });
+    t.match(fault?.message, /leave the bucket out of the endpoint, write https:\/\/[^/]+$/);
   }
   for (const [bucket, host] of [
     ['fra1', 'fra1.digitaloceanspaces.com'],

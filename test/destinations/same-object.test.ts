@@ -30,6 +30,7 @@ t.test('compares buckets by provider, endpoint and name', async t => {
     [custom, { ...custom, endpoint: 'https://minio.example.com.' }, true, 'a trailing dot'],
     [custom, { ...custom, endpoint: 'https://minio.example.com:9000' }, false, 'another port'],
     [custom, { ...custom, endpoint: 'https://other.example.com' }, false, 'another host'],
+    [custom, { ...custom, endpoint: `${custom.endpoint}/s3` }, false, 'another path'],
     [custom, { ...custom, bucket: 'Acme' }, false, 'another bucket'],
     [custom, aws, false, 'another provider'],
     [aws, { ...aws, region: 'us-east-1' }, true, 'names are unique at Amazon'],

@@ -40,6 +40,14 @@ t.test('sends requests to the host of each provider', async t => {
       'https://minio.example:9000/acme/k',
     ],
     [
+      { provider: 'custom', region: 'local', endpoint: 'https://abc.supabase.co/storage/v1/s3' },
+      'https://abc.supabase.co/storage/v1/s3/acme/k',
+    ],
+    [
+      { provider: 'custom', bucket: 'tenant:acme', endpoint: 'https://rgw.example' },
+      'https://rgw.example/tenant%3Aacme/k',
+    ],
+    [
       {
         provider: 'custom',
         region: 'RegionOne',
