@@ -11,6 +11,7 @@ import { pipeline } from 'node:stream/promises';
 import {
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
+  ListObjectsV2Command,
   PutObjectCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
@@ -18,9 +19,16 @@ import { Upload } from '@aws-sdk/lib-storage';
 import { type Attributes, withSpan } from '../../observability/tracing.ts';
 import type { Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
+import { folderOf } from '../object-key.ts';
 import { abortUpload } from './abort-upload.ts';
 import { requireETag, requireUploadId } from './answer-values.ts';
-import { describeStorageError, StorageError } from './errors.ts';
+import { causeOf } from './error-codes.ts';
+import {
+  describeStorageError,
+  describeStorageErrorAs,
+  StorageError,
+  type StorageFault,
+} from './errors.ts';
 
 export interface UploadRequest {
   readonly destination: Destination;
@@ -190,7 +198,7 @@ function sender(
       return answer;
     } catch (error) {
       if (stopped.aborted) throw error;
-      throw new StorageError(describeStorageError(error, { step: 'upload', destination }), error);
+      throw new StorageError(await faultOf(client, destination, command, error), error);
     }
   };
   return async command => {
@@ -205,6 +213,34 @@ function sender(
       throw error;
     }
   };
+}
+
+/**
+ * Describes a failed request. RADOS Gateway answers InvalidAccessKeyId if it does not know the key of
+ * the encryption. A list tells whether the access key is meant.
+ */
+async function faultOf(
+  client: S3Client,
+  destination: Destination,
+  { input }: Command,
+  error: unknown,
+): Promise<StorageFault> {
+  const context = { step: 'upload', destination } as const;
+  const isEncrypted = 'ServerSideEncryption' in input && input.ServerSideEncryption !== undefined;
+  if (!isEncrypted || causeOf(error).kind !== 'access_key_not_recognised') {
+    return describeStorageError(error, context);
+  }
+  const key = 'Key' in input ? (input.Key ?? '') : '';
+  const list = { Bucket: destination.bucket, Prefix: folderOf(key), MaxKeys: 1 };
+  const isKnown = await client
+    .send(new ListObjectsV2Command(list), { abortSignal: AbortSignal.timeout(createLimitMs) })
+    .then(
+      () => true,
+      reason => causeOf(reason).kind === 'denied',
+    );
+  return isKnown
+    ? describeStorageErrorAs('encryption_denied', error, context)
+    : describeStorageError(error, context);
 }
 
 function limitOf(isCreate: boolean, isLast: boolean): AbortSignal | null {
