@@ -6,6 +6,7 @@ import { createKysely, createPool } from './db/connect.ts';
 import type { Database } from './db/database.ts';
 import { createJobQueue } from './db/job-queue.ts';
 import type { ClientEnvironment } from './destinations/s3/client.ts';
+import { createRoles } from './destinations/s3/roles.ts';
 import { createIssuerKeys } from './environments/auth/jwks.ts';
 import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
 import { runErrorCodes } from './export-configs/run-error.ts';
@@ -147,6 +148,7 @@ export function createDependencies(
     code: 'rate_limited',
     what: 'checks of buckets and webhooks',
   });
+  const roles = config.roles && createRoles(config.roles);
   const metrics = createPrometheusMetrics({
     pools,
     downloadLimit,
@@ -186,11 +188,12 @@ export function createDependencies(
       ),
     jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'job queue error')),
     runSource: { exportPool: pools.run, sessionPool: pools.run },
-    clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist) },
+    clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist), roles },
     pools,
     metrics,
     isStopping: false,
     async close() {
+      roles?.destroy();
       await pools.jobs.end();
       await pools.run.end();
       await pools.ingest.end();

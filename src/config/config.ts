@@ -27,6 +27,8 @@ export interface Config {
   readonly publicUrl: string | null;
   /** Hosts, `host:port` or CIDRs that may be private or plain http. */
   readonly s3EndpointAllowlist: readonly string[];
+  /** Settings of roles at AWS; null if customers cannot use roles. */
+  readonly roles: { readonly region: string } | null;
   readonly logLevel: Variables['LOG_LEVEL'];
   /** True if the standard variables of OpenTelemetry turn tracing on. */
   readonly tracing: boolean;
@@ -87,6 +89,7 @@ export function readConfig(env: Env): Config {
     processRole: read.PROCESS_ROLE,
     publicUrl: toOrigin(read.PUBLIC_URL ?? ''),
     s3EndpointAllowlist: read.S3_ENDPOINT_ALLOWLIST,
+    roles: read.AWS_ASSUME_ROLE === 'true' ? { region: read.AWS_REGION } : null,
     logLevel: read.LOG_LEVEL,
     tracing: tracing(read),
     chunkGraceMinutes: read.CHUNK_GRACE_MINUTES,

@@ -42,6 +42,11 @@ export function isKeySetUrl(value: string): boolean {
   return url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback);
 }
 
+/** Returns true for the form of an AWS region. */
+export function isRegion(value: string): boolean {
+  return /^[a-z]{2}(-[a-z]+)+-\d{1,2}$/.test(value);
+}
+
 /** Returns true for an IP address or a CIDR. */
 export function isNetwork(entry: string): boolean {
   const [address = '', prefix, ...more] = entry.split('/');

@@ -3,6 +3,7 @@ import {
   isHost,
   isKeySetUrl,
   isPostgresUrl,
+  isRegion,
   isTrustProxy,
   splitEncryptionKeys,
   toOrigin,
@@ -120,6 +121,18 @@ export const variables = Type.Object({
     group: 'Process',
     description: 'The lowest level of the JSON lines on stdout.',
     default: 'info',
+  }),
+  AWS_ASSUME_ROLE: oneOf(['false', 'true'], {
+    group: 'Roles at AWS',
+    description:
+      '`true` lets customers give a role of their AWS account instead of an access key (see `docs/guides/aws-role.md`). The service assumes it with the identity that the standard chain of the AWS SDK finds: variables such as `AWS_ACCESS_KEY_ID`, shared files, web identity, or the metadata of the container or machine.',
+    default: 'false',
+  }),
+  AWS_REGION: checkedWithDefault('a region of AWS, such as eu-west-1', isRegion, {
+    group: 'Roles at AWS',
+    description:
+      'The region whose STS starts the sessions of roles. They are valid in all regions of its partition.',
+    default: 'us-east-1',
   }),
   JWT_ISSUER: Type.Optional(
     word({

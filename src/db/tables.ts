@@ -11,6 +11,7 @@ export interface Tables {
   snapshot_rows: SnapshotRowsTable;
   rendered_snapshots: RenderedSnapshotsTable;
   snapshot_chunks: SnapshotChunksTable;
+  external_ids: ExternalIdsTable;
   export_configs: ExportConfigsTable;
   export_runs: ExportRunsTable;
   audit_log: AuditLogTable;
@@ -109,6 +110,11 @@ interface SnapshotChunksTable {
   deflated: Buffer;
 }
 
+interface ExternalIdsTable {
+  environment_id: string;
+  external_id: Generated<string>;
+}
+
 interface ExportConfigsTable {
   environment_id: string;
   id: string;
@@ -121,8 +127,12 @@ interface ExportConfigsTable {
   /** Folder; `''` for the root of the bucket. */
   key: string;
   endpoint: string | null;
-  access_key_id: string;
-  sealed_secret: string;
+  /** Null with the secret if the config has a role. */
+  access_key_id: string | null;
+  sealed_secret: string | null;
+  role_arn: Generated<string | null>;
+  /** Copy of the external id of the environment; null without a role. */
+  external_id: Generated<string | null>;
   format: Generated<string>;
   compression: string;
   manifest: boolean;

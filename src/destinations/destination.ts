@@ -19,6 +19,20 @@ export interface Credentials {
   readonly secretAccessKey: string;
 }
 
+/** Role at AWS that the service assumes, instead of an access key. */
+export interface Role {
+  readonly roleArn: string;
+  /** Id of the environment that the trust policy of the role must demand. */
+  readonly externalId: string;
+}
+
+/** Right to use a bucket. */
+export type Access = Credentials | Role;
+
+export function isRole(access: Access): access is Role {
+  return 'roleArn' in access;
+}
+
 /** Members of a config's body that describe the destination. Others are ignored. */
 export interface DestinationBody {
   readonly provider: Provider;
@@ -85,6 +99,17 @@ export function parseCredentials(body: Credentials): Parsed<Credentials> {
     });
   }
   return faults.length === 0 ? { ok: true, value } : { ok: false, faults };
+}
+
+/** Parses the ARN of a role. Trims spaces and line breaks. */
+export function parseRoleArn(text: string, provider: Provider): Parsed<string> {
+  const path = '/roleArn';
+  const value = text.trim();
+  const refuse = (message: string) => ({ ok: false as const, faults: [{ path, message }] });
+  if (provider !== 'aws') return refuse(`does not belong to the provider "${provider}"`);
+  return /^arn:aws(?:-cn|-us-gov)?:iam::\d{12}:role\/[\w+=,.@/-]{1,512}$/.test(value)
+    ? { ok: true, value }
+    : refuse('must be the ARN of a role, such as "arn:aws:iam::123456789012:role/exports"');
 }
 
 function parseAws(body: DestinationBody): Parsed<Destination> {

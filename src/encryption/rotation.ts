@@ -54,6 +54,8 @@ const configSecrets: SecretTable = {
     const rows = await db
       .selectFrom('export_configs')
       .select(['environment_id', 'id', 'sealed_secret'])
+      .where('sealed_secret', 'is not', null)
+      .$narrowType<{ sealed_secret: string }>()
       .where(({ eb, refTuple, tuple }) =>
         eb(refTuple('environment_id', 'id'), '>', tuple(environmentId, configId ?? '')),
       )

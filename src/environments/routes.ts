@@ -18,6 +18,7 @@ import {
   environmentIdPattern,
   listEnvironments,
 } from './environments-repository.ts';
+import { readExternalId, readExternalIds } from './external-ids-repository.ts';
 import { plans } from './plans.ts';
 import { upsertEnvironment } from './upsert-environment.ts';
 
@@ -63,6 +64,10 @@ const environmentProperties = {
     type: ['array', 'null'],
     items: eventTypeSchema,
     description: 'Events that `failureWebhook` receives; null like `failureWebhook`.',
+  }),
+  externalId: Type.String({
+    description:
+      'Id that the trust policy of a role at AWS must demand as `sts:ExternalId`. It never changes.',
   }),
   createdAt: instant(),
   updatedAt: instant(),
@@ -139,9 +144,10 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         });
         const secret =
           saved.webhookSecret === null ? {} : { failureWebhookSecret: saved.webhookSecret };
+        const externalId = await readExternalId(db, saved.environment.id);
         return reply
           .code(saved.created ? 201 : 200)
-          .send({ ...present(saved.environment, saved.webhook), ...secret });
+          .send({ ...present(saved.environment, saved.webhook, externalId), ...secret });
       },
     });
 
@@ -166,9 +172,12 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         );
         const ids = page.items.map(({ id }) => id);
         const webhooks = await listWebhookSettings(db, ids);
+        const externalIds = await readExternalIds(db, ids);
+        const presentItem = (item: Environment) =>
+          present(item, webhooks.get(item.id) ?? null, externalIds.get(item.id) ?? '');
         return {
           ...page,
-          items: page.items.map(item => present(item, webhooks.get(item.id) ?? null)),
+          items: page.items.map(presentItem),
         };
       },
     });
@@ -188,8 +197,10 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       },
       handler: async request => {
         const environment = environmentOf(request);
-        if (callerOf(request).kind !== 'operator') return present(environment, null);
-        return present(environment, await findWebhookSettings(db, environment.id));
+        const externalId = await readExternalId(db, environment.id);
+        const isOperator = callerOf(request).kind === 'operator';
+        const webhook = isOperator ? await findWebhookSettings(db, environment.id) : null;
+        return present(environment, webhook, externalId);
       },
     });
 
@@ -225,7 +236,8 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
 }
 
 /** Converts an environment and its webhook to the form of responses. */
-function present(environment: Environment, webhook: WebhookSettings | null) {
+function present(environment: Environment, webhook: WebhookSettings | null, externalId: string) {
   const { url = null, events = null } = webhook ?? {};
-  return { ...environment, failureWebhook: url, webhookEvents: events && [...events] };
+  const webhookEvents = events && [...events];
+  return { ...environment, failureWebhook: url, webhookEvents, externalId };
 }

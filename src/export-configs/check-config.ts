@@ -1,4 +1,4 @@
-import type { Credentials } from '../destinations/destination.ts';
+import type { Access } from '../destinations/destination.ts';
 import { objectKey } from '../destinations/object-key.ts';
 import { type CheckResult, checkDestination } from '../destinations/s3/check.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
@@ -22,7 +22,7 @@ export async function checkConfig(
   { clientEnvironment, checkLimit }: CheckDependencies,
   environmentId: string,
   { destination, schedule, format, compression, encryption }: ConfigSettings,
-  credentials: Credentials,
+  access: Access,
   now: Date,
 ): Promise<CheckResult> {
   const release = checkLimit.acquire(environmentId);
@@ -31,7 +31,7 @@ export async function checkConfig(
     {
       destination,
       encryption,
-      credentials,
+      access,
       objectKey: objectKey(destination.key, {
         environmentId,
         snapshotDate,

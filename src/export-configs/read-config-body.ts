@@ -1,13 +1,14 @@
 import { formatBucketUrl } from '../destinations/bucket-url.ts';
 import {
-  type Credentials,
   type Destination,
   type DestinationBody,
   type DestinationField,
   destinationFields,
   fieldsOf,
+  type Parsed,
   parseCredentials,
   parseDestination,
+  parseRoleArn,
 } from '../destinations/destination.ts';
 import {
   type Encryption,
@@ -18,7 +19,7 @@ import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
 import type { FileFormat } from '../shared/file-format.ts';
-import type { ConfigSettings } from './repository.ts';
+import type { ConfigSettings, ExportConfig } from './repository.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 
 /** Converts request bodies to config settings. */
@@ -31,13 +32,27 @@ interface DestinationFields {
   readonly endpoint?: string;
 }
 
-export interface NewConfigBody extends DestinationFields {
+/** Access in a request body. Null stands for an absent field. */
+interface AccessBody {
+  readonly accessKeyId?: string | null;
+  readonly secretAccessKey?: string;
+  readonly roleArn?: string | null;
+}
+
+/** Access that a caller asks for: a role, or an access key. */
+export type AskedAccess =
+  | { readonly roleArn: string }
+  | {
+      readonly accessKeyId: string;
+      /** Null to keep the stored secret. */
+      readonly secretAccessKey: string | null;
+    };
+
+export interface NewConfigBody extends DestinationFields, AccessBody {
   readonly name: string;
   readonly enabled?: boolean;
   readonly schedule: Schedule;
   readonly provider: Provider;
-  readonly accessKeyId: string;
-  readonly secretAccessKey: string;
   readonly format?: FileFormat;
   readonly compression?: Compression;
   readonly manifest?: boolean;
@@ -57,21 +72,21 @@ export type ConfigPatch = Omit<Partial<NewConfigBody>, DestinationField> & {
  */
 export function readNewConfig(body: NewConfigBody): {
   settings: ConfigSettings;
-  credentials: Credentials;
+  access: AskedAccess;
 } {
   const name = body.name.trim();
   const destination = parseDestination(body);
-  const credentials = parseCredentials(body);
+  const access = parseAccess(body, body.provider, null);
   const encryption = parseEncryption(body.encryption ?? null, body.provider);
   const { format = 'csv', compression = 'none' } = body;
   const faults = [
     ...nameFaults(name),
     ...faultsOf(destination),
-    ...faultsOf(credentials),
+    ...faultsOf(access),
     ...encryptionFaults(encryption),
     ...compressionFaults(format, compression),
   ];
-  if (!destination.ok || !credentials.ok || isFault(encryption) || faults.length > 0) {
+  if (!destination.ok || !access.ok || isFault(encryption) || faults.length > 0) {
     throw validationFailed(faults);
   }
   return {
@@ -87,18 +102,16 @@ export function readNewConfig(body: NewConfigBody): {
       redeliver: body.redeliver ?? false,
       encryption,
     },
-    credentials: credentials.value,
+    access: access.value,
   };
 }
 
 export interface PatchedConfig {
   readonly settings: ConfigSettings;
-  readonly accessKeyId: string;
-  /** New secret; null to keep the stored one. */
-  readonly newSecret: string | null;
+  readonly access: AskedAccess;
   /** True if the bucket must be checked before this is stored. */
   readonly needsCheck: boolean;
-  /** True if the destination or the credentials change. */
+  /** True if the destination, the encryption or the access change. */
   readonly isMoved: boolean;
   /** True if the schedule starts again: the first slot is the next one after now. */
   readonly startsAnew: boolean;
@@ -113,17 +126,13 @@ export interface PatchedConfig {
  * `secretAccessKey`
  */
 export function readConfigPatch(
-  current: ConfigSettings & { readonly accessKeyId: string },
+  current: ConfigSettings & Pick<ExportConfig, 'access'>,
   patch: ConfigPatch,
 ): PatchedConfig {
   const name = patch.name?.trim() ?? current.name;
   const provider = patch.provider ?? current.destination.provider;
   const destination = parseDestination(mergeDestination(current.destination, patch, provider));
-  const credentials = parseCredentials({
-    accessKeyId: patch.accessKeyId ?? current.accessKeyId,
-    // Only its form is checked. The stored secret passed that check before.
-    secretAccessKey: patch.secretAccessKey ?? 'stored',
-  });
+  const access = parseAccess(patch, provider, current);
   const format = patch.format ?? current.format;
   const compression = patch.compression ?? current.compression;
   const encryption = parseEncryption(
@@ -134,20 +143,19 @@ export function readConfigPatch(
     ...nameFaults(name),
     ...(provider === current.destination.provider ? nullFaults(patch, provider) : []),
     ...faultsOf(destination),
-    ...faultsOf(credentials),
+    ...faultsOf(access),
     ...encryptionFaults(encryption),
     ...compressionFaults(format, compression),
   ];
-  if (!destination.ok || !credentials.ok || isFault(encryption) || faults.length > 0) {
+  if (!destination.ok || !access.ok || isFault(encryption) || faults.length > 0) {
     throw validationFailed(faults);
   }
 
-  const { accessKeyId, secretAccessKey } = credentials.value;
-  const newSecret = patch.secretAccessKey === undefined ? null : secretAccessKey;
+  const keepsSecret = 'accessKeyId' in access.value && access.value.secretAccessKey === null;
   const moved = (['provider', 'endpoint', 'bucket'] as const).find(
     part => destination.value[part] !== current.destination[part],
   );
-  if (moved !== undefined && newSecret === null) {
+  if (moved !== undefined && keepsSecret) {
     const message = `is required when the ${moved} changes`;
     throw validationFailed([{ path: '/secretAccessKey', message }]);
   }
@@ -162,30 +170,86 @@ export function readConfigPatch(
     redeliver: patch.redeliver ?? current.redeliver,
   };
   const isTurnedOn = enabled && !current.enabled;
-  const changedCredentials = [
-    ...(accessKeyId === current.accessKeyId ? [] : ['accessKeyId']),
-    ...(newSecret === null ? [] : ['secretAccessKey']),
-  ];
+  const changedAccess = accessChanges(current.access, access.value);
   const changedEncryption =
     JSON.stringify(encryption) === JSON.stringify(current.encryption) ? [] : ['encryption'];
   const changedDestination = changedFields(current.destination, destination.value);
+  const isMoved = [changedDestination, changedAccess, changedEncryption].some(
+    names => names.length > 0,
+  );
   return {
     settings: { enabled, schedule, ...settings, destination: destination.value, encryption },
-    accessKeyId,
-    newSecret,
-    needsCheck:
-      isTurnedOn ||
-      [changedDestination, changedCredentials, changedEncryption].some(names => names.length > 0),
-    isMoved: changedDestination.length > 0 || changedCredentials.length > 0,
+    access: access.value,
+    needsCheck: isTurnedOn || isMoved,
+    isMoved,
     startsAnew: isTurnedOn || schedule !== current.schedule,
     isTurnedOff: !enabled && current.enabled,
     changed: [
       ...changedFields({ ...current }, { enabled, schedule, ...settings }),
       ...changedDestination,
       ...changedEncryption,
-      ...changedCredentials,
+      ...changedAccess,
     ],
   };
+}
+
+/**
+ * Parses the access of a body. A role and an access key exclude each other: the one that the body
+ * names replaces the stored one.
+ *
+ * @param current config that is changed, or null for a new one
+ */
+function parseAccess(
+  body: AccessBody,
+  provider: Provider,
+  current: (ConfigSettings & Pick<ExportConfig, 'access'>) | null,
+): Parsed<AskedAccess> {
+  const stored = current?.access ?? null;
+  const namesKey = isGiven(body.accessKeyId) || isGiven(body.secretAccessKey);
+  const keepsRole = !namesKey && body.roleArn === undefined && provider === 'aws';
+  const storedRole = stored !== null && 'roleArn' in stored ? stored.roleArn : undefined;
+  const roleArn = body.roleArn ?? (keepsRole ? storedRole : undefined);
+  if (roleArn !== undefined) {
+    const role = parseRoleArn(roleArn, provider);
+    if (!role.ok) return role;
+    const message = 'excludes accessKeyId and secretAccessKey: send a role or an access key';
+    return namesKey
+      ? { ok: false, faults: [{ path: '/roleArn', message }] }
+      : { ok: true, value: { roleArn: role.value } };
+  }
+  const storedKey = stored !== null && 'accessKeyId' in stored ? stored : null;
+  const isKept = body.accessKeyId === undefined;
+  const accessKeyId = isKept ? storedKey?.accessKeyId : (body.accessKeyId ?? undefined);
+  // Only the form is checked. The stored secret passed that check before.
+  const secretAccessKey = body.secretAccessKey ?? (storedKey && 'stored');
+  if (accessKeyId === undefined || secretAccessKey === null) {
+    const absent = { accessKeyId, secretAccessKey: secretAccessKey ?? undefined };
+    const message = provider === 'aws' ? 'is required without roleArn' : 'is required';
+    const faults = Object.entries(absent).flatMap(([name, value]) =>
+      value === undefined ? [{ path: `/${name}`, message }] : [],
+    );
+    return { ok: false, faults };
+  }
+  const key = parseCredentials({ accessKeyId, secretAccessKey });
+  if (!key.ok || body.secretAccessKey !== undefined) return key;
+  return { ok: true, value: { accessKeyId: key.value.accessKeyId, secretAccessKey: null } };
+}
+
+function isGiven(value: string | null | undefined): value is string {
+  return value !== null && value !== undefined;
+}
+
+/** Returns the names of changed fields. A new secret always counts as changed. */
+function accessChanges(before: ExportConfig['access'], after: AskedAccess): string[] {
+  const shown = (access: ExportConfig['access'] | AskedAccess) => ({
+    roleArn: 'roleArn' in access ? access.roleArn : null,
+    accessKeyId: 'roleArn' in access ? null : access.accessKeyId,
+  });
+  const hasNewSecret = 'accessKeyId' in after && after.secretAccessKey !== null;
+  return [
+    ...changedFields(shown(before), shown(after)),
+    ...(hasNewSecret ? ['secretAccessKey'] : []),
+  ];
 }
 
 /** Returns the names of fields whose values differ. */

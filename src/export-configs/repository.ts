@@ -1,7 +1,7 @@
 import type { Selectable } from 'kysely';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import type { Destination } from '../destinations/destination.ts';
+import type { Destination, Role } from '../destinations/destination.ts';
 import type { Encryption } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import type { Compression } from '../destinations/object-key.ts';
@@ -37,10 +37,15 @@ export interface ConfigSettings {
   readonly redeliver: boolean;
 }
 
-/** Stored export config. */
-export interface ExportConfig extends ConfigSettings, ConfigKey {
+/** Access key whose secret is encrypted. */
+export interface StoredKey {
   readonly accessKeyId: string;
   readonly sealedSecret: string;
+}
+
+/** Stored export config. */
+export interface ExportConfig extends ConfigSettings, ConfigKey {
+  readonly access: StoredKey | Role;
   /** Time and reason if the service turned the config off; null once it is turned on again. */
   readonly turnedOff: AutoDisabled | null;
   /** The first slot is the next one after this time. */
@@ -92,11 +97,12 @@ export async function replaceConfig(
 ): Promise<boolean> {
   const { sealed_secret, ...settings } = toColumns(config);
   const columns = { ...settings, ...(isProven && { faulty_slots_in_a_row: 0 }) };
+  const hasSameSecret = sealed_secret === toColumns(read).sealed_secret;
   const result = await db
     .updateTable('export_configs')
     // An unchanged secret is not written, because it may have been encrypted with a new key
     // meanwhile.
-    .set(config.sealedSecret === read.sealedSecret ? columns : { ...columns, sealed_secret })
+    .set(hasSameSecret ? columns : { ...columns, sealed_secret })
     .where('environment_id', '=', config.environmentId)
     .where('id', '=', config.id)
     .where('updated_at', '=', read.updatedAt)
@@ -172,7 +178,9 @@ export async function purgeConfigs(db: DatabaseOrTransaction, only?: ConfigKey):
     .execute();
 }
 
-function toColumns({ destination, ...config }: ExportConfig) {
+function toColumns({ destination, access, ...config }: ExportConfig) {
+  const role = 'roleArn' in access ? access : null;
+  const key = 'roleArn' in access ? null : access;
   return {
     name: config.name,
     enabled: config.enabled,
@@ -182,8 +190,10 @@ function toColumns({ destination, ...config }: ExportConfig) {
     region: destination.region,
     key: destination.key,
     endpoint: destination.endpoint,
-    access_key_id: config.accessKeyId,
-    sealed_secret: config.sealedSecret,
+    access_key_id: key?.accessKeyId ?? null,
+    sealed_secret: key?.sealedSecret ?? null,
+    role_arn: role?.roleArn ?? null,
+    external_id: role?.externalId ?? null,
     format: config.format,
     compression: config.compression,
     manifest: config.manifest,
@@ -196,6 +206,13 @@ function toColumns({ destination, ...config }: ExportConfig) {
     active_since: config.activeSince,
     updated_at: config.updatedAt,
   };
+}
+
+/** The check constraints allow an access key with its secret, or a role with its external id. */
+function toAccess(row: ConfigRow): ExportConfig['access'] {
+  return row.role_arn === null
+    ? { accessKeyId: row.access_key_id ?? '', sealedSecret: row.sealed_secret ?? '' }
+    : { roleArn: row.role_arn, externalId: row.external_id ?? '' };
 }
 
 /** Converts a row of `export_configs`. */
@@ -223,8 +240,7 @@ export function toConfig(row: ConfigRow): ExportConfig {
         : { type: row.encryption as Encryption['type'], kmsKeyId: row.kms_key_id },
     catchUp: row.catch_up as CatchUp,
     redeliver: row.redeliver,
-    accessKeyId: row.access_key_id,
-    sealedSecret: row.sealed_secret,
+    access: toAccess(row),
     turnedOff:
       row.turned_off_at === null || row.turned_off_message === null
         ? null

@@ -102,6 +102,11 @@ const encryption = {
   },
 };
 
+const accessKeyId = text(
+  'Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.',
+  ['AKIAIOSFODNN7EXAMPLE'],
+);
+
 const fields = {
   name: text('Display name. It is trimmed.', ['Nightly to S3'], 200),
   enabled: Type.Boolean({ description: 'Default: true.' }),
@@ -111,23 +116,31 @@ const fields = {
     'Required for `aws`, not allowed otherwise: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.',
     ['https://acme.s3.eu-west-1.amazonaws.com/exports/bucket'],
   ),
-  bucket: text('Required for `gcp` and `custom`, not allowed otherwise.', ['acme-exports']),
+  bucket: text(
+    'Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.',
+    ['acme-exports'],
+  ),
   region: text('Required for `gcp` and `custom`, not allowed otherwise.', ['europe-west1']),
   key: text(
     'Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.',
     ['exports/bucket', 'exports/date={date}'],
   ),
-  endpoint: text('Scheme, host and port. Required for `custom`, not allowed otherwise.', [
-    'https://minio.example.com:9000',
-  ]),
-  accessKeyId: text('Access key id of the storage. For Google Cloud, that of an HMAC key.', [
-    'AKIAIOSFODNN7EXAMPLE',
-  ]),
+  endpoint: text(
+    'Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.',
+    ['https://minio.example.com:9000', 'https://abc.supabase.co/storage/v1/s3'],
+  ),
+  accessKeyId: nullable(accessKeyId),
   secretAccessKey: Type.String({
     maxLength: 2_048,
     writeOnly: true,
-    description: 'Stored encrypted and never returned.',
+    description: 'Stored encrypted and never returned. Required without `roleArn`.',
   }),
+  roleArn: nullable(
+    text(
+      'Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.',
+      ['arn:aws:iam::123456789012:role/exports'],
+    ),
+  ),
   format: fileFormat,
   compression,
   encryption: Type.Unsafe<EncryptionBody | null>({
@@ -143,8 +156,11 @@ const fields = {
   redeliver,
 };
 
-const { name, provider: _p, schedule: _s, accessKeyId, secretAccessKey, ...rest } = fields;
-const { bucketUrl, bucket, region, key, endpoint, ...options } = rest;
+const { name, provider: _p, schedule: _s, ...rest } = fields;
+const { bucketUrl, bucket, region, key, endpoint, ...others } = rest;
+const { accessKeyId: _a, secretAccessKey, roleArn, ...options } = others;
+const accessKey = { accessKeyId, secretAccessKey };
+const keyOrRole = Type.Partial(Type.Object({ ...accessKey, roleArn })).properties;
 
 /** Returns the body for one provider as `openapi.yaml` shows it. */
 function inputOf(provider: (typeof providers)[number], title: string, destination: TProperties) {
@@ -156,8 +172,6 @@ function inputOf(provider: (typeof providers)[number], title: string, destinatio
       schedule,
       provider: Type.Literal(provider),
       ...destination,
-      accessKeyId,
-      secretAccessKey,
       ...Type.Partial(Type.Object(optional)).properties,
     },
     { title, additionalProperties: false },
@@ -171,8 +185,6 @@ export const newConfigBody = documentedAs(
       name,
       schedule,
       provider,
-      accessKeyId,
-      secretAccessKey,
       ...Type.Partial(Type.Object(rest)).properties,
     },
     { additionalProperties: false },
@@ -181,9 +193,12 @@ export const newConfigBody = documentedAs(
     title: 'ExportConfigInput',
     description: 'Fields of other providers are errors.',
     oneOf: [
-      inputOf('aws', 'AwsExportConfigInput', { bucketUrl }),
-      inputOf('gcp', 'GcpExportConfigInput', { bucket, region, ...folder }),
-      inputOf('custom', 'CustomExportConfigInput', { endpoint, bucket, region, ...folder }),
+      inputOf('aws', 'AwsExportConfigInput', { bucketUrl, ...keyOrRole }),
+      inputOf('gcp', 'GcpExportConfigInput', { bucket, region, ...folder, ...accessKey }),
+      inputOf('custom', 'CustomExportConfigInput', {
+        ...{ endpoint, bucket, region, ...folder },
+        ...accessKey,
+      }),
     ],
     discriminator: {
       propertyName: 'provider',
@@ -308,7 +323,13 @@ export const configSchema = Type.Object(
     region: Type.String(),
     key: Type.String({ description: 'Folder; empty for the root of the bucket.' }),
     endpoint: nullable(Type.String({ description: 'Null unless the provider is `custom`.' })),
-    accessKeyId: Type.String(),
+    accessKeyId: nullable(Type.String({ description: 'Null if the config has a role.' })),
+    roleArn: nullable(Type.String({ description: 'Null if the config has an access key.' })),
+    externalId: nullable(
+      Type.String({
+        description: 'External id of the environment if the config has a role, else null.',
+      }),
+    ),
     format: fileFormat,
     compression,
     encryption: Type.Unsafe<EncryptionBody | null>(encryption),
@@ -350,13 +371,15 @@ export const configPatchBody = Type.Object(
       'Absent fields keep their value. Accepts a config as it was read: read-only properties are ' +
       'ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where ' +
       '`bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket ' +
-      'change. If the provider changes, no field of the old destination is kept.',
+      'change. A role and an access key exclude each other: the one in the body replaces the ' +
+      'stored one. If the provider changes, no field of the old destination is kept.',
   },
 );
 
 /** Converts a stored config to the form of responses. */
 export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan, now: Date) {
-  const { destination } = config;
+  const { destination, access } = config;
+  const role = 'roleArn' in access ? access : null;
   return {
     id: config.id,
     name: config.name,
@@ -368,7 +391,9 @@ export function presentConfig({ config, history }: ConfigWithHistory, plan: Plan
     region: destination.region,
     key: destination.key,
     endpoint: destination.endpoint,
-    accessKeyId: config.accessKeyId,
+    accessKeyId: 'accessKeyId' in access ? access.accessKeyId : null,
+    roleArn: role?.roleArn ?? null,
+    externalId: role?.externalId ?? null,
     format: config.format,
     compression: config.compression,
     encryption: config.encryption,

@@ -2,12 +2,15 @@ import { randomUUID } from 'node:crypto';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { EncryptionKey } from '../config/config.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
+import { type Access, isRole } from '../destinations/destination.ts';
 import { openSecret, sealSecret } from '../encryption/secrets.ts';
 import { lockEnvironment, requireRoom } from '../environments/environments-repository.ts';
-import { AppError } from '../shared/errors.ts';
+import { readExternalId } from '../environments/external-ids-repository.ts';
+import { AppError, validationFailed } from '../shared/errors.ts';
 import { type CheckDependencies, checkConfig, requireValid } from './check-config.ts';
 import { type ConfigWithHistory, getConfig } from './list-configs.ts';
 import {
+  type AskedAccess,
   type ConfigPatch,
   type NewConfigBody,
   readConfigPatch,
@@ -48,22 +51,22 @@ export async function createConfig(
   body: NewConfigBody,
 ): Promise<ConfigWithHistory> {
   const { db, encryptionKeys, now } = dependencies;
-  const { settings, credentials } = readNewConfig(body);
+  const { settings, access } = readNewConfig(body);
   const requireRoomForOne = async (executor: DatabaseOrTransaction) => {
     const count = await countConfigs(executor, environmentId);
     requireRoom(count, maxConfigs, 'export configs', 'Delete one first.');
   };
   await requireRoomForOne(db);
   await refuseSameObject(db, environmentId, null, settings);
-  requireValid(await checkConfig(dependencies, environmentId, settings, credentials, now()));
+  const granted = await grantAccess(dependencies, environmentId, access);
+  requireValid(await checkConfig(dependencies, environmentId, settings, granted, now()));
   const owner = { environmentId, configId: randomUUID() };
   const createdAt = now();
   const config: ExportConfig = {
     ...settings,
     environmentId,
     id: owner.configId,
-    accessKeyId: credentials.accessKeyId,
-    sealedSecret: sealSecret(encryptionKeys, credentials.secretAccessKey, owner),
+    access: sealAccess(encryptionKeys, granted, owner),
     turnedOff: null,
     activeSince: createdAt,
     createdAt,
@@ -117,31 +120,25 @@ export async function patchConfig(
   const { db, encryptionKeys, now, cancelRuns } = dependencies;
   const found = await getConfig(db, environmentId, configId);
   const { config } = found;
-  const { settings, accessKeyId, newSecret, ...patched } = readConfigPatch(config, patch);
+  const { settings, access: asked, ...patched } = readConfigPatch(config, patch);
   if (patched.changed.length === 0) return found;
   const isMoved = patched.changed.some(field => decidesObject.includes(field));
   if (isMoved) await refuseSameObject(db, environmentId, configId, settings);
+  let { access } = config;
   if (patched.needsCheck) {
-    const secretAccessKey = newSecret ?? secretOf(dependencies, config);
-    requireValid(
-      await checkConfig(
-        dependencies,
-        environmentId,
-        settings,
-        { accessKeyId, secretAccessKey },
-        now(),
-      ),
-    );
+    const granted = await grantAccess(dependencies, environmentId, asked, config);
+    requireValid(await checkConfig(dependencies, environmentId, settings, granted, now()));
+    const keepsSecret = 'accessKeyId' in asked && asked.secretAccessKey === null;
+    access =
+      keepsSecret && 'sealedSecret' in access
+        ? { ...access, accessKeyId: asked.accessKeyId }
+        : sealAccess(encryptionKeys, granted, { environmentId, configId });
   }
   const changedAt = now();
   const changed: ExportConfig = {
     ...config,
     ...settings,
-    accessKeyId,
-    sealedSecret:
-      newSecret === null
-        ? config.sealedSecret
-        : sealSecret(encryptionKeys, newSecret, { environmentId, configId }),
+    access,
     turnedOff: settings.enabled ? null : config.turnedOff,
     activeSince: patched.startsAnew ? changedAt : config.activeSince,
     // Strictly increasing, because it detects concurrent changes.
@@ -196,19 +193,67 @@ export async function deleteConfig(
   });
 }
 
-/** Returns the audited fields of a destination: where the data goes and with which access key. */
-function auditedDestination({ destination, accessKeyId }: ExportConfig) {
-  return { ...destination, accessKeyId };
+/** Returns the audited fields of a destination: where the data goes, how and by which right. */
+function auditedDestination({ destination, encryption, access }: ExportConfig) {
+  const right =
+    'roleArn' in access ? { roleArn: access.roleArn } : { accessKeyId: access.accessKeyId };
+  return { ...destination, encryption, ...right };
 }
 
 /**
- * Decrypts the secret of a config.
+ * Completes the access that a caller asked for: with the stored secret, or with the external id of
+ * the environment.
+ *
+ * @param stored config whose secret is kept if the caller sent none
+ * @throws AppError `validation_failed` if it is a role and the service cannot assume roles
+ */
+export async function grantAccess(
+  dependencies: ConfigDependencies,
+  environmentId: string,
+  asked: AskedAccess,
+  stored?: ExportConfig,
+): Promise<Access> {
+  if ('roleArn' in asked) {
+    await requireRoles(dependencies);
+    const externalId = await readExternalId(dependencies.db, environmentId);
+    return { roleArn: asked.roleArn, externalId };
+  }
+  const { accessKeyId, secretAccessKey } = asked;
+  if (secretAccessKey !== null) return { accessKeyId, secretAccessKey };
+  const kept = stored && accessOf(dependencies, stored);
+  if (kept === undefined || isRole(kept)) throw new Error('there is no stored secret');
+  return { ...kept, accessKeyId };
+}
+
+async function requireRoles({ clientEnvironment: { roles } }: ConfigDependencies): Promise<void> {
+  const refuse = (message: string) => validationFailed([{ path: '/roleArn', message }]);
+  if (!roles) throw refuse('is not supported: the operator of this service has not turned it on');
+  if (!(await roles.hasIdentity())) {
+    throw refuse('cannot be used: the operator of this service has not set up an AWS identity');
+  }
+}
+
+/** Encrypts the secret of an access key. */
+function sealAccess(
+  encryptionKeys: ConfigDependencies['encryptionKeys'],
+  granted: Access,
+  owner: { environmentId: string; configId: string },
+): ExportConfig['access'] {
+  if (isRole(granted)) return granted;
+  const { accessKeyId, secretAccessKey } = granted;
+  return { accessKeyId, sealedSecret: sealSecret(encryptionKeys, secretAccessKey, owner) };
+}
+
+/**
+ * Returns the access of a config with its secret decrypted.
  * @throws Error if its encryption key is not configured any more
  */
-export function secretOf(
+export function accessOf(
   { encryptionKeys }: Pick<ConfigDependencies, 'encryptionKeys'>,
-  config: ExportConfig,
-): string {
-  const owner = { environmentId: config.environmentId, configId: config.id };
-  return openSecret(encryptionKeys, config.sealedSecret, owner);
+  { environmentId, id, access }: ExportConfig,
+): Access {
+  if ('roleArn' in access) return access;
+  const { accessKeyId, sealedSecret } = access;
+  const owner = { environmentId, configId: id };
+  return { accessKeyId, secretAccessKey: openSecret(encryptionKeys, sealedSecret, owner) };
 }

@@ -13,7 +13,7 @@ import {
   newConfigBody,
   tags,
 } from './schemas.ts';
-import { type ConfigDependencies, secretOf } from './service.ts';
+import { accessOf, type ConfigDependencies, grantAccess } from './service.ts';
 
 /** Registers routes that check a destination without storing anything. */
 export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginCallbackTypebox {
@@ -33,9 +33,10 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
         response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },
       },
       handler: async request => {
-        const { settings, credentials } = readNewConfig(request.body);
+        const { settings, access } = readNewConfig(request.body);
         const { id } = environmentOf(request);
-        return presentCheck(await checkConfig(dependencies, id, settings, credentials, now()));
+        const granted = await grantAccess(dependencies, id, access);
+        return presentCheck(await checkConfig(dependencies, id, settings, granted, now()));
       },
     });
 
@@ -52,11 +53,8 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
       handler: async request => {
         const { id } = environmentOf(request);
         const { config } = await getConfig(db, id, request.params.configId);
-        const credentials = {
-          accessKeyId: config.accessKeyId,
-          secretAccessKey: secretOf(dependencies, config),
-        };
-        return presentCheck(await checkConfig(dependencies, id, config, credentials, now()));
+        const access = await grantAccess(dependencies, id, accessOf(dependencies, config));
+        return presentCheck(await checkConfig(dependencies, id, config, access, now()));
       },
     });
 

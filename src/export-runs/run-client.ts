@@ -2,7 +2,7 @@ import type { S3Client } from '@aws-sdk/client-s3';
 import { createS3Client, runPatience } from '../destinations/s3/client.ts';
 import type { StoragePace } from '../destinations/s3/request-handler.ts';
 import type { ExportConfig } from '../export-configs/repository.ts';
-import { secretOf } from '../export-configs/service.ts';
+import { accessOf } from '../export-configs/service.ts';
 import type { RunDependencies } from './run-dependencies.ts';
 
 type ClientDependencies = Pick<RunDependencies, 'encryptionKeys' | 'clientEnvironment'>;
@@ -16,9 +16,8 @@ export function makeClient(
   config: ExportConfig,
   pace?: StoragePace,
 ): S3Client {
-  const secretAccessKey = secretOf({ encryptionKeys }, config);
-  const credentials = { accessKeyId: config.accessKeyId, secretAccessKey };
-  return createS3Client(config.destination, credentials, clientEnvironment, runPatience, pace);
+  const access = accessOf({ encryptionKeys }, config);
+  return createS3Client(config.destination, access, clientEnvironment, runPatience, pace);
 }
 
 /**

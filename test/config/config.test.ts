@@ -28,6 +28,7 @@ t.test('reads the required variables and uses the default of each other variable
     processRole: 'all',
     publicUrl: null,
     s3EndpointAllowlist: [],
+    roles: null,
     logLevel: 'info',
     tracing: false,
     chunkGraceMinutes: 60,

@@ -6,7 +6,7 @@ import { readConfig } from '../../src/config/config.ts';
 import { resealSecrets } from '../../src/encryption/rotation.ts';
 import { isSealedUnderFirstKey, openSecret, sealSecret } from '../../src/encryption/secrets.ts';
 import { getConfig } from '../../src/export-configs/list-configs.ts';
-import { replaceConfig } from '../../src/export-configs/repository.ts';
+import { replaceConfig, type StoredKey } from '../../src/export-configs/repository.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 import { compileCache } from '../helpers/start-flags.ts';
@@ -114,8 +114,9 @@ t.test('keeps the new secret of a config that changes meanwhile', async t => {
   t.equal(await replaceConfig(db, changed, config, false), true);
   const { config: stored } = await getConfig(db, 'acme', 'c');
   t.equal(stored.name, 'renamed');
-  t.ok(isSealedUnderFirstKey(keys, stored.sealedSecret));
-  t.equal(openSecret(keys, stored.sealedSecret, owner), 'changed-meanwhile-0123456789');
+  const { sealedSecret } = stored.access as StoredKey;
+  t.ok(isSealedUnderFirstKey(keys, sealedSecret));
+  t.equal(openSecret(keys, sealedSecret, owner), 'changed-meanwhile-0123456789');
 });
 
 t.test('moves the secrets of failure webhooks, which sign as before', async t => {

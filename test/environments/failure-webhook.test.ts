@@ -50,6 +50,7 @@ t.test('sets, keeps, moves and removes a webhook and shows its secret once', asy
     'plan',
     'failureWebhook',
     'webhookEvents',
+    'externalId',
     'createdAt',
     'updatedAt',
   ]);

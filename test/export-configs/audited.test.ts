@@ -40,7 +40,8 @@ t.test(
 
     const body = configBody('full');
     const { provider, bucket, region, key: folder, endpoint, accessKeyId } = body;
-    const destination = { provider, bucket, region, key: folder, endpoint, accessKeyId };
+    const place = { provider, bucket, region, key: folder, endpoint };
+    const destination = { ...place, encryption: null, accessKeyId };
     const { id } = (await send('', 'POST', body)).json;
     t.strictSame(await fresh(), [
       {

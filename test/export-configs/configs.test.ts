@@ -32,6 +32,8 @@ t.test('creates, reads, lists and deletes a config', needsS3, async t => {
     endpoint: s3Server().endpoint,
     accessKeyId: s3Server().users.full.accessKeyId,
     format: 'csv',
+    roleArn: null,
+    externalId: null,
     compression: 'none',
     encryption: null,
     manifest: false,
@@ -101,8 +103,8 @@ t.test('rejects invalid bodies field by field and stores nothing', needsS3, asyn
     ],
     ['bucket beside bucketUrl', { ...common, ...aws, bucket: 'acme' }, ['/bucket']],
     [
-      'an endpoint with a path',
-      configBody('full', { endpoint: 'https://s3.example.com/x' }),
+      'an endpoint with a query',
+      configBody('full', { endpoint: 'https://s3.example.com/?x' }),
       ['/endpoint'],
     ],
     [

@@ -72,6 +72,16 @@ t.test(
       t.match(head, { ServerSideEncryption: 'aws:kms', SSEKMSKeyId: 'testkey-1' });
     }
 
+    // A key that is deleted after the check.
+    await app.database.pool.query("update export_configs set kms_key_id = 'deleted-key'");
+    const { json: later } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    t.match(await runReader(app, 'acme').finished(later.id), {
+      state: 'failed',
+      attempts: 1,
+      error: { code: 'encryption_denied' },
+    });
+    await app.database.pool.query("update export_configs set kms_key_id = 'testkey-1'");
+
     const patch = (body: object) => app.call(`${path}/${id}`, { method: 'PATCH', json: body });
     const refused = await patch({ encryption: { type: 'aws:kms', kmsKeyId: 'unknown-key' } });
     t.equal(refused.status, 422);
@@ -93,8 +103,12 @@ t.test(
       "select details from audit_log where action = 'export_config.updated' order by id",
     );
     t.strictSame(
-      rows.map(row => row.details.changed),
-      [['name'], ['encryption'], ['encryption']],
+      rows.map(({ details }) => [details.changed, details.destination?.encryption]),
+      [
+        [['name'], undefined],
+        [['encryption'], { type: 'AES256', kmsKeyId: null }],
+        [['encryption'], null],
+      ],
     );
   },
 );

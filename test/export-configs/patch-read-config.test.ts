@@ -39,6 +39,14 @@ await insert('aws', {
   encryption: 'aws:kms',
   kms_key_id: 'alias/x',
 });
+await insert('role', {
+  provider: 'aws',
+  bucket: 'acme',
+  access_key_id: null,
+  sealed_secret: null,
+  role_arn: 'arn:aws:iam::123456789012:role/exports',
+  external_id: 'id-of-acme',
+});
 await insert('root', { provider: 'aws', bucket: 'acme', region: 'cn-north-1', key: '' });
 await insert('gcp', { provider: 'gcp', bucket: 'acme_exports', compression: 'gzip' });
 await insert('custom', {

@@ -54,7 +54,10 @@ async function answerWith(spec: AnswerSpec): Promise<void> {
 
 const key = 'exports/file.csv';
 const check = () =>
-  checkDestination({ destination, credentials, objectKey: key, limitMs: 5_000 }, environment);
+  checkDestination(
+    { destination, access: credentials, objectKey: key, limitMs: 5_000 },
+    environment,
+  );
 
 async function withClient<T>(use: (client: ReturnType<typeof createS3Client>) => Promise<T>) {
   const patience = { ...runPatience, maxAttempts: 1, answerMs: 5_000, completeMs: 5_000 };

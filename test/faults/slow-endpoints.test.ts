@@ -203,7 +203,7 @@ t.test('rejects an answer that changes the protocol or has an invalid upload id'
   for (const [name, answer] of Object.entries(answers)) {
     const endpoint = await fakeEndpoint((_, response) => answer(response));
     const result = await checkDestination(
-      { destination: endpoint.destination, credentials, objectKey: 'k', limitMs: 10_000 },
+      { destination: endpoint.destination, access: credentials, objectKey: 'k', limitMs: 10_000 },
       environment,
     );
     t.equal(result.checks[1]?.error?.code, 'not_s3', name);

@@ -5,15 +5,15 @@ import {
   ListObjectsV2Command,
   type S3Client,
 } from '@aws-sdk/client-s3';
-import type { Credentials, Destination } from '../destination.ts';
+import { type Access, type Destination, isRole, type Role } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { folderOf } from '../object-key.ts';
 import { requireUploadId } from './answer-values.ts';
 import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
 import { causeOf, NotS3Error } from './error-codes.ts';
 import {
-  describeEncryptionError,
   describeStorageError,
+  describeStorageErrorAs,
   isBucketInEndpoint,
   StorageError,
   type StorageFault,
@@ -35,7 +35,7 @@ export interface CheckResult {
 
 export interface CheckRequest {
   readonly destination: Destination;
-  readonly credentials: Credentials;
+  readonly access: Access;
   /** Default: null, the default of the bucket. */
   readonly encryption?: Encryption | null;
   /**
@@ -64,7 +64,7 @@ const lateLimitMs = 20_000;
 export async function checkDestination(
   {
     destination,
-    credentials,
+    access,
     encryption = null,
     objectKey,
     signal,
@@ -73,10 +73,13 @@ export async function checkDestination(
   }: CheckRequest,
   environment: ClientEnvironment,
 ): Promise<CheckResult> {
-  const client = createS3Client(destination, credentials, environment, checkPatience);
+  const client = createS3Client(destination, access, environment, checkPatience);
   const limit = AbortSignal.any([AbortSignal.timeout(limitMs), ...(signal ? [signal] : [])]);
-  const listing = list(client, destination, objectKey, limit);
-  const writing = write(client, destination, objectKey, encryption);
+  const proven = isRole(access)
+    ? requireExternalId(client, destination, access, environment)
+    : null;
+  const listing = after(proven, () => list(client, destination, objectKey, limit));
+  const writing = after(proven, () => write(client, destination, objectKey, encryption));
   void Promise.allSettled([listing, writing]).then(() => {
     client.destroy();
     onEnd?.();
@@ -86,11 +89,21 @@ export async function checkDestination(
     within(writing, limit),
   ]);
   signal?.throwIfAborted();
-  const { accessKeyId } = credentials;
-  const describe = (step: 'list' | 'write', outcome: PromiseSettledResult<void>) =>
-    outcome.status === 'rejected'
-      ? faultOf(outcome.reason, { step, destination, accessKeyId })
-      : null;
+  const describe = (step: 'list' | 'write', outcome: PromiseSettledResult<void>) => {
+    if (outcome.status === 'fulfilled') return null;
+    const { reason } = outcome;
+    const context = { step, destination, access };
+    // RADOS Gateway answers InvalidAccessKeyId if it does not know the key of the encryption. The
+    // list was accepted, so the access key is known.
+    const isKmsKey =
+      step === 'write' &&
+      encryption !== null &&
+      listed.status === 'fulfilled' &&
+      causeOf(reason).kind === 'access_key_not_recognised';
+    return isKmsKey
+      ? describeStorageErrorAs('encryption_denied', reason, context)
+      : faultOf(reason, context);
+  };
   // The write would then succeed, but in a folder with the name of the bucket.
   const isMisplaced =
     destination.endpoint !== null &&
@@ -102,6 +115,33 @@ export async function checkDestination(
     report('write', misplaced ?? describe('write', written)),
   ];
   return { valid: checks.every(check => check.ok), checks };
+}
+
+/**
+ * Requires that the role can be assumed with the external id of the environment and not without.
+ * Else another customer could name the role in a config.
+ */
+async function requireExternalId(
+  client: S3Client,
+  destination: Destination,
+  access: Role,
+  { roles }: ClientEnvironment,
+): Promise<void> {
+  await client.config.credentials();
+  try {
+    await roles?.assume({ roleArn: access.roleArn, externalId: null });
+  } catch (error) {
+    if (causeOf(error).kind === 'role_denied') return;
+    throw error;
+  }
+  const context = { step: 'list', destination, access } as const;
+  const fault = describeStorageErrorAs('external_id_not_enforced', null, context);
+  throw new StorageError(fault, null);
+}
+
+async function after(first: Promise<void> | null, work: () => Promise<void>): Promise<void> {
+  await first;
+  await work();
 }
 
 async function list(
@@ -140,7 +180,10 @@ async function write(
       () => false,
     );
     if (!startsWithout) throw error;
-    throw new StorageError(describeEncryptionError(error, { step: 'write', destination }), error);
+    throw new StorageError(
+      describeStorageErrorAs('encryption_denied', error, { step: 'write', destination }),
+      error,
+    );
   }
 }
 

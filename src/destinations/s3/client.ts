@@ -5,9 +5,10 @@ import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import type { EndpointAllowlist } from '../../outbound/endpoint-allowlist.ts';
 import { createGuardedAgents } from '../../outbound/endpoint-guard.ts';
 import { createTenantLookup } from '../../outbound/tenant-lookup.ts';
-import type { Credentials, Destination } from '../destination.ts';
+import { type Access, type Destination, isRole, type Role } from '../destination.ts';
 import { addContentMd5 } from './content-md5.ts';
 import { createRequestHandler, type RequestLimits, type StoragePace } from './request-handler.ts';
+import { AssumeRoleError, type RoleSession, type Roles } from './roles.ts';
 
 /** Limits of the requests of one client. */
 export interface ClientPatience extends RequestLimits {
@@ -40,11 +41,13 @@ export const runPatience: ClientPatience = {
 export interface ClientEnvironment {
   readonly allowlist: EndpointAllowlist;
   /**
-   * PEM of a certificate authority that may sign custom endpoints, in addition to the public ones.
+   * PEM of a certificate authority that may sign endpoints, in addition to the public ones.
    */
   readonly extraCa?: string;
   /** Resolves host names that tenants choose. Default: `createTenantLookup()`. */
   readonly resolve?: LookupFunction;
+  /** Default: null, roles of AWS cannot be used. */
+  readonly roles?: Roles | null;
 }
 
 /**
@@ -55,7 +58,7 @@ export interface ClientEnvironment {
  */
 export function createS3Client(
   destination: Destination,
-  credentials: Credentials,
+  access: Access,
   environment: ClientEnvironment,
   patience: ClientPatience,
   pace?: StoragePace,
@@ -63,7 +66,8 @@ export function createS3Client(
   const client = new S3Client({
     ...addressing(destination),
     region: destination.region,
-    credentials,
+    // The SDK asks for a new session five minutes before the last one expires.
+    credentials: isRole(access) ? () => startSession(access, environment) : access,
     requestHandler: createRequestHandler(createAgents(destination, environment), patience, pace),
     maxAttempts: patience.maxAttempts,
     retryMode: 'standard',
@@ -80,6 +84,14 @@ export function createS3Client(
   });
   if (destination.provider !== 'aws') addContentMd5(client);
   return client;
+}
+
+async function startSession(
+  { roleArn, externalId }: Role,
+  { roles }: ClientEnvironment,
+): Promise<RoleSession> {
+  if (!roles) throw new AssumeRoleError(new Error('roles are turned off'));
+  return await roles.assume({ roleArn, externalId });
 }
 
 /**
@@ -129,15 +141,18 @@ function createAgents(
   { provider }: Destination,
   { allowlist, extraCa, resolve }: ClientEnvironment,
 ) {
+  const options = {
+    ...agentOptions,
+    ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
+  };
   if (provider === 'custom') {
     return createGuardedAgents(allowlist, {
-      ...agentOptions,
-      ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
+      ...options,
       ...(resolve === undefined ? {} : { resolve }),
     });
   }
   // Hosts of Amazon and Google may resolve to private addresses inside their clouds. The tenant
   // chooses the bucket and the region in the name, so the lookup must not occupy `getaddrinfo`.
   const lookup = resolve ?? createTenantLookup();
-  return { httpsAgent: new https.Agent({ ...agentOptions, lookup }) };
+  return { httpsAgent: new https.Agent({ ...options, lookup }) };
 }

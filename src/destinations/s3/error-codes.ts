@@ -1,6 +1,7 @@
 /** Finds the cause of an error of the S3 client by a table of the codes of providers. */
 import { EndpointNotAllowedError } from '../../outbound/endpoint-guard.ts';
 import { UnexpectedAnswerError } from '../../outbound/http-exchange.ts';
+import { AssumeRoleError } from './roles.ts';
 
 export interface Cause {
   readonly kind: CauseKind;
@@ -27,6 +28,10 @@ export type CauseKind =
   | 'tls_error'
   | 'not_s3'
   | 'not_implemented'
+  | 'role_denied'
+  | 'external_id_not_enforced'
+  | 'no_identity'
+  | 'sts_unavailable'
   | 'no_such_key'
   | 'bucket_in_endpoint'
   | 'clock_skew'
@@ -217,16 +222,39 @@ interface Thrown {
  * @param error any thrown value
  */
 export function causeOf(error: unknown): Cause {
+  if (error instanceof AssumeRoleError) return causeOfRefusedRole(causeOf(error.cause));
   const thrown: Thrown = typeof error === 'object' && error !== null ? error : {};
   const status = statusOf(thrown);
   const code = typeof thrown.Code === 'string' ? thrown.Code : null;
   const kind = kindOf(error, thrown, code, status);
   return {
     kind,
-    shown: code !== null && codeShape.test(code) ? code : status > 0 ? `HTTP ${status}` : 'no code',
+    shown: code !== null && codeShape.test(code) ? code : status > 0 ? `HTTP ${status}` : noCode,
     rightRegion: kind === 'wrong_region' ? rightRegion(thrown) : null,
   };
 }
+
+/**
+ * Finds the cause of a failed AssumeRole. Faults of the operator's identity and of STS pass without
+ * a change of the config.
+ */
+function causeOfRefusedRole(cause: Cause): Cause {
+  switch (cause.kind) {
+    case 'denied':
+      return { ...cause, kind: 'role_denied' };
+    case 'access_key_not_recognised':
+    case 'temporary_key':
+    case 'secret_key_mismatch':
+      return { ...cause, kind: 'no_identity' };
+    case 'unknown':
+      // The SDK finds no identity before it sends a request, so there is no answer with a code.
+      return { ...cause, kind: cause.shown === noCode ? 'no_identity' : 'role_denied' };
+    default:
+      return { ...cause, kind: 'sts_unavailable' };
+  }
+}
+
+const noCode = 'no code';
 
 /** Form of a code. Storage may send any text, and only codes of this form are shown. */
 const codeShape = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;

@@ -12,6 +12,8 @@ import { type StorageContext, type StorageStep, type Wording, wordingOf } from '
 export const storageErrorCodes = [
   'access_key_not_recognised',
   'secret_key_mismatch',
+  'role_denied',
+  'external_id_not_enforced',
   'bucket_not_found',
   'wrong_region',
   'list_denied',
@@ -48,6 +50,8 @@ export class StorageError extends Error {
 export const configurationFaults: readonly StorageErrorCode[] = [
   'access_key_not_recognised',
   'secret_key_mismatch',
+  'role_denied',
+  'external_id_not_enforced',
   'bucket_not_found',
   'wrong_region',
   'list_denied',
@@ -73,9 +77,13 @@ export function describeStorageError(error: unknown, context: StorageContext): S
   return describe(causeOf(error), context);
 }
 
-/** Describes an error whose reason is the requested encryption, whatever its code says. */
-export function describeEncryptionError(error: unknown, context: StorageContext): StorageFault {
-  return describe({ ...causeOf(error), kind: 'encryption_denied' }, context);
+/** Describes an error of which the caller knows a closer cause than its code tells. */
+export function describeStorageErrorAs(
+  kind: CauseKind,
+  error: unknown,
+  context: StorageContext,
+): StorageFault {
+  return describe({ ...causeOf(error), kind }, context);
 }
 
 /**
@@ -107,6 +115,8 @@ function codeOf(kind: CauseKind, step: StorageStep): StorageErrorCode {
     case 'bucket_in_endpoint':
       return 'not_s3';
     case 'full':
+    case 'no_identity':
+    case 'sts_unavailable':
       return 'storage_unavailable';
     case 'no_such_key':
       return 'unknown';

@@ -2,7 +2,7 @@
  * Words storage errors so that a customer can act on them. Hints for Amazon and Google mention
  * nothing that their users cannot change, such as hosts and ports.
  */
-import type { Destination } from '../destination.ts';
+import { type Access, type Destination, isRole } from '../destination.ts';
 import type { Provider } from '../names.ts';
 import type { Cause } from './error-codes.ts';
 
@@ -12,8 +12,8 @@ export type StorageStep = 'list' | 'write' | 'abort' | 'upload' | 'remove';
 export interface StorageContext {
   readonly step: StorageStep;
   readonly destination: Destination;
-  /** Access key id of the request. Hints recognize temporary keys by it. */
-  readonly accessKeyId?: string;
+  /** Access to the bucket. Hints recognize temporary keys by it, and name the external id. */
+  readonly access?: Access;
 }
 
 export interface Wording {
@@ -66,7 +66,7 @@ function elsewhere(custom: string): PerProvider {
 }
 
 const temporaryKeyHint =
-  'This is a temporary key (ASIA…): it expires and needs a session token, which is not supported. Use a long-lived access key of a user made for this purpose.';
+  'A temporary key (ASIA…) expires and needs a session token, which is not supported. Use a long-lived access key of a user made for this purpose.';
 
 /** Describes the cause of a failed request. */
 export function wordingOf(cause: Cause, context: StorageContext): Wording {
@@ -76,7 +76,7 @@ export function wordingOf(cause: Cause, context: StorageContext): Wording {
   switch (cause.kind) {
     case 'access_key_not_recognised':
     case 'temporary_key': {
-      const isTemporary = cause.kind === 'temporary_key' || isTemporaryKey(context.accessKeyId);
+      const isTemporary = cause.kind === 'temporary_key' || isTemporaryKey(context.access);
       return {
         message: 'The storage does not recognise the access key id.',
         hint: isTemporary ? temporaryKeyHint : hints.accessKey[provider],
@@ -152,6 +152,27 @@ export function wordingOf(cause: Cause, context: StorageContext): Wording {
         message: `The storage is not available at the moment (${cause.shown}).`,
         hint: hints.unavailable[provider],
       };
+    case 'role_denied':
+      return {
+        message: `AWS does not let this service assume the role (${cause.shown}).`,
+        hint: `The trust policy of the role must allow sts:AssumeRole for the AWS account of this service, with the condition {"StringEquals": {"sts:ExternalId": "${externalIdOf(context)}"}}.`,
+      };
+    case 'external_id_not_enforced':
+      return {
+        message:
+          'The role can be assumed without the external id, so it is open to other customers.',
+        hint: `Add the condition {"StringEquals": {"sts:ExternalId": "${externalIdOf(context)}"}} to the trust policy of the role.`,
+      };
+    case 'no_identity':
+      return {
+        message: `This service has no valid identity at AWS to assume the role with (${cause.shown}).`,
+        hint: 'Ask the operator of this service. Runs are retried until then.',
+      };
+    case 'sts_unavailable':
+      return {
+        message: `AWS STS, which starts the session of the role, is not available (${cause.shown}).`,
+        hint: 'This usually passes. If it does not, ask the operator of this service.',
+      };
     case 'bucket_in_endpoint':
       return {
         message: `${place} is the address of a bucket, not of the storage: leave the bucket out of the endpoint.`,
@@ -166,13 +187,19 @@ export function wordingOf(cause: Cause, context: StorageContext): Wording {
   }
 }
 
+function externalIdOf({ access }: StorageContext): string {
+  return access !== undefined && isRole(access)
+    ? access.externalId
+    : 'the externalId of your environment';
+}
+
 function placeOf({ provider, endpoint }: Destination): string {
   return endpoint ?? (provider === 'gcp' ? 'Google Cloud Storage' : 'Amazon S3');
 }
 
 /** Returns true for a temporary key. AWS STS and compatible storage give such keys this prefix. */
-function isTemporaryKey(accessKeyId: string | undefined): boolean {
-  return accessKeyId?.startsWith('ASIA') === true;
+function isTemporaryKey(access: Access | undefined): boolean {
+  return access !== undefined && !isRole(access) && access.accessKeyId.startsWith('ASIA');
 }
 
 /**
@@ -223,27 +250,28 @@ const rights = {
 function denied({ step, destination }: StorageContext): Wording {
   const { bucket, key, provider } = destination;
   const place = `the bucket \`${bucket}\`${key === '' ? '' : `, under \`${key}/\``}`;
+  const who = provider === 'aws' ? 'The access key or role' : 'The access key';
   const right = (of: keyof typeof rights) => rights[of][provider === 'gcp' ? 'gcp' : 's3'];
   switch (step) {
     case 'list':
       return {
-        message: `The access key may not list ${place}.`,
-        hint: withEndpointHint(`Allow ListBucket for this key (${right('list')}).`, destination),
+        message: `${who} may not list ${place}.`,
+        hint: withEndpointHint(`Allow ListBucket (${right('list')}).`, destination),
       };
     case 'abort':
       return {
-        message: `The access key may start uploads to ${place}, but not abort them.`,
-        hint: `Allow AbortMultipartUpload for this key (${right('abort')}), so that no unfinished upload stays.`,
+        message: `${who} may start uploads to ${place}, but not abort them.`,
+        hint: `Allow AbortMultipartUpload (${right('abort')}), so that no unfinished upload stays.`,
       };
     case 'remove':
       return {
-        message: `The access key may not delete the manifest of an object that is written again, in ${place}.`,
-        hint: `Allow DeleteObject on manifests for this key (${right('remove')}).`,
+        message: `${who} may not delete the manifest of an object that is written again, in ${place}.`,
+        hint: `Allow DeleteObject on manifests (${right('remove')}).`,
       };
     default:
       return {
-        message: `The access key may not write to ${place}.`,
-        hint: `Allow PutObject for this key (${right('write')}). If the bucket has an encryption key, allow its use. If a policy demands encryption, set \`encryption\`.`,
+        message: `${who} may not write to ${place}.`,
+        hint: `Allow PutObject (${right('write')}). If the bucket has an encryption key, allow its use. If a policy demands encryption, set \`encryption\`.`,
       };
   }
 }

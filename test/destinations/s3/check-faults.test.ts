@@ -20,7 +20,7 @@ async function check(
   limitMs = 1_000,
   signal?: AbortSignal,
 ): Promise<CheckResult> {
-  const request = { destination, credentials, objectKey: 'exports/file.csv', limitMs };
+  const request = { destination, access: credentials, objectKey: 'exports/file.csv', limitMs };
   return await checkDestination(signal ? { ...request, signal } : request, environment);
 }
 
@@ -159,7 +159,7 @@ t.test('reports timeout when the TLS handshake hangs', async t => {
     ...destination,
     endpoint: destination.endpoint?.replace('http:', 'https:') ?? '',
   };
-  const request = { destination: secure, credentials, objectKey: 'k', limitMs: 500 };
+  const request = { destination: secure, access: credentials, objectKey: 'k', limitMs: 500 };
   t.strictSame(outcome(await checkDestination(request, environment)), ['timeout', 'timeout']);
   await close();
 });

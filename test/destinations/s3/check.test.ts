@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { CreateBucketCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
@@ -35,7 +36,7 @@ const wrongSecret = 'this-is-not-the-secret';
 async function check(destination: Destination, credentials: Credentials): Promise<CheckResult> {
   const key = objectKey(destination.key, name);
   return await checkDestination(
-    { destination, credentials, objectKey: key },
+    { destination, access: credentials, objectKey: key },
     { allowlist: loopback },
   );
 }
@@ -204,7 +205,29 @@ t.test('reports a suspended user', needsS3, async t => {
   t.match(result.checks[0]?.error?.message, /suspended/);
 });
 
-t.test('fails both checks when the host of the endpoint contains the bucket', needsS3, async t => {
+t.test('reaches the bucket of a Ceph tenant', needsS3, async t => {
+  const { uid, ...credentials } = await createUser();
+  const tenant = `t${randomBytes(4).toString('hex')}`;
+  const keys = [`--access-key=T${credentials.accessKeyId}`, '--secret-key=not-a-real-secret'];
+  const names = [`--tenant=${tenant}`, `--uid=${uid}`, '--display-name=tenant'];
+  await radosgwAdmin('user', 'create', ...names, ...keys);
+  const owner = {
+    accessKeyId: `T${credentials.accessKeyId}`,
+    secretAccessKey: 'not-a-real-secret',
+  };
+  const destination = s3Destination({ bucket: `${tenant}:acme` });
+  const client = s3Client(owner, destination);
+  await client.send(new CreateBucketCommand({ Bucket: 'acme' }));
+  client.destroy();
+  t.strictSame(outcome(await check(destination, owner)), ['ok', 'ok']);
+  t.strictSame(outcome(await check({ ...destination, bucket: 'acme' }, owner)), ['ok', 'ok']);
+  t.match(outcome(await check(destination, s3Server().users.full)), [
+    'list_denied',
+    'write_denied',
+  ]);
+});
+
+t.test('fails both checks when the endpoint contains the bucket', needsS3, async t => {
   const gateway = await startGateway(undefined, ['--rgw-dns-name=s3.lab.example']);
   t.teardown(gateway.kill);
   const environment: ClientEnvironment = {
@@ -215,7 +238,7 @@ t.test('fails both checks when the host of the endpoint contains the bucket', ne
     const endpoint = `http://${host}:${gateway.port}`;
     const destination = s3Destination({ endpoint, key });
     return await checkDestination(
-      { destination, credentials: s3Server().users.full, objectKey: `${key}/file.csv` },
+      { destination, access: s3Server().users.full, objectKey: `${key}/file.csv` },
       environment,
     );
   };
@@ -228,7 +251,12 @@ t.test('fails both checks when the host of the endpoint contains the bucket', ne
   );
   const refused = await checkAt(`${bucket}.s3.lab.example`, key);
   t.strictSame(outcome(refused), ['not_s3', 'not_s3']);
-  for (const { error } of refused.checks)
+  const inPath = await check(
+    s3Destination({ endpoint: `${s3Server().endpoint}/${bucket}`, key }),
+    s3Server().users.full,
+  );
+  t.strictSame(outcome(inPath), ['not_s3', 'not_s3']);
+  for (const { error } of [...refused.checks, ...inPath.checks])
     t.match(error?.message, /leave the bucket out of the endpoint/);
   t.strictSame(
     await contentsOf(s3Destination({ key: `${bucket}/${key}` })),
@@ -249,7 +277,7 @@ t.test('checks the certificate of an endpoint unless the operator trusts it', ne
   const trusted = await checkDestination(
     {
       destination,
-      credentials: users.full,
+      access: users.full,
       objectKey: objectKey(destination.key, { ...name, compression: 'gzip' }),
     },
     { allowlist: loopback, extraCa: fs.readFileSync(caFile, 'utf8') },
@@ -267,7 +295,7 @@ t.test('checks the certificate of an endpoint unless the operator trusts it', ne
 t.test('does not connect to an address that is not allowed', needsS3, async t => {
   const { full } = s3Server().users;
   const destination = s3Destination();
-  const request = { destination, credentials: full, objectKey: 'k' };
+  const request = { destination, access: full, objectKey: 'k' };
   const refused = await checkDestination(request, { allowlist: parseEndpointAllowlist([]) });
   t.strictSame(outcome(refused), ['endpoint_not_allowed', 'endpoint_not_allowed']);
   const absent = await checkDestination(

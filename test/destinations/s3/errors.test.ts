@@ -9,6 +9,7 @@ import {
   type StorageErrorCode,
 } from '../../../src/destinations/s3/errors.ts';
 import type { StorageStep } from '../../../src/destinations/s3/hints.ts';
+import { AssumeRoleError } from '../../../src/destinations/s3/roles.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 import { EndpointNotAllowedError } from '../../../src/outbound/endpoint-guard.ts';
 import { errorDocument, fakeEndpoint } from './fake-endpoint.ts';
@@ -411,6 +412,8 @@ const published: Record<StorageErrorCode, [string, number][]> = {
     ['TokenRefreshRequired', 400],
   ],
   secret_key_mismatch: [['SignatureDoesNotMatch', 403]],
+  role_denied: [],
+  external_id_not_enforced: [],
   bucket_not_found: [
     ['NoSuchBucket', 404],
     ['InvalidBucketName', 400],
@@ -548,6 +551,35 @@ t.test('maps every published code explicitly', async t => {
   }
 });
 
+t.test('maps errors of AssumeRole by whom they concern', async t => {
+  const answer = (Code: string, httpStatusCode: number) => ({
+    Code,
+    $metadata: { httpStatusCode },
+  });
+  const rows: [unknown, StorageErrorCode, RegExp][] = [
+    [answer('AccessDenied', 403), 'role_denied', /assume the role/],
+    [answer('RegionDisabledException', 403), 'role_denied', /RegionDisabledException/],
+    [answer('ValidationError', 400), 'role_denied', /ValidationError/],
+    [answer('InvalidClientTokenId', 403), 'storage_unavailable', /no valid identity/],
+    [answer('SignatureDoesNotMatch', 403), 'storage_unavailable', /no valid identity/],
+    [answer('ExpiredToken', 403), 'storage_unavailable', /no valid identity/],
+    [new Error('Could not load credentials'), 'storage_unavailable', /no valid identity/],
+    [answer('Throttling', 400), 'storage_unavailable', /AWS STS.*Throttling/],
+    [answer('InternalFailure', 500), 'storage_unavailable', /AWS STS/],
+    [{ code: 'ECONNREFUSED' }, 'storage_unavailable', /AWS STS/],
+  ];
+  const access = { roleArn: 'arn:aws:iam::123456789012:role/exports', externalId: 'id-of-acme' };
+  for (const [cause, code, message] of rows) {
+    for (const step of ['list', 'upload'] as const) {
+      const context = { step, destination: aws, access };
+      const fault = describeStorageError(new AssumeRoleError(cause), context);
+      t.equal(fault.code, code);
+      t.match(fault.message, message);
+      if (code === 'role_denied') t.match(fault.hint, /"sts:ExternalId": "id-of-acme"/);
+    }
+  }
+});
+
 t.test('reports a full storage as full', async t => {
   const error = { Code: 'QuotaExceeded', $metadata: { httpStatusCode: 403 } };
   const fault = describeStorageError(error, { step: 'upload', destination: r2 });
@@ -557,7 +589,10 @@ t.test('reports a full storage as full', async t => {
 
 t.test('reports that temporary keys need a session token', async t => {
   const withKey = (Code: string, accessKeyId: string) =>
-    describeStorageError({ Code }, { step: 'list', destination: aws, accessKeyId }).hint;
+    describeStorageError(
+      { Code },
+      { step: 'list', destination: aws, access: { accessKeyId, secretAccessKey: 's' } },
+    ).hint;
   const wanted = /expires and needs a session token, which is not supported/;
   t.match(withKey('InvalidAccessKeyId', 'ASIAIOSFODNN7EXAMPLE'), wanted);
   t.match(withKey('InvalidToken', 'AKIAIOSFODNN7EXAMPLE'), wanted);

@@ -4,6 +4,8 @@ import type { StorageErrorCode } from '../../../src/destinations/s3/errors.ts';
 export const storageErrorCodes: Record<StorageErrorCode, boolean> = {
   access_key_not_recognised: false,
   secret_key_mismatch: false,
+  role_denied: false,
+  external_id_not_enforced: false,
   bucket_not_found: false,
   wrong_region: false,
   list_denied: false,

@@ -138,9 +138,13 @@ export type AwsExportConfigInput = {
      */
     bucketUrl: string;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
-    accessKeyId: string;
+    accessKeyId?: string;
+    /**
+     * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
+     */
+    roleArn?: string | null;
     /**
      * Default: true.
      */
@@ -317,11 +321,11 @@ export type CustomExportConfigInput = {
     schedule: Schedule;
     provider: 'custom';
     /**
-     * Scheme, host and port. Required for `custom`, not allowed otherwise.
+     * Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.
      */
     endpoint: string;
     /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
+     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
      */
     bucket: string;
     /**
@@ -333,7 +337,7 @@ export type CustomExportConfigInput = {
      */
     key?: string;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
     accessKeyId: string;
     /**
@@ -445,6 +449,10 @@ export type Environment = {
      */
     webhookEvents: Array<WebhookEventType> | null;
     /**
+     * Id that the trust policy of a role at AWS must demand as `sts:ExternalId`. It never changes.
+     */
+    externalId: string;
+    /**
      * ISO 8601, UTC.
      */
     createdAt: string;
@@ -535,7 +543,18 @@ export type ExportConfig = {
      * Null unless the provider is `custom`.
      */
     endpoint: string | null;
-    accessKeyId: string;
+    /**
+     * Null if the config has a role.
+     */
+    accessKeyId: string | null;
+    /**
+     * Null if the config has an access key.
+     */
+    roleArn: string | null;
+    /**
+     * External id of the environment if the config has a role, else null.
+     */
+    externalId: string | null;
     format: FileFormat;
     compression: Compression;
     encryption: Encryption;
@@ -640,7 +659,7 @@ export type ExportConfigPage = {
 /**
  * ExportConfigPatch
  *
- * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
+ * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. A role and an access key exclude each other: the one in the body replaces the stored one. If the provider changes, no field of the old destination is kept.
  */
 export type ExportConfigPatch = {
     /**
@@ -658,7 +677,7 @@ export type ExportConfigPatch = {
      */
     bucketUrl?: string | null;
     /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
+     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
      */
     bucket?: string | null;
     /**
@@ -670,13 +689,17 @@ export type ExportConfigPatch = {
      */
     key?: string | null;
     /**
-     * Scheme, host and port. Required for `custom`, not allowed otherwise.
+     * Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.
      */
     endpoint?: string | null;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
-    accessKeyId?: string;
+    accessKeyId?: string | null;
+    /**
+     * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
+     */
+    roleArn?: string | null;
     format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
@@ -693,6 +716,10 @@ export type ExportConfigPatch = {
      * Ignored.
      */
     id?: unknown;
+    /**
+     * Ignored.
+     */
+    externalId?: unknown;
     /**
      * Ignored.
      */
@@ -954,7 +981,7 @@ export type GcpExportConfigInput = {
     schedule: Schedule;
     provider: 'gcp';
     /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
+     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
      */
     bucket: string;
     /**
@@ -966,7 +993,7 @@ export type GcpExportConfigInput = {
      */
     key?: string;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
     accessKeyId: string;
     /**
@@ -1153,7 +1180,7 @@ export type RunError = {
  *
  * Code of a storage error, or the reason why the service ended the run.
  */
-export type RunErrorCode = 'access_key_not_recognised' | 'secret_key_mismatch' | 'bucket_not_found' | 'wrong_region' | 'list_denied' | 'write_denied' | 'encryption_denied' | 'endpoint_not_allowed' | 'endpoint_unreachable' | 'timeout' | 'tls_error' | 'not_s3' | 'clock_skew' | 'storage_unavailable' | 'unknown' | 'cancelled' | 'plan_upgrade_required' | 'snapshot_missing' | 'internal_error';
+export type RunErrorCode = 'access_key_not_recognised' | 'secret_key_mismatch' | 'role_denied' | 'external_id_not_enforced' | 'bucket_not_found' | 'wrong_region' | 'list_denied' | 'write_denied' | 'encryption_denied' | 'endpoint_not_allowed' | 'endpoint_unreachable' | 'timeout' | 'tls_error' | 'not_s3' | 'clock_skew' | 'storage_unavailable' | 'unknown' | 'cancelled' | 'plan_upgrade_required' | 'snapshot_missing' | 'internal_error';
 
 /**
  * RunInput
@@ -1209,6 +1236,10 @@ export type SavedEnvironment = {
      * Events that `failureWebhook` receives; null like `failureWebhook`.
      */
     webhookEvents: Array<WebhookEventType> | null;
+    /**
+     * Id that the trust policy of a role at AWS must demand as `sts:ExternalId`. It never changes.
+     */
+    externalId: string;
     /**
      * ISO 8601, UTC.
      */
@@ -1290,7 +1321,7 @@ export type StorageError = {
 /**
  * StorageErrorCode
  */
-export type StorageErrorCode = 'access_key_not_recognised' | 'secret_key_mismatch' | 'bucket_not_found' | 'wrong_region' | 'list_denied' | 'write_denied' | 'encryption_denied' | 'endpoint_not_allowed' | 'endpoint_unreachable' | 'timeout' | 'tls_error' | 'not_s3' | 'clock_skew' | 'storage_unavailable' | 'unknown';
+export type StorageErrorCode = 'access_key_not_recognised' | 'secret_key_mismatch' | 'role_denied' | 'external_id_not_enforced' | 'bucket_not_found' | 'wrong_region' | 'list_denied' | 'write_denied' | 'encryption_denied' | 'endpoint_not_allowed' | 'endpoint_unreachable' | 'timeout' | 'tls_error' | 'not_s3' | 'clock_skew' | 'storage_unavailable' | 'unknown';
 
 /**
  * TurnedOff
@@ -1373,13 +1404,17 @@ export type AwsExportConfigInputWritable = {
      */
     bucketUrl: string;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
-    accessKeyId: string;
+    accessKeyId?: string;
     /**
-     * Stored encrypted and never returned.
+     * Stored encrypted and never returned. Required without `roleArn`.
      */
-    secretAccessKey: string;
+    secretAccessKey?: string;
+    /**
+     * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
+     */
+    roleArn?: string | null;
     /**
      * Default: true.
      */
@@ -1409,11 +1444,11 @@ export type CustomExportConfigInputWritable = {
     schedule: Schedule;
     provider: 'custom';
     /**
-     * Scheme, host and port. Required for `custom`, not allowed otherwise.
+     * Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.
      */
     endpoint: string;
     /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
+     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
      */
     bucket: string;
     /**
@@ -1425,11 +1460,11 @@ export type CustomExportConfigInputWritable = {
      */
     key?: string;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
     accessKeyId: string;
     /**
-     * Stored encrypted and never returned.
+     * Stored encrypted and never returned. Required without `roleArn`.
      */
     secretAccessKey: string;
     /**
@@ -1466,7 +1501,7 @@ export type ExportConfigInputWritable = ({
 /**
  * ExportConfigPatch
  *
- * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
+ * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. A role and an access key exclude each other: the one in the body replaces the stored one. If the provider changes, no field of the old destination is kept.
  */
 export type ExportConfigPatchWritable = {
     /**
@@ -1484,7 +1519,7 @@ export type ExportConfigPatchWritable = {
      */
     bucketUrl?: string | null;
     /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
+     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
      */
     bucket?: string | null;
     /**
@@ -1496,17 +1531,21 @@ export type ExportConfigPatchWritable = {
      */
     key?: string | null;
     /**
-     * Scheme, host and port. Required for `custom`, not allowed otherwise.
+     * Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.
      */
     endpoint?: string | null;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
-    accessKeyId?: string;
+    accessKeyId?: string | null;
     /**
-     * Stored encrypted and never returned.
+     * Stored encrypted and never returned. Required without `roleArn`.
      */
     secretAccessKey?: string;
+    /**
+     * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
+     */
+    roleArn?: string | null;
     format?: FileFormat;
     compression?: Compression;
     encryption?: Encryption;
@@ -1523,6 +1562,10 @@ export type ExportConfigPatchWritable = {
      * Ignored.
      */
     id?: unknown;
+    /**
+     * Ignored.
+     */
+    externalId?: unknown;
     /**
      * Ignored.
      */
@@ -1548,7 +1591,7 @@ export type GcpExportConfigInputWritable = {
     schedule: Schedule;
     provider: 'gcp';
     /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
+     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
      */
     bucket: string;
     /**
@@ -1560,11 +1603,11 @@ export type GcpExportConfigInputWritable = {
      */
     key?: string;
     /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key.
+     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
     accessKeyId: string;
     /**
-     * Stored encrypted and never returned.
+     * Stored encrypted and never returned. Required without `roleArn`.
      */
     secretAccessKey: string;
     /**
@@ -3606,7 +3649,7 @@ export type GetExportConfigResponse = GetExportConfigResponses[keyof GetExportCo
 
 export type UpdateExportConfigData = {
     /**
-     * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. If the provider changes, no field of the old destination is kept.
+     * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. A role and an access key exclude each other: the one in the body replaces the stored one. If the provider changes, no field of the old destination is kept.
      */
     body: ExportConfigPatchWritable;
     path: {

@@ -1,0 +1,232 @@
+import fs from 'node:fs';
+import t from 'tap';
+import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { uploadObject } from '../../src/destinations/s3/upload.ts';
+import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
+import { bytes, digestOf, mebibyte } from '../destinations/s3/test-source.ts';
+import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { type Aws, needsPort443, startAws } from '../helpers/aws.ts';
+import { runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { needsS3 } from '../helpers/s3.ts';
+
+/** Roles at AWS instead of access keys. */
+
+const configs = '/v1/environments/acme/export-configs';
+const roleArn = 'arn:aws:iam::123456789012:role/exports';
+
+function bodyOf({ destination }: Pick<Aws, 'destination'>, access: object) {
+  const { bucket, key } = destination;
+  return {
+    name: 'Nightly',
+    schedule: 'daily',
+    provider: 'aws',
+    bucketUrl: `https://${bucket}.s3.us-east-1.amazonaws.com/${key}`,
+    ...access,
+  };
+}
+
+/** Sets variables of the process that the chain of the SDK reads. */
+function setIdentity(
+  t: { teardown(handler: () => void): void },
+  identity: Partial<Aws['operator']>,
+): void {
+  const variables = {
+    AWS_ACCESS_KEY_ID: identity.accessKeyId,
+    AWS_SECRET_ACCESS_KEY: identity.secretAccessKey,
+    AWS_EC2_METADATA_DISABLED: 'true',
+    AWS_CONFIG_FILE: '/dev/null',
+    AWS_SHARED_CREDENTIALS_FILE: '/dev/null',
+  };
+  const before = Object.keys(variables).map(name => [name, process.env[name]] as const);
+  const set = (values: Iterable<readonly [string, string | undefined]>) => {
+    for (const [name, value] of values) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  };
+  set(Object.entries(variables));
+  t.teardown(() => set(before));
+}
+
+t.test('shows an external id that differs for each environment and stays', async t => {
+  const app = await startTestApp(t);
+  await app.putEnvironment('acme');
+  await app.putEnvironment('other');
+  const key = await app.makeKey('acme', ['exports:read']);
+  const read = async (id: string, token?: string) =>
+    (await app.call(`/v1/environments/${id}`, token === undefined ? {} : { token })).json
+      .externalId;
+  const externalId = await read('acme');
+  t.match(externalId, /^[0-9a-f-]{36}$/);
+  t.equal(await read('acme', key.token), externalId);
+  t.not(await read('other'), externalId);
+  const { items } = (await app.call('/v1/environments')).json;
+  t.equal(items[0].externalId, externalId);
+  await app.call('/v1/environments/acme', { method: 'DELETE' });
+  await app.putEnvironment('acme');
+  t.not(await read('acme'), externalId, 'a later environment with the same name');
+});
+
+t.test('refuses a role that is malformed, turned off or without an identity', async t => {
+  setIdentity(t, {});
+  const off = await startTestApp(t);
+  const on = await startTestApp(t, { env: { AWS_ASSUME_ROLE: 'true' } });
+  const place = { destination: { bucket: 'acme', key: 'k' } } as Aws;
+  const key = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
+  for (const app of [off, on]) await app.putEnvironment('acme');
+  const table: [typeof on, object, RegExp][] = [
+    [off, bodyOf(place, { roleArn }), /\/roleArn is not supported/],
+    [on, bodyOf(place, { roleArn }), /\/roleArn cannot be used: .* AWS identity/],
+    [on, bodyOf(place, { roleArn: 'arn:aws:iam::1:role/x' }), /\/roleArn must be the ARN/],
+    [on, bodyOf(place, { roleArn, ...key }), /\/roleArn excludes accessKeyId/],
+    [on, bodyOf(place, {}), /accessKeyId is required without roleArn; .*secretAccessKey is/],
+    [on, bodyOf(place, { accessKeyId: 'A' }), /^\/secretAccessKey is required without roleArn$/],
+    [
+      on,
+      { ...bodyOf(place, { roleArn }), provider: 'gcp', bucketUrl: undefined, bucket: 'acme' },
+      /\/roleArn does not belong to the provider "gcp"/,
+    ],
+  ];
+  for (const [app, json, detail] of table) {
+    for (const path of [configs, `${configs}/validate`]) {
+      const answer = await app.call(path, { method: 'POST', json });
+      t.equal(answer.status, 400, answer.text);
+      t.match(answer.json.detail, detail);
+    }
+  }
+});
+
+const needsAws = { ...needsS3, ...(await needsPort443()) };
+
+t.test('uses a role instead of an access key', needsAws, async t => {
+  const aws = await startAws(t);
+  setIdentity(t, aws.operator);
+  const { destination, clientEnvironment } = aws;
+  const app = await startExportApp(t, {
+    env: { AWS_ASSUME_ROLE: 'true' },
+    adjust: made => ({ ...made, clientEnvironment }),
+  });
+  await app.putEnvironment('acme');
+  const { externalId } = (await app.call('/v1/environments/acme')).json;
+  const guide = fs.readFileSync(new URL('../../docs/guides/aws-role.md', import.meta.url), 'utf8');
+  const [, policy = ''] = /<!-- test: role-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
+  const { bucket, key } = destination;
+  const { Statement: rights } = JSON.parse(
+    policy.replaceAll('acme-exports', bucket).replaceAll('company-adoption', key),
+  );
+  const [exporter, reader, stranger] = await Promise.all([
+    aws.createRole(rights),
+    aws.createRole(rights.slice(0, 1)),
+    aws.createRole(rights, '888888888888'),
+  ]);
+  aws.externalIds.set(exporter, externalId).set(reader, externalId);
+  const create = (access: object) =>
+    app.call(configs, { method: 'POST', json: bodyOf(aws, access) });
+  const refused = async (arn: string) => {
+    const { status, json } = await create({ roleArn: arn });
+    t.equal(status, 422);
+    return json.storageError;
+  };
+
+  t.match(await refused(stranger), { code: 'role_denied', hint: new RegExp(externalId) });
+  t.match(await refused(`${exporter}-absent`), { code: 'role_denied' });
+  t.match(await refused(reader), { code: 'write_denied' });
+  aws.externalIds.delete(exporter);
+  t.match(await refused(exporter), {
+    code: 'external_id_not_enforced',
+    hint: new RegExp(externalId),
+  });
+  aws.externalIds.set(exporter, 'id-of-another-environment');
+  t.match(await refused(exporter), { code: 'role_denied' });
+
+  aws.externalIds.set(exporter, externalId);
+  const created = await create({ roleArn: ` ${exporter}\n` });
+  t.equal(created.status, 201, created.text);
+  t.match(created.json, { roleArn: exporter, externalId, accessKeyId: null });
+  const { id } = created.json;
+  const lines = async () =>
+    (await app.call('/v1/audit-log')).json.items.map((line: { details: object }) => line.details);
+  t.match((await lines())[0].destination, { bucket, encryption: null, roleArn: exporter });
+
+  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  startExportWorker(t, app);
+  const { json: run } = await app.call(`${configs}/${id}/runs`, { method: 'POST' });
+  t.match(await runReader(app, 'acme').finished(run.id), { state: 'successful', error: null });
+
+  await t.test('changes between role and access key', async t => {
+    const patch = (json: object) => app.call(`${configs}/${id}`, { method: 'PATCH', json });
+    const { customer } = aws;
+    for (const json of [
+      { roleArn: null },
+      { accessKeyId: customer.accessKeyId },
+      { ...customer, roleArn: exporter },
+    ]) {
+      t.equal((await patch(json)).status, 400, JSON.stringify(json));
+    }
+    const shown = async (json: object) => {
+      const answer = await patch(json);
+      t.equal(answer.status, 200, answer.text);
+      const { roleArn, externalId, accessKeyId } = answer.json;
+      return { roleArn, externalId, accessKeyId };
+    };
+    const asRole = { roleArn: exporter, externalId, accessKeyId: null };
+    const asKey = { roleArn: null, externalId: null, accessKeyId: customer.accessKeyId };
+    t.strictSame(await shown({ name: 'Renamed', roleArn: exporter, accessKeyId: null }), asRole);
+    t.strictSame(await shown({ ...customer, roleArn: null }), asKey);
+    t.strictSame(await shown({ enabled: false }), asKey, 'keeps the access key');
+    t.strictSame(await shown({ roleArn: exporter, enabled: true }), asRole);
+    const { rows } = await app.database.pool.query('select sealed_secret from export_configs');
+    t.strictSame(rows, [{ sealed_secret: null }], 'the secret is deleted');
+    t.match(
+      (await lines()).slice(0, 4).map((line: { changed: string[] }) => line.changed),
+      [
+        ['enabled', 'roleArn', 'accessKeyId'],
+        ['enabled'],
+        ['roleArn', 'accessKeyId', 'secretAccessKey'],
+        ['name'],
+      ],
+    );
+    t.equal((await app.call(`${configs}/${id}/validate`, { method: 'POST' })).json.valid, true);
+  });
+
+  await t.test('renews sessions during an upload', async t => {
+    aws.sessionMs = 1_000;
+    aws.requests.length = 0;
+    const access = { roleArn: exporter, externalId };
+    const client = createS3Client(destination, access, clientEnvironment, runPatience);
+    const uploaded = await uploadObject(client, {
+      destination,
+      key: `${key}/long.csv`,
+      body: bytes(20 * mebibyte),
+      contentType: 'text/csv',
+      metadata: {},
+      expectedSizeBytes: 20 * mebibyte,
+      signal: new AbortController().signal,
+      onMultipartStarted: async () => {},
+    });
+    client.destroy();
+    aws.sessionMs = null;
+    t.strictSame(uploaded, await digestOf(20 * mebibyte));
+    const ofStorage = aws.requests.filter(({ form }) => form === null);
+    t.ok(new Set(ofStorage.map(({ accessKeyId }) => accessKeyId)).size > 1, 'several sessions');
+  });
+
+  await t.test('sends the identity of the operator to STS alone', async t => {
+    const headers: string[] = [];
+    const endpoint = await fakeEndpoint((request, response) => {
+      headers.push(JSON.stringify(request.rawHeaders));
+      response.writeHead(403).end();
+    });
+    t.teardown(endpoint.close);
+    const key = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
+    const json = { ...bodyOf(aws, key), ...endpoint.destination, bucketUrl: undefined };
+    await app.call(`${configs}/validate`, { method: 'POST', json });
+    t.equal(headers.length, 2);
+    t.notMatch(headers.join(), aws.operator.accessKeyId);
+    const hosts = aws.requests.filter(
+      ({ accessKeyId }) => accessKeyId === aws.operator.accessKeyId,
+    );
+    t.strictSame(new Set(hosts.map(({ host }) => host)), new Set(['sts.us-east-1.amazonaws.com']));
+  });
+});

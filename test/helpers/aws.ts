@@ -1,0 +1,257 @@
+/**
+ * Plays Amazon S3, STS and KMS on a loopback address: a second gateway to the store of the tests,
+ * behind a front with Amazon's host names.
+ *
+ * The gateway decides about signatures, accounts, roles and their policies. The front decides the
+ * condition `sts:ExternalId`, because RADOS Gateway never fills that key. It also gives errors of STS
+ * Amazon's form, which the SDK expects. This does not prove how Amazon evaluates conditions, limits
+ * sessions or throttles.
+ */
+import { execFile } from 'node:child_process';
+import { randomBytes, randomInt } from 'node:crypto';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import net, { type LookupFunction } from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { pipeline } from 'node:stream/promises';
+import { promisify } from 'node:util';
+import { CreateBucketCommand } from '@aws-sdk/client-s3';
+import type { Credentials, Destination } from '../../src/destinations/destination.ts';
+import {
+  type ClientEnvironment,
+  createS3Client,
+  runPatience,
+} from '../../src/destinations/s3/client.ts';
+import { createRoles } from '../../src/destinations/s3/roles.ts';
+import { loopback, radosgwAdmin } from './s3.ts';
+import { startGateway } from './s3-gateway.ts';
+import { registerSecret } from './secrets.ts';
+
+const hostNames = ['s3.us-east-1.amazonaws.com', 'sts.us-east-1.amazonaws.com'] as const;
+const [s3Host, stsHost] = hostNames;
+
+/** Request that the front has received. */
+export interface AwsRequest {
+  readonly host: string;
+  readonly method: string;
+  readonly path: string;
+  /** Access key id of the signature. */
+  readonly accessKeyId: string;
+  /** Parameters of a request to STS. */
+  readonly form: URLSearchParams | null;
+}
+
+export interface Aws {
+  /** Environment of S3 clients that reaches the front, with the identity of the operator. */
+  readonly clientEnvironment: ClientEnvironment;
+  readonly requests: AwsRequest[];
+  /** Access key of the operator, which may assume the roles that trust its account. */
+  readonly operator: Credentials;
+  /** Access key of the customer, which owns the bucket. */
+  readonly customer: Credentials;
+  readonly destination: Destination;
+  /** Ids that the trust policies of roles demand, by ARN. Other roles demand none. */
+  readonly externalIds: Map<string, string>;
+  /** Time in ms after which sessions claim to end. Null: as the gateway says. */
+  sessionMs: number | null;
+  /** Creates a role of the customer that trusts the operator. @returns its ARN */
+  createRole(statements: readonly object[], trustedAccount?: string): Promise<string>;
+}
+
+/**
+ * Returns options of a test that calls `startAws`, in addition to `needsS3`. Without the port, the
+ * test is listed as skipped.
+ */
+export async function needsPort443(): Promise<{ skip?: string }> {
+  const server = net.createServer().listen(443, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+    return {};
+  } catch (error) {
+    return { skip: `port 443 of loopback cannot be used: ${error}` };
+  } finally {
+    server.close();
+  }
+}
+
+interface TestWithTeardown {
+  teardown(handler: () => Promise<void>): void;
+}
+
+export async function startAws(t: TestWithTeardown): Promise<Aws> {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-aws-'));
+  t.teardown(async () => fs.rmSync(directory, { recursive: true }));
+  await nameHosts(directory);
+  const operator = { account: account(), ...keyPair() };
+  const customer = { account: account(), ...keyPair() };
+  const [gateway, pem] = await Promise.all([
+    startGateway(undefined, [
+      '--rgw-s3-auth-use-sts=true',
+      `--rgw-sts-key=${randomBytes(8).toString('hex')}`,
+    ]),
+    createCertificate(directory),
+    createAccount(operator),
+    createAccount(customer),
+  ]);
+  t.teardown(gateway.kill);
+
+  const requests: AwsRequest[] = [];
+  const externalIds = new Map<string, string>();
+  const aws = { sessionMs: null as number | null };
+  const front = https.createServer(pem, (request, response) => {
+    handle(request, response).catch(() => response.destroy());
+  });
+  const handle = async (request: http.IncomingMessage, response: http.ServerResponse) => {
+    const { method = '', url = '', headers } = request;
+    const host = headers.host ?? '';
+    const [, accessKeyId = ''] = /Credential=([^/]+)/.exec(headers.authorization ?? '') ?? [];
+    const body = host === stsHost ? await text(request) : null;
+    const form = body === null ? null : new URLSearchParams(body);
+    requests.push({ host, method, path: url, accessKeyId, form });
+    const forwarded = http.request({
+      ...{ host: '127.0.0.1', port: gateway.port, method, path: url, headers, agent: false },
+    });
+    if (form === null || body === null) {
+      const [[answer]] = await Promise.all([
+        once(forwarded, 'response') as Promise<[http.IncomingMessage]>,
+        pipeline(request, forwarded),
+      ]);
+      response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
+      return await pipeline(answer, response);
+    }
+    forwarded.end(body);
+    const [answer] = (await once(forwarded, 'response')) as [http.IncomingMessage];
+    const demanded = externalIds.get(form.get('RoleArn') ?? '');
+    const isRefused = demanded !== undefined && form.get('ExternalId') !== demanded;
+    const [status, document] = stsAnswer(answer.statusCode ?? 502, await text(answer), isRefused);
+    response.writeHead(status, { 'content-type': 'text/xml' });
+    response.end(
+      aws.sessionMs === null
+        ? document
+        : document.replace(
+            /(<Expiration>)[^<]*/,
+            `$1${new Date(Date.now() + aws.sessionMs).toISOString()}`,
+          ),
+    );
+  };
+  // Each start has its own address, because the port is fixed.
+  const address = `127.${randomInt(1, 255)}.${randomInt(0, 255)}.${randomInt(1, 255)}`;
+  front.listen(443, address);
+  await once(front, 'listening');
+  t.teardown(async () => {
+    front.close();
+    front.closeAllConnections();
+    await once(front, 'close');
+  });
+
+  const resolve: LookupFunction = (_host, { all }, found) =>
+    all ? found(null, [{ address, family: 4 }]) : found(null, address, 4);
+  const roles = createRoles({ region: 'us-east-1', resolve, extraCa: pem.cert });
+  t.teardown(async () => roles.destroy());
+  const clientEnvironment = { allowlist: loopback, resolve, extraCa: pem.cert, roles };
+  const destination: Destination = {
+    provider: 'aws',
+    bucket: `acme-${randomBytes(6).toString('hex')}`,
+    region: 'us-east-1',
+    key: 'exports',
+    endpoint: null,
+  };
+  const owner = createS3Client(destination, customer, clientEnvironment, runPatience);
+  await owner.send(new CreateBucketCommand({ Bucket: destination.bucket }));
+  owner.destroy();
+  return Object.assign(aws, {
+    clientEnvironment,
+    requests,
+    operator: keyOf(operator),
+    customer: keyOf(customer),
+    destination,
+    externalIds,
+    createRole: async (statements: readonly object[], trusted = operator.account) => {
+      const name = `role-${randomBytes(6).toString('hex')}`;
+      const role = [`--tenant=${customer.account}`, `--role-name=${name}`];
+      const trust = {
+        Effect: 'Allow',
+        Principal: { AWS: [`arn:aws:iam::${trusted}:root`] },
+        Action: ['sts:AssumeRole'],
+      };
+      const trustPolicy = `--assume-role-policy-doc=${policy([trust])}`;
+      await radosgwAdmin('role', 'create', ...role, '--path=/', trustPolicy);
+      const rights = ['--policy-name=p', `--policy-doc=${policy(statements)}`];
+      await radosgwAdmin('role-policy', 'put', ...role, ...rights);
+      return `arn:aws:iam::${customer.account}:role/${name}`;
+    },
+  });
+}
+
+/** Returns a copy without the account. The SDK adds members to the object that it receives. */
+function keyOf({ accessKeyId, secretAccessKey }: Credentials): Credentials {
+  return { accessKeyId, secretAccessKey };
+}
+
+function policy(Statement: readonly object[]): string {
+  return JSON.stringify({ Version: '2012-10-17', Statement });
+}
+
+/** Tells the gateways that these names are not those of buckets. */
+async function nameHosts(directory: string): Promise<void> {
+  const group = JSON.parse(await radosgwAdmin('zonegroup', 'get'));
+  if (hostNames.every(name => group.hostnames.includes(name))) return;
+  const file = path.join(directory, 'zonegroup.json');
+  fs.writeFileSync(file, JSON.stringify({ ...group, hostnames: hostNames }));
+  await radosgwAdmin('zonegroup', 'set', `--infile=${file}`);
+}
+
+async function createCertificate(directory: string): Promise<{ cert: string; key: string }> {
+  const [cert, key] = ['front.crt', 'front.key'].map(name => path.join(directory, name)) as [
+    string,
+    string,
+  ];
+  const names = `subjectAltName=DNS:*.${s3Host},${hostNames.map(name => `DNS:${name}`).join()}`;
+  const subject = ['-days', '2', '-subj', '/CN=front', '-addext', names];
+  const files = ['-keyout', key, '-out', cert];
+  await promisify(execFile)('openssl', [
+    ...['req', '-x509', '-newkey', 'rsa:2048', '-nodes'],
+    ...subject,
+    ...files,
+  ]);
+  return { cert: fs.readFileSync(cert, 'utf8'), key: fs.readFileSync(key, 'utf8') };
+}
+
+function account(): string {
+  return `${randomInt(1e5, 1e6)}${randomInt(1e5, 1e6)}`;
+}
+
+function keyPair(): Credentials {
+  return {
+    accessKeyId: `AKIATEST${randomBytes(6).toString('hex').toUpperCase()}`,
+    secretAccessKey: registerSecret(randomBytes(20).toString('hex')),
+  };
+}
+
+/** Creates an account with one user. A tenant of the gateway is an account. */
+async function createAccount(user: Credentials & { account: string }): Promise<void> {
+  const keys = [`--access-key=${user.accessKeyId}`, `--secret-key=${user.secretAccessKey}`];
+  const names = [`--tenant=${user.account}`, '--uid=user', '--display-name=user'];
+  await radosgwAdmin('user', 'create', ...names, ...keys);
+}
+
+const codesOfSts: Readonly<Record<string, string>> = {
+  NoSuchEntity: 'AccessDenied',
+  InvalidAccessKeyId: 'InvalidClientTokenId',
+};
+
+function stsAnswer(status: number, document: string, isRefused: boolean): [number, string] {
+  if (status === 200 && !isRefused) return [status, document];
+  const [, told = 'InternalFailure'] = /<Code>([^<]*)/.exec(document) ?? [];
+  const code = status === 200 ? 'AccessDenied' : (codesOfSts[told] ?? told);
+  const error = `<Error><Type>Sender</Type><Code>${code}</Code><Message>refused</Message></Error>`;
+  const namespace = 'https://sts.amazonaws.com/doc/2011-06-15/';
+  return [
+    code === 'AccessDenied' ? 403 : status,
+    `<ErrorResponse xmlns="${namespace}">${error}<RequestId>1</RequestId></ErrorResponse>`,
+  ];
+}
