@@ -261,7 +261,10 @@ async function requeueOrphanedRuns(trx: Transaction<Tables>): Promise<void> {
         select from pgboss.job
         where job.name = ${lostRunQueue} and job.data ->> 'runId' = orphan.id
           and job.state < 'completed')))`;
-  await transition(trx, 'requeue').set({ job_id: null }).where(isOrphaned).execute();
+  await transition(trx, 'requeue')
+    .set({ job_id: null, is_completing: false })
+    .where(isOrphaned)
+    .execute();
   // Ended runs that still had to clean up the bucket.
   await trx.updateTable('export_runs as run').set({ job_id: null }).where(isOrphaned).execute();
 }
