@@ -35,6 +35,25 @@ export class RowCountError extends Error {
 }
 
 /**
+ * Streams the output of a COPY statement. Afterwards the connection is free again. A caller that
+ * stops early must destroy the connection.
+ * @returns the number of rows
+ */
+export async function* copyOut(
+  client: PoolClient,
+  statement: string,
+): AsyncGenerator<Buffer, number> {
+  const copy = client.query(copyTo(statement, { highWaterMark: pieceBytes }));
+  // A connection may break after the reader has stopped. Without a listener that error would end
+  // the process.
+  copy.on('error', () => {});
+  yield* copy as AsyncIterable<Buffer>;
+  // The stream may end before the count has arrived. The answer to another statement follows it.
+  await client.query('select');
+  return copy.rowCount;
+}
+
+/**
  * Streams the rows of a snapshot as CSV, without a header line. The transaction of the client must
  * be one read view in UTC. A caller that stops early must destroy the connection.
  * @throws RowCountError at the end, if the number of rows differs from the registry
@@ -45,20 +64,14 @@ export async function* copyRows(
 ): AsyncGenerator<Buffer> {
   const { environmentId, snapshotDate, shownDate, rowCount } = selection;
   const statement = selectRows(environmentId, snapshotDate, shownDate);
-  const copy = client.query(copyTo(statement, { highWaterMark: pieceBytes }));
-  // A connection may break after the reader has stopped. Without a listener that error would end
-  // the process.
-  copy.on('error', () => {});
-  yield* copy as AsyncIterable<Buffer>;
-  // The stream may end before the count has arrived. The answer to another statement follows it.
-  await client.query('select');
-  if (copy.rowCount === rowCount) return;
+  const readCount = yield* copyOut(client, statement);
+  if (readCount === rowCount) return;
   const state = await client.query(diagnose, [environmentId, snapshotDate]).then(
     ({ rows }) => JSON.stringify(rows[0]),
     (error: unknown) => String(error),
   );
   throw new RowCountError(
     `Row count mismatch for snapshot ${snapshotDate} of ${environmentId}: ` +
-      `expected ${rowCount}, read ${copy.rowCount}. State: ${state}`,
+      `expected ${rowCount}, read ${readCount}. State: ${state}`,
   );
 }

@@ -138,16 +138,9 @@ async function renderWith(
   let [plainBytes, deflatedBytes, chunkCount, crc] = [0, 0, 0, 0];
   for await (const chunk of makeChunks(rows)) {
     const { deflated } = chunk;
-    await writer.query(insertChunk, [
-      ...[
-        environmentId,
-        version,
-        chunkCount,
-        chunk.plainBytes,
-        chunkChecksum(version, chunkCount, deflated),
-      ],
-      deflated,
-    ]);
+    const checksum = chunkChecksum(version, chunkCount, deflated);
+    const values = [environmentId, version, chunkCount, chunk.plainBytes, checksum, deflated];
+    await writer.query(insertChunk, values);
     crc = combineCrcs(crc, chunk.plainCrc32, chunk.plainBytes);
     plainBytes += chunk.plainBytes;
     deflatedBytes += deflated.length;
