@@ -130,8 +130,8 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     'outcome',
     attemptOutcomes,
   );
-  const faults = counter(
-    'whx_run_faults_total',
+  const runErrors = counter(
+    'whx_run_errors_total',
     'Errors of attempts at runs by code, including errors that are retried.',
     'code',
     runErrorCodes,
@@ -187,7 +187,7 @@ function countEvents(registry: Registry, runErrorCodes: readonly string[]): Metr
     },
     attemptEnded({ outcome, code, bytes, rows, seconds }) {
       attempts.inc({ outcome });
-      if (code !== null) faults.inc({ code: closed(code) });
+      if (code !== null) runErrors.inc({ code: closed(code) });
       runBytes.inc(bytes);
       runRows.inc(rows);
       attemptSeconds.observe({ outcome }, seconds);

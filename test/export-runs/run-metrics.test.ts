@@ -61,7 +61,7 @@ t.test('counts successful and failed runs with rows, bytes and duration', needsS
     const { run, more } = await runNow();
     t.match(run, { state: 'failed', error: { code: 'secret_key_mismatch' } });
     t.equal(more('whx_runs_total{state="failed",code="secret_key_mismatch"}'), 1);
-    t.equal(more('whx_run_faults_total{code="secret_key_mismatch"}'), 1);
+    t.equal(more('whx_run_errors_total{code="secret_key_mismatch"}'), 1);
     t.equal(more('whx_run_attempts_total{outcome="failed"}'), 1);
     t.equal(more('whx_run_bytes_total'), 0);
   });

@@ -133,7 +133,7 @@ t.test('names no customer and has every series from the start', async t => {
   for (const outcome of ['complete', 'reader_gone', 'stalled', 'failed']) {
     t.match(text, new RegExp(`^whx_downloads_total\\{outcome="${outcome}"\\} \\d`, 'm'));
   }
-  t.match(text, /^whx_run_faults_total\{code="secret_key_mismatch"\} 0$/m);
+  t.match(text, /^whx_run_errors_total\{code="secret_key_mismatch"\} 0$/m);
   t.match(text, /^whx_database_up 1$/m);
   t.match(text, /^nodejs_eventloop_lag_p99_seconds \d/m);
 });
