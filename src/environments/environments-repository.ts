@@ -2,6 +2,7 @@ import { sql, type Transaction } from 'kysely';
 import { DatabaseError } from 'pg';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
+import { partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';
 import { AppError, notFound } from '../shared/errors.ts';
 import type { Plan } from './plans.ts';
@@ -149,72 +150,67 @@ export async function listEnvironments(
 export async function deleteEnvironment(db: Database, actor: Actor, id: string): Promise<void> {
   const environment = await findEnvironment(db, id);
   if (environment === null) throw notFound('environment');
-  for (const date of await partitionDates(db)) await deleteSnapshotRows(db, actor, id, date);
   do {
-    for (const date of await snapshotDates(db, id)) await deleteSnapshotRows(db, actor, id, date);
+    for (const date of await daysWithRows(db, id)) await deleteDay(db, actor, id, date);
   } while (!(await deleteEmptyEnvironment(db, actor, environment)));
 }
 
-/** Returns the days whose partition is attached. */
-async function partitionDates(db: Database): Promise<string[]> {
-  const { rows } = await sql<{ date: string }>`
-    select to_date(right(relname, 8), 'YYYYMMDD')::text as date
-    from pg_inherits join pg_class on pg_class.oid = inhrelid
-    where inhparent = 'snapshot_rows'::regclass and not inhdetachpending
-      and relname ~ '^snapshot_rows_[0-9]{8}$'
-    order by date`.execute(db);
-  return rows.map(({ date }) => date);
+/** Returns the days with a registered snapshot, and all days with a table of rows. */
+async function daysWithRows(db: Database, id: string): Promise<string[]> {
+  const { rows } = await sql<{ day: string }>`
+    select to_date(right(relname, 8), 'YYYYMMDD') as day
+    from pg_class
+    where relname ~ '^snapshot_rows_[0-9]{8}$' and relkind = 'r'
+      and relnamespace = (select relnamespace from pg_class where oid = 'snapshot_rows'::regclass)
+    union
+    select snapshot_date from snapshots where environment_id = ${id}
+    order by day`.execute(db);
+  return rows.map(({ day }) => day);
 }
 
-async function snapshotDates(db: DatabaseOrTransaction, id: string): Promise<string[]> {
-  const rows = await db
-    .selectFrom('snapshots')
-    .select('snapshot_date')
-    .where('environment_id', '=', id)
-    .orderBy('snapshot_date', 'desc')
-    .execute();
-  return rows.map(row => row.snapshot_date);
-}
-
-async function deleteSnapshotRows(
-  db: Database,
-  actor: Actor,
-  id: string,
-  date: string,
-): Promise<void> {
+async function deleteDay(db: Database, actor: Actor, id: string, date: string): Promise<void> {
+  // The day's own table, because `snapshot_rows` does not reach a table that is being detached.
+  const table = partitionName(date);
   const work = db.transaction().execute(async trx => {
     await sql`set local statement_timeout = 0`.execute(trx);
     // An ingest that replaces the snapshot holds its rows until the body has been read.
     await sql`set local lock_timeout = '5s'`.execute(trx);
-    for (const table of ['snapshot_rows', 'rendered_snapshots'] as const) {
-      await trx
-        .deleteFrom(table)
-        .where('environment_id', '=', id)
-        .where('snapshot_date', '=', date)
-        .execute();
-    }
+    const { rows } = await sql<{ exists: boolean }>`
+      select to_regclass(${table}) is not null as exists`.execute(trx);
+    if (rows[0]?.exists === true)
+      await sql`delete from ${sql.table(table)} where environment_id = ${id}`.execute(trx);
+    await trx
+      .deleteFrom('rendered_snapshots')
+      .where('environment_id', '=', id)
+      .where('snapshot_date', '=', date)
+      .execute();
     const deleted = await trx
       .deleteFrom('snapshots')
       .where('environment_id', '=', id)
       .where('snapshot_date', '=', date)
-      .returning(['version', 'row_count'])
+      .returning(['version', 'row_count as rows'])
       .executeTakeFirst();
     if (deleted === undefined) return;
-    const details = { version: deleted.version, rows: deleted.row_count };
     await recordChange(trx, actor, {
       environmentId: id,
       action: 'snapshot.deleted',
       targetId: date,
-      details,
+      details: deleted,
     });
   });
-  await work.catch((error: unknown) => {
-    if (!(error instanceof DatabaseError) || error.code !== lockNotAvailable) throw error;
-    throw new AppError('conflict', `The snapshot of ${date} is being ingested. Try again later.`);
+  await work.catch(async (error: unknown) => {
+    if (!(error instanceof DatabaseError)) throw error;
+    if (error.code === lockNotAvailable)
+      throw new AppError('conflict', `The snapshot of ${date} is being ingested. Try again later.`);
+    // Retention dropped the table in between.
+    if (error.code === undefinedTable) await deleteDay(db, actor, id, date);
+    else throw error;
   });
 }
 
+/** https://www.postgresql.org/docs/current/errcodes-appendix.html */
 const lockNotAvailable = '55P03';
+const undefinedTable = '42P01';
 
 /** @returns false if a snapshot was ingested in the meantime */
 async function deleteEmptyEnvironment(
@@ -233,7 +229,13 @@ async function deleteEmptyEnvironment(
       .forUpdate()
       .executeTakeFirst();
     if (row === undefined) throw notFound('environment');
-    if ((await snapshotDates(trx, id)).length > 0) return false;
+    const snapshot = await trx
+      .selectFrom('snapshots')
+      .select('version')
+      .where('environment_id', '=', id)
+      .limit(1)
+      .executeTakeFirst();
+    if (snapshot !== undefined) return false;
     await trx.deleteFrom('environments').where('id', '=', id).execute();
     await recordChange(trx, actor, {
       environmentId: id,

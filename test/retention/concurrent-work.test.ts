@@ -3,9 +3,12 @@ import { tidyUp } from '../../src/retention/tidy-up.ts';
 import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
+import { open } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { renderSnapshots } from '../helpers/render-snapshots.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
 import { slowExport, slowLoad } from '../helpers/slow-transfers.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Tests retention during exports, ingests and deletions. */
 
@@ -230,6 +233,55 @@ t.test('drops the rows of an environment that was deleted during a detachment', 
   t.equal((await app.call('/v1/environments/three', { method: 'DELETE' })).status, 204);
   await reader.end();
   t.match(await tidy(), { partitions: 1, snapshots: 1, unregistered: [] });
+});
+
+t.test('deletes the rows of an environment from a day that is not attached', async t => {
+  const find = `select environment_id from snapshot_rows where snapshot_date = '${old}'`;
+  const deleteThree = () => app.call('/v1/environments/three', { method: 'DELETE' });
+  await fillSnapshot(pool, 'one', old, 1);
+  for (const state of ['half detached', 'detached']) {
+    await app.putEnvironment('three', 'pro');
+    await fillSnapshot(pool, 'three', old, 1);
+    if (state === 'half detached') {
+      const reader = await openReader();
+      await breakOffDetachment(t, old);
+      t.equal((await deleteThree()).status, 204, 'while an older transaction is open');
+      await reader.end();
+    } else {
+      await pool.query('alter table snapshot_rows detach partition snapshot_rows_20250605');
+      t.equal((await deleteThree()).status, 204, state);
+    }
+    t.equal((await app.load('one', old, loadBody([adoptionRow()]))).status, 200, 'attaches it');
+    t.strictSame((await pool.query(find)).rows, [{ environment_id: 'one' }], state);
+  }
+  t.match(await tidy(), { partitions: 1, unregistered: [] });
+});
+
+t.test('serves the same file before, during and after its days are dropped', async t => {
+  // Sundays older than 31 days, which the weekly exports show.
+  const days = ['2025-12-07', '2025-12-14'];
+  await app.putEnvironment('four', 'pro');
+  for (const date of days)
+    await writeWideSnapshot(pool, { environmentId: 'four', date, rows: 200, nameBytes: 50_000 });
+  await renderSnapshots(pool);
+  const read = async () => (await app.download('four', '3-months-weekly')).text;
+  const before = await read();
+  t.equal(before.split('\n').length, 402);
+  const begun = await open(`${app.origin}/v1/environments/four/exports/3-months-weekly.csv`, {
+    headers: { authorization: `Bearer ${testAdminToken}` },
+  });
+  begun.pause();
+  const reader = await openReader();
+  const tidying = tidy();
+  await eventually(async () => (await partitions()).some(({ pending }) => pending), 'a detachment');
+  t.ok((await read()) === before, 'while the detachment waits for a transaction');
+  await reader.end();
+  t.match(await tidying, { partitions: 2, unrendered: [], unregistered: [] });
+  t.strictSame(await partitions(), []);
+  t.ok((await read()) === before, 'after the days are dropped');
+  let text = '';
+  for await (const piece of begun) text += piece;
+  t.ok(text === before, 'a download that began before');
 });
 
 t.test('exports are correct after all tests of this file', async t => {
