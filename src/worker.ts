@@ -20,6 +20,7 @@ import { type RetentionSettings, tidyUp } from './retention/tidy-up.ts';
 import {
   deleteReplacedRenderings,
   enqueueMissingRenderings,
+  recordUnfinishedSnapshots,
 } from './snapshots/render/render-queue.ts';
 import { renderingsAtOnce } from './snapshots/render/render-snapshot.ts';
 import { deliverEvent } from './webhooks/deliver-event.ts';
@@ -205,6 +206,9 @@ async function startWith(
   // Missed minutes cause one tick, because the tick reads the clock itself.
   await jobs.schedule(tickQueue, '* * * * *', null, { missed: 'once' });
   await tick(dependencies, ending);
+  await recordUnfinishedSnapshots(dependencies.db).catch((error: unknown) =>
+    dependencies.log.error({ err: error }, 'unfinished snapshots were not recorded'),
+  );
 }
 
 /** Enqueues due work. After an error the next tick retries. */

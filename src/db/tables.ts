@@ -9,6 +9,7 @@ export interface Tables {
   api_keys: ApiKeysTable;
   snapshots: SnapshotsTable;
   snapshot_rows: SnapshotRowsTable;
+  snapshot_changes: SnapshotChangesTable;
   rendered_snapshots: RenderedSnapshotsTable;
   snapshot_chunks: SnapshotChunksTable;
   external_ids: ExternalIdsTable;
@@ -72,6 +73,13 @@ interface SnapshotRowsTable {
   /** Items joined by commas, with RFC 4180 quotes where needed (docs/file-format.md). */
   segment_names: string;
   segment_ids: string;
+}
+
+/** Change of the registry. A trigger inserts it, and the tick deletes it once nothing is due. */
+interface SnapshotChangesTable {
+  environment_id: string;
+  id: GeneratedAlways<number>;
+  snapshot_date: string;
 }
 
 /** A snapshot version whose rows are in `snapshot_chunks`. */

@@ -3,6 +3,7 @@ import { renderQueue } from '../../../src/db/job-queue.ts';
 import {
   deleteReplacedRenderings,
   enqueueMissingRenderings,
+  recordUnfinishedSnapshots,
 } from '../../../src/snapshots/render/render-queue.ts';
 import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
@@ -186,6 +187,38 @@ t.test('deletes the chunks of replaced versions after the grace period', async t
   t.equal(await deleteAt(70), 0);
   t.equal(await deleteAt(131), 1, 'the chunks of a deleted snapshot');
   t.equal(await chunks(), 0);
+});
+
+t.test('finds changes by SQL, and those that were not recorded', async t => {
+  const { app, pool } = await start(t);
+  const { db, jobs } = app.dependencies;
+  const now = new Date('2026-03-02T10:00:00Z');
+  const replaced = async () => {
+    await deleteReplacedRenderings(db, { now, before: new Date(0), signal });
+    const { rowCount } = await pool.query(
+      'select from rendered_snapshots where replaced_at is not null',
+    );
+    return rowCount;
+  };
+  const changes = async () => (await pool.query('select from snapshot_changes')).rowCount;
+  for (const day of ['2026-02-26', '2026-02-27', '2026-02-28'])
+    await fillSnapshot(pool, 'acme', day, 1);
+  t.equal(await enqueueMissingRenderings(db, jobs), 3);
+  await pool.query('delete from pgboss.job where name = $1', [renderQueue]);
+  await renderAll(app);
+  t.equal(await enqueueMissingRenderings(db, jobs), 0);
+  t.equal(await replaced(), 0);
+  t.equal(await changes(), 0, 'no work is left');
+
+  await pool.query(`update snapshots set version = default where snapshot_date = '2026-02-26'`);
+  await pool.query(`delete from snapshots where snapshot_date = '2026-02-27'`);
+  await pool.query('delete from snapshot_changes');
+  t.equal(await enqueueMissingRenderings(db, jobs), 0);
+  t.equal(await replaced(), 0);
+  await recordUnfinishedSnapshots(db);
+  t.equal(await enqueueMissingRenderings(db, jobs), 1);
+  t.equal(await replaced(), 2);
+  t.equal(await changes(), 1, 'the version that is not rendered keeps its change');
 });
 
 t.test('renders a snapshot whose day was detached and not dropped', async t => {
