@@ -146,7 +146,7 @@ const expected: Readonly<Record<string, RegExp>> = {
     /^\{"status":"failed",.*"lastSuccessfulRunAt":null,.*"error":\{"code":"bucket_not_found"/,
   'Run now': /^\{"id":.*"trigger":"manual".*"state":"(queued|running)"/,
   'The runs, newest first: last night’s scheduled run and the manual runs':
-    /"trigger":"manual".*"trigger":"schedule","slot":"\d{4}-\d\d-\d\dT00:00:00.000Z".*"trigger":"manual"/,
+    /"trigger":"manual".*"trigger":"schedule","backfillId":null,"slot":"\d{4}-\d\d-\d\dT00:00:00.000Z".*"trigger":"manual"/,
   'The objects in the bucket':
     /^exports\/_manifest\/company-adoption_demo-enterprise_\S+\.json\n(.*\n)*exports\/company-adoption_demo-enterprise_\S+\.csv\n/,
   'The file of last night’s run': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
