@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Client, CustomExportConfigInput, Run } from '@warehouse-export/client';
 import type { EmbeddedS3Server } from '../dev/embedded-s3-server.ts';
 import { tickQueue } from '../src/db/job-queue.ts';
-import { type ApiClient, callApi, jsonContent } from './api-client.ts';
 import type { RunningService } from './start-service.ts';
 import { dayMs } from './story.ts';
 
@@ -16,18 +16,12 @@ export interface AutomaticExports {
 }
 
 interface Options {
-  readonly client: ApiClient;
+  readonly client: Client;
   readonly environmentId: string;
   readonly storage: EmbeddedS3Server;
   readonly service: Pick<RunningService, 'db' | 'jobs'>;
   readonly now: () => Date;
   readonly signal: AbortSignal;
-}
-
-interface Run {
-  readonly trigger: string;
-  readonly state: string;
-  readonly objectKey: string | null;
 }
 
 /** Longest time for a run to finish. A run starts within two seconds. */
@@ -38,7 +32,7 @@ export function configBody(
   storage: EmbeddedS3Server,
   name: string,
   bucket: string,
-): Record<string, unknown> {
+): CustomExportConfigInput {
   return {
     name,
     schedule: 'daily',
@@ -57,7 +51,7 @@ export function configBody(
  * scheduled run of each.
  */
 export async function runAutomaticExports(options: Options): Promise<AutomaticExports> {
-  const { environmentId, storage, service } = options;
+  const { client, environmentId, storage, service, signal } = options;
   const { kept, doomed } = storage.buckets;
   const healthyConfigId = await createConfig(options, {
     ...configBody(storage, 'Nightly', kept),
@@ -67,10 +61,12 @@ export async function runAutomaticExports(options: Options): Promise<AutomaticEx
     options,
     configBody(storage, 'To a deleted bucket', doomed),
   );
-  await fetch(`${storage.endpoint}/${doomed}`, { method: 'DELETE', signal: options.signal });
+  await fetch(`${storage.endpoint}/${doomed}`, { method: 'DELETE', signal });
   const ids = [healthyConfigId, brokenConfigId];
 
-  for (const id of ids) await call(options, 'POST', `/${id}/runs`);
+  for (const configId of ids) {
+    await client.api.startRun({ path: { environmentId, configId }, signal });
+  }
   for (const id of ids) await untilFinished(options, id, 'manual');
 
   // Dates the configs back, so that the next tick finds last night's slot overdue.
@@ -92,37 +88,27 @@ export async function runAutomaticExports(options: Options): Promise<AutomaticEx
   };
 }
 
-async function createConfig(options: Options, body: Record<string, unknown>): Promise<string> {
-  return ((await call(options, 'POST', '', body)) as { id: string }).id;
+async function createConfig(
+  { client, environmentId, signal }: Options,
+  body: CustomExportConfigInput,
+): Promise<string> {
+  const path = { environmentId };
+  return (await client.api.createExportConfig({ path, body, signal })).id;
 }
 
 async function untilFinished(
-  options: Options,
+  { client, environmentId, signal }: Options,
   configId: string,
   trigger: Run['trigger'],
 ): Promise<Run> {
   const deadline = Date.now() + runDeadlineMs;
   while (Date.now() < deadline) {
-    const { items } = (await call(options, 'GET', `/${configId}/runs`)) as { items: Run[] };
+    const { items } = await client.api.listRuns({ path: { environmentId, configId }, signal });
     const run = items.find(item => item.trigger === trigger);
     if (run?.state === 'successful' || run?.state === 'failed') return run;
-    await delay(100, undefined, { signal: options.signal });
+    await delay(100, undefined, { signal });
   }
   throw new Error(
     `The ${trigger} run of ${configId} did not finish within ${runDeadlineMs / 1000} s.`,
   );
-}
-
-function call(
-  options: Options,
-  method: 'GET' | 'POST',
-  path: string,
-  body?: unknown,
-): Promise<unknown> {
-  return callApi(options.client, {
-    method,
-    path: `/environments/${options.environmentId}/export-configs${path}`,
-    ...(body !== undefined && { content: jsonContent(body) }),
-    signal: options.signal,
-  });
 }

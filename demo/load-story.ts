@@ -1,6 +1,6 @@
 import { pipeline } from 'node:stream';
 import { createGzip } from 'node:zlib';
-import { type ApiClient, ApiError, callApi, jsonContent } from './api-client.ts';
+import { ApiError, type Client, type Plan, retryWhenBusy } from '@warehouse-export/client';
 import { snapshotCsv } from './generate-snapshots.ts';
 import { type Story, snapshotDates, snapshotInstant } from './story.ts';
 
@@ -10,11 +10,11 @@ const parallelLoads = 2;
 export interface Environment {
   readonly id: string;
   readonly name: string;
-  readonly plan: string;
+  readonly plan: Plan;
 }
 
 export interface LoadOptions {
-  readonly client: ApiClient;
+  readonly client: Client;
   readonly environment: Environment;
   readonly story: Story;
   readonly now: Date;
@@ -71,13 +71,13 @@ export async function loadStory(options: LoadOptions): Promise<LoadProgress> {
 /** Creates the environment. An existing environment keeps its name, plan and webhook. */
 async function createEnvironment(options: LoadOptions, signal: AbortSignal): Promise<void> {
   const { client, environment } = options;
-  const path = `/environments/${environment.id}`;
+  const { id, name, plan } = environment;
+  const path = { environmentId: id };
   try {
-    await callApi(client, { method: 'GET', path, signal });
+    await retryWhenBusy(() => client.api.getEnvironment({ path, signal }), { signal });
   } catch (error) {
-    if (!(error instanceof ApiError && error.status === 404)) throw error;
-    const { name, plan } = environment;
-    await callApi(client, { method: 'PUT', path, content: jsonContent({ name, plan }), signal });
+    if (!(error instanceof ApiError && error.problem.code === 'not_found')) throw error;
+    await client.api.putEnvironment({ path, body: { name, plan }, signal });
   }
 }
 
@@ -87,23 +87,22 @@ async function createEnvironment(options: LoadOptions, signal: AbortSignal): Pro
  * @returns the number of rows that the service counted
  */
 async function putSnapshot(
-  options: LoadOptions,
+  { client, environment, story, now }: LoadOptions,
   date: string,
   signal: AbortSignal,
 ): Promise<number> {
-  const answer = await callApi(options.client, {
-    method: 'PUT',
-    path: `/environments/${options.environment.id}/snapshots/${date}`,
-    content: {
-      type: 'text/csv',
-      encoding: 'gzip',
-      body: () => {
-        const csv = snapshotCsv(options.story, snapshotInstant(date, options.now));
-        // The reader of the compressed stream receives every error; pipeline needs a callback.
-        return pipeline(csv, createGzip({ level: 1 }), () => {});
-      },
-    },
-    signal,
-  });
-  return (answer as { rowCount: number }).rowCount;
+  const upload = () => {
+    const csv = snapshotCsv(story, snapshotInstant(date, now));
+    return client.uploadSnapshot({
+      environmentId: environment.id,
+      date,
+      // The reader of the compressed stream receives every error; pipeline needs a callback.
+      body: pipeline(csv, createGzip({ level: 1 }), () => {}),
+      contentEncoding: 'gzip',
+      signal,
+    });
+  };
+  const codes = ['rate_limited', 'unavailable'] as const;
+  const { rowCount } = await retryWhenBusy(upload, { attempts: 3, codes, signal });
+  return rowCount;
 }

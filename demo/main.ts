@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
+import { ApiError } from '@warehouse-export/client';
 import { ConfigError } from '../src/config/config.ts';
-import { ApiError } from './api-client.ts';
 import { automaticExportTour } from './automatic-export-tour.ts';
 import { DemoError, operatorToken, startDemo } from './start-demo.ts';
 import { formatTour, formatVariables, manualExportTour } from './tour.ts';

@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { ApiError } from './api-client.ts';
+import { ApiError, createClient, type Plan } from '@warehouse-export/client';
 import { estimateStory } from './estimate-story.ts';
 import { type LoadProgress, loadStory } from './load-story.ts';
 import { storyUpTo } from './story.ts';
@@ -41,7 +41,7 @@ try {
     console.error('\nStopped. Each snapshot was either sent completely or left unchanged.');
   else if (error instanceof UsageError)
     console.error(`${error.message}\nTry: npm run seed -- --help`);
-  else if (error instanceof ApiError) console.error(error.message);
+  else if (error instanceof ApiError) console.error(explain(error));
   else console.error(error);
   process.exitCode = 1;
 }
@@ -50,11 +50,21 @@ interface SeedOptions {
   readonly url: string;
   readonly token: string;
   readonly environment: string;
-  readonly plan: string;
+  readonly plan: Plan;
   readonly seed: number;
   readonly companies: number;
   readonly features: number;
   readonly days: number;
+}
+
+function explain({ message, problem }: ApiError): string {
+  const advice: Partial<Record<typeof problem.code, string>> = {
+    no_answer: 'Is the service running there?',
+    unauthenticated: 'Give the operator token with --token, or in the variable ADMIN_TOKEN.',
+    insufficient_scope: 'This token lacks the permission: use the operator token.',
+    conflict: 'Another request is sending the same snapshot: wait until it has ended.',
+  };
+  return [message, advice[problem.code]].filter(part => part !== undefined).join('. ');
 }
 
 async function seed(options: SeedOptions): Promise<void> {
@@ -68,7 +78,7 @@ async function seed(options: SeedOptions): Promise<void> {
   );
   const started = performance.now();
   const { rows, snapshots } = await loadStory({
-    client: { url: options.url, token: options.token },
+    client: createClient({ baseUrl: options.url, token: options.token }),
     environment: { id: options.environment, name: options.environment, plan: options.plan },
     story,
     now,
@@ -106,7 +116,7 @@ function readOptions(args: string[]): SeedOptions | 'help' {
       '--environment must be 1 to 64 letters, digits, _ or -, and start with a letter or digit',
     );
   }
-  if (!['free', 'pro', 'enterprise'].includes(plan)) {
+  if (plan !== 'free' && plan !== 'pro' && plan !== 'enterprise') {
     throw new UsageError('--plan must be free, pro or enterprise');
   }
   if (!URL.canParse(url) || !/^https?:/.test(url)) {

@@ -4,10 +4,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { type Client, createClient } from '@warehouse-export/client';
 import { type EmbeddedS3Server, startEmbeddedS3Server } from '../dev/embedded-s3-server.ts';
 import { startPostgresServer } from '../dev/postgres-server.ts';
 import { migrateToLatest } from '../src/db/migrator.ts';
-import { type ApiClient, callApi, jsonContent } from './api-client.ts';
 import { type AutomaticExports, runAutomaticExports } from './automatic-exports.ts';
 import { loadStory } from './load-story.ts';
 import { startService } from './start-service.ts';
@@ -103,7 +103,7 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   });
   onCleanup(service.close);
 
-  const client = { url: service.url, token: operatorToken };
+  const client = createClient({ baseUrl: service.url, token: operatorToken });
   const keys: Partial<Record<EnvironmentId, string>> = {};
   for (const environment of environments) {
     await fill(client, environment, options);
@@ -166,7 +166,7 @@ function describeListenError(port: number, error: unknown): unknown {
 }
 
 async function fill(
-  client: ApiClient,
+  client: Client,
   environment: (typeof environments)[number],
   { days, now, signal, onProgress }: DemoOptions,
 ): Promise<void> {
@@ -187,18 +187,14 @@ async function fill(
 }
 
 async function createKey(
-  client: ApiClient,
+  client: Client,
   environmentId: string,
   signal: AbortSignal,
 ): Promise<string> {
-  const answer = await callApi(client, {
-    method: 'POST',
-    path: `/environments/${environmentId}/api-keys`,
-    content: jsonContent({
-      name: 'demo',
-      scopes: ['exports:read', 'exports:write', 'snapshots:write'],
-    }),
+  const { key } = await client.api.createApiKey({
+    path: { environmentId },
+    body: { name: 'demo', scopes: ['exports:read', 'exports:write', 'snapshots:write'] },
     signal,
   });
-  return (answer as { key: string }).key;
+  return key;
 }
