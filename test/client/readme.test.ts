@@ -1,5 +1,4 @@
-import { execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -7,6 +6,7 @@ import t, { type Test } from 'tap';
 import { freePort } from '../../dev/free-port.ts';
 import { makeWebhookSecret, signatureHeaders } from '../../src/webhooks/signature.ts';
 import { credentialsOf, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { startProgram } from '../helpers/programs.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
@@ -16,10 +16,9 @@ import { registerSecret } from '../helpers/secrets.ts';
 const root = path.join(import.meta.dirname, '../..');
 const readme = fs.readFileSync(path.join(root, 'packages/client/README.md'), 'utf8');
 const sections = new Map(
-  [...readme.matchAll(/^## ([^\n]+)\n[^#]*?^```ts\n(.*?)^```$/gms)].map(([, title = '', code = '']) => [
-    title,
-    code,
-  ]),
+  [...readme.matchAll(/^## ([^\n]+)\n[^#]*?^```ts\n(.*?)^```$/gms)].map(
+    ([, title = '', code = '']) => [title, code],
+  ),
 );
 const setup = sections.get('Create a client') ?? '';
 sections.delete('Create a client');
@@ -108,26 +107,16 @@ t.test('README of the client', needsS3, async t => {
     t.equal(await send(body, headers), 204);
     t.equal(await send(`${body} `, headers), 400);
     await eventually(
-      () => /^Nightly The bucket is gone\.\n.*does not match/.test(output()),
+      () => /missing\nNightly The bucket is gone\.\n.*does not match/.test(output()),
       'the output of both messages',
     );
   });
 });
 
 async function startReceiver(t: Test, file: string, port: number) {
-  const child = spawn(process.execPath, [file], { stdio: ['ignore', 'pipe', 'inherit'] });
-  t.teardown(async () => {
-    const closed = once(child, 'close');
-    child.kill();
-    await closed;
-  });
-  let output = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    output += text;
-  });
-  const url = `http://127.0.0.1:${port}`;
+  const { stdout } = startProgram(t, process.execPath, [file]);
   const send = async (body: string, headers: Record<string, string>) =>
-    (await fetch(url, { method: 'POST', body, headers })).status;
+    (await fetch(`http://127.0.0.1:${port}`, { method: 'POST', body, headers })).status;
   await eventually(
     () =>
       send('', {}).then(
@@ -136,6 +125,5 @@ async function startReceiver(t: Test, file: string, port: number) {
       ),
     'the receiver',
   );
-  output = '';
-  return { send, output: () => output };
+  return { send, output: stdout };
 }

@@ -16,22 +16,28 @@ export interface RunningProgram {
   readonly child: ChildProcess;
   /** Resolves with the exit code, or with the signal that ended the program. */
   readonly ended: Promise<number | NodeJS.Signals>;
+  stdout(): string;
   stderr(): string;
 }
 
-/** Starts a program and ends it with the test. Its output is ignored. */
+/** Starts a program and ends it with the test. */
 export function startProgram(
   t: { teardown(handler: () => Promise<void>): void },
   name: string,
   args: readonly string[],
-  options: { readonly cwd?: string } = {},
+  options: { readonly cwd?: string; readonly env?: NodeJS.ProcessEnv } = {},
 ): RunningProgram {
-  const child = spawn(name, args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(name, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });
+  let stdout = '';
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
   let stderr = '';
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
   });
-  const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
+  // After this event, both outputs are complete.
+  const exited = once(child, 'close') as Promise<[number | null, NodeJS.Signals | null]>;
   const ended = exited.then(([code, signal]) => code ?? signal ?? 'SIGKILL');
   t.teardown(async () => {
     // SIGTERM lets nginx end its worker processes. A stopped program must continue to receive it.
@@ -39,5 +45,5 @@ export function startProgram(
     child.kill('SIGTERM');
     await ended;
   });
-  return { child, ended, stderr: () => stderr };
+  return { child, ended, stdout: () => stdout, stderr: () => stderr };
 }
