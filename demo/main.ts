@@ -32,8 +32,9 @@ try {
   });
   endStep();
   console.log(
-    `\nReady after ${((performance.now() - started) / 1000).toFixed(1)} s: ${demo.url} (docs: ${demo.url}/docs)`,
+    `\nReady after ${((performance.now() - started) / 1000).toFixed(1)} s. Settings page: ${demo.url}/demo`,
   );
+  console.log(`API: ${demo.url} (docs: ${demo.url}/docs)`);
   console.log(`Operator token: ${operatorToken}`);
   console.log('\nPaste these variables into another terminal first:\n');
   console.log(

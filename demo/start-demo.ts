@@ -9,7 +9,9 @@ import { type EmbeddedS3Server, startEmbeddedS3Server } from '../dev/embedded-s3
 import { startPostgresServer } from '../dev/postgres-server.ts';
 import { migrateToLatest } from '../src/db/migrator.ts';
 import { type AutomaticExports, runAutomaticExports } from './automatic-exports.ts';
+import { startIdentityProvider } from './identity-provider.ts';
 import { loadStory } from './load-story.ts';
+import { buildClient, settingsPage } from './settings-page.ts';
 import { startService } from './start-service.ts';
 import { storyUpTo } from './story.ts';
 
@@ -42,6 +44,9 @@ const environments = [
     seed: 3,
   },
 ] as const;
+
+/** Environment of the settings page and of the automatic exports. */
+const exportingEnvironment = 'demo-enterprise';
 
 /** Postgres parameters for a fast start and fast ingests. */
 const settings = { autovacuum: 'off', jit: 'off', max_connections: '60', max_wal_size: '2GB' };
@@ -91,12 +96,33 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
   const storage = await startEmbeddedS3Server(directory);
   onCleanup(storage.stop);
 
+  const provider = await startIdentityProvider();
+  onCleanup(provider.stop);
+  const createSession = async () => ({
+    environmentId: exportingEnvironment,
+    token: await provider.createToken({
+      environments: exportingEnvironment,
+      scope: 'exports:read exports:write',
+    }),
+    defaults: {
+      provider: 'custom',
+      endpoint: storage.endpoint,
+      bucket: storage.buckets.kept,
+      region: storage.region,
+      accessKeyId: storage.accessKeyId,
+    },
+  });
+
   onProgress('Starting the service');
+  const clientFolder = path.join(directory, 'client');
+  await buildClient(clientFolder, signal);
   const service = await startService({
     databaseUrl: database.url,
     port: options.port,
     operatorToken,
     storageHost: new URL(storage.endpoint).host,
+    env: provider.env,
+    plugin: settingsPage(clientFolder, createSession),
     beforeListen: releasePort,
   }).catch((error: unknown) => {
     throw describeListenError(options.port, error);
@@ -110,10 +136,9 @@ export async function startDemo(options: DemoOptions): Promise<Demo> {
     keys[environment.id] = await createKey(client, environment.id, signal);
   }
   onProgress('Exporting to a bucket');
-  const environmentId = 'demo-enterprise';
   const automaticExports = await runAutomaticExports({
     client,
-    environmentId,
+    environmentId: exportingEnvironment,
     storage,
     service,
     now,

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { FastifyPluginAsync } from 'fastify';
 import { buildApp } from '../src/app.ts';
 import { readConfig } from '../src/config/config.ts';
 import { createDependencies, type Dependencies } from '../src/dependencies.ts';
@@ -23,6 +24,10 @@ export interface ServiceOptions {
   readonly operatorToken: string;
   /** `host:port` of the embedded S3 endpoint. Its private address must be in the allow-list. */
   readonly storageHost: string;
+  /** Variables of the identity provider. */
+  readonly env: Readonly<Record<string, string>>;
+  /** Routes in addition to those of the service. */
+  readonly plugin: FastifyPluginAsync;
   /** Called immediately before the service listens, to release a port that was reserved for it. */
   readonly beforeListen?: () => Promise<void>;
 }
@@ -39,9 +44,11 @@ export async function startService(options: ServiceOptions): Promise<RunningServ
     ENCRYPTION_KEYS: `demo:${randomBytes(32).toString('base64')}`,
     S3_ENDPOINT_ALLOWLIST: options.storageHost,
     LOG_LEVEL: 'error',
+    ...options.env,
   });
   const dependencies = createDependencies(config, createLogger(config));
   const app = await buildApp(dependencies);
+  await app.register(options.plugin);
   const worker = startWorker({
     ...dependencies,
     encryptionKeys: config.encryptionKeys,

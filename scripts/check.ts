@@ -50,6 +50,10 @@ const checks: Readonly<Record<string, Check>> = {
   'openapi.yaml is sound': tool('node_modules/@redocly/cli/bin/cli.js', 'lint', 'openapi.yaml'),
   'the client equals openapi.yaml': tool('packages/client/generate.ts', '--check'),
   'types of the client': tool('node_modules/typescript/bin/tsc', '--project', 'packages/client'),
+  'types of the settings page': tool(
+    'node_modules/typescript/bin/tsc',
+    ...['--project', 'examples/settings-page'],
+  ),
   'another generator can read openapi.yaml': tool('scripts/check-generator.ts'),
 };
 

@@ -1,7 +1,7 @@
 /**
  * Builds the package for npm in `dist`: JavaScript modules and their types
- * (`npm run build --workspace @warehouse-export/client`). Inside this repository no build is needed,
- * because Node runs the TypeScript sources.
+ * (`npm run build --workspace @warehouse-export/client`). An argument names another folder. Inside
+ * this repository Node needs no build, because it runs the TypeScript sources.
  */
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import path from 'node:path';
 
 const folder = import.meta.dirname;
 const root = path.join(folder, '../..');
-const dist = path.join(folder, 'dist');
+const dist = process.argv[2] ?? path.join(folder, 'dist');
 
 rmSync(dist, { recursive: true, force: true });
 execFileSync(

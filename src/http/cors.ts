@@ -10,8 +10,9 @@ const exposedHeaders = [
 ].join(', ');
 
 const allowedHeaders = [
-  ...['Authorization', 'Content-Type', 'Content-Encoding', 'X-Request-Id', 'Range'],
-  ...['If-Match', 'If-Modified-Since', 'If-None-Match', 'If-Range', 'If-Unmodified-Since'],
+  ...['Authorization', 'Content-Digest', 'Content-Encoding', 'Content-Type', 'Range'],
+  ...['X-Request-Id', 'If-Match', 'If-Modified-Since', 'If-None-Match', 'If-Range'],
+  'If-Unmodified-Since',
 ];
 
 /** Lets pages of these origins read responses and errors. Register this before all other hooks. */

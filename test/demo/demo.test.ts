@@ -163,6 +163,9 @@ t.test('prints commands that work as printed, and deletes everything on Ctrl-C',
   );
   const variables = stdout.match(/^(api|\w+_key)=.+$/gm) ?? [];
   t.equal(variables.length, 4);
+  const [, page = ''] = /Settings page: (\S+)/.exec(stdout) ?? [];
+  t.match(await (await fetch(page)).text(), /<h1>Data export<\/h1>/);
+  t.equal((await fetch(`${page}/client/index.js`)).status, 200);
   const tooWide = stdout.split('\n').filter(line => line.length > 100);
   t.same(tooWide, [], 'every line fits in 100 columns');
   t.same(

@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyPluginAsync } from 'fastify';
 import { buildApp } from '../../src/app.ts';
 import { type Config, readConfig } from '../../src/config/config.ts';
 import { createDependencies, type Dependencies } from '../../src/dependencies.ts';
@@ -54,6 +54,8 @@ interface TestAppOptions {
   readonly databaseUrl?: string;
   readonly now?: string;
   readonly env?: Readonly<Record<string, string>>;
+  /** Routes in addition to those of the service. */
+  readonly plugin?: FastifyPluginAsync;
   /** Can replace dependencies before the app is built. */
   readonly adjust?: (dependencies: Dependencies) => Dependencies;
 }
@@ -103,6 +105,7 @@ export async function startApp(
   const made = createDependencies(config, logger, () => now);
   const dependencies = options.adjust?.(made) ?? made;
   const app = await buildApp(dependencies);
+  if (options.plugin !== undefined) await app.register(options.plugin);
   t.teardown(async () => {
     await app.close();
     await dependencies.close();

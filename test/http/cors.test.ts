@@ -88,7 +88,7 @@ t.test('answers a preflight of every route without a token', async t => {
       ...shown,
       'access-control-allow-methods': 'GET, HEAD, PUT, POST, PATCH, DELETE',
       'access-control-allow-headers':
-        'Authorization, Content-Type, Content-Encoding, X-Request-Id, Range, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since',
+        'Authorization, Content-Digest, Content-Encoding, Content-Type, Range, X-Request-Id, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since',
       'access-control-max-age': '600',
     });
   }
