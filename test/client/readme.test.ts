@@ -84,7 +84,10 @@ t.test('README of the client', needsS3, async t => {
 
   await t.test('save, run', async t => {
     const wrong = { accessKeyId: 'WRONG', secretAccessKey: registerSecret('w'.repeat(40)) };
-    t.match(await run('Save an automatic export', wrong), /^The storage does not recognise the access key id\. Copy .+\n$/);
+    t.match(
+      await run('Save an automatic export', wrong),
+      /^The storage does not recognise the access key id\. Copy .+\n$/,
+    );
     t.match(
       await run('Save an automatic export'),
       /^Saved as \S+\. Next export: \S+T00:00:00.000Z\n$/,
