@@ -97,7 +97,7 @@ async function download() {
     const file = await client.downloadExport({
       environmentId: session.environmentId,
       aggregation: /** @type {never} */ (field(downloadForm, 'aggregation').value),
-      format: field(downloadForm, 'format').value === 'csv' ? 'csv' : 'csv.gz',
+      format: /** @type {'csv' | 'csv.gz' | 'parquet'} */ (field(downloadForm, 'format').value),
       signal: abort.signal,
       onProgress: ({ receivedBytes, totalBytes }) => {
         const total = totalBytes === null ? '' : ` of ${size(totalBytes)}`;
@@ -198,11 +198,12 @@ async function showStatus() {
   if (configPath.configId !== current?.id) return;
   show('last-export', localTime(status.lastRunAt, 'Never'));
   const style = { successful: 'success', failed: 'failed', 'never ran before': '' }[status.status];
-  show('result', status.running ? 'Running …' : sentence(status.status), style || 'none');
+  const isUnfinished = runs.items.some(({ finishedAt }) => finishedAt === null);
+  show('result', isUnfinished ? 'Running …' : sentence(status.status), style || 'none');
   show('next-export', localTime(status.nextRunAt, current.enabled ? 'Not planned' : 'Turned off'));
   const error = /** @type {{ message: string, hint?: string | null } | null} */ (status.error);
   show('run-error', error === null ? '' : `${error.message} ${error.hint ?? ''}`);
-  runNow.disabled = status.running;
+  runNow.disabled = isUnfinished;
   element('runs').replaceChildren(
     ...runs.items.map(run => {
       const row = document.createElement('tr');
@@ -216,7 +217,7 @@ async function showStatus() {
     }),
   );
   // A run takes seconds to minutes.
-  if (status.running) setTimeout(() => void showStatus().catch(showPageError), 1000);
+  if (isUnfinished) setTimeout(() => void showStatus().catch(showPageError), 1000);
 }
 
 /** @param {string} text */

@@ -15,7 +15,7 @@ rmSync(dist, { recursive: true, force: true });
 execFileSync(
   process.execPath,
   [
-    path.join(root, 'node_modules/typescript/bin/tsc'),
+    path.join(root, 'node_modules/typescript/lib/tsc.js'),
     ...['--project', folder, '--noEmit', 'false', '--outDir', dist],
     ...['--rootDir', path.join(folder, 'src')],
     ...['--declaration', '--rewriteRelativeImportExtensions'],

@@ -1,4 +1,4 @@
-import { createCsvRowCounter, createGzipRowCounter } from './count-rows.ts';
+import { createCsvRowCounter, createGzipRowCounter, type RowCounter } from './count-rows.ts';
 import { delay } from './delay.ts';
 import { ApiError, clientError } from './errors.ts';
 import type { Aggregation } from './generated/types.gen.ts';
@@ -8,8 +8,8 @@ import type { Transport } from './transport.ts';
 export interface DownloadExportOptions {
   readonly environmentId: string;
   readonly aggregation: Aggregation;
-  /** Default `csv`. `csv.gz` is the fastest. */
-  readonly format?: 'csv' | 'csv.gz';
+  /** Default `csv`. `csv.gz` is the fastest. The rows of `parquet` are not counted. */
+  readonly format?: 'csv' | 'csv.gz' | 'parquet';
   /** UTC day on which the file is based, `YYYY-MM-DD`. Default: today. */
   readonly asOf?: string;
   /** Bytes of an earlier download of the same file. */
@@ -184,8 +184,7 @@ async function* readVerified(
   { format }: DownloadExportOptions,
   chunks: Chunks,
 ): Chunks {
-  const counter =
-    startsAt > 0 ? null : format === 'csv.gz' ? createGzipRowCounter() : createCsvRowCounter();
+  const counter = startsAt > 0 ? null : createRowCounter(format);
   let received = startsAt;
   try {
     for await (const chunk of chunks) {
@@ -203,6 +202,11 @@ async function* readVerified(
   } finally {
     counter?.cancel();
   }
+}
+
+function createRowCounter(format: DownloadExportOptions['format']): RowCounter | null {
+  if (format === 'parquet') return null;
+  return format === 'csv.gz' ? createGzipRowCounter() : createCsvRowCounter();
 }
 
 function throwDamaged(cause: unknown): never {
