@@ -142,6 +142,10 @@ export type AwsExportConfigInput = {
      */
     accessKeyId?: string;
     /**
+     * Stored encrypted and never returned. Required without `roleArn`.
+     */
+    secretAccessKey?: string;
+    /**
      * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
      */
     roleArn?: string | null;
@@ -340,6 +344,10 @@ export type CustomExportConfigInput = {
      * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
     accessKeyId: string;
+    /**
+     * Stored encrypted and never returned. Required without `roleArn`.
+     */
+    secretAccessKey: string;
     /**
      * Default: true.
      */
@@ -697,6 +705,10 @@ export type ExportConfigPatch = {
      */
     accessKeyId?: string | null;
     /**
+     * Stored encrypted and never returned. Required without `roleArn`.
+     */
+    secretAccessKey?: string;
+    /**
      * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
      */
     roleArn?: string | null;
@@ -996,6 +1008,10 @@ export type GcpExportConfigInput = {
      * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
      */
     accessKeyId: string;
+    /**
+     * Stored encrypted and never returned. Required without `roleArn`.
+     */
+    secretAccessKey: string;
     /**
      * Default: true.
      */
@@ -1387,244 +1403,6 @@ export type WebhookTestResult = {
      */
     status: number | null;
     error: WebhookTestError | null;
-};
-
-/**
- * AwsExportConfigInput
- */
-export type AwsExportConfigInputWritable = {
-    /**
-     * Display name. It is trimmed.
-     */
-    name: string;
-    schedule: Schedule;
-    provider: 'aws';
-    /**
-     * Required for `aws`, not allowed otherwise: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.
-     */
-    bucketUrl: string;
-    /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
-     */
-    accessKeyId?: string;
-    /**
-     * Stored encrypted and never returned. Required without `roleArn`.
-     */
-    secretAccessKey?: string;
-    /**
-     * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
-     */
-    roleArn?: string | null;
-    /**
-     * Default: true.
-     */
-    enabled?: boolean;
-    format?: FileFormat;
-    compression?: Compression;
-    encryption?: Encryption;
-    /**
-     * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
-     */
-    manifest?: boolean;
-    catchUp?: CatchUp;
-    /**
-     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
-     */
-    redeliver?: boolean;
-};
-
-/**
- * CustomExportConfigInput
- */
-export type CustomExportConfigInputWritable = {
-    /**
-     * Display name. It is trimmed.
-     */
-    name: string;
-    schedule: Schedule;
-    provider: 'custom';
-    /**
-     * Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.
-     */
-    endpoint: string;
-    /**
-     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
-     */
-    bucket: string;
-    /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
-     */
-    region: string;
-    /**
-     * Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.
-     */
-    key?: string;
-    /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
-     */
-    accessKeyId: string;
-    /**
-     * Stored encrypted and never returned. Required without `roleArn`.
-     */
-    secretAccessKey: string;
-    /**
-     * Default: true.
-     */
-    enabled?: boolean;
-    format?: FileFormat;
-    compression?: Compression;
-    encryption?: Encryption;
-    /**
-     * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
-     */
-    manifest?: boolean;
-    catchUp?: CatchUp;
-    /**
-     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
-     */
-    redeliver?: boolean;
-};
-
-/**
- * ExportConfigInput
- *
- * Fields of other providers are errors.
- */
-export type ExportConfigInputWritable = ({
-    provider: 'aws';
-} & AwsExportConfigInputWritable) | ({
-    provider: 'gcp';
-} & GcpExportConfigInputWritable) | ({
-    provider: 'custom';
-} & CustomExportConfigInputWritable);
-
-/**
- * ExportConfigPatch
- *
- * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. A role and an access key exclude each other: the one in the body replaces the stored one. If the provider changes, no field of the old destination is kept.
- */
-export type ExportConfigPatchWritable = {
-    /**
-     * Display name. It is trimmed.
-     */
-    name?: string;
-    /**
-     * Default: true.
-     */
-    enabled?: boolean;
-    schedule?: Schedule;
-    provider?: Provider;
-    /**
-     * Required for `aws`, not allowed otherwise: `https://<bucket>.s3.<region>.amazonaws.com[/folder]`. The folder may have the placeholders of `key`.
-     */
-    bucketUrl?: string | null;
-    /**
-     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
-     */
-    bucket?: string | null;
-    /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
-     */
-    region?: string | null;
-    /**
-     * Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.
-     */
-    key?: string | null;
-    /**
-     * Scheme, host and port, and the path of a storage that has one. Required for `custom`, not allowed otherwise.
-     */
-    endpoint?: string | null;
-    /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
-     */
-    accessKeyId?: string | null;
-    /**
-     * Stored encrypted and never returned. Required without `roleArn`.
-     */
-    secretAccessKey?: string;
-    /**
-     * Only for `aws`: ARN of a role that the service assumes instead of using an access key. Its trust policy must demand the `externalId` of the environment. See `docs/guides/aws-role.md`.
-     */
-    roleArn?: string | null;
-    format?: FileFormat;
-    compression?: Compression;
-    encryption?: Encryption;
-    /**
-     * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
-     */
-    manifest?: boolean;
-    catchUp?: CatchUp;
-    /**
-     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
-     */
-    redeliver?: boolean;
-    /**
-     * Ignored.
-     */
-    id?: unknown;
-    /**
-     * Ignored.
-     */
-    externalId?: unknown;
-    /**
-     * Ignored.
-     */
-    createdAt?: unknown;
-    /**
-     * Ignored.
-     */
-    updatedAt?: unknown;
-    /**
-     * Ignored.
-     */
-    status?: unknown;
-};
-
-/**
- * GcpExportConfigInput
- */
-export type GcpExportConfigInputWritable = {
-    /**
-     * Display name. It is trimmed.
-     */
-    name: string;
-    schedule: Schedule;
-    provider: 'gcp';
-    /**
-     * Required for `gcp` and `custom`, not allowed otherwise. For a tenant of Ceph: `tenant:bucket`.
-     */
-    bucket: string;
-    /**
-     * Required for `gcp` and `custom`, not allowed otherwise.
-     */
-    region: string;
-    /**
-     * Folder, only for `gcp` and `custom`. Default: the root of the bucket. Placeholders: `{environmentId}`, and `{date}`, `{year}`, `{month}` and `{day}` of the snapshot date. Other placeholders are errors.
-     */
-    key?: string;
-    /**
-     * Access key id of the storage. For Google Cloud, that of an HMAC key. Required without `roleArn`.
-     */
-    accessKeyId: string;
-    /**
-     * Stored encrypted and never returned. Required without `roleArn`.
-     */
-    secretAccessKey: string;
-    /**
-     * Default: true.
-     */
-    enabled?: boolean;
-    format?: FileFormat;
-    compression?: Compression;
-    /**
-     * True to write a JSON manifest to `<folder>/_manifest/<file name>.json` after each file. It is deleted before the file is replaced. Default: false.
-     */
-    manifest?: boolean;
-    catchUp?: CatchUp;
-    /**
-     * True to deliver a snapshot again that is replaced after its slot was delivered. Default: false.
-     */
-    redeliver?: boolean;
 };
 
 export type GetMetricsData = {
@@ -3454,7 +3232,7 @@ export type ListExportConfigsResponses = {
 export type ListExportConfigsResponse = ListExportConfigsResponses[keyof ListExportConfigsResponses];
 
 export type CreateExportConfigData = {
-    body: ExportConfigInputWritable;
+    body: ExportConfigInput;
     path: {
         /**
          * The environment.
@@ -3651,7 +3429,7 @@ export type UpdateExportConfigData = {
     /**
      * Absent fields keep their value. Accepts a config as it was read: read-only properties are ignored, and so are `bucket`, `region` and `key` as read from an `aws` config, where `bucketUrl` holds them. `secretAccessKey` is required if provider, endpoint or bucket change. A role and an access key exclude each other: the one in the body replaces the stored one. If the provider changes, no field of the old destination is kept.
      */
-    body: ExportConfigPatchWritable;
+    body: ExportConfigPatch;
     path: {
         /**
          * The environment.
@@ -3783,7 +3561,7 @@ export type GetExportConfigStatusResponses = {
 export type GetExportConfigStatusResponse = GetExportConfigStatusResponses[keyof GetExportConfigStatusResponses];
 
 export type ValidateNewExportConfigData = {
-    body: ExportConfigInputWritable;
+    body: ExportConfigInput;
     path: {
         /**
          * The environment.
