@@ -41,6 +41,8 @@ function describe(event: WebhookEvent): string {
   switch (event.type) {
     case 'export.failed':
       return `${event.data.configName} failed: ${event.data.error?.message}`;
+    case 'export.succeeded':
+      return `${event.data.configName} delivered ${event.data.objectKey}`;
     case 'export.recovered':
       return `${event.data.configName} works again`;
     case 'export.turned_off':
