@@ -19,7 +19,9 @@ const environmentId = 'acme';
 
 t.test('settings page', needs, async t => {
   const { page, folder, faults, app } = await openPage(t);
-  const text = (selector: string) => page.$eval(selector, node => node.textContent?.trim() ?? '');
+  /** Returns the text of an element, or an empty string if there is none. */
+  const text = async (selector: string) =>
+    (await page.$$eval(selector, ([node]) => node?.textContent?.trim())) ?? '';
   const shows = (selector: string, pattern: RegExp) =>
     eventually(async () => pattern.test(await text(selector)), `${selector}: ${pattern}`);
   const type = async (name: string, value: string) => {
