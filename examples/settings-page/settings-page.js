@@ -180,9 +180,8 @@ function showFields() {
 }
 
 async function showExternalId() {
-  const environment = await client.api.getEnvironment({ path });
-  const { externalId } = /** @type {{ externalId?: string }} */ (environment);
-  show('external-id', `External ID for the trust policy of the role: ${externalId ?? 'none'}`);
+  const { externalId } = await client.api.getEnvironment({ path });
+  show('external-id', `External ID for the trust policy of the role: ${externalId}`);
 }
 
 /** Reads status and history of the shown config. */
@@ -201,7 +200,7 @@ async function showStatus() {
   const isUnfinished = runs.items.some(({ finishedAt }) => finishedAt === null);
   show('result', isUnfinished ? 'Running …' : sentence(status.status), style || 'none');
   show('next-export', localTime(status.nextRunAt, current.enabled ? 'Not planned' : 'Turned off'));
-  const error = /** @type {{ message: string, hint?: string | null } | null} */ (status.error);
+  const { error } = status;
   show('run-error', error === null ? '' : `${error.message} ${error.hint ?? ''}`);
   runNow.disabled = isUnfinished;
   element('runs').replaceChildren(
@@ -234,6 +233,8 @@ function readForm() {
     // An empty secret keeps the stored one.
     if (!hidden && !(name === 'secretAccessKey' && value === '' && current)) body[name] = value;
   }
+  // Null removes the role when the user changes to an access key.
+  if (current?.roleArn && !('roleArn' in body)) body['roleArn'] = null;
   return /** @type {never} */ (body);
 }
 
