@@ -1,7 +1,10 @@
+import { isIPv6 } from 'node:net';
 import type { FastifyRequest } from 'fastify';
 import { AppError } from '../shared/errors.ts';
 
-const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
+const hostShape = /^(?:[\w.-]+|\[(?<ipv6>[\da-f:.]+)\])(?::(?<port>\d{0,5}))?$/i;
+
+const maxPort = 65_535;
 
 /**
  * Requires exactly one Host header that names a host (RFC 9112, section 3.2), because links are
@@ -10,14 +13,23 @@ const hostShape = /^(?:[\w.-]+|\[[\da-f:.]+\])?(?::\d{0,5})?$/i;
  */
 export function validateHostHeader(request: FastifyRequest): void {
   const { host } = request.headers;
-  const isHost = host === undefined ? request.raw.httpVersion === '1.0' : hostShape.test(host);
+  const isPresent = host === undefined ? request.raw.httpVersion === '1.0' : isHost(host);
   // `request.host` may come from a trusted proxy.
-  if (isHost && hostShape.test(request.host) && hasAtMostOneHost(request.raw.rawHeaders)) return;
+  if (isPresent && isHost(request.host) && hasAtMostOneHost(request.raw.rawHeaders)) return;
   throw new AppError(
     'validation_failed',
     'The request needs exactly one Host header, and it must name a host.',
     { members: { errors: [] } },
   );
+}
+
+/** Returns true for a host with or without a port, and for the empty value. */
+function isHost(value: string): boolean {
+  if (value === '') return true;
+  const groups = hostShape.exec(value)?.groups;
+  if (groups === undefined) return false;
+  const { ipv6, port } = groups;
+  return (ipv6 === undefined || isIPv6(ipv6)) && Number(port ?? 0) <= maxPort;
 }
 
 /** Node keeps the first of several Host headers and drops the others. */

@@ -10,8 +10,57 @@ const ask = async (path: string, ...headers: string[]) => {
   return answers[0];
 };
 
-t.test('accepts one Host header', async t => {
-  t.equal((await ask('/health/live', 'Host: a.example'))?.status, 200);
+t.test('accepts one Host header that names a host', async t => {
+  for (const host of [
+    'a.example',
+    'a_b.example:80',
+    'a:65535',
+    'a:00080',
+    'a:',
+    '127.0.0.1:3000',
+    '[::1]',
+    '[::1]:3000',
+    '[::ffff:127.0.0.1]',
+    '',
+  ]) {
+    t.equal((await ask('/health/live', `Host: ${host}`))?.status, 200, host);
+  }
+});
+
+t.test('refuses a Host header that does not name a host', async t => {
+  for (const host of [
+    'a:65536',
+    'a:99999',
+    'a:100000',
+    'a:8o',
+    'a:-1',
+    'a:80:80',
+    ':80',
+    'user@a',
+    'user:password@a',
+    'a b',
+    'a,b',
+    'a/b',
+    'a?b',
+    'a#b',
+    'a\\b',
+    'a%2fb',
+    '::1',
+    '[::1',
+    '[]',
+    '[:::]',
+    '[1]',
+    '[1.2.3.4]',
+    '[::1]a',
+    '[fe80::1%eth0]',
+    '[v1.a]',
+    'é',
+    'http://a',
+  ]) {
+    const answer = await ask('/health/live', `Host: ${host}`);
+    t.equal(answer?.status, 400, host);
+    t.match(JSON.parse(answer?.body.toString() ?? ''), { code: 'validation_failed' }, host);
+  }
 });
 
 t.test('refuses a request with several Host headers', async t => {
