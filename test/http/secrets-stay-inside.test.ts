@@ -128,6 +128,21 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
   t.equal((await runs.read(runIds[0] ?? '')).state, 'successful');
   t.equal((await runs.read(runIds[1] ?? '')).state, 'failed');
 
+  // Tokens in wrong places of a request.
+  const encodedToken = testAdminToken.replace(/./, first => `%${first.charCodeAt(0).toString(16)}`);
+  for (const token of [testAdminToken, encodedToken, key.token, key.token.split('_')[2] ?? '']) {
+    for (const path of [
+      `/v1/environments/${token}`,
+      `/v1/environments/acme/api-keys/${token}`,
+      `/v1/environments?token=${token}`,
+      `/v1/audit-log?action=${token}`,
+      `/${token}/%zz`,
+    ]) {
+      await call(path, { token: null });
+      await call(path, { headers: { 'x-request-id': token, 'x-forwarded-for': token } });
+    }
+  }
+
   // Calls every route as every kind of caller, with valid and invalid bodies.
   const { paths } = app.app.swagger() as { paths: Record<string, Record<string, unknown>> };
   let calls = 0;
