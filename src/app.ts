@@ -32,6 +32,7 @@ import { validateHostHeader } from './http/host-header.ts';
 import { jsonBodyLimitBytes, registerJsonBodies } from './http/json-bodies.ts';
 import { metricsRoutes } from './http/metrics-routes.ts';
 import { registerOpenapi } from './http/openapi.ts';
+import { answerInTurn } from './http/pipelining.ts';
 import { registerFormats } from './http/schemas.ts';
 import { createSerializerFactory } from './http/serializer-compiler.ts';
 import { endWithAnswer, tracedLogger, traceRequests } from './http/trace-requests.ts';
@@ -73,11 +74,14 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
       return sendProblem(error, request, reply);
     },
     clientErrorHandler: (error, socket) =>
-      answerBrokenHttp(error, socket, dependencies.log as FastifyBaseLogger),
+      afterAnswers(socket, () =>
+        answerBrokenHttp(error, socket, dependencies.log as FastifyBaseLogger),
+      ),
   })
     .withTypeProvider<TypeBoxTypeProvider>()
     .setValidatorCompiler(compileValidator);
 
+  const afterAnswers = answerInTurn(app.server);
   app.removeContentTypeParser('text/plain');
   registerJsonBodies(app as unknown as FastifyInstance);
   // Node would answer 417 without a problem body. An unknown expectation is ignored.

@@ -60,7 +60,8 @@ const untilNoneActive = () =>
   eventually(() => app.dependencies.downloadLimit.active === 0, 'no download');
 
 async function outcomes(outcome: string): Promise<number> {
-  const { text } = await app.call('/metrics');
+  // The route keeps its text for a second.
+  const text = await app.dependencies.metrics.render();
   return Number(new RegExp(`whx_downloads_total{outcome="${outcome}"} (\\d+)`).exec(text)?.[1]);
 }
 
