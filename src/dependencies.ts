@@ -19,6 +19,7 @@ import { createParquetPlaces, type ParquetPlaces } from './exports/parquet/place
 import { stallTimeoutMs } from './http/stalls.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
 import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
+import { type CheckPlaces, createCheckPlaces } from './shared/check-places.ts';
 import { type ConcurrencyLimit, createConcurrencyLimit } from './shared/concurrency-limit.ts';
 import {
   createRenderer,
@@ -53,7 +54,7 @@ export interface Dependencies {
   readonly ingestPool: Pool;
   readonly ingestLimit: ConcurrencyLimit;
   /** Checks of buckets and webhooks, whose endpoints may answer slowly. */
-  readonly checkLimit: ConcurrencyLimit;
+  readonly checkPlaces: CheckPlaces;
   readonly linkTokens: LinkTokens;
   /** Verifier of access tokens of the identity provider; null if none is configured. */
   readonly userTokens: UserTokens | null;
@@ -89,9 +90,22 @@ const limits = {
   downloadsPerEnvironment: 32,
   ingests: 4,
   ingestsPerEnvironment: 2,
-  checks: 8,
-  checksPerEnvironment: 2,
   jobConnections: 4,
+} as const;
+
+/**
+ * Places for checks of buckets and webhooks. A check of an endpoint that does not answer takes 12 to 20 s, so two of
+ * them make an environment slow for ten minutes. The slow endpoints of four environments hold
+ * all places for at most 20 s in ten minutes.
+ */
+export const checkPlacesOptions = {
+  total: 8,
+  perEnvironment: 2,
+  slowPlaces: 2,
+  waitMs: 2_000,
+  freeMs: 1_500,
+  slowMs: 15_000,
+  rememberMs: 10 * 60_000,
 } as const;
 
 /**
@@ -142,12 +156,6 @@ export function createDependencies(
     code: 'rate_limited',
     what: 'ingests',
   });
-  const checkLimit = createConcurrencyLimit({
-    total: limits.checks,
-    perEnvironment: limits.checksPerEnvironment,
-    code: 'rate_limited',
-    what: 'checks of buckets and webhooks',
-  });
   const roles = config.roles && createRoles(config.roles);
   const metrics = createPrometheusMetrics({
     pools,
@@ -174,7 +182,7 @@ export function createDependencies(
     downloadStallMs: stallTimeoutMs,
     ingestPool: pools.ingest,
     ingestLimit,
-    checkLimit,
+    checkPlaces: createCheckPlaces({ ...checkPlacesOptions, now: () => performance.now() }),
     slowLane: createSlowLane({ ...slowLaneOptions, now: () => performance.now() }),
     linkTokens: createLinkTokens(config.encryptionKeys, config.adminToken),
     userTokens:

@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { problemResponses } from '../http/problem.ts';
 import { documentedAs, literals } from '../http/schemas.ts';
-import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
+import type { CheckPlaces } from '../shared/check-places.ts';
 import { notFound } from '../shared/errors.ts';
 import { defaultEventTypes } from '../webhooks/events.ts';
 import {
@@ -51,9 +51,9 @@ const webhookSchema = Type.Object(
 
 /** Registers routes to set, remove and test the webhook, and to rotate its secret. */
 export function failureWebhookRoutes(
-  dependencies: WebhookDependencies & { readonly checkLimit: ConcurrencyLimit },
+  dependencies: WebhookDependencies & { readonly checkPlaces: CheckPlaces },
 ): FastifyPluginCallbackTypebox {
-  const { db, encryptionKeys, checkLimit } = dependencies;
+  const { db, encryptionKeys, checkPlaces } = dependencies;
   return (app, _options, done) => {
     app.put('/environments/:environmentId/failure-webhook', {
       config: mayWrite,
@@ -159,7 +159,7 @@ export function failureWebhookRoutes(
       },
       handler: async request => {
         const { id } = environmentOf(request);
-        const release = checkLimit.acquire(id);
+        const release = await checkPlaces.acquire(id);
         return await tryFailureWebhook(dependencies, id).finally(release);
       },
     });

@@ -2,14 +2,14 @@ import type { Access } from '../destinations/destination.ts';
 import { objectKey } from '../destinations/object-key.ts';
 import { type CheckResult, checkDestination } from '../destinations/s3/check.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
-import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
+import type { CheckPlaces } from '../shared/check-places.ts';
 import { AppError } from '../shared/errors.ts';
 import type { ConfigSettings } from './repository.ts';
 import { nextSlot, snapshotDateOf } from './schedule.ts';
 
 export interface CheckDependencies {
   readonly clientEnvironment: ClientEnvironment;
-  readonly checkLimit: ConcurrencyLimit;
+  readonly checkPlaces: CheckPlaces;
 }
 
 /**
@@ -19,27 +19,18 @@ export interface CheckDependencies {
  * @throws AppError `rate_limited` if too many checks are in progress
  */
 export async function checkConfig(
-  { clientEnvironment, checkLimit }: CheckDependencies,
+  { clientEnvironment, checkPlaces }: CheckDependencies,
   environmentId: string,
   { destination, schedule, format, compression, encryption }: ConfigSettings,
   access: Access,
   now: Date,
 ): Promise<CheckResult> {
-  const release = checkLimit.acquire(environmentId);
   const snapshotDate = snapshotDateOf(nextSlot(schedule, now));
+  const name = { environmentId, snapshotDate, format, compression };
+  const key = objectKey(destination.key, name);
+  const release = await checkPlaces.acquire(environmentId);
   return await checkDestination(
-    {
-      destination,
-      encryption,
-      access,
-      objectKey: objectKey(destination.key, {
-        environmentId,
-        snapshotDate,
-        format,
-        compression,
-      }),
-      onEnd: release,
-    },
+    { destination, encryption, access, objectKey: key, onEnd: release },
     clientEnvironment,
   );
 }

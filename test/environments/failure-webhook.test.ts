@@ -247,14 +247,14 @@ t.test('keeps the selection of events while an environment is updated without it
 
 t.test('limits how many tests of webhooks are in progress', async t => {
   await put('slow', url);
-  const { checkLimit } = app.dependencies;
-  const releases = [checkLimit.acquire('slow'), checkLimit.acquire('slow')];
+  const { checkPlaces } = app.dependencies;
+  const releases = [await checkPlaces.acquire('slow'), await checkPlaces.acquire('slow')];
   const answer = await post('slow', 'test');
   t.match(answer.json, { status: 429, code: 'rate_limited' });
   t.ok(answer.headers['retry-after']);
   for (const release of releases) release();
   t.equal((await post('slow', 'test')).status, 200);
-  t.equal(checkLimit.active, 0);
+  t.equal(checkPlaces.active, 0);
 });
 
 t.test('sends a test message and signs with the rotated secret', async t => {

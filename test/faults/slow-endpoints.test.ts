@@ -4,12 +4,13 @@ import fs from 'node:fs/promises';
 import type http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import t from 'tap';
+import { checkPlacesOptions } from '../../src/dependencies.ts';
 import { abortOrphanedUploads } from '../../src/destinations/s3/abort-upload.ts';
 import { checkDestination } from '../../src/destinations/s3/check.ts';
 import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { createTenantLookup } from '../../src/outbound/tenant-lookup.ts';
-import { createConcurrencyLimit } from '../../src/shared/concurrency-limit.ts';
+import { createCheckPlaces } from '../../src/shared/check-places.ts';
 import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { until } from '../helpers/export-configs.ts';
@@ -92,10 +93,71 @@ t.test('admits two checks of an environment and eight of a process', async t => 
   for (const { status, json } of await Promise.all(held))
     t.match({ status, json }, { status: 200 });
   await until(
-    async () => app.dependencies.checkLimit.active,
+    async () => app.dependencies.checkPlaces.active,
     active => active === 0,
   );
   t.match((await validate('e')).json, { valid: true });
+});
+
+t.test('checks buckets of others while four environments use slow endpoints', async t => {
+  const waiting: (() => void)[] = [];
+  const slow = await fakeEndpoint((_request, response) => waiting.push(() => response.destroy()));
+  t.teardown(slow.close);
+  const quick = await fakeEndpoint((request, response) => {
+    if (request.method === 'DELETE') response.writeHead(204).end();
+    else response.end(request.method === 'POST' ? createDocument('u1') : listDocument);
+  });
+  t.teardown(quick.close);
+  let nowMs = 0;
+  const app = await startTestApp(t, {
+    env: allow,
+    adjust: dependencies => ({
+      ...dependencies,
+      checkPlaces: createCheckPlaces({ ...checkPlacesOptions, now: () => nowMs }),
+    }),
+  });
+  const slowOnes = ['a', 'b', 'c', 'd'];
+  for (const id of [...slowOnes, 'e']) await app.putEnvironment(id);
+  const validate = (id: string, { destination } = slow) =>
+    app.call(`/v1/environments/${id}/export-configs/validate`, {
+      method: 'POST',
+      json: body(destination.endpoint ?? ''),
+    });
+  const { checkPlaces } = app.dependencies;
+  const untilActive = (wanted: number) =>
+    until(
+      async () => checkPlaces.active,
+      active => active === wanted,
+    );
+  const validateTwiceEach = () => slowOnes.flatMap(id => [validate(id), validate(id)]);
+
+  const first = validateTwiceEach();
+  await untilActive(8);
+  t.equal((await validate('e', quick)).status, 429, 'all places are taken for the first time');
+  const patient = validate('e', quick);
+  // Slow endpoints end after 12 s.
+  nowMs += 12_000;
+  await until(
+    async () => waiting.length,
+    count => count === 16,
+  );
+  for (const end of waiting.splice(0)) end();
+  t.match((await patient).json, { valid: true }, 'waits for a place');
+  await Promise.all(first);
+  await untilActive(0);
+
+  const second = validateTwiceEach();
+  await untilActive(2);
+  const startedAt = performance.now();
+  t.match((await validate('e', quick)).json, { valid: true });
+  t.ok(performance.now() - startedAt < 2_000, 'needs no wait');
+  await until(
+    async () => waiting.length,
+    count => count === 4,
+  );
+  for (const end of waiting.splice(0)) end();
+  const statuses = (await Promise.all(second)).map(({ status }) => status);
+  t.strictSame(statuses.toSorted(), [200, 200, 429, 429, 429, 429, 429, 429]);
 });
 
 t.test('answers other requests in time while name servers are slow', async t => {
@@ -112,11 +174,11 @@ t.test('answers other requests in time while name servers are slow', async t => 
     adjust: dependencies => ({
       ...dependencies,
       // The default limit would refuse most of the checks before they resolve a name.
-      checkLimit: createConcurrencyLimit({
+      checkPlaces: createCheckPlaces({
+        ...checkPlacesOptions,
         total: 100,
         perEnvironment: 100,
-        code: 'rate_limited',
-        what: 'checks',
+        now: () => 0,
       }),
       clientEnvironment: {
         allowlist: parseEndpointAllowlist([]),

@@ -52,8 +52,8 @@ export interface CheckRequest {
 }
 
 /**
- * Time in milliseconds after which an upload that starts late is no longer aborted. The caller
- * already has the result then.
+ * Limit of all requests of a check in milliseconds. An upload that starts late is aborted until
+ * then, although the caller already has the result.
  */
 const lateLimitMs = 20_000;
 
@@ -170,12 +170,13 @@ async function write(
   key: string,
   encryption: Encryption | null,
 ): Promise<void> {
+  const late = AbortSignal.timeout(lateLimitMs);
   try {
-    await tryUpload(client, destination, key, encryption);
+    await tryUpload(client, destination, key, encryption, late);
   } catch (error) {
     if (encryption === null || error instanceof StorageError || !mayBeEncryption(error))
       throw error;
-    const startsWithout = await tryUpload(client, destination, key, null).then(
+    const startsWithout = await tryUpload(client, destination, key, null, late).then(
       () => true,
       () => false,
     );
@@ -206,16 +207,17 @@ async function tryUpload(
   destination: Destination,
   key: string,
   encryption: Encryption | null,
+  late: AbortSignal,
 ): Promise<void> {
   const Bucket = destination.bucket;
-  const late = { abortSignal: AbortSignal.timeout(lateLimitMs) };
+  const options = { abortSignal: late };
   const answer = await client.send(
     new CreateMultipartUploadCommand({ Bucket, Key: key, ...encryptionParams(encryption) }),
-    late,
+    options,
   );
   const UploadId = requireUploadId(answer.UploadId);
   try {
-    await client.send(new AbortMultipartUploadCommand({ Bucket, Key: key, UploadId }), late);
+    await client.send(new AbortMultipartUploadCommand({ Bucket, Key: key, UploadId }), options);
   } catch (error) {
     throw new StorageError(describeStorageError(error, { step: 'abort', destination }), error);
   }
