@@ -14,7 +14,14 @@ import { makeWebhookSecret } from '../../src/webhooks/signature.ts';
 import { bytes } from '../destinations/s3/test-source.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
 import { registerSecret } from '../helpers/secrets.ts';
-import { type AnswerSpec, bodies, framings, keySets, kib } from './hostile-bodies.ts';
+import {
+  type AnswerSpec,
+  bodies,
+  endlessAnswers,
+  framings,
+  keySets,
+  kib,
+} from './hostile-bodies.ts';
 import { scaled } from './scale.ts';
 
 /** No answer of an endpoint blocks the event loop or keeps a call beyond its limit. */
@@ -151,6 +158,29 @@ t.test('is not blocked by the headers and the framing of answers', async t => {
     for (const [call, make] of Object.entries(calls)) {
       judge(t, `${call}, ${name}`, await measure(make));
     }
+  }
+});
+
+t.test('ends calls whose answers do not end', async t => {
+  for (const name of scaled(2, 1) === 2 ? endlessAnswers : endlessAnswers.slice(0, 2)) {
+    await answerWith({ kind: 'endless', name });
+    const before = process.memoryUsage().rss;
+    // All at once, because each takes up to its time limit.
+    const took: Record<string, number> = {};
+    const blockMs = await longestBlockMs(() =>
+      Promise.all(
+        Object.entries(calls).map(async ([call, make]) => {
+          const startedAt = performance.now();
+          await make().catch(() => {});
+          took[call] = performance.now() - startedAt;
+        }),
+      ),
+    );
+    for (const [call, tookMs] of Object.entries(took)) {
+      judge(t, `${call}, ${name}`, { blockMs, tookMs });
+    }
+    const grownMib = (process.memoryUsage().rss - before) / 1024 / kib;
+    t.ok(grownMib < 64, `${name}: ${Math.round(grownMib)} MiB more`);
   }
 });
 

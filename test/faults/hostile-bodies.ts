@@ -10,7 +10,17 @@ export type AnswerSpec =
   | { readonly kind: 'working' }
   | { readonly kind: 'body'; readonly name: string; readonly size: number; readonly status: number }
   | { readonly kind: 'framing'; readonly name: string }
+  | { readonly kind: 'endless'; readonly name: EndlessAnswer }
   | { readonly kind: 'keySet'; readonly name: string; readonly size: number };
+
+/** Answers that never end. The endpoint sends them itself. */
+export const endlessAnswers = [
+  'a body without end',
+  'a slow body',
+  'a slow header',
+  'silence',
+] as const;
+export type EndlessAnswer = (typeof endlessAnswers)[number];
 
 type Bodies = Readonly<Record<string, (size: number) => string>>;
 
@@ -107,6 +117,7 @@ export const keySets: Bodies = {
 export function buildAnswers(spec: AnswerSpec): RawAnswers {
   switch (spec.kind) {
     case 'working':
+    case 'endless':
       return working;
     case 'body':
       return same(answer(spec.status, bodies[spec.name]?.(spec.size) ?? '', 'etag: "e"\r\n'));

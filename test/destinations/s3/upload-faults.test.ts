@@ -130,6 +130,52 @@ t.test('reports the storage error of each upload step and aborts the upload', as
   }
 });
 
+t.test('rejects an ETag that cannot be sent back', async t => {
+  const header =
+    (line: string): Answer =>
+    (request, response) =>
+      request.once('end', () =>
+        response.socket?.end(`HTTP/1.1 200 OK\r\n${line}content-length: 0\r\n\r\n`, 'latin1'),
+      );
+  const document =
+    (etag: string): Answer =>
+    (_, response) =>
+      response.end(`<CompleteMultipartUploadResult>${etag}</CompleteMultipartUploadResult>`);
+  const headers = {
+    'no ETag': '',
+    'an ETag with NUL': 'etag: "a\0b"\r\n',
+    'an ETag with a tab': 'etag: "a\tb"\r\n',
+    'an ETag that is not ASCII': 'etag: "é"\r\n',
+    'a long ETag': `etag: "${'e'.repeat(300)}"\r\n`,
+    'an ETag of 1 MB': `etag: "${'e'.repeat(1_000_000)}"\r\n`,
+  };
+  const documents = {
+    'no ETag': '',
+    'an ETag with NUL': '<ETag>a&#0;b</ETag>',
+    'an ETag with a line break': '<ETag>a&#10;b</ETag>',
+    'a lone surrogate': '<ETag>&#xD800;</ETag>',
+    'a long ETag': `<ETag>${'e'.repeat(300)}</ETag>`,
+    'an ETag of 1 MB': `<ETag>${'e'.repeat(1_000_000)}</ETag>`,
+  };
+  const body = () => ({ body: bytes(9 * mebibyte), expectedSizeBytes: 9 * mebibyte });
+  const small = () => ({ body: bytes(100), expectedSizeBytes: 100 });
+  for (const [name, part] of Object.entries(headers).map(
+    ([name, line]) => [name, header(line)] as const,
+  )) {
+    const endpoint = await fakeEndpoint(forgetful({ part }));
+    const once = { maxAttempts: 1 };
+    t.equal(codeOf(await upload(t, endpoint.destination, small(), once)), 'not_s3', name);
+    t.equal(codeOf(await upload(t, endpoint.destination, body(), once)), 'not_s3', `part: ${name}`);
+    t.equal(count(endpoint.requests, 'DELETE'), 1, `${name}: the upload is aborted`);
+    await endpoint.close();
+  }
+  for (const [name, etag] of Object.entries(documents)) {
+    const endpoint = await fakeEndpoint(forgetful({ complete: document(etag) }));
+    t.equal(codeOf(await upload(t, endpoint.destination, body())), 'not_s3', `complete: ${name}`);
+    await endpoint.close();
+  }
+});
+
 t.test('succeeds when a part is answered with SlowDown twice', async t => {
   let refusals = 2;
   const slow: Answer = (request, response) => {
