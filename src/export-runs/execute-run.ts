@@ -55,8 +55,11 @@ async function attemptRun(
   const cancelReason = context.isFinished ? null : cancelReasonOf(context);
   if (cancelReason !== null) await recordFailure(dependencies, context.attempt, cancelReason);
   const isWanted = !context.isFinished && cancelReason === null;
-  const pass = isWanted ? slowLane.admit(context.attempt.environmentId) : null;
+  // The clean-up after earlier attempts may take long too.
+  const usesStorage = isWanted || context.attempt.number > 0;
+  const pass = usesStorage ? slowLane.admit(context.attempt.environmentId) : null;
   if (isWanted && pass === null) return await postponeRun(db, jobs, context.attempt);
+  if (usesStorage && pass === null && !job.isLast) throw new Error('the slow lane is full');
   const client = openClient(dependencies, context.config, pass?.pace);
   try {
     const signal = AbortSignal.any([job.signal, stopping]);
