@@ -36,15 +36,19 @@ export function answerInTurn(server: Server): (socket: Socket, act: () => void) 
   };
 
   const proceed = (socket: Socket, connection: Connection) => {
-    const next = socket.destroyed || socket.writableEnded ? undefined : connection.waiting.shift();
-    if (next !== undefined) {
-      begin(connection, ...next);
-      if (connection.waiting.length < maxWaiting) socket.resume();
-      else socket.pause();
+    const [next] = connection.waiting;
+    const isOver = socket.destroyed || socket.writableEnded;
+    // After malformed bytes, the rest of an incomplete request never arrives.
+    const isCutOff = connection.onIdle !== null && next?.[0].complete === false;
+    if (next === undefined || isOver || isCutOff) {
+      connections.delete(socket);
+      connection.onIdle?.();
       return;
     }
-    connections.delete(socket);
-    connection.onIdle?.();
+    connection.waiting.shift();
+    begin(connection, ...next);
+    if (connection.waiting.length < maxWaiting) socket.resume();
+    else socket.pause();
   };
 
   server.on('request', (request, response) => {

@@ -6,6 +6,9 @@ const longestQueryValue = 31;
 
 const redacted = '[redacted]';
 
+/** Longest URL that is logged, in characters. Callers may send 16 KiB. */
+const longestUrl = 2_000;
+
 /** API keys, also truncated ones, and the secret of an API key alone. */
 const apiKeyShape = /whx_[0-9a-f]{8}|[0-9a-f]{64}/i;
 
@@ -26,7 +29,8 @@ export function redactUrl(url: string, secrets: readonly string[] = []): string 
   const queryStart = shown.indexOf('?');
   const path = queryStart === -1 ? shown : shown.slice(0, queryStart);
   const query = queryStart === -1 ? '' : shown.slice(queryStart);
-  return redactPieces(path, longestId) + redactPieces(query, longestQueryValue);
+  const whole = redactPieces(path, longestId) + redactPieces(query, longestQueryValue);
+  return whole.length > longestUrl ? `${whole.slice(0, longestUrl)}…` : whole;
 }
 
 /** Removes JWTs and API keys from a text, such as an error message that quotes a URL. */

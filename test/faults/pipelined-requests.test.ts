@@ -3,6 +3,7 @@ import { startTestApp } from '../helpers/app.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { exchange } from './raw-exchange.ts';
 import { scaled } from './scale.ts';
 
 /** A burst of requests on one connection does not delay the requests of others. */
@@ -72,3 +73,22 @@ for (const [name, burst] of Object.entries(bursts)) {
     t.ok(blockMs < maxBlockMs, `blocked for ${Math.round(blockMs)} ms`);
   });
 }
+
+t.test('answers the requests before malformed bytes, then 400', async t => {
+  const head = `PUT /v1/environments/acme HTTP/1.1\r\nHost: a\r\n${authorization}\r\n`;
+  const json = 'Content-Type: application/json\r\n';
+  for (const [name, bytes, expected] of [
+    ['a malformed request', '\0\r\n\r\n', [200, 400]],
+    ['a malformed body', `${head}${json}Transfer-Encoding: chunked\r\n\r\nzz\r\n`, [200, 400]],
+    ['a malformed header', `${head}a b: c\r\n\r\n`, [200, 400]],
+  ] as const) {
+    for (const count of [1, 100]) {
+      const { answers } = await exchange(app.port, [
+        get('/v1/environments/acme', authorization).repeat(count) + bytes,
+      ]);
+      const statuses = answers.map(({ status }) => status);
+      t.equal(statuses.length, count + 1, `${name} after ${count}`);
+      t.strictSame([...new Set(statuses)], expected, name);
+    }
+  }
+});

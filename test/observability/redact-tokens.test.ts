@@ -107,6 +107,13 @@ t.test('leaves a URL without a token unchanged', async t => {
   }
 });
 
+t.test('cuts a long URL', async t => {
+  t.equal(
+    redactUrl(`/${'a/'.repeat(5_000)}`),
+    `/${'a/'.repeat(5_000)}`.slice(0, 2_000).concat('…'),
+  );
+});
+
 t.test('redacts tokens in a text that quotes a URL', async t => {
   t.equal(
     redactTokens(`'/v1/downloads/${link}%zz' is not a valid url component`),
