@@ -57,7 +57,8 @@ export function withoutBucket(endpoint: string, bucket: string): string | null {
   const { protocol, hostname, port, pathname } = new URL(endpoint);
   const prefix = `${bucket.toLowerCase()}.`;
   const isPrefixed = hostname.startsWith(prefix);
-  const host = isPrefixed ? hostname.slice(prefix.length) : hostname;
+  // A host may end with the dot of the root of the DNS.
+  const host = (isPrefixed ? hostname.slice(prefix.length) : hostname).replace(/\.$/, '');
   const isMisplaced = isPrefixed || pathname !== '/';
   if (!isMisplaced || !endpointHosts.some(shape => shape.test(host))) return null;
   return `${protocol}//${host}${port === '' ? '' : `:${port}`}`;

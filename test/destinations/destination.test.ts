@@ -488,12 +488,14 @@ t.test('rejects an endpoint whose host certainly contains the bucket', async t =
     's3.eu-west-1.amazonaws.com',
     'storage.googleapis.com',
   ]) {
-    t.strictSame(faultsOf({ ...custom, endpoint: `https://acme.${host}` }), [
-      {
-        path: '/endpoint',
-        message: `names more than the storage: leave the bucket out of the endpoint, write https://${host}`,
-      },
-    ]);
+    for (const form of [host, `${host}.`, host.toUpperCase()]) {
+      t.strictSame(faultsOf({ ...custom, endpoint: `https://acme.${form}` }), [
+        {
+          path: '/endpoint',
+          message: `names more than the storage: leave the bucket out of the endpoint, write https://${host}`,
+        },
+      ]);
+    }
     t.strictSame(faultsOf({ ...custom, endpoint: `https://${host}` }), []);
     const [fault] = faultsOf({ ...custom, endpoint: `https://${host}/acme` });
     t.match(fault?.message, /leave the bucket out of the endpoint, write https:\/\/[^/]+$/);
