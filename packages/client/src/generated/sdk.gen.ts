@@ -60,7 +60,7 @@ export class Api extends HeyApiClient {
     /**
      * Read metrics for Prometheus
      *
-     * No metric identifies a customer. The route also answers while the database cannot be reached: `whx_database_up` is then 0.
+     * No metric identifies a customer. The route also answers while the database cannot be reached: `whx_database_up` is then 0. Scrapes within a second get the same values.
      *
      * Needs no `Authorization` header.
      */
