@@ -111,10 +111,17 @@ const calls: Record<string, () => Promise<unknown>> = {
 };
 
 /**
- * Makes the call.
+ * Makes the call, again if it seems to block. A busy machine slows single calls down, and an answer
+ * that blocks does so each time.
+ *
  * @returns its longest block of the event loop and its duration, in milliseconds
  */
 async function measure(call: () => Promise<unknown>) {
+  const first = await measureOnce(call);
+  return first.blockMs < maxBlockMs ? first : await measureOnce(call);
+}
+
+async function measureOnce(call: () => Promise<unknown>) {
   const startedAt = performance.now();
   const blockMs = await longestBlockMs(() => call().catch(() => {}));
   return { blockMs, tookMs: performance.now() - startedAt };
