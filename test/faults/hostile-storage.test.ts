@@ -79,6 +79,8 @@ startExportWorker(t, app);
 
 /** Starts a run whose first attempt fails, and waits until it is queued again. */
 async function failOnce(environmentId: string) {
+  // Runs of other tests must not send requests.
+  await app.database.pool.query('delete from environments');
   await app.putEnvironment(environmentId);
   await app.load(environmentId, '2026-03-01', loadBody([adoptionRow()]));
   steps = {};
@@ -127,9 +129,9 @@ t.test('ends a run that is not wanted before it cleans up', async t => {
   const { path, finished } = await failOnce('lowered');
   let isOpen = false;
   steps = {
-    'list uploads': request => {
+    'list uploads': (_, response) => {
       isOpen = true;
-      request.once('close', () => {
+      response.once('close', () => {
         isOpen = false;
       });
     },
