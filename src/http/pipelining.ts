@@ -43,6 +43,8 @@ export function answerInTurn(server: Server): (socket: Socket, act: () => void) 
     if (next === undefined || isOver || isCutOff) {
       connections.delete(socket);
       connection.onIdle?.();
+      // A paused socket would not notice that the client has closed its side.
+      if (socket.isPaused()) socket.resume();
       return;
     }
     connection.waiting.shift();
@@ -54,6 +56,11 @@ export function answerInTurn(server: Server): (socket: Socket, act: () => void) 
   server.on('request', (request, response) => {
     const { socket } = request;
     const connection = connections.get(socket);
+    // The service has announced the end of the connection with an earlier answer.
+    if (socket.writableEnded) {
+      request.resume();
+      return;
+    }
     if (connection === undefined) {
       const opened: Connection = { current: request, waiting: [], onIdle: null };
       connections.set(socket, opened);

@@ -95,3 +95,15 @@ t.test('answers the requests before malformed bytes, then 400', async t => {
     }
   }
 });
+
+t.test('keeps no connection that has ended', async () => {
+  const close = get('/health/live', 'Connection: close');
+  await exchange(app.port, [
+    get('/health/live').repeat(10) + close + get('/health/live').repeat(300),
+  ]);
+  const open = () =>
+    new Promise<number>((resolve, reject) => {
+      app.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
+    });
+  await eventually(async () => (await open()) === 0, 'the end of all connections');
+});
