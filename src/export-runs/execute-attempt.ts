@@ -127,8 +127,8 @@ async function send(
       if (asked > 1) await abortOrphanedUploadsOf(used, dependencies, context, signal);
     },
     onMultipartAborted: () => forgetUpload(db, attempt),
-    beforeCompletion: async () => {
-      await watch.check();
+    beforeCompletion: watch.check,
+    beforeLastRequest: async () => {
       if (!(await beginCompletion(db, attempt))) throw new AttemptCancelledError(null);
     },
     parquetPlaces,

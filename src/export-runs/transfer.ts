@@ -34,6 +34,7 @@ export interface TransferRequest {
    * @throws to prevent the completion
    */
   readonly beforeCompletion: () => Promise<void>;
+  readonly beforeLastRequest: () => Promise<void>;
   readonly now: () => Date;
 }
 
@@ -106,6 +107,7 @@ async function transferFile(
       signal,
       onMultipartStarted: request.onMultipartStarted,
       onMultipartAborted: request.onMultipartAborted,
+      beforeLastRequest: request.beforeLastRequest,
     });
     const result = {
       ...object,

@@ -58,6 +58,11 @@ export interface UploadRequest {
    * abort.
    */
   readonly onMultipartAborted?: () => Promise<void>;
+  /**
+   * Called before the request that makes the object appear, after all parts.
+   * @throws to prevent that request
+   */
+  readonly beforeLastRequest?: () => Promise<void>;
 }
 
 export interface UploadedObject {
@@ -123,6 +128,7 @@ async function upload(client: S3Client, request: UploadRequest): Promise<Uploade
     stopped,
     fault,
     sourceEnd,
+    beforeLastRequest: request.beforeLastRequest,
     onStarted: async (id, asked) => {
       uploadId = id;
       await request.onMultipartStarted(id, asked);
@@ -165,6 +171,7 @@ interface SenderOptions {
   /** Resolves when the source has ended without error and was read completely. */
   readonly sourceEnd: Promise<void>;
   readonly onStarted: UploadRequest['onMultipartStarted'];
+  readonly beforeLastRequest: UploadRequest['beforeLastRequest'] | undefined;
 }
 
 type Command = Parameters<S3Client['send']>[0];
@@ -181,14 +188,17 @@ interface Answer {
 function sender(
   client: S3Client,
   destination: Destination,
-  { stopped, fault, sourceEnd, onStarted }: SenderOptions,
+  { stopped, fault, sourceEnd, onStarted, beforeLastRequest }: SenderOptions,
 ): (command: Command) => Promise<Answer> {
   const ask = async (command: Command): Promise<Answer> => {
     stopped.throwIfAborted();
     const isCreate = command instanceof CreateMultipartUploadCommand;
     const isLast =
       command instanceof CompleteMultipartUploadCommand || command instanceof PutObjectCommand;
-    if (isLast) await sourceEnd;
+    if (isLast) {
+      await sourceEnd;
+      await beforeLastRequest?.();
+    }
     try {
       const answer = (await client.send(command, {
         abortSignal: limitOf(isCreate, isLast) ?? stopped,
