@@ -7,6 +7,7 @@ import { redactLine, redactTokens, redactUrl } from './redact-tokens.ts';
 const secretMembers = [
   'authorization',
   'secretAccessKey',
+  'sessionToken',
   'secret_access_key',
   'adminToken',
   'key',
