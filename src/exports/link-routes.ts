@@ -39,6 +39,7 @@ interface LinkRouteDependencies extends ExportSenderDependencies {
 }
 
 const defaultExpirySeconds = 300;
+const maxExpirySeconds = 3_600;
 const tags = ['Manual export'];
 
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
@@ -71,7 +72,11 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
             ),
             asOf: Type.Optional(asOfSchema),
             expiresInSeconds: Type.Optional(
-              Type.Integer({ minimum: 60, maximum: 3600, default: defaultExpirySeconds }),
+              Type.Integer({
+                minimum: 60,
+                maximum: maxExpirySeconds,
+                default: defaultExpirySeconds,
+              }),
             ),
           },
           { title: 'DownloadLinkInput', additionalProperties: false },

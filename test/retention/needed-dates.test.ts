@@ -78,7 +78,7 @@ const someDates = fc
   .map(([every, indexes]) => indexes.filter(index => index % every === 0 || index % 97 === 0));
 
 /**
- * Returns the dates that exports show: the newest of each range, as find-parts.ts reads them from
+ * Returns the dates that exports show: the newest of each range, as plan-export.ts reads them from
  * the registry.
  */
 function shown(today: string, dates: readonly string[]): (string | null)[] {

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { parquetColumns } from '../../snapshots/column-types.ts';
 import type { ShownDate } from '../aggregations.ts';
 import {
   describeExport,
@@ -64,7 +65,7 @@ export async function openParquet(
 }
 
 function describeConversion({ plan, contentHash, lastModified }: ExportDescription) {
-  const content = JSON.stringify([parquetRenderer, contentHash]);
+  const content = JSON.stringify([parquetRenderer, parquetColumns, contentHash]);
   return {
     plan,
     contentHash: createHash('sha256').update(content).digest('hex'),
