@@ -23,7 +23,7 @@ const sections = new Map(
 const setup = sections.get('Create a client') ?? '';
 sections.delete('Create a client');
 
-t.test('README of the client', needsS3, async t => {
+t.test('the programs in the README of the client', needsS3, async t => {
   // Each program asks for the real date.
   const app = await startExportApp(t, { now: new Date().toISOString() });
   startExportWorker(t, app);
@@ -62,7 +62,7 @@ t.test('README of the client', needsS3, async t => {
   const titles = [...sections.keys()];
   t.equal(titles.length, 5, 'the five tasks');
 
-  await t.test('programs have no type errors', async t => {
+  await t.test('have no type errors', async t => {
     const files = titles.map(title => write(title));
     const project = path.join(folder, 'tsconfig.json');
     const extended = path.join(root, 'tsconfig.json');
@@ -76,15 +76,15 @@ t.test('README of the client', needsS3, async t => {
     t.same({ code, stdout }, { code: 0, stdout: '' });
   });
 
-  await t.test('load, download', async t => {
-    t.match(await run('Load the snapshot of a day'), /^Version \S+ has 1 rows\.\n$/);
+  await t.test('ingest a snapshot and download an export', async t => {
+    t.match(await run('Ingest the snapshot of a day'), /^Version \S+ has 1 rows\.\n$/);
     const output = await run('Download an export with progress');
     const [, name = ''] = /^(acme_today_[\d-]+\.csv) has 1 rows\.$/m.exec(output) ?? [];
     const { length } = fs.readFileSync(path.join(folder, name));
     t.match(output, new RegExp(`^${length} of (${length}|\\?) bytes$`, 'm'));
   });
 
-  await t.test('save, run', async t => {
+  await t.test('save an export config, start a run and read the status', async t => {
     const wrong = { accessKeyId: 'WRONG', secretAccessKey: registerSecret('w'.repeat(40)) };
     t.match(
       await run('Save an automatic export', wrong),
