@@ -14,10 +14,10 @@ export const dayFile = (environmentId: string) =>
 
 const names = {
   cursor: 'cursor + fast-csv',
-  plain: 'ours, plain',
-  gzip: 'ours, gzip',
-  unrendered: 'ours, not rendered yet, plain',
-  unrenderedGzip: 'ours, not rendered yet, gzip',
+  plain: 'service, plain',
+  gzip: 'service, gzip',
+  unrendered: 'service, not rendered yet, plain',
+  unrenderedGzip: 'service, not rendered yet, gzip',
 } as const;
 
 /**

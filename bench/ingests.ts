@@ -36,7 +36,7 @@ const forms = [
 ] as const;
 
 /**
- * Compares an ingest of three forms of body with `\copy` of the same rows in the same order, into
+ * Compares ingests of three forms of body with `\copy` of the same rows in the same order, into
  * the same table and into a plain table with a primary key.
  */
 export async function measureIngests(bench: Bench): Promise<Section> {
@@ -47,7 +47,7 @@ export async function measureIngests(bench: Bench): Promise<Section> {
       columns: [''],
       rows: [],
       goals: [],
-      notes: ['Left out: there is no psql here.'],
+      notes: ['Skipped: no psql.'],
       bars: [],
     };
   }
@@ -74,7 +74,7 @@ export async function measureIngests(bench: Bench): Promise<Section> {
         { name: `${sameTable}: ${form.name}`, prepare, run: () => psql('snapshot_rows') },
         { name: `${plainTable}: ${form.name}`, prepare, run: () => psql('plain_rows') },
         {
-          name: `ours: ${form.name}`,
+          name: `service: ${form.name}`,
           prepare,
           run: () => timed(() => put(service, bench.date, body)),
         },
@@ -84,12 +84,12 @@ export async function measureIngests(bench: Bench): Promise<Section> {
     await removeRows(bench);
     const median = (name: string) => times.get(name)?.median ?? Number.NaN;
     const ratio = (form: string, other: string) =>
-      median(`${other}: ${form}`) / median(`ours: ${form}`);
+      median(`${other}: ${form}`) / median(`service: ${form}`);
     return {
       title,
       columns: ['', 'seconds', 'rows/s', '× same table', '× plain table'],
       rows: forms.flatMap(({ name: form }) =>
-        [sameTable, plainTable, 'ours'].map(what => {
+        [sameTable, plainTable, 'service'].map(what => {
           const seconds = median(`${what}: ${form}`);
           return [
             `${what}: ${form}`,
@@ -123,7 +123,7 @@ export async function measureIngests(bench: Bench): Promise<Section> {
           name: 'psql \\copy from',
           rowsPerSecond: bench.rows / median(`${sameTable}: as exported`),
         },
-        { name: 'ours, ingest', rowsPerSecond: bench.rows / median('ours: as exported') },
+        { name: 'service, ingest', rowsPerSecond: bench.rows / median('service: as exported') },
       ],
     };
   } finally {

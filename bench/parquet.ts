@@ -64,7 +64,7 @@ export async function measureParquet(bench: Bench): Promise<Section> {
         },
       ],
       notes: ['The rows are rendered. One download runs before and is not counted.'],
-      bars: [{ name: 'ours, Parquet', rowsPerSecond: rate }],
+      bars: [{ name: 'service, Parquet', rowsPerSecond: rate }],
     };
   } finally {
     await bench.pool.query('delete from export_configs where environment_id = $1', [

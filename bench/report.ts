@@ -104,7 +104,7 @@ function asSvg({ sections }: Report): string {
   const drawn = bars.map(({ name, rowsPerSecond }, index) => {
     const y = 36 + index * rowHeight;
     const end = x(Math.log10(rowsPerSecond));
-    const colour = name.startsWith('our') ? '#1f6feb' : '#8c959f';
+    const colour = name.startsWith('service') ? '#1f6feb' : '#8c959f';
     return (
       `<text x="${left - 8}" y="${y + 13}" text-anchor="end">${asXml(name)}</text>` +
       `<rect x="${left}" y="${y}" width="${(end - left).toFixed(1)}" height="18" fill="${colour}"/>` +

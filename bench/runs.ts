@@ -61,10 +61,10 @@ export async function measureRuns(bench: Bench): Promise<Section> {
     const forget = () => forgetRendering(bench);
     const names = {
       pipe: 'psql \\copy | aws s3 cp -',
-      ours: 'our run, plain',
+      ours: 'service run, plain',
       gzipPipe: 'psql \\copy | gzip | aws s3 cp -',
-      oursGzip: 'our run, gzip',
-      unrendered: 'our run, plain, renders first',
+      oursGzip: 'service run, gzip',
+      unrendered: 'service run, plain, renders first',
     };
     const times = await alternate(
       [
