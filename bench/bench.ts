@@ -14,7 +14,7 @@ export interface Bench {
   readonly rows: number;
   /** Number of measurements for each median. */
   readonly rounds: number;
-  /** Numbers of rows for the growth measurement. Each is four times the one before. */
+  /** Numbers of rows for the growth measurement. Each is four times the previous one. */
   readonly sizes: readonly number[];
   /** Numbers of configs that are due in a tick. */
   readonly configCounts: readonly number[];

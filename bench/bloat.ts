@@ -8,10 +8,10 @@ import { featuresPerCompany, fillSnapshot } from './fill.ts';
  * of 3 s corresponds to 3 minutes.
  */
 const pauseMs = 3_000;
-/** Number of equal environments in a day's partition. One of them is replaced again and again. */
+/** Number of equal environments in a day's partition. One of them is replaced repeatedly. */
 const environments = 20;
 
-/** A table whose rows are replaced again and again. */
+/** Table whose rows are replaced repeatedly. */
 interface Contender {
   readonly name: string;
   readonly table: string;

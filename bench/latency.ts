@@ -100,7 +100,7 @@ function secondsOf({ rows }: Bench): number {
   return rows >= 100_000 ? 3 : 1;
 }
 
-/** Environment whose snapshot is ingested again and again. */
+/** Environment whose snapshot is ingested repeatedly. */
 const ingesting = 'ingesting';
 const bodyFile = ({ directory }: Bench) => path.join(directory, 'ingest.csv');
 

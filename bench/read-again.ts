@@ -2,7 +2,6 @@
  * Starts several readers of one answer. Each requests it again after its end, until the process is
  * killed.
  *
- *
  *   node bench/read-again.ts <url> <readers>
  *
  * The variable TOKEN has the bearer token.

@@ -25,9 +25,9 @@ const periodDays = { 1: 30, 2: 7, 3: 1 } as const;
 const churnAfterMs = 28 * dayMs;
 
 /**
- * Returns the state of a pair at `instant`. Computes the whole life of the pair (seen, tried, kept,
- * given up) from random numbers of the pair, then cuts it off at `instant`. Later events therefore
- * change nothing in earlier snapshots.
+ * Returns the state of a pair at `instant`. Computes the whole life of the pair from its random
+ * numbers, then ignores everything after `instant`. Later events therefore do not change earlier
+ * snapshots.
  *
  * @returns null if the company has not seen the feature yet
  */

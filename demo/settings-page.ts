@@ -14,7 +14,7 @@ const contentTypes: Readonly<Record<string, string>> = {
   '.js': 'text/javascript; charset=utf-8',
 };
 
-/** What the page reads from `session.json`. */
+/** Data that the page reads from `session.json`. */
 export interface Session {
   readonly environmentId: string;
   readonly token: string;

@@ -32,7 +32,7 @@ export interface ServiceOptions {
   readonly beforeListen?: () => Promise<void>;
 }
 
-/** Longest time that downloads may continue after the stop. */
+/** Longest time that downloads may continue during the shutdown. */
 const stopTimeoutMs = 2_000;
 
 /** Starts the service as `npm start` does, in this process. Logs errors only. */

@@ -1,12 +1,12 @@
 /**
- * Loads the snapshot of a day, as a backend does every night, and reports the automatic exports.
+ * Ingests the snapshot of a day, as a backend does every night, and reports the automatic exports.
  *
  *   node examples/nightly-load.ts acme 2026-03-01 snapshot.csv
  *
  * The variables WAREHOUSE_EXPORT_URL and WAREHOUSE_EXPORT_TOKEN name the service and an API key
  * with the scopes `snapshots:write` and `exports:read`. A snapshot is replaced completely or not at
  * all, so the program may be started again at any time. The exit code is 0 only if the snapshot was
- * loaded and no automatic export has failed.
+ * ingested and no automatic export has failed.
  */
 import { openAsBlob } from 'node:fs';
 import { ApiError, busyCodes, createClient, retryWhenBusy } from '@warehouse-export/client';
@@ -19,12 +19,12 @@ if (!environmentId || !date || !file || !baseUrl || !token) {
 const client = createClient({ baseUrl, token });
 
 try {
-  // The digest of the file travels with it, so a file that is cut off on its way is refused.
+  // The request contains the digest of the file, so the service refuses an incomplete file.
   const body = await openAsBlob(file);
   const snapshot = await retryWhenBusy(() => client.uploadSnapshot({ environmentId, date, body }), {
     attempts: 8,
-    // 429 and 503 have `Retry-After`. 409 means that another process loads this day. 408 and
-    // `digest_mismatch` mean that the body was damaged or stopped on its way.
+    // 429 and 503 have `Retry-After`. 409 means that another process ingests this day. 408 and
+    // `digest_mismatch` mean that the body arrived damaged or incomplete.
     codes: [...busyCodes, 'conflict', 'request_timeout', 'digest_mismatch'],
     onRetry: ({ message }, seconds) => console.log(`${message}. Next attempt in ${seconds} s`),
   });

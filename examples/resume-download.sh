@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Downloads an export with curl, and continues an interrupted download where it stopped.
+# Downloads an export with curl, and continues an interrupted download.
 #
 #   WAREHOUSE_EXPORT_URL=https://export.example.com WAREHOUSE_EXPORT_TOKEN=whx_… \
 #     bash examples/resume-download.sh acme 6-months-weekly.csv.gz
@@ -29,12 +29,12 @@ fi
 
 received=$(stat --format %s "$file" 2>/dev/null || echo 0)
 if [ -z "$size" ]; then
-  # A snapshot is not rendered yet, so there is no length and no range: load the whole file.
+  # A snapshot is not rendered yet, so there is no length and no range. Download the whole file.
   rm -f "$file"
   "${curl[@]}" "$url" --output "$file"
 elif [ "$received" -lt "$size" ]; then
-  # curl asks for the rest with `Range`. `If-Range` makes the service send the whole file if it was
-  # replaced meanwhile. curl then refuses it with exit code 33.
+  # curl requests the rest with `Range`. If the file was replaced, `If-Range` makes the service send
+  # the whole file. curl then fails with exit code 33.
   "${curl[@]}" --continue-at - -H "If-Range: $etag" "$url" --output "$file"
 fi
 

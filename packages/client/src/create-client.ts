@@ -33,7 +33,7 @@ export interface Client {
   uploadSnapshot(options: UploadSnapshotOptions): Promise<IngestedSnapshot>;
 }
 
-/** Creates a client. It keeps no connection and needs no end. */
+/** Creates a client. It keeps no connection, so it need not be closed. */
 export function createClient(options: ClientOptions): Client {
   const { baseUrl } = options;
   const token = async () =>

@@ -112,8 +112,8 @@ async function openFile(
     {
       method: 'GET',
       query: { asOf },
-      // With a range, fetch asks for bytes that are not compressed on the way. Only their positions
-      // are known, so a download without a range could not be resumed.
+      // With a range, fetch requests bytes that no proxy compresses. Positions of compressed bytes
+      // are unknown, so a download without a range could not be resumed.
       headers: { range: `bytes=${from}-`, ...(etag !== null && { 'if-range': etag }) },
       signal,
     },
@@ -140,7 +140,7 @@ interface ReadOptions {
   readonly reopen: (from: number) => Promise<OpenedFile>;
 }
 
-/** Yields the whole file over as many connections as it takes. */
+/** Yields the whole file. Opens a new connection after each break. */
 async function* readAll(first: OpenedFile, { attempts, signal, reopen }: ReadOptions): Chunks {
   const { startsAt, totalBytes } = first;
   let file: OpenedFile | null = first;

@@ -24,7 +24,7 @@ export class WebhookVerificationError extends Error {
 /**
  * Verifies the signature of a webhook message by Standard Webhooks.
  *
- * @returns the event. `webhook-id` tells repeated messages apart, this function does not.
+ * @returns the event. Repeated messages have the same `webhook-id`. This function accepts them.
  * @throws {WebhookVerificationError}
  */
 export async function verifyWebhook(options: VerifyWebhookOptions): Promise<WebhookEvent> {
