@@ -1,8 +1,8 @@
 /** Checks the form of custom endpoints. The endpoint guard decides which hosts may be reached. */
 
 /**
- * Returns the reason why a text is not an endpoint: scheme, host and port, and the path of a storage
- * that has one, such as `/storage/v1/s3`. Returns null if it is one.
+ * Returns the reason why a text is not an endpoint, or null if it is one. An endpoint has scheme,
+ * host, an optional port, and the path of a storage that has one, such as `/storage/v1/s3`.
  */
 export function endpointFault(text: string): string | null {
   const form = 'write scheme, host and port, such as https://minio.example.com:9000';

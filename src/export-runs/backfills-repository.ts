@@ -126,7 +126,7 @@ export async function listBackfills(
 }
 
 /**
- * Cancels a running backfill. Its unfinished run goes on. The caller has locked the config.
+ * Cancels a running backfill. Its unfinished run continues. The caller has locked the config.
  * @throws AppError `not_found`; `conflict` if it has ended
  */
 export async function cancelBackfill(

@@ -114,7 +114,7 @@ export async function applyFailureEffects(
   await recordChanges(trx, systemActor('run-export'), turnedOff);
 }
 
-/** Returns the count of faulty slots after this run. Manual runs do not change it. */
+/** Returns the consecutive slots with a configuration error. Manual runs do not change it. */
 function streakAfter(run: FailedRun): { faultySlots: number; turnsOff: boolean } {
   if (run.slot === null) return { faultySlots: run.faultySlots, turnsOff: false };
   const isFaulty = configurationFaults.some(code => code === run.code);

@@ -13,7 +13,7 @@ import { initialState } from './run-states.ts';
  * of these configs. A version that failed as a redelivery is not tried again.
  */
 
-/** The update makes this wait for a check that is being made, so that none is lost. */
+/** Updates, so that this waits for a check in progress and loses no request. */
 const onConflict = sql`
   on conflict (environment_id, config_id) do update set requested_at = excluded.requested_at`;
 

@@ -16,8 +16,8 @@ interface Connection {
 }
 
 /**
- * Makes the server answer the requests of each connection one after another, each in a turn of the
- * event loop of its own. Node alone starts all requests of a piece of 64 KiB in one turn: 1,000
+ * Makes the server answer the requests of each connection one after another. Each request has its
+ * own turn of the event loop. Node starts all requests of a piece of 64 KiB in one turn: 1,000
  * pipelined scrapes blocked the process for 3 s.
  *
  * @returns a function that calls `act` once the complete requests of a connection are answered. It

@@ -235,7 +235,7 @@ export function causeOf(error: unknown): Cause {
 }
 
 /**
- * Finds the cause of a failed AssumeRole. Faults of the operator's identity and of STS pass without
+ * Finds the cause of a failed AssumeRole. Errors of the operator's identity and of STS end without
  * a change of the config.
  */
 function causeOfRefusedRole(cause: Cause): Cause {

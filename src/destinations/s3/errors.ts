@@ -77,7 +77,7 @@ export function describeStorageError(error: unknown, context: StorageContext): S
   return describe(causeOf(error), context);
 }
 
-/** Describes an error of which the caller knows a closer cause than its code tells. */
+/** Describes an error whose cause the caller knows better than its code shows. */
 export function describeStorageErrorAs(
   kind: CauseKind,
   error: unknown,

@@ -58,7 +58,7 @@ const hints = {
   },
 } satisfies Record<string, PerProvider>;
 
-/** Returns hints for an address where Amazon and Google cannot be at fault. */
+/** Returns hints for an address at which Amazon or Google would answer correctly. */
 function elsewhere(custom: string): PerProvider {
   const hint = (name: string) =>
     `Another server, such as a proxy, answers instead of ${name}. Ask the operator of this service.`;

@@ -99,10 +99,10 @@ export function createRequestHandler(agents: Agents, limits: RequestLimits, pace
 }
 
 /**
- * Returns the body of an answer.
- * Returns an empty one instead of a dangerous one if the status alone tells that a retry may help.
+ * Returns the body of an answer. Replaces a dangerous body by an empty one if the status shows that
+ * a retry may help.
  *
- * @throws UnexpectedAnswerError if the body is not safe to parse and the status tells nothing
+ * @throws UnexpectedAnswerError if the body is not safe to parse and the status does not help
  */
 function safeBody({ status, body }: HttpAnswer, limits: AnswerLimits): Buffer {
   try {
@@ -114,7 +114,7 @@ function safeBody({ status, body }: HttpAnswer, limits: AnswerLimits): Buffer {
   }
 }
 
-/** Returns true for a status that any proxy may send for a storage that is away or busy. */
+/** Returns true for a status that any proxy may send for an unreachable or busy storage. */
 function isUnavailable(status: number): boolean {
   return status >= 500 || status === 429;
 }

@@ -2,7 +2,7 @@
  * Uploads a stream as one object that appears complete or not at all. `Upload` of lib-storage cuts
  * the stream into parts and sends them. This module adds:
  * - A source that is cut off does not complete the object.
- * - An error of one part stops the other parts at once.
+ * - An error of one part aborts the other parts at once.
  * - A started upload is aborted after an error.
  */
 import { createHash } from 'node:crypto';
@@ -115,7 +115,7 @@ export async function uploadObject(
 
 async function upload(client: S3Client, request: UploadRequest): Promise<UploadedObject> {
   const { destination, key, body, contentType, metadata, expectedSizeBytes, signal } = request;
-  // The first error stops everything else and is the one that is thrown.
+  // The first error aborts all other work and is thrown.
   const fault = new AbortController();
   const stopped = AbortSignal.any([signal, fault.signal]);
   const { stream, result } = digestStream();
@@ -227,7 +227,7 @@ function sender(
 
 /**
  * Describes a failed request. RADOS Gateway answers InvalidAccessKeyId if it does not know the key of
- * the encryption. A list tells whether the access key is meant.
+ * the encryption. A list shows whether the access key is meant.
  */
 async function faultOf(
   client: S3Client,

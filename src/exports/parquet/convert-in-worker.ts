@@ -6,8 +6,9 @@ import type { Reply, Request } from './worker.ts';
 const resourceLimits = { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 16 };
 
 /**
- * Converts the CSV of a file to Parquet in a worker thread, because a row takes 10 to 20 µs. Reads
- * at most two pieces of CSV ahead of the reader. The worker ends with the generator.
+ * Converts the CSV of a file to Parquet in a worker thread, because a row takes tens of
+ * microseconds. Reads at most two pieces of CSV ahead of the reader. The worker ends with the
+ * generator.
  *
  * @param rowCount number of rows of the CSV
  * @param signal ends the worker at once, also while the reader is busy

@@ -6,7 +6,7 @@ import { type FieldValue, fieldReaders } from './read-field.ts';
 import { createdBy } from './renderer.ts';
 import { parquetSchema } from './schema.ts';
 
-/** Converts the CSV of one file to Parquet. It works synchronously and belongs into a worker. */
+/** Converts the CSV of one file to Parquet. Works synchronously, so call it in a worker thread. */
 export interface ParquetEncoder {
   /**
    * Reads the next bytes of the CSV.
@@ -37,7 +37,7 @@ const level = { params: { [constants.ZSTD_c_compressionLevel]: 3 } };
 
 /**
  * Columns with statistics. The writer keeps the lowest and the highest value of every row group
- * until the end, so columns of long texts have none: they would keep a part of the file in memory.
+ * until the end. Long texts have none, because they would keep a part of the file in memory.
  * Queries skip row groups by dates and ids.
  */
 const idColumns: readonly string[] = ['company_id', 'feature_id'];
@@ -140,8 +140,8 @@ const emptyRowGroups = Buffer.from([0x16, 0x00, 0x19, 0x00]);
 const structType = 0x0c;
 
 /**
- * Sets the element type in the list of row groups of a file without rows. hyparquet-writer 0.17
- * writes type 0 (`elemType ?? BYTE` in its thrift.js), which the readers of Arrow for Rust refuse.
+ * Sets the element type in the list of row groups of a file without rows. The type of
+ * hyparquet-writer 0.17 is 0 (`elemType ?? BYTE` in its thrift.js). Arrow for Rust refuses it.
  */
 function correctEmptyList(footer: Uint8Array): void {
   const at = Buffer.from(footer.buffer, footer.byteOffset, footer.length).lastIndexOf(

@@ -50,7 +50,7 @@ export async function openParquet(
       try {
         const place = takePlace();
         const stop = AbortSignal.any([signal, place.signal]);
-        // A slow reader may not ask for the next bytes for a long time.
+        // A slow reader may read no bytes for a long time.
         stop.addEventListener('abort', place.release, { once: true });
         try {
           yield* convertInWorker(csv.bytes(), csv.plan.rowCount, stop);
