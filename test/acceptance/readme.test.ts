@@ -17,7 +17,7 @@ const rows = `c1,"Acme, Inc.",Export,f1,2026-03-01,2025-11-01T09:00:00.000Z,2026
 c2,,Export,f1,2026-03-01,2026-01-15T00:00:00.000Z,2026-01-15T00:00:00.000Z,,,never,1,never,0,not rated,,0,"",""
 `;
 
-t.test('exports what docs/ingest-by-sql.md writes, and replaces it', async t => {
+t.test('exports the snapshot that docs/ingest-by-sql.md writes, and replaces it', async t => {
   await app.putEnvironment('acme');
   const [partition = '', load = '', ...rest] = [...sqlGuide.matchAll(/^```sql\n(.*?)^```$/gms)].map(
     ([, sql = '']) => sql,

@@ -187,7 +187,7 @@ t.test('downloads', async t => {
     t.match(await problemOf(buffer(file.body)), { code: 'export_changed' });
   });
 
-  await t.test('gives up after breaks without a byte', async t => {
+  await t.test('fails after repeated breaks without a byte', async t => {
     const file = await download(connect(breakAfter(0, 9)), { attempts: 2 });
     t.match(await problemOf(buffer(file.body)), { code: 'incomplete_download' });
   });
@@ -206,7 +206,7 @@ t.test('downloads', async t => {
     }
   });
 
-  await t.test('stops when the caller aborts', async t => {
+  await t.test('ends when the caller aborts', async t => {
     const abort = new AbortController();
     const file = await download(client, { signal: abort.signal });
     const reader = file.body.getReader();

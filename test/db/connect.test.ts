@@ -34,7 +34,7 @@ t.test('returns dates as text and counts as numbers', async t => {
   t.equal(rows[0].count, 5_000_000_000);
 });
 
-t.test('treats a statement timeout as unavailability, not as a fault', async t => {
+t.test('treats a statement timeout as unavailability, not as an internal error', async t => {
   const error = await pool.query('select pg_sleep(30)').then(
     () => null,
     (thrown: unknown) => thrown,

@@ -143,7 +143,7 @@ t.test('refuses an invalid webhook URL and keeps the current one', async t => {
   t.equal((await app.call('/v1/environments/unmade')).status, 404);
 });
 
-t.test('sets and removes a webhook by itself with a key of the environment', async t => {
+t.test('sets and removes a webhook with a key of the environment', async t => {
   await put('alone');
   const { token } = await app.makeKey('alone', ['exports:write']);
   const path = '/v1/environments/alone/failure-webhook';

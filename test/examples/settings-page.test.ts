@@ -17,7 +17,7 @@ const browserName = 'chromium';
 const needs = { skip: needsS3.skip ?? needsProgram(browserName).skip };
 const environmentId = 'acme';
 
-t.test('settings page', needs, async t => {
+t.test('the settings page', needs, async t => {
   const { page, folder, faults, app } = await openPage(t);
   /** Returns the text of an element, or an empty string if there is none. */
   const text = async (selector: string) =>
@@ -82,7 +82,7 @@ t.test('settings page', needs, async t => {
     t.equal(await text('#run-error'), '');
   });
 
-  await t.test('is turned off by keyboard', async t => {
+  await t.test('turns a config off by keyboard', async t => {
     await page.focus('#enabled');
     await page.keyboard.press('Space');
     await shows('#next-export', /^Turned off$/);

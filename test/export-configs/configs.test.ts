@@ -183,7 +183,7 @@ t.test('answers 422 on save and 200 on validate when the bucket check fails', ne
   t.strictSame(good.json, { valid: true, checks: [passed('list'), passed('write')] });
 });
 
-t.test('PATCH of an export config', needsS3, async t => {
+t.test('changes an export config with PATCH', needsS3, async t => {
   const app = await startExportApp(t, { now });
   await app.putEnvironment('acme');
   const { id, ...made } = await makeConfig(app, 'acme');

@@ -30,7 +30,7 @@ function laneWithClock() {
   };
 }
 
-t.test('lets a storage continue that takes enough bytes', async t => {
+t.test('lets a storage continue that accepts enough bytes', async t => {
   const { admit, pass } = laneWithClock();
   const attempt = admit('fast');
   for (let second = 0; second < 600; second += 1) {

@@ -95,6 +95,6 @@ for (const [aggregation, today, first, last, count] of byHand) {
   });
 }
 
-t.test('shows one day under its own date in a scheduled file', async t => {
+t.test('shows one day under its date in a scheduled file', async t => {
   t.strictSame(onlyThatDay('2026-03-01'), { date: '2026-03-01', from: '2026-03-01' });
 });

@@ -169,7 +169,7 @@ t.test('curl fails when it stalls', needsProgram('curl'), async t => {
   }
 });
 
-t.test('a slow database is not taken for a reader that stalls', async t => {
+t.test('does not treat a slow database as a stalled reader', async t => {
   setStallTime(1_000);
   await app.putEnvironment('small', 'pro');
   await writeDenseSnapshot(pool, { environmentId: 'small', date: '2026-03-02', rows: 10 });

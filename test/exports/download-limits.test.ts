@@ -111,7 +111,7 @@ t.test('allows 8 downloads of snapshots that are not rendered in an environment'
   await eventually(() => downloadLimit.active === active);
 });
 
-t.test('a refused or failed request keeps no place', async t => {
+t.test('releases the place of a refused or failed request', async t => {
   // A download that has just been read may still hold its place.
   await eventually(() => downloadLimit.active === readers.length);
   const { active } = downloadLimit;

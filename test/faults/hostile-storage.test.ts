@@ -125,7 +125,7 @@ t.test('aborts at most 20 of the uploads that a storage lists before an attempt'
   t.equal(count('abort'), 20);
 });
 
-t.test('ends a run that is not wanted before it cleans up', async t => {
+t.test('ends a cancelled run before it cleans up', async t => {
   const { path, finished } = await failOnce('lowered');
   let isOpen = false;
   steps = {

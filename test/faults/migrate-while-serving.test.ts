@@ -200,7 +200,7 @@ t.test('does not block callers while a migration waits for a lock', async t => {
   }
 });
 
-t.test('supports the statements of the previous version after the migration', async t => {
+t.test('supports the statements of the previous version after a migration', async t => {
   const { server, client, config } = await start(t);
   await migrateToLatest(server.url);
   const other = randomUUID();

@@ -99,7 +99,7 @@ t.test('admits two checks of an environment and eight of a process', async t => 
   t.match((await validate('e')).json, { valid: true });
 });
 
-t.test('checks buckets of others while four environments use slow endpoints', async t => {
+t.test('checks buckets of other environments while four use slow endpoints', async t => {
   const waiting: (() => void)[] = [];
   const slow = await fakeEndpoint((_request, response) => waiting.push(() => response.destroy()));
   t.teardown(slow.close);
@@ -212,7 +212,7 @@ t.test('answers other requests in time while name servers are slow', async t => 
   }
 });
 
-t.test('aborts at most 20 uploads per sweep and stops when the sweep is aborted', async t => {
+t.test('aborts at most 20 uploads per sweep and ends when the sweep is aborted', async t => {
   const key = 'exports/file.csv';
   const uploads = Array.from(
     { length: 30 },

@@ -47,7 +47,7 @@ t.test('names every object schema that callers see', async t => {
   );
 });
 
-t.test('gives every operation an id of its own', async t => {
+t.test('gives every operation a unique id', async t => {
   const ids = operations.map(({ operation }) => operation.operationId);
   t.strictSame(
     ids.filter((id, index) => id === undefined || ids.indexOf(id) !== index),

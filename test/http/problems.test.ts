@@ -188,7 +188,7 @@ t.test('refuses malformed, unsuitable and oversized JSON bodies', async t => {
   t.equal((await app.call('/v1/environments/new')).status, 404, 'no environment was created');
 });
 
-t.test('gives every request an id of its own, for any id that the caller sends', async t => {
+t.test('gives every request a new id, for any id that the caller sends', async t => {
   const idFor = async (given: string) =>
     (await ask(`${app.origin}/nothing`, { headers: { 'x-request-id': given } })).json.requestId;
   for (const given of ['abc-1.2:3_4', 'a b', 'x'.repeat(65), '<script>', '"', ''])

@@ -41,7 +41,7 @@ t.test('refuses a sender that stops', async t => {
   await t.rejects(read([0, 60_000], 1_000_000), timeout);
 });
 
-t.test('refuses a sender of single bytes that is never still for long', async t => {
+t.test('refuses a sender of single bytes that never pauses for long', async t => {
   await t.rejects(
     read(
       Array.from({ length: 100 }, () => 100),

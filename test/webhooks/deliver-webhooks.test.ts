@@ -124,7 +124,7 @@ t.test('drops the event after a 410 and keeps the webhook', async t => {
   await receiver.count(2);
 });
 
-t.test('gives up a delivery after about a day of retries', async t => {
+t.test('ends a delivery after about a day of retries', async t => {
   const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
   const { rows } = await pool.query(
     `select retry_limit, retry_delay, retry_delay_max from pgboss.queue where name = 'deliver-webhook'`,

@@ -551,7 +551,7 @@ t.test('maps every published code explicitly', async t => {
   }
 });
 
-t.test('maps errors of AssumeRole by whom they concern', async t => {
+t.test('maps errors of AssumeRole to the operator or the customer', async t => {
   const answer = (Code: string, httpStatusCode: number) => ({
     Code,
     $metadata: { httpStatusCode },

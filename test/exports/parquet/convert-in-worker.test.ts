@@ -39,7 +39,7 @@ async function collect(bytes: AsyncIterable<Buffer>): Promise<Buffer> {
 
 const never = new AbortController().signal;
 
-t.test('gives the same bytes every time', async t => {
+t.test('converts equal CSV to equal bytes', async t => {
   const [one, other] = await Promise.all(
     [1, 2].map(() => collect(convertInWorker(source(6).csv, 6_000, never))),
   );
@@ -48,7 +48,7 @@ t.test('gives the same bytes every time', async t => {
   t.equal(one?.subarray(-4).toString(), 'PAR1');
 });
 
-t.test('reads no further than two pieces ahead of its reader', async t => {
+t.test('reads at most two pieces ahead of its reader', async t => {
   const { state, csv } = source(1_000);
   const bytes = convertInWorker(csv, 1_000_000, never);
   await bytes.next();
@@ -60,7 +60,7 @@ t.test('reads no further than two pieces ahead of its reader', async t => {
   t.ok(state.isClosed);
 });
 
-t.test('ends at an abort with its reason', async t => {
+t.test('ends with the reason of the abort', async t => {
   const { state, csv } = source(Number.POSITIVE_INFINITY);
   const controller = new AbortController();
   const bytes = convertInWorker(csv, 0, controller.signal);

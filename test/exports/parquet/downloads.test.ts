@@ -101,7 +101,7 @@ t.test('refuses callers and dates as for CSV', async t => {
   t.equal((await app.call(pathOf(), { token: null })).json.code, 'unauthenticated');
 });
 
-t.test('sends few files at once, and still answers without a file', async t => {
+t.test('limits Parquet files at once, and still answers requests without a file', async t => {
   const { etag = '' } = (await download()).headers;
   await allFree();
   for (const holders of [['acme'], ['one', 'two']]) {
@@ -118,7 +118,7 @@ t.test('sends few files at once, and still answers without a file', async t => {
   t.equal((await app.call(pathOf())).status, 200);
 });
 
-t.test('opens by link', async t => {
+t.test('sends a Parquet file by link', async t => {
   await allFree();
   const makeLink = (json: object) =>
     app.call('/v1/environments/acme/download-links', { method: 'POST', json });

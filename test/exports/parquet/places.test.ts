@@ -4,7 +4,7 @@ import { createParquetPlaces } from '../../../src/exports/parquet/places.ts';
 const never = new AbortController().signal;
 const busy = { code: 'too_many_downloads', headers: { 'retry-after': '5' } };
 
-t.test('gives two places, and one to each environment', t => {
+t.test('gives two places, and at most one to an environment', t => {
   const places = createParquetPlaces();
   const one = places.takeForDownload('one');
   t.throws(() => places.takeForDownload('one'), busy);
@@ -43,7 +43,7 @@ t.test('passes a place to the runs that wait, in order, and before downloads', a
   t.equal(places.taken, 0);
 });
 
-t.test('loses no place to a run that stops waiting', async t => {
+t.test('keeps no place for a waiting run that is aborted', async t => {
   const places = createParquetPlaces();
   const held = [places.takeForDownload('one'), places.takeForDownload('two')];
   const controller = new AbortController();

@@ -169,7 +169,7 @@ t.test('reads a record of exactly the allowed length, whole and in pieces', asyn
   t.strictSame(read([longer]), { row: 2, field: null, message: 'is longer than 1 MiB' });
 });
 
-t.test('counts fields beyond the most columns and keeps the first ones', async t => {
+t.test('counts fields beyond the maximum of columns and keeps the first ones', async t => {
   let count = 0;
   let last = 0;
   const scan = createCsvScanner(({ row, fieldCount, to }) => {

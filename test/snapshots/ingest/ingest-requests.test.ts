@@ -155,7 +155,7 @@ t.test('reads every member of a gzip body or refuses it', async t => {
   t.equal(await versionOf(), kept);
 });
 
-t.test('says what a body looks like that is not CSV in UTF-8', async t => {
+t.test('describes a body that is not CSV in UTF-8', async t => {
   const utf16 = Buffer.from(body, 'utf16le');
   for (const [sent, message] of [
     [utf16, /UTF-16/],

@@ -189,7 +189,7 @@ t.test('deletes the chunks of replaced versions after the grace period', async t
   t.equal(await chunks(), 0);
 });
 
-t.test('finds changes by SQL, and those that were not recorded', async t => {
+t.test('finds snapshots that SQL changed, and changes that were not recorded', async t => {
   const { app, pool } = await start(t);
   const { db, jobs } = app.dependencies;
   const now = new Date('2026-03-02T10:00:00Z');
