@@ -50,8 +50,8 @@ const endpointHosts: readonly RegExp[] = [
 ];
 
 /**
- * Returns the endpoint without the bucket if its host certainly starts with that bucket, or has a
- * path although the provider has none. Else returns null.
+ * Returns the endpoint without bucket and path if its provider has neither in an endpoint. Returns
+ * null if it has none of them, or if the provider is unknown.
  */
 export function withoutBucket(endpoint: string, bucket: string): string | null {
   const { protocol, hostname, port, pathname } = new URL(endpoint);

@@ -49,8 +49,8 @@ const notThereYet: RunError = {
 };
 
 /**
- * Attempts after which an internal error is final. A single one may be transient, but a repeated
- * one is a bug.
+ * Attempts after which an internal error is final. A single error may be transient, but a repeated
+ * error is a bug.
  */
 const attemptsAtInternalErrors = 3;
 

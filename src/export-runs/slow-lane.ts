@@ -6,8 +6,8 @@ import type { StoragePace } from '../destinations/s3/request-handler.ts';
  * slow attempt needs a place in the slow lane. If the lane is full, the attempt ends and the run
  * waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
  *
- * Slow storages can therefore hold all workers for at most `graceMs`, one request that cannot be
- * interrupted (at most 300 s), and the clean-up (at most 80 s). A tenant can repeat that only with
+ * Slow storages can therefore hold all workers for at most `graceMs`, 300 s and 80 s. The 300 s are
+ * one request that cannot be aborted, the 80 s are the clean-up. A tenant can repeat that only with
  * another environment, and only the operator creates environments.
  */
 export interface SlowLane {

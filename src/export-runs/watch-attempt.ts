@@ -28,8 +28,8 @@ export interface AttemptWatch {
 }
 
 /**
- * Checks every second whether the attempt may continue. It ends if its config or environment was
- * deleted, the config was turned off, the plan was lowered, or another worker took over.
+ * Checks every second whether the attempt may continue. It ends if its config was deleted or turned
+ * off, its environment was deleted, the plan was lowered, or another worker took over.
  */
 export function watchAttempt(db: Database, attempt: Attempt): AttemptWatch {
   return watch(async () => {

@@ -66,7 +66,7 @@ export function createS3Client(
   const client = new S3Client({
     ...addressing(destination),
     region: destination.region,
-    // The SDK asks for a new session five minutes before the last one expires.
+    // The SDK requests a new session five minutes before the last one expires.
     credentials: isRole(access) ? () => startSession(access, environment) : access,
     requestHandler: createRequestHandler(createAgents(destination, environment), patience, pace),
     maxAttempts: patience.maxAttempts,

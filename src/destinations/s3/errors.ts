@@ -63,7 +63,7 @@ export const configurationFaults: readonly StorageErrorCode[] = [
 
 /**
  * Returns true if a run is retried after this error. Certificate errors and unknown codes count as
- * transient: both have been seen to pass, and a run that fails misses its slot.
+ * transient. Both may pass, and a run that fails misses its slot.
  */
 export function isTransient(code: StorageErrorCode): boolean {
   return !configurationFaults.includes(code);

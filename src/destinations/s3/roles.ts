@@ -7,9 +7,9 @@ import { AssumeRoleCommand, STSClient } from '@aws-sdk/client-sts';
 import { createRequestHandler } from './request-handler.ts';
 
 /**
- * Assumes roles of customers at AWS STS. The identity of the operator comes from the standard chain
- * of the SDK: variables, shared files, web identity, metadata of the container or machine. This
- * module is the only one that reads it, and it sends it to STS alone.
+ * Assumes roles of customers at AWS STS. The standard chain of the SDK finds the identity of the
+ * operator in variables, shared files, web identity, or metadata of the container or machine. Only
+ * this module reads it, and sends it to STS only.
  */
 
 export interface RoleRequest {
