@@ -1,6 +1,6 @@
 /**
- * Rules of plain English for comments, test names and documents. `npm run check` applies them through
- * `check-prose.ts`.
+ * Rules of plain English for comments, test names and documents. `npm run check` applies them
+ * through `check-prose.ts`.
  */
 import jsTokens from 'js-tokens';
 

@@ -94,8 +94,8 @@ const limits = {
 } as const;
 
 /**
- * Places for checks of buckets and webhooks. A check of an endpoint that does not answer takes 12 to
- * 20 s, so two of them make an environment slow for ten minutes. The slow endpoints of four
+ * Places for checks of buckets and webhooks. A check of an endpoint that does not answer takes 12
+ * to 20 s, so two of them make an environment slow for ten minutes. The slow endpoints of four
  * environments hold all places for at most 20 s in ten minutes.
  */
 export const checkPlacesOptions = {

@@ -59,9 +59,9 @@ const runsAtOncePerEnvironment = 2;
 const renderingsAtOncePerEnvironment = 1;
 
 /**
- * Half of the runs at once may have slow storages: those that keep an attempt waiting for two minutes and
- * accept less than 2 MiB/s. With the clean-up, slow storages hold all workers of a process for
- * at most 500 s (see `slow-lane.ts`).
+ * Half of the runs at once may have slow storages: those that keep an attempt waiting for two
+ * minutes and accept less than 2 MiB/s. With the clean-up, slow storages hold all workers of a
+ * process for at most 500 s (see `slow-lane.ts`).
  */
 export const slowLaneOptions = {
   places: 2,

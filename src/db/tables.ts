@@ -224,7 +224,9 @@ interface BackfillsTable {
   cancelled_at: Date | null;
 }
 
-/** Config that may have delivered a snapshot that was replaced since. The next tick looks for it. */
+/**
+ * Config that may have delivered a snapshot that was replaced since. The next tick looks for it.
+ */
 interface RedeliveryChecksTable {
   environment_id: string;
   config_id: string;

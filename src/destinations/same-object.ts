@@ -32,8 +32,8 @@ export function canWriteSameObject(
 
 /**
  * Returns a key that is equal for destinations with the same bucket. Bucket names are unique at
- * Google and in each partition of Amazon. Elsewhere host, port and path count, because http and https
- * of a host lead to the same storage.
+ * Google and in each partition of Amazon. Elsewhere host, port and path count, because http and
+ * https of a host lead to the same storage.
  */
 function bucketIdentity({ provider, bucket, region, endpoint }: Destination): string {
   if (provider === 'gcp') return `gcp ${bucket}`;

@@ -104,8 +104,8 @@ const decidesObject: readonly string[] = [
 ];
 
 /**
- * Changes a config, or does nothing if the patch changes nothing. Turning it off cancels its runs. After it is turned on or its schedule changes,
- * the first run is at the next slot.
+ * Changes a config, or does nothing if the patch changes nothing. Turning it off cancels its runs.
+ * After it is turned on or its schedule changes, the first run is at the next slot.
  * @throws AppError `not_found`, `validation_failed`, `storage_validation_failed`; `conflict` if it
  * was changed or deleted while the bucket was checked, or if another config of the environment
  * writes the same object

@@ -42,7 +42,8 @@ export async function listSnapshotsOfDay(
 
 /**
  * Locks snapshots of the day that no export can show any more, so that no run can be requested for
- * them. Skips snapshots that another transaction has locked or that a run or a backfill has to read.
+ * them. Skips snapshots that another transaction has locked or that a run or a backfill has to
+ * read.
  * @returns their environments
  */
 export async function lockUnneededSnapshots(

@@ -1,8 +1,8 @@
 import { AppError } from './errors.ts';
 
 /**
- * Limits the checks of buckets and webhooks of this process. Endpoints may answer slowly, so environments with slow
- * endpoints share a few places and cannot occupy all of them again and again.
+ * Limits the checks of buckets and webhooks of this process. Endpoints may answer slowly, so
+ * environments with slow endpoints share a few places and cannot occupy all of them repeatedly.
  */
 export interface CheckPlaces {
   /**

@@ -75,7 +75,9 @@ export function bodyOf(operation: Operation): fc.Arbitrary<Buffer | null> {
   );
 }
 
-/** Returns one schema with the fields of all alternatives, so that odd mixtures are sent as well. */
+/**
+ * Returns one schema with the fields of all alternatives, so that odd mixtures are sent as well.
+ */
 function withAllFields(schema: Json): Json {
   const { oneOf } = schema as { oneOf?: readonly Json[] };
   if (oneOf === undefined) return schema;

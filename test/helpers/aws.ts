@@ -3,9 +3,9 @@
  * behind a front with Amazon's host names.
  *
  * The gateway decides about signatures, accounts, roles and their policies. The front decides the
- * condition `sts:ExternalId`, because RADOS Gateway never fills that key. It also gives errors of STS
- * Amazon's form, which the SDK expects. This does not prove how Amazon evaluates conditions, limits
- * sessions or throttles.
+ * condition `sts:ExternalId`, because RADOS Gateway never fills that key. It also gives errors of
+ * STS Amazon's form, which the SDK expects. This does not prove how Amazon evaluates conditions,
+ * limits sessions or throttles.
  */
 import { execFile } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';

@@ -7,7 +7,9 @@ export interface RawConnection {
   readonly socket: net.Socket;
   /** Returns all data received so far. */
   received(): Buffer;
-  /** Resolves once the other side has ended or broken the connection: `end`, or the error's code. */
+  /**
+   * Resolves once the other side has ended or broken the connection: `end`, or the error's code.
+   */
   readonly closed: Promise<string>;
   /** Waits until the received data matches. */
   until(pattern: RegExp): Promise<void>;

@@ -58,7 +58,9 @@ export async function renderSnapshots(pool: Pool, renderedAt = longAgo): Promise
   }
 }
 
-/** Returns a line with a hash of the rendered rows for each registered snapshot that is rendered. */
+/**
+ * Returns a line with a hash of the rendered rows for each registered snapshot that is rendered.
+ */
 export async function hashRenderedSnapshots(pool: Pool): Promise<string[]> {
   const { rows } = await pool.query<Omit<Registered, 'version'> & { chunks: Buffer[] }>(
     `select environment_id as "environmentId", snapshot_date::text as date,

@@ -20,7 +20,9 @@ export interface ClientOptions {
 }
 
 export interface Client {
-  /** One method for each operation of `openapi.yaml`. Each returns the body or throws `ApiError`. */
+  /**
+   * One method for each operation of `openapi.yaml`. Each returns the body or throws `ApiError`.
+   */
   readonly api: Api;
   /** Yields the items of all pages: `iterate('listRuns', { path })`. */
   iterate<Name extends ListOperation>(

@@ -40,13 +40,13 @@ export interface ExportDownload {
   /** Length of the file. Null while the service does not know it. */
   readonly totalBytes: number | null;
   /**
-   * Position of the first byte of `body` in the file. It is 0 if `resume` was given and the file has
-   * changed: discard the earlier bytes.
+   * Position of the first byte of `body` in the file. It is 0 if `resume` was given and the file
+   * has changed: discard the earlier bytes.
    */
   readonly startsAt: number;
   /**
-   * The file. Ends only if length and row count are correct, else it fails with `ApiError`. A resumed
-   * download verifies the length only.
+   * Bytes of the file. The stream ends only if length and row count are correct, else it fails with
+   * `ApiError`. A resumed download verifies the length only.
    */
   readonly body: ReadableStream<Uint8Array<ArrayBuffer>>;
 }

@@ -13,7 +13,9 @@ export interface RetryOptions {
   readonly onRetry?: (error: ApiError, waitSeconds: number) => void;
 }
 
-/** Problems that pass: too many requests, an overloaded or restarting service, a lost connection. */
+/**
+ * Problems that pass: too many requests, an overloaded or restarting service, a lost connection.
+ */
 export const busyCodes = [
   ...(['rate_limited', 'too_many_downloads', 'unavailable', 'no_answer'] as const),
 ];

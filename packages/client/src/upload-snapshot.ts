@@ -20,8 +20,8 @@ export interface UploadSnapshotOptions {
 }
 
 /**
- * Replaces the snapshot of a day. An error leaves the earlier snapshot unchanged, so the call may be
- * repeated.
+ * Replaces the snapshot of a day. An error leaves the earlier snapshot unchanged, so the call may
+ * be repeated.
  *
  * @throws {ApiError} `snapshot_invalid` names the invalid rows
  */

@@ -226,8 +226,8 @@ function sender(
 }
 
 /**
- * Describes a failed request. RADOS Gateway answers InvalidAccessKeyId if it does not know the key of
- * the encryption. A list shows whether the access key is meant.
+ * Describes a failed request. RADOS Gateway answers InvalidAccessKeyId if it does not know the key
+ * of the encryption. A list shows whether the access key is meant.
  */
 async function faultOf(
   client: S3Client,

@@ -172,7 +172,9 @@ function repeatedRow(error: unknown, date: string): number | null {
   return row === undefined ? null : Number(row);
 }
 
-/** Registers the new version, its audit line and its rendering if the caller is still authorized. */
+/**
+ * Registers the new version, its audit line and its rendering if the caller is still authorized.
+ */
 async function register(
   { jobs, now }: IngestDependencies,
   client: PoolClient,

@@ -23,8 +23,8 @@ export async function enqueueRendering(
 const changed = sql`(select distinct environment_id, snapshot_date from snapshot_changes) as changed`;
 
 /**
- * Version of a changed snapshot; null after its deletion. The limit makes Postgres look it up by the
- * index. The planner has no useful statistics about `changed`.
+ * Version of a changed snapshot; null after its deletion. The limit makes Postgres look it up by
+ * the index. The planner has no useful statistics about `changed`.
  */
 const currentVersion = sql`
   (select version from snapshots

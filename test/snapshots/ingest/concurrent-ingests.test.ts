@@ -108,7 +108,8 @@ t.test(
     await client.query('set lock_timeout = default');
     client.release();
     t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 201);
-    // In the other direction: an export runs while the transaction that creates a partition is open.
+    // In the other direction: an export runs while the transaction that creates a partition is
+    // open.
     const maker = await pool.connect();
     await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
     const meanwhile = await app.download('one', '6-months-weekly');
