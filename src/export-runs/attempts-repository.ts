@@ -8,8 +8,8 @@ import type { RunTrigger } from '../export-configs/run-triggers.ts';
 import { isFinal, transition } from './run-states.ts';
 
 /**
- * Reads and begins attempts. Every update names the job and the attempt, so that an abandoned
- * worker that is still alive cannot overwrite its successor.
+ * Reads and begins attempts. Every update names the job and the attempt. An abandoned worker that
+ * is still alive therefore cannot overwrite its successor.
  */
 
 /** Claim of a worker on a run. */

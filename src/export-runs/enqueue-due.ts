@@ -64,8 +64,8 @@ export async function enqueueDue(db: Database, boss: PgBoss, now: Date): Promise
 }
 
 /**
- * Starts the next run of a config if it has no unfinished run: a due slot, else a redelivery, else
- * the next date of a backfill.
+ * Starts the next run of a config if it has no unfinished run. Due slots go first, then
+ * redeliveries, then dates of a backfill.
  */
 export async function enqueueNextRun(
   trx: Transaction<Tables>,

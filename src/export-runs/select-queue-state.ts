@@ -7,8 +7,8 @@ import { fromDueConfigs } from './enqueue-due.ts';
 /**
  * Reads the work that waits, in one statement. Each part uses an index of unfinished rows. Only the
  * search for late slots visits every enabled config, with one index probe each. `offset 0` keeps
- * the planner from reading all runs instead, which took four times as long with 10,000 configs of
- * 30 runs.
+ * the planner from reading all runs instead. That took four times as long with 10,000 configs of 30
+ * runs.
  */
 export async function selectQueueState(db: Database, now: Date): Promise<QueueState> {
   const { rows } = await sql<Record<string, number>>`

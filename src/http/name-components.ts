@@ -11,7 +11,7 @@ const annotations = ['description', 'default', 'example', 'examples'] as const;
  * routes validate and serialise with their own schemas.
  *
  * Also shows schemas as their `x-document` says, completes request bodies by `x-request-body`, and
- * gives HEAD an operation id of its own.
+ * gives HEAD a unique operation id.
  *
  * @throws Error if two different schemas have one name
  */

@@ -70,8 +70,8 @@ export async function putManifest(
 }
 
 /**
- * Removes the manifest of an object that is about to be replaced. It lists first, so that a first
- * export needs no right to delete and leaves no delete marker in a versioned bucket.
+ * Removes the manifest of an object that is about to be replaced. Lists first, so that a first
+ * export needs no right to delete. It also leaves no delete marker in a versioned bucket.
  *
  * @throws StorageError if the storage fails or refuses; the reason of the signal if it aborts
  */

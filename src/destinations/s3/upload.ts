@@ -48,8 +48,8 @@ export interface UploadRequest {
   /** Aborts the upload. The last request is not aborted, because the object may already appear. */
   readonly signal: AbortSignal;
   /**
-   * Called and awaited before the first part is sent, so that a later sweep can abort the upload of
-   * a crashed process. `asked` is the number of requests to start. Each one except the last may
+   * Called and awaited before the first part is sent. A later sweep can therefore abort the upload
+   * of a crashed process. `asked` is the number of requests to start. Each one except the last may
    * have started an upload with an unknown id.
    */
   readonly onMultipartStarted: (uploadId: string, asked: number) => Promise<void>;
@@ -95,7 +95,7 @@ export function partSizeBytes(expectedSizeBytes: number): number {
 }
 
 /**
- * Sends up to one part's length as a single request, and more as a multipart upload with a few
+ * Sends up to one part's length as a single request. Sends more as a multipart upload with a few
  * concurrent parts. After an error it tries to abort the upload. A caller that was given an upload
  * id must retry `abortUpload` until it succeeds.
  *

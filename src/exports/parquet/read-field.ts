@@ -43,8 +43,8 @@ function readInteger(bytes: Buffer, from: number, to: number): number {
 const quote = '"';
 
 /**
- * Returns the items of a list. A quote that does not open an item is part of it, because rows that
- * a backend wrote by SQL are not validated.
+ * Returns the items of a list. A quote that does not open an item is part of it: rows by SQL are
+ * not validated.
  */
 function readList(text: string): string[] {
   if (text === '') return [];
