@@ -85,6 +85,10 @@ t.test('makes each curl command of the guide fail on an error answer', async t =
   t.equal(await run('wrong-token-wrong-token-wrong-token'), 22);
 });
 
+t.test('the README says that warnings of npm on Node 20 are harmless', async t => {
+  t.match(readme, /Node 20, `npm ci` prints .*`EBADENGINE` warnings\. They are harmless/);
+});
+
 t.test('the table of the README names exactly the required variables', async t => {
   const example = read('.env.example');
   const names = [...example.matchAll(/^([A-Z][A-Z0-9_]+)=/gm)].map(([, name]) => name);
