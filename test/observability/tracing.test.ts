@@ -179,6 +179,8 @@ t.test('continues the trace of a manual run in the worker process', needsS3, asy
       '      CreateMultipartUpload',
       '      UploadPart',
       '      CompleteMultipartUpload',
+      // The worker records that the upload is about to be completed.
+      '        wait for a connection',
       // The worker stores the upload id.
       '      wait for a connection',
     ].toSorted(),
