@@ -162,7 +162,7 @@ t.test('uses a role instead of an access key', needsAws, async t => {
       { accessKeyId: customer.accessKeyId },
       { ...customer, roleArn: exporter },
     ]) {
-      t.equal((await patch(json)).status, 400, JSON.stringify(json));
+      t.equal((await patch(json)).status, 400, Object.keys(json).join());
     }
     const shown = async (json: object) => {
       const answer = await patch(json);
