@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import { runQueue } from '../db/job-queue.ts';
+import { isAfter, type ListPosition } from '../db/newest-first.sql.ts';
 import type { Plan } from '../environments/plans.ts';
 import { notFound } from '../shared/errors.ts';
 import { type ConfigKey, type ExportConfig, toConfig } from './repository.ts';
@@ -35,19 +36,14 @@ export async function getConfig(
 export async function listConfigs(
   db: DatabaseOrTransaction,
   environmentId: string,
-  page: { before: { createdAt: Date; id: string } | null; limit: number },
+  { before, limit }: { before: ListPosition | null; limit: number },
 ): Promise<ConfigWithHistory[]> {
-  const { before } = page;
   const rows = await selectConfigs(db)
     .where('config.environment_id', '=', environmentId)
-    .where(({ eb, refTuple, tuple, val }) =>
-      before === null
-        ? val(true)
-        : eb(refTuple('config.created_at', 'config.id'), '<', tuple(before.createdAt, before.id)),
-    )
+    .where(isAfter('config', before))
     .orderBy('config.created_at', 'desc')
     .orderBy('config.id', 'desc')
-    .limit(page.limit)
+    .limit(limit)
     .execute();
   return rows.map(withHistory);
 }

@@ -2,7 +2,7 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import type { Environment } from '../environments/environments-repository.ts';
 import { environmentParams } from '../environments/routes.ts';
-import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
+import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
 import { maxConfigs } from './repository.ts';
@@ -74,20 +74,13 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
       },
       handler: async request => {
         const environment = environmentOf(request);
-        const page = await readPage(
+        const page = await readNewestFirst(
           request.query,
-          {
-            position: ({ config }: ConfigWithHistory) => [
-              config.createdAt.toISOString(),
-              config.id,
-            ],
-            parts: [isInstantPart, isIdPart],
-          },
-          ({ after, limit }) =>
-            listConfigs(db, environment.id, {
-              before: after && { createdAt: new Date(after[0] ?? ''), id: after[1] ?? '' },
-              limit,
-            }),
+          ({ config: { createdAt, id } }: ConfigWithHistory) => ({
+            createdAt: createdAt.toISOString(),
+            id,
+          }),
+          wanted => listConfigs(db, environment.id, wanted),
         );
         return { ...page, items: page.items.map(found => present(found, environment)) };
       },

@@ -13,7 +13,7 @@ import {
   readProblems,
   tags,
 } from '../export-configs/schemas.ts';
-import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
+import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { validationFailed } from '../shared/errors.ts';
 import {
@@ -90,17 +90,10 @@ export function backfillRoutes({
       handler: async request => {
         const environmentId = environmentOf(request).id;
         const { config } = await getConfig(db, environmentId, request.params.configId);
-        return await readPage(
+        return await readNewestFirst(
           request.query,
-          {
-            position: (backfill: Backfill) => [backfill.createdAt, backfill.id],
-            parts: [isInstantPart, isIdPart],
-          },
-          ({ after, limit }) =>
-            listBackfills(db, environmentId, config.id, {
-              before: after && { createdAt: new Date(after[0] ?? ''), id: after[1] ?? '' },
-              limit,
-            }),
+          (backfill: Backfill) => backfill,
+          page => listBackfills(db, environmentId, config.id, page),
         );
       },
     });

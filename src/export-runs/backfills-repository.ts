@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { sql, type Transaction } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
+import { isAfter, type ListPosition } from '../db/newest-first.sql.ts';
 import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import type { ConfigKey } from '../export-configs/repository.ts';
@@ -105,19 +106,11 @@ export async function listBackfills(
   db: DatabaseOrTransaction,
   environmentId: string,
   configId: string,
-  { before, limit }: { before: { createdAt: Date; id: string } | null; limit: number },
+  { before, limit }: { before: ListPosition | null; limit: number },
 ): Promise<Backfill[]> {
   const rows = await selectBackfills(db, environmentId)
     .where('backfill.config_id', '=', configId)
-    .where(({ eb, refTuple, tuple, val }) =>
-      before === null
-        ? val(true)
-        : eb(
-            refTuple('backfill.created_at', 'backfill.id'),
-            '<',
-            tuple(before.createdAt, before.id),
-          ),
-    )
+    .where(isAfter('backfill', before))
     .orderBy('backfill.created_at', 'desc')
     .orderBy('backfill.id', 'desc')
     .limit(limit)

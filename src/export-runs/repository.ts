@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Selectable, Transaction } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
+import { isAfter, type ListPosition } from '../db/newest-first.sql.ts';
 import type { Tables } from '../db/tables.ts';
 import { type RunError, toRunError } from '../export-configs/run-error.ts';
 import type { RunTrigger } from '../export-configs/run-triggers.ts';
@@ -60,19 +61,14 @@ export async function listRuns(
   db: DatabaseOrTransaction,
   environmentId: string,
   configId: string,
-  page: { before: { createdAt: Date; id: string } | null; limit: number },
+  { before, limit }: { before: ListPosition | null; limit: number },
 ): Promise<Run[]> {
-  const { before } = page;
   const rows = await selectRuns(db, environmentId)
     .where('run.config_id', '=', configId)
-    .where(({ eb, refTuple, tuple, val }) =>
-      before === null
-        ? val(true)
-        : eb(refTuple('run.created_at', 'run.id'), '<', tuple(before.createdAt, before.id)),
-    )
+    .where(isAfter('run', before))
     .orderBy('run.created_at', 'desc')
     .orderBy('run.id', 'desc')
-    .limit(page.limit)
+    .limit(limit)
     .execute();
   return rows.map(toRun);
 }

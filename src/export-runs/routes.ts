@@ -12,7 +12,7 @@ import {
   readProblems,
   tags,
 } from '../export-configs/schemas.ts';
-import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
+import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date } from '../http/schemas.ts';
 import { currentSpan } from '../observability/tracing.ts';
@@ -83,17 +83,10 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
       handler: async request => {
         const environmentId = environmentOf(request).id;
         const { config } = await getConfig(db, environmentId, request.params.configId);
-        return await readPage(
+        return await readNewestFirst(
           request.query,
-          {
-            position: (run: Run) => [run.createdAt, run.id],
-            parts: [isInstantPart, isIdPart],
-          },
-          ({ after, limit }) =>
-            listRuns(db, environmentId, config.id, {
-              before: after && { createdAt: new Date(after[0] ?? ''), id: after[1] ?? '' },
-              limit,
-            }),
+          (run: Run) => run,
+          page => listRuns(db, environmentId, config.id, page),
         );
       },
     });

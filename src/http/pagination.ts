@@ -1,4 +1,5 @@
 import { type TSchema, Type } from '@fastify/type-provider-typebox';
+import type { ListPosition } from '../db/newest-first.sql.ts';
 import { validationFailed } from '../shared/errors.ts';
 
 const defaultLimit = 50;
@@ -80,6 +81,28 @@ export async function readPage<T>(
   const last = items.at(-1);
   const more = found.length > limit && last !== undefined;
   return { items, nextCursor: more ? encodeCursor(order.position(last)) : null };
+}
+
+/**
+ * Returns one page of a list that is ordered by creation, newest first.
+ * @param positionOf instant (ISO 8601 UTC) and id of an item
+ * @throws AppError `validation_failed` for a cursor of another list
+ */
+export async function readNewestFirst<T>(
+  query: PageQuery,
+  positionOf: (item: T) => { readonly createdAt: string; readonly id: string },
+  fetch: (page: { before: ListPosition | null; limit: number }) => Promise<T[]>,
+): Promise<{ items: T[]; nextCursor: string | null }> {
+  const order: ListOrder<T> = {
+    position: item => {
+      const { createdAt, id } = positionOf(item);
+      return [createdAt, id];
+    },
+    parts: [isInstantPart, isIdPart],
+  };
+  return await readPage(query, order, ({ after, limit }) =>
+    fetch({ before: after && { createdAt: new Date(after[0] ?? ''), id: after[1] ?? '' }, limit }),
+  );
 }
 
 function encodeCursor(position: readonly string[]): string {

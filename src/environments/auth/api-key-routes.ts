@@ -1,6 +1,6 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { Database } from '../../db/database.ts';
-import { isIdPart, isInstantPart, pageOf, pageQuery, readPage } from '../../http/pagination.ts';
+import { pageOf, pageQuery, readNewestFirst } from '../../http/pagination.ts';
 import { problemResponses } from '../../http/problem.ts';
 import { instant, literals, nullable } from '../../http/schemas.ts';
 import { validationFailed } from '../../shared/errors.ts';
@@ -126,20 +126,10 @@ export function apiKeyRoutes({
         },
       },
       handler: async request => {
-        const page = await readPage(
+        const page = await readNewestFirst(
           request.query,
-          {
-            position: (apiKey: ApiKey) => [apiKey.createdAt, apiKey.id],
-            parts: [isInstantPart, isIdPart],
-          },
-          ({ after, limit }) => {
-            const [createdAt, id] = after ?? [];
-            const before =
-              createdAt === undefined || id === undefined
-                ? null
-                : { createdAt: new Date(createdAt), id };
-            return listApiKeys(db, environmentOf(request).id, { before, limit });
-          },
+          (apiKey: ApiKey) => apiKey,
+          wanted => listApiKeys(db, environmentOf(request).id, wanted),
         );
         return {
           ...page,

@@ -1,6 +1,7 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Actor, recordChange } from '../../audit/audit-log.ts';
 import type { Database } from '../../db/database.ts';
+import { isAfter, type ListPosition } from '../../db/newest-first.sql.ts';
 import { notFound } from '../../shared/errors.ts';
 import {
   type Environment,
@@ -70,21 +71,16 @@ export async function createApiKey(
 export async function listApiKeys(
   db: Database,
   environmentId: string,
-  page: { before: { createdAt: Date; id: string } | null; limit: number },
+  { before, limit }: { before: ListPosition | null; limit: number },
 ): Promise<ApiKey[]> {
-  const { before } = page;
   const rows = await db
     .selectFrom('api_keys')
     .selectAll()
     .where('environment_id', '=', environmentId)
-    .where(({ eb, refTuple, tuple, val }) =>
-      before === null
-        ? val(true)
-        : eb(refTuple('created_at', 'id'), '<', tuple(before.createdAt, before.id)),
-    )
+    .where(isAfter('api_keys', before))
     .orderBy('created_at', 'desc')
     .orderBy('id', 'desc')
-    .limit(page.limit)
+    .limit(limit)
     .execute();
   return rows.map(toApiKey);
 }
