@@ -1,5 +1,5 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, writeProblems } from '../http/problem.ts';
 import { documentedAs, literals } from '../http/schemas.ts';
 import type { CheckPlaces } from '../shared/check-places.ts';
 import { notFound } from '../shared/errors.ts';
@@ -22,14 +22,7 @@ const sendErrorCodeSchema = literals(sendErrorCodes, { title: 'WebhookErrorCode'
 
 const tags = ['Environments'];
 const mayWrite = { access: { environment: 'exports:write' } } as const;
-const problems = problemResponses(
-  'validation_failed',
-  'unauthenticated',
-  'insufficient_scope',
-  'not_found',
-  'payload_too_large',
-  'unsupported_media_type',
-);
+const problems = problemResponses(...writeProblems);
 
 const secretSchema = Type.String({
   description: 'The secret that signs messages, `whsec_…`. It is shown only once.',

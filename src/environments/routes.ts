@@ -1,6 +1,6 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, writeProblems } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
 import type { EventType } from '../webhooks/events.ts';
 import {
@@ -127,14 +127,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         response: {
           200: savedEnvironmentSchema,
           201: savedEnvironmentSchema,
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-            'payload_too_large',
-            'unsupported_media_type',
-          ),
+          ...problemResponses(...writeProblems),
         },
       },
       handler: async (request, reply) => {
@@ -214,15 +207,7 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
         params: environmentParams,
         response: {
           204: Type.Null({ description: 'The environment is deleted.' }),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-            'conflict',
-            'payload_too_large',
-            'unsupported_media_type',
-          ),
+          ...problemResponses(...writeProblems, 'conflict'),
         },
       },
       handler: async (request, reply) => {

@@ -3,11 +3,10 @@ import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import type { Environment } from '../environments/environments-repository.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
 import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
 import { maxConfigs } from './repository.ts';
 import {
-  bodyProblems,
   configParams,
   configPatchBody,
   configSchema,
@@ -15,8 +14,8 @@ import {
   mayRead,
   mayWrite,
   newConfigBody,
+  planProblems,
   presentConfig,
-  readProblems,
   statusSchema,
   tags,
 } from './schemas.ts';
@@ -43,7 +42,7 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         body: newConfigBody,
         response: {
           201: configSchema,
-          ...problemResponses(...bodyProblems, 'conflict', 'storage_validation_failed'),
+          ...problemResponses(...planProblems, 'conflict', 'storage_validation_failed'),
         },
       },
       handler: async (request, reply) => {
@@ -131,7 +130,7 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         body: configPatchBody,
         response: {
           200: configSchema,
-          ...problemResponses(...bodyProblems, 'conflict', 'storage_validation_failed'),
+          ...problemResponses(...planProblems, 'conflict', 'storage_validation_failed'),
         },
       },
       handler: async request => {
@@ -160,7 +159,7 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
         params: configParams,
         response: {
           204: Type.Null({ description: 'The config is deleted.' }),
-          ...problemResponses(...readProblems, 'payload_too_large', 'unsupported_media_type'),
+          ...problemResponses(...writeProblems),
         },
       },
       handler: async (request, reply) => {

@@ -4,6 +4,7 @@ import { type EncryptionBody, encryptionTypes } from '../destinations/encryption
 import { storageErrorCodes } from '../destinations/s3/errors.ts';
 import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
+import { writeProblems } from '../http/problem.ts';
 import { date, documentedAs, fileFormat, instant, literals, nullable } from '../http/schemas.ts';
 import type { ConfigOfEnvironment, ConfigWithHistory } from './list-configs.ts';
 import { type RunError, runErrorCodes } from './run-error.ts';
@@ -30,18 +31,8 @@ export const mayWrite = {
   access: { environment: 'exports:write', feature: 'automatic_export' },
 } as const;
 
-export const readProblems = [
-  'validation_failed',
-  'unauthenticated',
-  'insufficient_scope',
-  'not_found',
-] as const;
-export const bodyProblems = [
-  ...readProblems,
-  'plan_upgrade_required',
-  'payload_too_large',
-  'unsupported_media_type',
-] as const;
+/** Problems of a route that needs the plan. */
+export const planProblems = [...writeProblems, 'plan_upgrade_required'] as const;
 
 export const id = (description: string) =>
   Type.String({

@@ -6,11 +6,11 @@ import { checkConfig } from './check-config.ts';
 import { getConfig } from './list-configs.ts';
 import { readNewConfig } from './read-config-body.ts';
 import {
-  bodyProblems,
   checkResultSchema,
   configParams,
   mayWrite,
   newConfigBody,
+  planProblems,
   tags,
 } from './schemas.ts';
 import { accessOf, type ConfigDependencies, grantAccess } from './service.ts';
@@ -30,7 +30,7 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
         tags,
         params: environmentParams,
         body: newConfigBody,
-        response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },
+        response: { 200: checkResultSchema, ...problemResponses(...planProblems) },
       },
       handler: async request => {
         const { settings, access } = readNewConfig(request.body);
@@ -48,7 +48,7 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
         description: 'Checks the destination of a stored config. Nothing changes.',
         tags,
         params: configParams,
-        response: { 200: checkResultSchema, ...problemResponses(...bodyProblems) },
+        response: { 200: checkResultSchema, ...problemResponses(...planProblems) },
       },
       handler: async request => {
         const { id } = environmentOf(request);

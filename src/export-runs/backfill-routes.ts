@@ -5,16 +5,15 @@ import type { Database } from '../db/database.ts';
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import { getConfig } from '../export-configs/list-configs.ts';
 import {
-  bodyProblems,
   configParams,
   mayDelete,
   mayRead,
   mayWrite,
-  readProblems,
+  planProblems,
   tags,
 } from '../export-configs/schemas.ts';
 import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
 import { validationFailed } from '../shared/errors.ts';
 import {
   type Backfill,
@@ -55,7 +54,7 @@ export function backfillRoutes({
         tags,
         params: configParams,
         body: backfillInput,
-        response: { 202: backfillSchema, ...problemResponses(...bodyProblems, 'conflict') },
+        response: { 202: backfillSchema, ...problemResponses(...planProblems, 'conflict') },
       },
       handler: async (request, reply) => {
         const environmentId = environmentOf(request).id;
@@ -129,10 +128,7 @@ export function backfillRoutes({
         params: backfillParams,
         response: {
           202: backfillSchema,
-          ...problemResponses(
-            ...readProblems,
-            ...(['payload_too_large', 'unsupported_media_type', 'conflict'] as const),
-          ),
+          ...problemResponses(...writeProblems, 'conflict'),
         },
       },
       handler: async (request, reply) => {

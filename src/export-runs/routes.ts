@@ -4,16 +4,15 @@ import type { Database } from '../db/database.ts';
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import { getConfig } from '../export-configs/list-configs.ts';
 import {
-  bodyProblems,
   configParams,
   mayDelete,
   mayRead,
   mayWrite,
-  readProblems,
+  planProblems,
   tags,
 } from '../export-configs/schemas.ts';
 import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
 import { date } from '../http/schemas.ts';
 import { currentSpan } from '../observability/tracing.ts';
 import { cancelRun, retryRun } from './control-repository.ts';
@@ -46,7 +45,7 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
           { title: 'RunInput', additionalProperties: false },
         ),
         'x-request-body': { required: false },
-        response: { 202: runSchema, ...problemResponses(...bodyProblems, 'conflict') },
+        response: { 202: runSchema, ...problemResponses(...planProblems, 'conflict') },
       },
       preValidation: async request => {
         request.body ??= {};
@@ -117,7 +116,7 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
           'ended.',
         tags,
         params: configRunParams,
-        response: { 202: runSchema, ...problemResponses(...bodyProblems, 'conflict') },
+        response: { 202: runSchema, ...problemResponses(...planProblems, 'conflict') },
       },
       handler: async (request, reply) => {
         const { configId, runId } = request.params;
@@ -143,10 +142,7 @@ export function runRoutes({ db, jobs, now }: RunRouteDependencies): FastifyPlugi
         params: configRunParams,
         response: {
           202: runSchema,
-          ...problemResponses(
-            ...readProblems,
-            ...(['payload_too_large', 'unsupported_media_type', 'conflict'] as const),
-          ),
+          ...problemResponses(...writeProblems, 'conflict'),
         },
       },
       handler: async (request, reply) => {

@@ -9,7 +9,7 @@ import { requirePlan, requireScope } from '../environments/auth/authorize.ts';
 import type { RateLimits } from '../environments/auth/rate-limits.ts';
 import { type Environment, findEnvironment } from '../environments/environments-repository.ts';
 import { environmentParams } from '../environments/routes.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, writeProblems } from '../http/problem.ts';
 import { callerRequestId } from '../http/request-id.ts';
 import { fileFormat, instant, isoDate, literals } from '../http/schemas.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
@@ -95,15 +95,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
             },
             { title: 'DownloadLink', description: 'The link.' },
           ),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'plan_upgrade_required',
-            'not_found',
-            'payload_too_large',
-            'unsupported_media_type',
-          ),
+          ...problemResponses(...writeProblems, 'plan_upgrade_required'),
         },
       },
       handler: async (request, reply) => {

@@ -106,6 +106,21 @@ const headersByStatus: Readonly<Record<number, Record<string, TSchema>>> = {
   503: retryAfter,
 };
 
+/** Problems of a route of an environment that reads. */
+export const readProblems = [
+  'validation_failed',
+  'unauthenticated',
+  'insufficient_scope',
+  'not_found',
+] as const;
+
+/** Problems of a route of an environment that changes something. A caller may send a body. */
+export const writeProblems = [
+  ...readProblems,
+  'payload_too_large',
+  'unsupported_media_type',
+] as const;
+
 /**
  * Returns the problem responses for the `response` schema of a route: the given codes, and codes
  * that every route may return. Codes with the same status share one description.

@@ -6,7 +6,7 @@ import type { Database } from '../db/database.ts';
 import { actorOf, callerOf, environmentOf } from '../environments/auth/access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
 import { date, instant, isoDate, nullable } from '../http/schemas.ts';
 import { openStreamedBody, type StreamedBody } from '../http/streamed-body.ts';
 import type { IngestOutcome, Metrics } from '../observability/metrics.ts';
@@ -86,12 +86,6 @@ const bodyLimits = {
 
 const tags = ['Snapshots'];
 const writeScope = 'snapshots:write';
-const callerProblems = [
-  'validation_failed',
-  'unauthenticated',
-  'insufficient_scope',
-  'not_found',
-] as const;
 const readAccess = { environment: ['exports:read', writeScope] } as const;
 
 interface SnapshotRouteDependencies {
@@ -137,12 +131,10 @@ export function snapshotRoutes(
             },
             201: { ...ingestedSchema, 'x-response-description': 'The date had no snapshot.' },
             ...problemResponses(
-              ...callerProblems,
+              ...writeProblems,
               'digest_mismatch',
               'request_timeout',
               'conflict',
-              'payload_too_large',
-              'unsupported_media_type',
               'snapshot_invalid',
               'rate_limited',
             ),
@@ -196,7 +188,7 @@ export function snapshotRoutes(
         querystring: pageQuery,
         response: {
           200: pageOf(snapshotSchema, 'A page of snapshots.'),
-          ...problemResponses(...callerProblems),
+          ...problemResponses(...readProblems),
         },
       },
       handler: async request =>
@@ -218,7 +210,7 @@ export function snapshotRoutes(
         params: snapshotParams,
         response: {
           200: snapshotSchema,
-          ...problemResponses(...callerProblems),
+          ...problemResponses(...readProblems),
         },
       },
       handler: async request =>
@@ -235,12 +227,7 @@ export function snapshotRoutes(
         params: snapshotParams,
         response: {
           204: Type.Null({ description: 'The snapshot was deleted.' }),
-          ...problemResponses(
-            ...callerProblems,
-            'conflict',
-            'payload_too_large',
-            'unsupported_media_type',
-          ),
+          ...problemResponses(...writeProblems, 'conflict'),
         },
       },
       handler: async (request, reply) => {

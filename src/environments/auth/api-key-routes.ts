@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { Database } from '../../db/database.ts';
 import { pageOf, pageQuery, readNewestFirst } from '../../http/pagination.ts';
-import { problemResponses } from '../../http/problem.ts';
+import { problemResponses, readProblems, writeProblems } from '../../http/problem.ts';
 import { instant, literals, nullable } from '../../http/schemas.ts';
 import { validationFailed } from '../../shared/errors.ts';
 import { environmentParams } from '../routes.ts';
@@ -82,15 +82,7 @@ export function apiKeyRoutes({
             },
             { title: 'CreatedApiKey', description: 'The new key.' },
           ),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-            'conflict',
-            'payload_too_large',
-            'unsupported_media_type',
-          ),
+          ...problemResponses(...writeProblems, 'conflict'),
         },
       },
       handler: async (request, reply) => {
@@ -117,12 +109,7 @@ export function apiKeyRoutes({
         querystring: pageQuery,
         response: {
           200: pageOf(apiKeySchema, 'A page of API keys.'),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-          ),
+          ...problemResponses(...readProblems),
         },
       },
       handler: async request => {
@@ -155,14 +142,7 @@ export function apiKeyRoutes({
         }),
         response: {
           204: Type.Null({ description: 'The key is revoked.' }),
-          ...problemResponses(
-            'validation_failed',
-            'unauthenticated',
-            'insufficient_scope',
-            'not_found',
-            'payload_too_large',
-            'unsupported_media_type',
-          ),
+          ...problemResponses(...writeProblems),
         },
       },
       handler: async (request, reply) => {
