@@ -93,7 +93,6 @@ export async function beginAttempt(
       attempts: number,
       started_at: sql`coalesce(started_at, ${now})`,
       ...errorColumns(null),
-      is_completing: false,
       upload_id: null,
     })
     .where(isOf(before))

@@ -37,7 +37,6 @@ export async function recordSuccess(
         sha256: result.sha256,
         object_key: result.objectKey,
         snapshot_version: result.snapshotVersion,
-        is_completing: false,
         ...errorColumns(null),
         job_id: null,
         upload_id: null,
@@ -68,7 +67,6 @@ export async function recordFailure(
       .set({
         finished_at: now,
         ...errorColumns(error),
-        is_completing: false,
         job_id: sql`case when run.upload_id is not null then run.job_id end`,
       })
       .where(isOf(attempt))
@@ -89,7 +87,7 @@ export async function recordRetry(
   error: RunError,
 ): Promise<boolean> {
   const updated = await transition(db, 'retry')
-    .set({ ...errorColumns(error), is_completing: false })
+    .set(errorColumns(error))
     .where(isOf(attempt))
     .executeTakeFirst();
   return updated.numUpdatedRows === 1n;
@@ -107,7 +105,7 @@ export async function requeueRun(
 ): Promise<void> {
   await db.transaction().execute(async trx => {
     const updated = await transition(trx, 'requeue')
-      .set({ job_id: null, is_completing: false })
+      .set({ job_id: null })
       .where(isOf(attempt))
       .executeTakeFirst();
     if (updated.numUpdatedRows === 1n) {

@@ -30,11 +30,14 @@ export const transitions = {
 
 /**
  * Returns an update of all runs that may take the transition. The caller narrows it to runs. Only
- * this function writes the state of existing runs.
+ * this function writes the state of existing runs. After it no attempt completes an object.
  */
 export function transition(db: DatabaseOrTransaction, name: keyof typeof transitions) {
   const { from, to } = transitions[name];
-  return db.updateTable('export_runs as run').set({ state: to }).where('run.state', 'in', from);
+  return db
+    .updateTable('export_runs as run')
+    .set({ state: to, is_completing: false })
+    .where('run.state', 'in', from);
 }
 
 /** Returns true if no transition starts from the state. */
