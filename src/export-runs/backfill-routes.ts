@@ -64,9 +64,9 @@ export function backfillRoutes({
         const started = await db.transaction().execute(async trx => {
           await lockConfig(trx, { environmentId, configId });
           const wanted = { environmentId, configId, from, to, now: now() };
-          const { id } = await insertBackfill(trx, actorOf(request), wanted);
+          const backfillId = await insertBackfill(trx, actorOf(request), wanted);
           await enqueueNextRun(trx, jobs, { environmentId, id: configId }, now());
-          return await getBackfill(trx, { environmentId, configId, backfillId: id });
+          return await getBackfill(trx, { environmentId, configId, backfillId });
         });
         return reply.code(202).send(started);
       },

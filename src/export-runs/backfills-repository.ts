@@ -7,7 +7,7 @@ import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import type { ConfigKey } from '../export-configs/repository.ts';
 import { AppError, notFound } from '../shared/errors.ts';
-import { isOnly } from './is-only.sql.ts';
+import { hasNoUnfinishedRun, isOnly } from './conditions.sql.ts';
 import { initialState } from './run-states.ts';
 
 /**
@@ -42,13 +42,14 @@ const retryAfterSeconds = '60';
 /**
  * Inserts a backfill of all snapshots from `from` to `to`, both included. The caller has locked the
  * config.
+ * @returns the id
  * @throws AppError `not_found`, `conflict` if the config has a running backfill
  */
 export async function insertBackfill(
   trx: Transaction<Tables>,
   actor: Actor,
   wanted: { environmentId: string; configId: string; from: string; to: string; now: Date },
-): Promise<Backfill> {
+): Promise<string> {
   const { environmentId, configId, from, to, now } = wanted;
   const config = await trx
     .selectFrom('export_configs')
@@ -82,7 +83,7 @@ export async function insertBackfill(
     targetId: id,
     details: { configId, from, to },
   });
-  return await getBackfill(trx, { environmentId, configId, backfillId: id });
+  return id;
 }
 
 /**
@@ -205,11 +206,7 @@ export async function insertBackfillRuns(
         and ${isOnly('backfill', only)}
         and config.deleted_at is null
         and environment.plan = ${requiredPlan('automatic_export')}
-        and (
-          select true from export_runs as run
-          where run.environment_id = backfill.environment_id and run.config_id = backfill.config_id
-            and run.state in ('queued', 'running')
-          limit 1) is null
+        and ${hasNoUnfinishedRun('backfill')}
       for no key update of backfill skip locked
     ), inserted as (
       insert into export_runs (

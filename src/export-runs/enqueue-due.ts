@@ -6,12 +6,11 @@ import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import { type ConfigKey, purgeConfigs } from '../export-configs/repository.ts';
 import { catchUpDays, newestSlot, schedules, snapshotDateOf } from '../export-configs/schedule.ts';
-
 import { deleteOldEvents } from '../webhooks/insert-events.ts';
 import { cancelBackfillsAfterDowngrade, insertBackfillRuns } from './backfills-repository.ts';
+import { hasNoUnfinishedRun, isOnly } from './conditions.sql.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
 import { applyFailureEffects } from './failure-streaks.ts';
-import { isOnly } from './is-only.sql.ts';
 import { insertRedeliveries } from './redeliveries-repository.ts';
 import { cancelReasons, snapshotMissingHint } from './run-errors.ts';
 import { initialState, transition } from './run-states.ts';
@@ -131,8 +130,7 @@ async function withdrawBackfillRuns(
  * config, also after the clock was set back. Configs that catch up on all slots get the oldest
  * missed one.
  *
- * The conditions are subqueries with a limit, which Postgres executes as one index look-up per
- * config. Joins would be planned with statistics that are outdated at midnight.
+ * The conditions are subqueries with a limit, for the reason at `hasNoUnfinishedRun`.
  *
  * Configs are locked like the foreign key would lock them. Configs that are being deleted are
  * skipped, because they would fail the whole tick.
@@ -150,11 +148,7 @@ async function insertDueRuns(
     ${fromDueConfigs(now, nextSlotOfConfig)}
       and ${isOnly('config', only, 'id')}
       and coalesce(next.slot > last.slot, true)
-      and (
-        select true from export_runs as run
-        where run.environment_id = config.environment_id and run.config_id = config.id
-          and run.state in ('queued', 'running')
-        limit 1) is null
+      and ${hasNoUnfinishedRun('config', 'id')}
     for key share of config skip locked
     on conflict do nothing`.execute(trx);
   return Number(result.numAffectedRows ?? 0);
@@ -261,10 +255,7 @@ async function requeueOrphanedRuns(trx: Transaction<Tables>): Promise<void> {
         select from pgboss.job
         where job.name = ${lostRunQueue} and job.data ->> 'runId' = orphan.id
           and job.state < 'completed')))`;
-  await transition(trx, 'requeue')
-    .set({ job_id: null, is_completing: false })
-    .where(isOrphaned)
-    .execute();
+  await transition(trx, 'requeue').set({ job_id: null }).where(isOrphaned).execute();
   // Ended runs that still had to clean up the bucket.
   await trx.updateTable('export_runs as run').set({ job_id: null }).where(isOrphaned).execute();
 }

@@ -4,7 +4,7 @@ import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import type { ConfigKey } from '../export-configs/repository.ts';
-import { isOnly } from './is-only.sql.ts';
+import { hasNoUnfinishedRun, isOnly } from './conditions.sql.ts';
 import { initialState } from './run-states.ts';
 
 /**
@@ -14,8 +14,8 @@ import { initialState } from './run-states.ts';
  */
 
 /** Updates, so that this waits for a check in progress and loses no request. */
-const onConflict = sql`
-  on conflict (environment_id, config_id) do update set requested_at = excluded.requested_at`;
+const onConflict =
+  'on conflict (environment_id, config_id) do update set requested_at = excluded.requested_at';
 
 /** Configs whose check one transaction makes. */
 const checksPerTick = 1_000;
@@ -31,7 +31,7 @@ export async function checkRedeliveriesOf(
      where environment_id = $1 and redeliver and enabled and deleted_at is null
      order by id
      for key share skip locked
-     on conflict (environment_id, config_id) do update set requested_at = excluded.requested_at`,
+     ${onConflict}`,
     [environmentId],
   );
 }
@@ -46,7 +46,7 @@ export async function checkRedeliveryOf(
     select environment_id, id from export_configs
     where environment_id = ${config.environmentId} and id = ${config.id}
       and redeliver and deleted_at is null
-    ${onConflict}`.execute(trx);
+    ${sql.raw(onConflict)}`.execute(trx);
 }
 
 /**
@@ -71,11 +71,7 @@ export async function insertRedeliveries(
     where ${isOnly('due', only)}
       and config.redeliver and config.enabled and config.deleted_at is null
       and environment.plan = ${requiredPlan('automatic_export')}
-      and (
-        select true from export_runs as run
-        where run.environment_id = due.environment_id and run.config_id = due.config_id
-          and run.state in ('queued', 'running')
-        limit 1) is null
+      and ${hasNoUnfinishedRun('due')}
     order by due.requested_at
     limit ${checksPerTick}
     for update of due skip locked`.execute(trx);
@@ -120,10 +116,6 @@ export async function insertRedeliveries(
     delete from redelivery_checks as due
     using ${configs}
     where due.environment_id = config.environment_id and due.config_id = config.id
-      and (
-        select true from export_runs as run
-        where run.environment_id = config.environment_id and run.config_id = config.id
-          and run.state in ('queued', 'running')
-        limit 1) is null`.execute(trx);
+      and ${hasNoUnfinishedRun('config', 'id')}`.execute(trx);
   return Number(inserted.numAffectedRows ?? 0);
 }
