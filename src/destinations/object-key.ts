@@ -1,17 +1,12 @@
-import type { FileFormat } from '../shared/file-format.ts';
+import { extensionOf, type FileForm } from '../shared/file-format.ts';
 
 /** Computes the keys of the objects that a run writes. */
 
-export type Compression = 'none' | 'gzip';
-
 /** Values that determine the name of an object, apart from the folder. */
-export interface ObjectName {
+export interface ObjectName extends FileForm {
   readonly environmentId: string;
   /** YYYY-MM-DD */
   readonly snapshotDate: string;
-  readonly format: FileFormat;
-  /** `none` for Parquet. */
-  readonly compression: Compression;
 }
 
 /** Placeholders of a folder, with their values for one run. */
@@ -70,9 +65,8 @@ function prefixOf(folder: string, name: ObjectName): string {
   return folder === '' ? '' : `${renderFolder(folder, name)}/`;
 }
 
-function fileName({ environmentId, snapshotDate, format, compression }: ObjectName): string {
-  const extension = format === 'csv' && compression === 'gzip' ? 'csv.gz' : format;
-  return `company-adoption_${environmentId}_${snapshotDate}.${extension}`;
+function fileName(name: ObjectName): string {
+  return `company-adoption_${name.environmentId}_${name.snapshotDate}.${extensionOf(name)}`;
 }
 
 /** Name with the longest possible parts. */

@@ -1,12 +1,9 @@
 /** Decides whether two exports of one environment can write the same object. */
-import type { FileFormat } from '../shared/file-format.ts';
+import type { FileForm } from '../shared/file-format.ts';
 import type { Destination } from './destination.ts';
-import type { Compression } from './object-key.ts';
 
-export interface ExportTarget {
+export interface ExportTarget extends FileForm {
   readonly destination: Destination;
-  readonly format: FileFormat;
-  readonly compression: Compression;
 }
 
 /**

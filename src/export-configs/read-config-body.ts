@@ -16,9 +16,8 @@ import {
   parseEncryption,
 } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
-import type { Compression } from '../destinations/object-key.ts';
 import { type FieldFault, validationFailed } from '../shared/errors.ts';
-import type { FileFormat } from '../shared/file-format.ts';
+import { type Compression, compressionFaults, type FileFormat } from '../shared/file-format.ts';
 import type { ConfigSettings, ExportConfig } from './repository.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 
@@ -84,7 +83,7 @@ export function readNewConfig(body: NewConfigBody): {
     ...faultsOf(destination),
     ...faultsOf(access),
     ...encryptionFaults(encryption),
-    ...compressionFaults(format, compression),
+    ...compressionFaults({ format, compression }),
   ];
   if (!destination.ok || !access.ok || isFault(encryption) || faults.length > 0) {
     throw validationFailed(faults);
@@ -145,7 +144,7 @@ export function readConfigPatch(
     ...faultsOf(destination),
     ...faultsOf(access),
     ...encryptionFaults(encryption),
-    ...compressionFaults(format, compression),
+    ...compressionFaults({ format, compression }),
   ];
   if (!destination.ok || !access.ok || isFault(encryption) || faults.length > 0) {
     throw validationFailed(faults);
@@ -309,11 +308,6 @@ function nullFaults(patch: ConfigPatch, provider: Provider): FieldFault[] {
   return fieldsOf(provider)
     .filter(field => patch[field] === null)
     .map(field => ({ path: `/${field}`, message: 'must not be null' }));
-}
-
-function compressionFaults(format: FileFormat, compression: Compression): FieldFault[] {
-  if (format === 'csv' || compression === 'none') return [];
-  return [{ path: '/compression', message: 'must be none for the format parquet' }];
 }
 
 function nameFaults(name: string): FieldFault[] {

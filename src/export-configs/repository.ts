@@ -4,9 +4,8 @@ import type { Tables } from '../db/tables.ts';
 import type { Destination, Role } from '../destinations/destination.ts';
 import type { Encryption } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
-import type { Compression } from '../destinations/object-key.ts';
 import { notFound } from '../shared/errors.ts';
-import type { FileFormat } from '../shared/file-format.ts';
+import type { Compression, FileFormat } from '../shared/file-format.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 import type { AutoDisabled } from './status.ts';
 

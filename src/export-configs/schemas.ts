@@ -6,6 +6,7 @@ import type { Plan } from '../environments/plans.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { writeProblems } from '../http/problem.ts';
 import { date, documentedAs, fileFormat, instant, literals, nullable } from '../http/schemas.ts';
+import { compressions } from '../shared/file-format.ts';
 import type { ConfigOfEnvironment, ConfigWithHistory } from './list-configs.ts';
 import { type RunError, runErrorCodes } from './run-error.ts';
 import { runTriggers } from './run-triggers.ts';
@@ -59,7 +60,7 @@ const schedule = literals(schedules, {
   description: 'Every day at 00:00 UTC, or on Mondays at 00:00 UTC.',
   examples: ['daily'],
 });
-const compression = literals(['none', 'gzip'], {
+const compression = literals(compressions, {
   title: 'Compression',
   description: 'Default: `none`. Must be `none` for the format `parquet`.',
   examples: ['none'],

@@ -7,6 +7,7 @@ import { onlyThatDay } from '../exports/aggregations.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
 import { openParquet } from '../exports/parquet/open-parquet.ts';
 import type { ParquetPlace, ParquetPlaces } from '../exports/parquet/places.ts';
+import { extensionOf, mediaTypes } from '../shared/file-format.ts';
 import { csvColumns, parquetColumns } from '../snapshots/column-types.ts';
 import type { RunResult } from './outcomes-repository.ts';
 import { SnapshotAbsentError } from './run-errors.ts';
@@ -97,7 +98,7 @@ async function transferFile(
       key,
       body: thenCall(opened.bytes(), beforeCompletion),
       encryption,
-      contentType: mediaTypeOf(name),
+      contentType: mediaTypes[extensionOf(name)],
       metadata: {
         'row-count': String(rowCount),
         'snapshot-date': snapshotDate,
@@ -139,14 +140,6 @@ async function transferFile(
   } finally {
     opened.close();
   }
-}
-
-function mediaTypeOf({
-  format,
-  compression,
-}: Pick<ConfigSettings, 'format' | 'compression'>): string {
-  if (format === 'parquet') return 'application/vnd.apache.parquet';
-  return compression === 'gzip' ? 'application/gzip' : 'text/csv';
 }
 
 /**

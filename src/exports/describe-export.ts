@@ -1,10 +1,9 @@
 import { createHash } from 'node:crypto';
+import type { Compression } from '../shared/file-format.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { renderer } from '../snapshots/render/chunks.ts';
 import { gzipFrameBytes } from './gzip-file.ts';
 import type { ExportPlan, ExportSection } from './plan-export.ts';
-
-export type Compression = 'none' | 'gzip';
 
 /** Properties of a file that are known before its first byte. */
 export interface ExportDescription {

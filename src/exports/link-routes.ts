@@ -13,6 +13,7 @@ import { problemResponses, writeProblems } from '../http/problem.ts';
 import { callerRequestId } from '../http/request-id.ts';
 import { fileFormat, instant, isoDate, literals } from '../http/schemas.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
+import { compressionFaults, compressions } from '../shared/file-format.ts';
 import { shownDates } from './aggregations.ts';
 import {
   createLinkId,
@@ -65,7 +66,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
             aggregation: aggregationSchema,
             format: Type.Optional(fileFormat),
             compression: Type.Optional(
-              literals(['none', 'gzip'], {
+              literals(compressions, {
                 default: 'none',
                 description: 'Must be `none` for `parquet`.',
               }),
@@ -108,10 +109,8 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         } = request.body;
         const issuedAt = now();
         requireAsOf(asOf, '/asOf', issuedAt);
-        if (format === 'parquet' && compression !== 'none') {
-          const message = 'must be none for the format parquet';
-          throw validationFailed([{ path: '/compression', message }]);
-        }
+        const faults = compressionFaults({ format, compression });
+        if (faults.length > 0) throw validationFailed(faults);
         const environment = environmentOf(request);
         const origin = publicUrl ?? originOf(request);
         const dates = shownDates(aggregation, asOf ?? isoDate(issuedAt));
@@ -171,7 +170,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           }),
         }),
         response: {
-          ...fileResponses('text/csv', 'application/gzip', 'application/vnd.apache.parquet'),
+          ...fileResponses('csv', 'csv.gz', 'parquet'),
           ...problemResponses(
             'unauthenticated',
             'insufficient_scope',

@@ -1,9 +1,10 @@
 import type { Pool } from 'pg';
 import { borrow } from '../db/borrow.ts';
 import { currentSpan, endSpanWithStream } from '../observability/tracing.ts';
+import type { Compression } from '../shared/file-format.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import type { ShownDate } from './aggregations.ts';
-import { type Compression, describePlan, type ExportDescription } from './describe-export.ts';
+import { describePlan, type ExportDescription } from './describe-export.ts';
 import { createGzipTrailer, gzipStart } from './gzip-file.ts';
 import { type ExportPlan, planExport } from './plan-export.ts';
 import {
@@ -15,7 +16,7 @@ import {
 } from './read-section.ts';
 import { openReadSession, type ReadSession } from './read-session.ts';
 
-export type { Compression, ExportDescription } from './describe-export.ts';
+export type { ExportDescription } from './describe-export.ts';
 
 const plainStart = Buffer.from(headerLine);
 

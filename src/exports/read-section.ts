@@ -1,3 +1,4 @@
+import type { Compression } from '../shared/file-format.ts';
 import { mapAhead } from '../shared/map-ahead.ts';
 import {
   type Chunk,
@@ -13,7 +14,7 @@ import {
   type WithClient,
 } from '../snapshots/render/read-chunks.ts';
 import { replaceDates } from '../snapshots/render/records.ts';
-import { type Compression, isShownElsewhere } from './describe-export.ts';
+import { isShownElsewhere } from './describe-export.ts';
 import type { GzipTrailer } from './gzip-file.ts';
 import type { ExportSection } from './plan-export.ts';
 import type { ReadSession } from './read-session.ts';

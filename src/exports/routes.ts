@@ -4,6 +4,7 @@ import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
 import { date, isoDate, literals, nullable } from '../http/schemas.ts';
 import { validationFailed } from '../shared/errors.ts';
+import { extensionOf, mediaTypes } from '../shared/file-format.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
 import { describeExport } from './open-export.ts';
@@ -59,16 +60,16 @@ const fileHeaders = {
   }),
 };
 
-type FileMediaType = 'text/csv' | 'application/gzip' | 'application/vnd.apache.parquet';
-
-/** Returns the responses of a route that sends a file, without its problems. */
-export function fileResponses(...mediaTypes: FileMediaType[]) {
+/** Returns the responses of a route that sends files with these extensions, without its problems. */
+export function fileResponses(...extensions: (keyof typeof mediaTypes)[]) {
   const schemas = {
-    'text/csv': { schema: Type.String({ examples: [example] }) },
-    'application/gzip': { schema: Type.String({ format: 'binary' }) },
-    'application/vnd.apache.parquet': { schema: Type.String({ format: 'binary' }) },
+    csv: { schema: Type.String({ examples: [example] }) },
+    'csv.gz': { schema: Type.String({ format: 'binary' }) },
+    parquet: { schema: Type.String({ format: 'binary' }) },
   };
-  const content = Object.fromEntries(mediaTypes.map(mediaType => [mediaType, schemas[mediaType]]));
+  const content = Object.fromEntries(
+    extensions.map(extension => [mediaTypes[extension], schemas[extension]]),
+  );
   return {
     200: {
       description:
@@ -103,10 +104,8 @@ export const fileProblemCodes = [
 /** Files of an aggregation, one for each extension of the path. */
 const fileForms = [
   {
-    extension: 'csv',
     format: 'csv',
     compression: 'none',
-    mediaType: 'text/csv',
     operationId: 'downloadExport',
     summary: 'Download an export',
     description:
@@ -115,19 +114,15 @@ const fileForms = [
       '`If-Match`, `Range` and `If-Range` follow RFC 9110.',
   },
   {
-    extension: 'csv.gz',
     format: 'csv',
     compression: 'gzip',
-    mediaType: 'application/gzip',
     operationId: 'downloadExportGzip',
     summary: 'Download an export as a gzip file',
     description: 'Sends the CSV as a gzip file.',
   },
   {
-    extension: 'parquet',
     format: 'parquet',
     compression: 'none',
-    mediaType: 'application/vnd.apache.parquet',
     operationId: 'downloadExportParquet',
     summary: 'Download an export as a Parquet file',
     description:
@@ -220,7 +215,8 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
     });
 
     for (const form of fileForms) {
-      const { extension, format, compression, mediaType, ...documentation } = form;
+      const { format, compression, ...documentation } = form;
+      const extension = extensionOf(form);
       app.route({
         method: ['GET', 'HEAD'],
         url: `/environments/:environmentId/exports/:aggregation.${extension}`,
@@ -231,7 +227,7 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
           params: Type.Object({ ...environmentParams.properties, aggregation: aggregationSchema }),
           querystring: Type.Object({ asOf: Type.Optional(asOfSchema) }),
           response: {
-            ...fileResponses(mediaType),
+            ...fileResponses(extension),
             ...problemResponses(...callerProblemCodes, ...fileProblemCodes),
           },
         },

@@ -10,10 +10,9 @@ import {
 } from '../http/send-download.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
-import type { FileFormat } from '../shared/file-format.ts';
+import { extensionOf, type FileForm, mediaTypes } from '../shared/file-format.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
 import {
-  type Compression,
   describeExport,
   type ExportDescription,
   type ExportSource,
@@ -37,14 +36,11 @@ export interface ExportSenderDependencies extends ExportSource {
   readonly now: () => Date;
 }
 
-export interface ExportRequest {
+export interface ExportRequest extends FileForm {
   readonly environmentId: string;
   readonly aggregation: Aggregation;
   /** UTC date, `YYYY-MM-DD`; null for the current date. */
   readonly asOf: string | null;
-  readonly format: FileFormat;
-  /** `gzip` sends a `.csv.gz` file. `none` for Parquet. */
-  readonly compression: Compression;
   readonly actor: Actor;
   /** Id of the download link; null without a link. */
   readonly linkId: string | null;
@@ -58,13 +54,6 @@ export interface ExportSender {
 
 /** Representations of a file. Their bytes and their entity tags differ. */
 type Representation = 'csv' | 'csv-encoded' | 'csv-gz' | 'parquet';
-
-const forms: Readonly<Record<Representation, { extension: string; mediaType: string }>> = {
-  csv: { extension: 'csv', mediaType: 'text/csv; charset=utf-8; header=present' },
-  'csv-encoded': { extension: 'csv', mediaType: 'text/csv; charset=utf-8; header=present' },
-  'csv-gz': { extension: 'csv.gz', mediaType: 'application/gzip' },
-  parquet: { extension: 'parquet', mediaType: 'application/vnd.apache.parquet' },
-};
 
 /** Sends exports as files. Every download is counted and written to the audit log when it ends. */
 export function createExportSender(dependencies: ExportSenderDependencies): ExportSender {
@@ -173,18 +162,20 @@ function chooseRepresentation(
 
 function describeFile(
   { plan, contentHash, lastModified, sizeBytes }: ExportDescription,
-  { environmentId, aggregation, asOf: requestedDate }: ExportRequest,
+  wanted: ExportRequest,
   asOf: string,
   representation: Representation,
 ): DownloadFile {
-  const { extension, mediaType } = forms[representation];
+  const extension = extensionOf(wanted);
+  const mediaType = mediaTypes[extension];
   const isNegotiated = representation === 'csv' || representation === 'csv-encoded';
-  const fileName = `${environmentId}_${aggregation}_${asOf}.${extension}`;
+  const fileName = `${wanted.environmentId}_${wanted.aggregation}_${asOf}.${extension}`;
   // The file of the current date changes at midnight without a new snapshot.
   const isSinceAsOf = lastModified !== null && isoDate(lastModified) >= asOf;
   return {
     headers: {
-      'content-type': mediaType,
+      'content-type':
+        extension === 'csv' ? `${mediaType}; charset=utf-8; header=present` : mediaType,
       'content-disposition': `attachment; filename="${fileName}"`,
       'cache-control': 'private, no-cache',
       'x-total-rows': String(plan.rowCount),
@@ -194,7 +185,7 @@ function describeFile(
     },
     etag: entityTag(contentHash, representation),
     lastModified,
-    isDateValidator: requestedDate !== null || isSinceAsOf,
+    isDateValidator: wanted.asOf !== null || isSinceAsOf,
     sizeBytes,
   };
 }

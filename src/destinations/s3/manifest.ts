@@ -9,10 +9,10 @@ import {
   PutObjectCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
-import type { FileFormat } from '../../shared/file-format.ts';
+import type { Compression, FileFormat } from '../../shared/file-format.ts';
 import type { Destination } from '../destination.ts';
 import { type Encryption, encryptionParams } from '../encryption.ts';
-import { type Compression, manifestKey } from '../object-key.ts';
+import { manifestKey } from '../object-key.ts';
 import { NotS3Error } from './error-codes.ts';
 import { describeStorageError, StorageError } from './errors.ts';
 import type { StorageStep } from './hints.ts';
