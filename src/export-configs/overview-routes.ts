@@ -3,8 +3,9 @@ import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { documentedAs, literals } from '../http/schemas.ts';
 import { type ConfigOfEnvironment, listAllConfigs } from './list-configs.ts';
-import { outcomeSchema, overviewSchema, presentOverview, tags } from './schemas.ts';
+import { tags } from './schemas.ts';
 import type { ConfigDependencies } from './service.ts';
+import { outcomeSchema, overviewSchema, presentOverview } from './status-schemas.ts';
 
 /** Registers the overview of the export configs of all environments. */
 export function overviewRoutes({

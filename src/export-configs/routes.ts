@@ -16,10 +16,10 @@ import {
   newConfigBody,
   planProblems,
   presentConfig,
-  statusSchema,
   tags,
 } from './schemas.ts';
 import { type ConfigDependencies, createConfig, deleteConfig, patchConfig } from './service.ts';
+import { statusSchema } from './status-schemas.ts';
 
 export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCallbackTypebox {
   const { db, now } = dependencies;

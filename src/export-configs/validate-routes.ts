@@ -3,16 +3,10 @@ import { environmentOf } from '../environments/auth/access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
 import { checkConfig } from './check-config.ts';
+import { checkResultSchema } from './check-schemas.ts';
 import { getConfig } from './list-configs.ts';
 import { readNewConfig } from './read-config-body.ts';
-import {
-  checkResultSchema,
-  configParams,
-  mayWrite,
-  newConfigBody,
-  planProblems,
-  tags,
-} from './schemas.ts';
+import { configParams, mayWrite, newConfigBody, planProblems, tags } from './schemas.ts';
 import { accessOf, type ConfigDependencies, grantAccess } from './service.ts';
 
 /** Registers routes that check a destination without storing anything. */

@@ -1,6 +1,7 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { environmentParams } from '../environments/routes.ts';
-import { configParams, id, runError, runTrigger } from '../export-configs/schemas.ts';
+import { configParams, id } from '../export-configs/schemas.ts';
+import { runError, runTrigger } from '../export-configs/status-schemas.ts';
 import { date, instant, literals, nullable } from '../http/schemas.ts';
 import { runStates } from './run-states.ts';
 
