@@ -1,6 +1,5 @@
 import https from 'node:https';
 import type { LookupFunction } from 'node:net';
-import tls from 'node:tls';
 import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import type { EndpointAllowlist } from '../../outbound/endpoint-allowlist.ts';
 import { createGuardedAgents } from '../../outbound/endpoint-guard.ts';
@@ -9,6 +8,7 @@ import { type Access, type Destination, isRole, type Role } from '../destination
 import { addContentMd5 } from './content-md5.ts';
 import { createRequestHandler, type RequestLimits, type StoragePace } from './request-handler.ts';
 import { AssumeRoleError, type RoleSession, type Roles } from './roles.ts';
+import { trustedCa } from './trusted-ca.ts';
 
 /** Limits of the requests of one client. */
 export interface ClientPatience extends RequestLimits {
@@ -141,10 +141,7 @@ function createAgents(
   { provider }: Destination,
   { allowlist, extraCa, resolve }: ClientEnvironment,
 ) {
-  const options = {
-    ...agentOptions,
-    ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
-  };
+  const options = { ...agentOptions, ...trustedCa(extraCa) };
   if (provider === 'custom') {
     return createGuardedAgents(allowlist, {
       ...options,

@@ -2,9 +2,9 @@ import dns from 'node:dns';
 import http from 'node:http';
 import https from 'node:https';
 import type { LookupFunction } from 'node:net';
-import tls from 'node:tls';
 import { AssumeRoleCommand, STSClient } from '@aws-sdk/client-sts';
 import { createRequestHandler } from './request-handler.ts';
+import { trustedCa } from './trusted-ca.ts';
 
 /**
  * Assumes roles of customers at AWS STS. The standard chain of the SDK finds the identity of the
@@ -64,7 +64,7 @@ export function createRoles({ region, extraCa, resolve = dns.lookup }: RoleOptio
   const agentOptions: https.AgentOptions = {
     keepAlive: true,
     lookup: resolve,
-    ...(extraCa === undefined ? {} : { ca: [...tls.rootCertificates, extraCa] }),
+    ...trustedCa(extraCa),
   };
   const agents = {
     // The variable AWS_ENDPOINT_URL_STS may name plain http.
