@@ -47,6 +47,13 @@ export type AskedAccess =
       readonly secretAccessKey: string | null;
     };
 
+/** Returns true if the stored secret of an access key is kept. */
+export function keepsSecret(
+  access: AskedAccess,
+): access is { readonly accessKeyId: string; readonly secretAccessKey: null } {
+  return 'accessKeyId' in access && access.secretAccessKey === null;
+}
+
 export interface NewConfigBody extends DestinationFields, AccessBody {
   readonly name: string;
   readonly enabled?: boolean;
@@ -150,11 +157,10 @@ export function readConfigPatch(
     throw validationFailed(faults);
   }
 
-  const keepsSecret = 'accessKeyId' in access.value && access.value.secretAccessKey === null;
   const moved = (['provider', 'endpoint', 'bucket'] as const).find(
     part => destination.value[part] !== current.destination[part],
   );
-  if (moved !== undefined && keepsSecret) {
+  if (moved !== undefined && keepsSecret(access.value)) {
     const message = `is required when the ${moved} changes`;
     throw validationFailed([{ path: '/secretAccessKey', message }]);
   }

@@ -12,6 +12,7 @@ import { type ConfigWithHistory, getConfig } from './list-configs.ts';
 import {
   type AskedAccess,
   type ConfigPatch,
+  keepsSecret,
   type NewConfigBody,
   readConfigPatch,
   readNewConfig,
@@ -122,15 +123,14 @@ export async function patchConfig(
   const { config } = found;
   const { settings, access: asked, ...patched } = readConfigPatch(config, patch);
   if (patched.changed.length === 0) return found;
-  const isMoved = patched.changed.some(field => decidesObject.includes(field));
-  if (isMoved) await refuseSameObject(db, environmentId, configId, settings);
+  const writesElsewhere = patched.changed.some(field => decidesObject.includes(field));
+  if (writesElsewhere) await refuseSameObject(db, environmentId, configId, settings);
   let { access } = config;
   if (patched.needsCheck) {
     const granted = await grantAccess(dependencies, environmentId, asked, config);
     requireValid(await checkConfig(dependencies, environmentId, settings, granted, now()));
-    const keepsSecret = 'accessKeyId' in asked && asked.secretAccessKey === null;
     access =
-      keepsSecret && 'sealedSecret' in access
+      keepsSecret(asked) && 'sealedSecret' in access
         ? { ...access, accessKeyId: asked.accessKeyId }
         : sealAccess(encryptionKeys, granted, { environmentId, configId });
   }
@@ -145,7 +145,7 @@ export async function patchConfig(
     updatedAt: new Date(Math.max(changedAt.getTime(), config.updatedAt.getTime() + 1)),
   };
   await db.transaction().execute(async trx => {
-    if (isMoved) {
+    if (writesElsewhere) {
       await lockEnvironment(trx, environmentId);
       await refuseSameObject(trx, environmentId, configId, settings);
     }
