@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { ConfigModel } from './config-model.ts';
+import { type ConfigModel, withFreeConfig } from './config-model.ts';
 import { dayBefore } from './loads.ts';
 import type { Random } from './random.ts';
 import { checkObject, hasten, readRuns } from './runs.ts';
@@ -17,12 +17,8 @@ export async function backfillSomeConfig(
   random: Random,
   api: ProcessName,
 ): Promise<void> {
-  const free = configs.known.filter(({ isBusy, isDeleted }) => !isBusy && !isDeleted);
-  if (configs.isClosed || free.length === 0) return;
-  const config = random.pick(free);
-  config.isBusy = true;
-  const from = Date.now();
-  try {
+  await withFreeConfig(configs, random, async config => {
+    const from = Date.now();
     const path = `/v1/environments/${config.environmentId}/export-configs/${config.id}/backfills`;
     const oldest = 1 + random.integer(8);
     const answer = await world
@@ -79,7 +75,5 @@ export async function backfillSomeConfig(
       }
       return;
     }
-  } finally {
-    config.isBusy = false;
-  }
+  });
 }

@@ -41,6 +41,26 @@ export const createConfigModel = (): ConfigModel => ({
 const pathOf = (environmentId: string, id?: string) =>
   `/v1/environments/${environmentId}/export-configs${id === undefined ? '' : `/${id}`}`;
 
+/**
+ * Calls `work` with a random config that nothing else uses, and reserves it until then. Does nothing
+ * if there is none, or while the clock moves over midnight.
+ */
+export async function withFreeConfig(
+  configs: ConfigModel,
+  random: Random,
+  work: (config: KnownConfig) => Promise<void>,
+): Promise<void> {
+  const free = configs.known.filter(({ isBusy, isDeleted }) => !isBusy && !isDeleted);
+  if (configs.isClosed || free.length === 0) return;
+  const config = random.pick(free);
+  config.isBusy = true;
+  try {
+    await work(config);
+  } finally {
+    config.isBusy = false;
+  }
+}
+
 /** Creates, changes or deletes a config of the environment, unless the clock is about to move. */
 export async function changeSomeConfig(
   world: World,

@@ -4,7 +4,7 @@ import { gunzipSync } from 'node:zlib';
 import { onlyThatDay } from '../../src/exports/aggregations.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { readObject, s3Server } from '../helpers/s3.ts';
-import type { ConfigModel, KnownConfig } from './config-model.ts';
+import { type ConfigModel, type KnownConfig, withFreeConfig } from './config-model.ts';
 import type { Random } from './random.ts';
 import type { Span } from './snapshot-model.ts';
 import { insist, type ProcessName, type World } from './world.ts';
@@ -144,12 +144,8 @@ export async function runSomeConfig(
   random: Random,
   api: ProcessName,
 ): Promise<void> {
-  const free = configs.known.filter(({ isBusy, isDeleted }) => !isBusy && !isDeleted);
-  if (configs.isClosed || free.length === 0) return;
-  const config = random.pick(free);
-  config.isBusy = true;
-  const from = Date.now();
-  try {
+  await withFreeConfig(configs, random, async config => {
+    const from = Date.now();
     const path = `/v1/environments/${config.environmentId}`;
     const answer = await world
       .call(api, `${path}/export-configs/${config.id}/runs`, { method: 'POST' })
@@ -179,7 +175,5 @@ export async function runSomeConfig(
       }
       await delay(300);
     }
-  } finally {
-    config.isBusy = false;
-  }
+  });
 }
