@@ -284,13 +284,14 @@ t.test('trims credentials and rejects those that a header cannot carry', async t
   t.strictSame(paths('ÄKIA', 's'.repeat(257)), ['/accessKeyId', '/secretAccessKey']);
 });
 
+const name = {
+  environmentId: 'prod',
+  snapshotDate: '2026-03-02',
+  format: 'csv',
+  compression: 'none',
+} as const;
+
 t.test('builds the keys of objects and manifests', async t => {
-  const name = {
-    environmentId: 'prod',
-    snapshotDate: '2026-03-02',
-    format: 'csv',
-    compression: 'none',
-  } as const;
   const gzip = { ...name, compression: 'gzip' } as const;
   t.equal(objectKey('exports/bucket', name), 'exports/bucket/company-adoption_prod_2026-03-02.csv');
   t.equal(objectKey('', gzip), 'company-adoption_prod_2026-03-02.csv.gz');
@@ -310,12 +311,6 @@ t.test('builds the keys of objects and manifests', async t => {
 });
 
 t.test('replaces placeholders in folders', async t => {
-  const name = {
-    environmentId: 'prod',
-    snapshotDate: '2026-03-02',
-    format: 'csv',
-    compression: 'none',
-  } as const;
   const folders: [string, string][] = [
     ['exports/date={date}', 'exports/date=2026-03-02/'],
     ['{year}/{month}/{day}', '2026/03/02/'],
