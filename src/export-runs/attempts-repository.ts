@@ -138,7 +138,7 @@ export async function getAttemptStatus(
 }
 
 /** Returns true if the main database has the snapshot of the run. The replica may be behind. */
-export async function isSnapshotLoaded(
+export async function isSnapshotIngested(
   db: DatabaseOrTransaction,
   { environmentId, runId }: Attempt,
 ): Promise<boolean> {

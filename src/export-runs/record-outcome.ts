@@ -1,6 +1,6 @@
 import type { RunError } from '../export-configs/run-error.ts';
 import type { AttemptOutcome } from '../observability/metrics.ts';
-import { type Attempt, isSnapshotLoaded, type JobContext } from './attempts-repository.ts';
+import { type Attempt, isSnapshotIngested, type JobContext } from './attempts-repository.ts';
 import * as outcomes from './outcomes-repository.ts';
 import type { ClaimedJob, RunDependencies } from './run-dependencies.ts';
 import { describeFailure, SnapshotAbsentError, snapshotMissing } from './run-errors.ts';
@@ -36,7 +36,7 @@ export async function recordOutcome(
     await outcomes.postponeRun(db, jobs, attempt);
     return { outcome: 'requeued', error: null };
   }
-  if (thrown instanceof SnapshotAbsentError && !(await isSnapshotLoaded(db, attempt))) {
+  if (thrown instanceof SnapshotAbsentError && !(await isSnapshotIngested(db, attempt))) {
     if (trigger === 'schedule') {
       await outcomes.requeueRun(db, jobs, attempt);
       return { outcome: 'waiting', error: null };

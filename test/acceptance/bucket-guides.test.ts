@@ -12,7 +12,7 @@ import {
 } from '@aws-sdk/client-s3';
 import { DuckDBInstance } from '@duckdb/node-api';
 import t, { type Test } from 'tap';
-import { type AdoptionRow, adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { type AdoptionRow, adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
   makeConfig,
@@ -116,7 +116,7 @@ t.test('the guides for buckets', { ...needsProgram('curl'), ...needsS3 }, async 
   startExportWorker(t, app);
   const { finished } = runReader(app, 'acme');
   for (const [snapshotDate, rows] of Object.entries(snapshots)) {
-    await app.load('acme', snapshotDate, loadBody(rows));
+    await app.ingest('acme', snapshotDate, ingestBody(rows));
     for (const { id } of configs) {
       const path = `/v1/environments/acme/export-configs/${id}/runs`;
       const started = await app.call(path, { method: 'POST', json: { snapshotDate } });

@@ -58,8 +58,8 @@ function blocksOf(title: string): string[] {
 
 async function exportTo(t: Tap, companies: readonly (string | null)[]): Promise<string> {
   await app.putEnvironment('acme');
-  const loaded = await app.load('acme', '2026-03-01', bodyOf(companies));
-  if (!loaded.json.rowCount) throw new Error(loaded.text);
+  const ingested = await app.ingest('acme', '2026-03-01', bodyOf(companies));
+  if (!ingested.json.rowCount) throw new Error(ingested.text);
   const file = await app.call('/v1/environments/acme/exports/today.csv.gz');
   const directory = t.testdir({});
   fs.writeFileSync(path.join(directory, fileName), file.body);

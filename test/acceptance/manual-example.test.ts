@@ -24,12 +24,12 @@ t.test('exports only the header line before the first ingest', async t => {
 });
 
 t.test('exports the example of docs/file-format.md byte for byte', async t => {
-  const loaded = await app.load('acme', '2026-03-02', body);
-  t.equal(loaded.status, 201, loaded.text);
-  t.match(loaded.json.version, /^[0-9a-f-]{36}$/);
-  t.strictSame(loaded.json, {
+  const ingested = await app.ingest('acme', '2026-03-02', body);
+  t.equal(ingested.status, 201, ingested.text);
+  t.match(ingested.json.version, /^[0-9a-f-]{36}$/);
+  t.strictSame(ingested.json, {
     date: '2026-03-02',
-    version: loaded.json.version,
+    version: ingested.json.version,
     rowCount: 2,
     completedAt: '2026-03-02T10:00:00.000Z',
   });
@@ -49,11 +49,11 @@ t.test('exports the example of docs/file-format.md byte for byte', async t => {
 t.test('ingests an exported file without a change', async t => {
   const exported = (await app.download('acme', 'today')).body;
   for (let round = 1; round <= 2; round += 1) {
-    const loaded = await app.load('acme', '2026-03-02', exported, {
+    const ingested = await app.ingest('acme', '2026-03-02', exported, {
       'content-type': 'text/csv; charset=utf-8',
     });
-    t.equal(loaded.status, 200, loaded.text);
-    t.equal(loaded.json.rowCount, 2);
+    t.equal(ingested.status, 200, ingested.text);
+    t.equal(ingested.json.rowCount, 2);
     t.ok((await app.download('acme', 'today')).body.equals(exported));
   }
 });

@@ -8,8 +8,8 @@ import {
   adoptionRow,
   exportHeader,
   exportLine,
-  loadColumns,
-  loadLine,
+  ingestColumns,
+  ingestLine,
 } from '../helpers/adoption-rows.ts';
 import { ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
@@ -91,12 +91,12 @@ const row = (id: number) =>
     segmentNames: ['Everybody', 'Paying', 'In the European Union'],
     segmentIds: ['segment-1', 'segment-2', 'segment-3'],
   });
-const rowCount = Math.ceil(leastBytes / loadLine(row(0)).length);
+const rowCount = Math.ceil(leastBytes / ingestLine(row(0)).length);
 
 /** Yields the body while it is sent. */
 function* bodyPieces(): Generator<Buffer> {
-  yield Buffer.from(`${loadColumns.join(',')}\n`);
-  const template = loadLine(row(0));
+  yield Buffer.from(`${ingestColumns.join(',')}\n`);
+  const template = ingestLine(row(0));
   for (let id = 0; id < rowCount; id += 500) {
     let piece = '';
     for (let next = id; next < Math.min(id + 500, rowCount); next += 1) {
@@ -121,7 +121,7 @@ t.test(
     });
     const idle = service.residentMiB();
 
-    const loading = await service.peakDuring(async () => {
+    const ingesting = await service.peakDuring(async () => {
       const answer = await ask(`${service.origin}/v1/environments/big/snapshots/${today}`, {
         method: 'PUT',
         headers: { ...authorization, 'content-type': 'text/csv' },
@@ -131,8 +131,8 @@ t.test(
       t.equal(answer.json.rowCount, rowCount);
     });
     t.ok(
-      loading - idle < mostGrowthMiB,
-      `ingest: idle ${idle.toFixed(0)} MiB, highest ${loading.toFixed(0)} MiB`,
+      ingesting - idle < mostGrowthMiB,
+      `ingest: idle ${idle.toFixed(0)} MiB, highest ${ingesting.toFixed(0)} MiB`,
     );
 
     const expectedBytes = exportHeader.length + rowCount * exportLine(row(0), today).length;

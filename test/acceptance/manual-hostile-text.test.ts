@@ -5,7 +5,7 @@ import {
   adoptionRow,
   exportHeader,
   exportPart,
-  loadBody,
+  ingestBody,
 } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { parseCsv, parseList } from '../helpers/csv-reader.ts';
@@ -108,11 +108,14 @@ function fullOf(text: string, index: number): AdoptionRow {
 
 async function roundTrips(t: Test, rows: readonly AdoptionRow[]): Promise<string> {
   const expected = exportHeader + exportPart(rows, date);
-  let body = loadBody(rows);
+  let body = ingestBody(rows);
   for (const round of ['first', 'second', 'third']) {
-    const loaded = await app.load('acme', date, body);
-    t.ok(loaded.status === 200 || loaded.status === 201, `${round}: ${loaded.text.slice(0, 300)}`);
-    t.equal(loaded.json.rowCount, rows.length);
+    const ingested = await app.ingest('acme', date, body);
+    t.ok(
+      ingested.status === 200 || ingested.status === 201,
+      `${round}: ${ingested.text.slice(0, 300)}`,
+    );
+    t.equal(ingested.json.rowCount, rows.length);
     body = (await app.download('acme', 'today')).text;
     t.ok(body === expected, `${round} time: the same bytes`);
   }
@@ -234,7 +237,7 @@ t.test('keeps environments apart whose ids contain SQL and similar characters', 
   for (const id of ['a', 'A', 'a-b_c', '0', 'x'.repeat(64), '1e5', 'null', 'snapshots']) {
     await app.putEnvironment(id, 'pro');
     const rows = [adoptionRow({ companyName: `of ${id}` })];
-    t.equal((await app.load(id, date, loadBody(rows))).status, 201, id);
+    t.equal((await app.ingest(id, date, ingestBody(rows))).status, 201, id);
     t.equal((await app.download(id, 'today')).text, exportHeader + exportPart(rows, date), id);
   }
   const refused = [

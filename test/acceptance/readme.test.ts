@@ -48,9 +48,9 @@ t.test(
     try {
       await client.query(`begin; ${lock}`);
       const header = (await app.download('acme', 'today')).text;
-      t.equal((await app.load('acme', '2026-03-01', header)).status, 409);
+      t.equal((await app.ingest('acme', '2026-03-01', header)).status, 409);
       await client.query('rollback');
-      t.equal((await app.load('acme', '2026-03-01', header)).status, 200);
+      t.equal((await app.ingest('acme', '2026-03-01', header)).status, 200);
     } finally {
       client.release();
     }

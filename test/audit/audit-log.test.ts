@@ -6,7 +6,7 @@ import {
   putEnvironment,
 } from '../../src/environments/environments-repository.ts';
 import { deleteSnapshot } from '../../src/snapshots/registry-repository.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 
@@ -114,10 +114,10 @@ t.test('records each version of a snapshot and its deletion by a key', async t =
   await fresh();
   const versions: string[] = [];
   for (const rows of [[adoptionRow()], []]) {
-    const { json } = await app.load('acme', '2026-03-01', loadBody(rows));
+    const { json } = await app.ingest('acme', '2026-03-01', ingestBody(rows));
     versions.push(json.version);
   }
-  await app.load('acme', '2026-03-01', 'nonsense');
+  await app.ingest('acme', '2026-03-01', 'nonsense');
   const [first, second] = versions;
   t.not(first, second);
   for (const found of await fresh()) {
@@ -161,7 +161,7 @@ t.test('records no refused request', async t => {
 t.test('commits a change and its line together or not at all', async t => {
   const { pool } = app.database;
   const key = await app.makeKey('acme', ['exports:read']);
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
   await fresh();
   await pool.query('alter table audit_log add constraint closed check (false) not valid');
   const put = (id: string) =>

@@ -14,7 +14,7 @@ import {
 } from '@warehouse-export/client';
 import t, { type Test } from 'tap';
 import { makeWebhookSecret, signatureHeaders } from '../../src/webhooks/signature.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
@@ -82,7 +82,7 @@ t.test('yields the items of all pages', async t => {
 });
 
 t.test('uploads a snapshot with its digest', async t => {
-  const csv = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
+  const csv = ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
   const sent: (string | null)[] = [];
   const spy = connect({
     fetch: (input, init) => {

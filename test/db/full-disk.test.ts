@@ -6,7 +6,7 @@ import path from 'node:path';
 import { DatabaseError } from 'pg';
 import t from 'tap';
 import { isDatabaseUnavailable } from '../../src/db/errors.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 
@@ -38,10 +38,10 @@ t.test('answers 503 while the disk of the database is full', async t => {
 
   const app = await startApp(t, { databaseUrl: database.url });
   await app.putEnvironment('acme');
-  const body = loadBody(
+  const body = ingestBody(
     Array.from({ length: 20_000 }, (_, index) => adoptionRow({ companyId: `company ${index}` })),
   );
-  const answer = await app.load('acme', '2026-03-02', body);
+  const answer = await app.ingest('acme', '2026-03-02', body);
   t.equal(answer.status, 503, answer.text);
   t.equal(answer.json.code, 'unavailable');
   t.ok(answer.headers['retry-after']);

@@ -5,7 +5,7 @@ import { retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import { tidyUp } from '../../src/retention/tidy-up.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, type TestApp } from '../helpers/app.ts';
 import { startExportWorker } from '../helpers/export-configs.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
@@ -77,10 +77,10 @@ async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
   };
   await ask('PUT', `/environments/${id}`, { name: 'Łódź', plan: 'enterprise' });
   for (const date of ['2026-02-28', today, today]) {
-    const { status, text } = await app.load(id, date, loadBody(rows));
+    const { status, text } = await app.ingest(id, date, ingestBody(rows));
     answers.push(`PUT ${date}: ${status} ${masked(text)}`);
   }
-  const invalid = await app.load(id, today, loadBody(rows).replace('2025-01-02', '2025-13-02'));
+  const invalid = await app.ingest(id, today, ingestBody(rows).replace('2025-01-02', '2025-13-02'));
   answers.push(`invalid: ${invalid.status} ${masked(invalid.text)}`);
   await ask('POST', `/environments/${id}/api-keys`, {
     name: 'k',

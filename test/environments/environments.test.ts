@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 
 const app = await startTestApp(t);
@@ -67,7 +67,7 @@ t.test('deletes an environment with its data and nothing else', async t => {
   for (const id of ['doomed', 'spared']) {
     await app.putEnvironment(id);
     for (const date of ['2026-02-27', '2026-02-28', '2026-03-01']) {
-      t.equal((await app.load(id, date, loadBody([adoptionRow()]))).status, 201);
+      t.equal((await app.ingest(id, date, ingestBody([adoptionRow()]))).status, 201);
     }
     await app.makeKey(id, ['exports:read']);
   }

@@ -8,7 +8,7 @@ import { pipeline } from 'node:stream/promises';
 import t from 'tap';
 import { freePort } from '../../dev/free-port.ts';
 import { makeWebhookSecret, signatureHeaders } from '../../src/webhooks/signature.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { needsProgram, startProgram } from '../helpers/programs.ts';
@@ -27,7 +27,7 @@ const service = (url = app.origin) => ({
 
 t.test('nightly-load.ts retries a busy service and reports the result', async t => {
   const file = path.join(t.testdir(), 'snapshot.csv');
-  fs.writeFileSync(file, loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
+  fs.writeFileSync(file, ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
   const busy = [
     { status: 429, code: 'rate_limited' },
     { status: 409, code: 'conflict' },

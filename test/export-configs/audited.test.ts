@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { configBody, credentialsOf, startExportApp } from '../helpers/export-configs.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
 
@@ -12,7 +12,7 @@ t.test(
     const app = await startExportApp(t);
     await app.putEnvironment('acme');
     const key = await app.makeKey('acme', ['exports:write']);
-    await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+    await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
     let seen = 0;
     const fresh = async () => {
       const { rows } = await app.database.pool.query(

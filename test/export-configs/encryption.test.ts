@@ -1,6 +1,6 @@
 import { HeadObjectCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
   makeConfig,
@@ -46,7 +46,7 @@ t.test(
     });
     const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
     await app.putEnvironment('acme');
-    await app.load('acme', '2026-03-02', loadBody([adoptionRow({})]));
+    await app.ingest('acme', '2026-03-02', ingestBody([adoptionRow({})]));
     const { id, key, encryption } = await makeConfig(
       app,
       'acme',

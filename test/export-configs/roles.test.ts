@@ -4,7 +4,7 @@ import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts
 import { uploadObject } from '../../src/destinations/s3/upload.ts';
 import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
 import { bytes, digestOf, mebibyte } from '../destinations/s3/test-source.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { type Aws, needsPort443, startAws } from '../helpers/aws.ts';
 import { runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
@@ -149,7 +149,7 @@ t.test('uses a role instead of an access key', needsAws, async t => {
     (await app.call('/v1/audit-log')).json.items.map((line: { details: object }) => line.details);
   t.match((await lines())[0].destination, { bucket, encryption: null, roleArn: exporter });
 
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
   startExportWorker(t, app);
   const { json: run } = await app.call(`${configs}/${id}/runs`, { method: 'POST' });
   t.match(await runReader(app, 'acme').finished(run.id), { state: 'successful', error: null });

@@ -44,12 +44,12 @@ async function start(
       [environment, id, enabled, schedule, since],
     );
   }
-  const loaded = (date: string) =>
+  const ingested = (date: string) =>
     pool.query(
       `insert into snapshots (environment_id, snapshot_date, row_count) values ('acme', $1, 0)`,
       [date],
     );
-  for (const date of snapshots) await loaded(date);
+  for (const date of snapshots) await ingested(date);
   const tick = (now: string) =>
     enqueueDue(app.dependencies.db, app.dependencies.jobs, new Date(now));
   const runs = async () => {
@@ -76,7 +76,7 @@ async function start(
     pool.query(
       `update export_runs set state = 'successful', finished_at = now(), job_id = null where state = 'queued'`,
     );
-  return { app, pool, tick, runs, loaded, finishAll };
+  return { app, pool, tick, runs, ingested, finishAll };
 }
 
 t.test(
@@ -184,7 +184,7 @@ t.test('enqueues only the newest missed slot after an outage of three days', asy
 t.test(
   'queues a run without a snapshot, starts it on ingest and fails it at the next slot',
   async t => {
-    const { app, tick, runs, loaded, finishAll } = await start(t, {
+    const { app, tick, runs, ingested, finishAll } = await start(t, {
       configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     });
     await tick('2026-03-02T00:00:30Z');
@@ -194,13 +194,13 @@ t.test(
     app.setNow('2026-03-02T14:00:00Z');
     const header =
       'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs\n';
-    t.equal((await app.load('acme', '2026-03-01', header)).status, 201);
+    t.equal((await app.ingest('acme', '2026-03-01', header)).status, 201);
     t.strictSame(await runs(), ['a 2026-03-02 2026-03-01 queued job']);
     await finishAll();
 
     // Insertion by SQL: the next tick finds the snapshot.
     await tick('2026-03-03T00:00:30Z');
-    await loaded('2026-03-02');
+    await ingested('2026-03-02');
     await tick('2026-03-03T00:01:30Z');
     t.strictSame((await runs())[1], 'a 2026-03-03 2026-03-02 queued job');
     await finishAll();
@@ -208,7 +208,7 @@ t.test(
     await tick('2026-03-04T00:00:30Z');
     await tick('2026-03-04T23:59:30Z');
     t.strictSame((await runs())[2], 'a 2026-03-04 2026-03-03 queued');
-    await loaded('2026-03-04');
+    await ingested('2026-03-04');
     await tick('2026-03-05T00:00:10Z');
     t.strictSame((await runs()).slice(2), [
       'a 2026-03-04 2026-03-03 failed snapshot_missing',

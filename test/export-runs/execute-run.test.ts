@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
   makeConfig,
@@ -48,8 +48,8 @@ const expected = exportHeader + exportPart(rows, '2026-03-02');
 async function start(t: Parameters<typeof startExportApp>[0]) {
   const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
   await app.putEnvironment('acme');
-  const loaded = await app.load('acme', '2026-03-02', loadBody(rows));
-  if (loaded.status !== 201) throw new Error(loaded.text);
+  const ingested = await app.ingest('acme', '2026-03-02', ingestBody(rows));
+  if (ingested.status !== 201) throw new Error(ingested.text);
   const ofConfig = async (id: string) => (await app.call(`${path}/${id}`)).json;
   return { app, ofConfig, runs: runReader(app, 'acme') };
 }
@@ -158,7 +158,7 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
   };
   const first = await run();
   t.match(first.objectKey, /\/2026-03-02\/company-adoption_acme_2026-03-02\.csv$/);
-  await app.load('acme', '2026-03-02', loadBody(rows.slice(0, 1)));
+  await app.ingest('acme', '2026-03-02', ingestBody(rows.slice(0, 1)));
   const before = proxy.requests.length;
   t.match(await run(), { state: 'successful', rowCount: 1 });
   const writes = proxy.requests

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
   makeConfig,
@@ -23,8 +23,8 @@ const rows = [
   }),
   adoptionRow({ companyId: 'c2', companyName: null, satisfaction: 4 }),
 ];
-const loaded = await app.load('acme', '2026-03-01', loadBody(rows));
-if (loaded.status !== 201) throw new Error(loaded.text);
+const ingested = await app.ingest('acme', '2026-03-01', ingestBody(rows));
+if (ingested.status !== 201) throw new Error(ingested.text);
 startExportWorker(t, app);
 const { parquetPlaces } = app.dependencies;
 const runs = runReader(app, 'acme');

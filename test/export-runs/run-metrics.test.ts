@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
   credentialsOf,
@@ -19,7 +19,11 @@ const path = '/v1/environments/acme/export-configs';
 t.test('counts successful and failed runs with rows, bytes and duration', needsS3, async t => {
   const app = await startExportApp(t);
   await app.putEnvironment('acme');
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
+  await app.ingest(
+    'acme',
+    '2026-03-01',
+    ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
+  );
   const { id } = await makeConfig(app, 'acme', configBody());
   startExportWorker(t, app);
   const runs = runReader(app, 'acme');

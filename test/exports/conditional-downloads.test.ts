@@ -1,6 +1,6 @@
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
@@ -11,7 +11,7 @@ t.setTimeout(300_000);
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
 const rows = [adoptionRow(), adoptionRow({ companyId: 'c2', companyName: 'Ü, "2"' })];
-await app.load('acme', '2026-03-02', loadBody(rows));
+await app.ingest('acme', '2026-03-02', ingestBody(rows));
 await renderAll(app);
 const csv = Buffer.from(exportHeader + exportPart(rows, '2026-03-02'));
 
@@ -198,7 +198,7 @@ t.test('changes ETag, size and answers to conditions when a snapshot is replaced
   await app.putEnvironment('changing', 'pro');
   const path = '/v1/environments/changing/exports/today.csv';
   const call = (headers: Record<string, string>) => app.call(path, { headers });
-  await app.load('changing', '2026-03-02', loadBody(rows));
+  await app.ingest('changing', '2026-03-02', ingestBody(rows));
   await renderAll(app);
   const first = await call({});
   await app.database.pool.query(
@@ -208,7 +208,7 @@ t.test('changes ETag, size and answers to conditions when a snapshot is replaced
   t.equal(etag, first.headers.etag);
   const beginning = await call({ range: 'bytes=0-99' });
   const more = [...rows, adoptionRow({ companyId: 'c3' })];
-  await app.load('changing', '2026-03-02', loadBody(more));
+  await app.ingest('changing', '2026-03-02', ingestBody(more));
   await renderAll(app);
 
   const whole = exportHeader + exportPart(more, '2026-03-02');
@@ -252,7 +252,7 @@ t.test('serves a new file with a new ETag after midnight without a new snapshot'
 
 t.test('sends validators but no length or ranges for a file that is not rendered', async t => {
   await app.putEnvironment('fresh', 'pro');
-  await app.load('fresh', '2026-03-02', loadBody(rows));
+  await app.ingest('fresh', '2026-03-02', ingestBody(rows));
   for (const path of ['today.csv', 'today.csv.gz'].map(
     name => `/v1/environments/fresh/exports/${name}`,
   )) {

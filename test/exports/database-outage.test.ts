@@ -2,7 +2,7 @@ import pg from 'pg';
 import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { adoptionRow, loadBody, loadColumns } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody, ingestColumns } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
@@ -48,9 +48,9 @@ for (const mode of ['immediate', 'fast'] as const) {
           downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
         }
       }
-      const load = await connectRaw(app.port);
-      const start = `${loadColumns.join(',')}\n`;
-      load.socket.write(
+      const ingest = await connectRaw(app.port);
+      const start = `${ingestColumns.join(',')}\n`;
+      ingest.socket.write(
         `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${testAdminToken}\r\nContent-Length: 1000000\r\n\r\n${start}`,
       );
       await eventually(() => app.dependencies.ingestLimit.active === 1);
@@ -76,7 +76,7 @@ for (const mode of ['immediate', 'fast'] as const) {
         t.match(String(answer.headers['retry-after']), /^[1-9]\d*$/, path);
         t.notMatch(answer.text, /ECONN|5432|postgres/i, path);
       }
-      t.equal((await app.load('acme', '2026-02-28', loadBody([adoptionRow()]))).status, 503);
+      t.equal((await app.ingest('acme', '2026-02-28', ingestBody([adoptionRow()]))).status, 503);
       t.equal((await app.call('/health/live')).status, 200);
       await eventually(
         async () => (await metricsOf()).get('whx_database_up') === 0,
@@ -87,10 +87,10 @@ for (const mode of ['immediate', 'fast'] as const) {
         [...(await metricsOf()).keys()].some(series => series.startsWith('whx_slots_late')),
         'metrics of unknown values are absent',
       );
-      load.socket.write('x'.repeat(100_000));
-      load.socket.end();
-      await load.closed;
-      t.notMatch(load.received().toString(), /^HTTP\/1\.1 20/);
+      ingest.socket.write('x'.repeat(100_000));
+      ingest.socket.end();
+      await ingest.closed;
+      t.notMatch(ingest.received().toString(), /^HTTP\/1\.1 20/);
 
       await server.start();
       await eventually(

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { ask, open } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
@@ -10,7 +10,7 @@ const app = await startTestApp(t);
 const { pool } = app.database;
 await app.putEnvironment('acme', 'pro');
 await app.putEnvironment('wide', 'pro');
-await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
 await writeWideSnapshot(pool, {
   environmentId: 'wide',
   date: '2026-03-01',

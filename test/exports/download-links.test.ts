@@ -1,6 +1,6 @@
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { ask } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
@@ -11,8 +11,8 @@ const rows = [adoptionRow()];
 const file = exportHeader + exportPart(rows, '2026-03-02');
 await app.putEnvironment('acme', 'pro');
 await app.putEnvironment('other', 'enterprise');
-await app.load('acme', '2026-03-01', loadBody(rows));
-await app.load('other', '2026-03-01', loadBody([adoptionRow({ companyName: 'Of another' })]));
+await app.ingest('acme', '2026-03-01', ingestBody(rows));
+await app.ingest('other', '2026-03-01', ingestBody([adoptionRow({ companyName: 'Of another' })]));
 
 interface Link {
   readonly url: string;
@@ -205,7 +205,7 @@ t.test('rejects a link while the plan of its environment is too low', async t =>
 
 t.test('rejects a link after its environment was deleted', async t => {
   await app.putEnvironment('gone', 'pro');
-  await app.load('gone', '2026-03-01', loadBody(rows));
+  await app.ingest('gone', '2026-03-01', ingestBody(rows));
   const key = await app.makeKey('gone', ['exports:read']);
   const links = [
     await makeLink(undefined, undefined, 'gone'),

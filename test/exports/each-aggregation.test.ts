@@ -7,7 +7,7 @@ import {
   adoptionRow,
   exportHeader,
   exportPart,
-  loadBody,
+  ingestBody,
 } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { parseCsv } from '../helpers/csv-reader.ts';
@@ -68,8 +68,8 @@ function rowsOf(date: string, version: number): AdoptionRow[] {
 /** Expected snapshots: dates with gaps of days and of whole weeks, some ingested more than once. */
 const held = new Map<string, AdoptionRow[]>();
 
-async function load(date: string, rows: AdoptionRow[]): Promise<void> {
-  const answer = await app.load('acme', date, loadBody(rows));
+async function ingest(date: string, rows: AdoptionRow[]): Promise<void> {
+  const answer = await app.ingest('acme', date, ingestBody(rows));
   if (answer.status !== (held.has(date) ? 200 : 201)) throw new Error(answer.text);
   held.set(date, rows);
 }
@@ -80,9 +80,9 @@ for (let time = firstDay; time <= lastDay; time += dayMs) {
   const isWeekWithout = [3, 9, 17, 18].includes(Math.floor(day / 7));
   if (isWeekWithout || day % 3 === 0 || day % 13 === 5) continue;
   const date = iso(time);
-  await load(date, day % 11 === 0 ? [] : rowsOf(date, 1));
-  if (day % 4 === 0) await load(date, rowsOf(date, 2));
-  if (day % 10 === 0) await app.load('other', date, loadBody(rowsOf(date, 9)));
+  await ingest(date, day % 11 === 0 ? [] : rowsOf(date, 1));
+  if (day % 4 === 0) await ingest(date, rowsOf(date, 2));
+  if (day % 10 === 0) await app.ingest('other', date, ingestBody(rowsOf(date, 9)));
 }
 
 /** Returns the expected dates by testing every day against the definition of the aggregation. */
@@ -264,7 +264,7 @@ t.test('shows a deleted or replaced snapshot at once', async t => {
 
   await fc.assert(
     fc.asyncProperty(fc.integer({ min: 3, max: 50 }), async version => {
-      await load(before, rowsOf(before, version));
+      await ingest(before, rowsOf(before, version));
       const { text } = await app.download('acme', 'today');
       if (text !== exportHeader + exportPart(rowsOf(before, version), '2026-03-08'))
         throw new Error('stale');

@@ -5,7 +5,7 @@ import t from 'tap';
 import { type ShownDate, shownDates } from '../../src/exports/aggregations.ts';
 import { openExport } from '../../src/exports/open-export.ts';
 import type { Compression } from '../../src/shared/file-format.ts';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { eventually } from '../helpers/raw-http.ts';
@@ -40,17 +40,17 @@ const dates = shownDates('3-months-weekly', today);
  */
 await app.putEnvironment('mixed');
 await writeDenseSnapshot(pool, { environmentId: 'mixed', date: '2026-02-01', rows: 4_000 });
-await app.load(
+await app.ingest(
   'mixed',
   '2026-02-08',
-  loadBody([
+  ingestBody([
     adoptionRow({ companyName: ',2026-02-08,"\n', featureName: '"', segmentNames: ['a,b', 'c"'] }),
     adoptionRow({ companyId: 'c2', companyName: null }),
   ]),
 );
-await app.load('mixed', '2026-02-15', loadBody([]));
+await app.ingest('mixed', '2026-02-15', ingestBody([]));
 await writeDenseSnapshot(pool, { environmentId: 'mixed', date: '2026-02-20', rows: 3_000 });
-await app.load('mixed', '2026-03-01', loadBody([adoptionRow()]));
+await app.ingest('mixed', '2026-03-01', ingestBody([adoptionRow()]));
 
 t.test('writes the same bytes before and after rendering', async t => {
   const read = async () => ({
@@ -142,7 +142,7 @@ t.test('reads any range, plain and gzip', async t => {
 t.test("shows today's snapshot under its date and under the next", async t => {
   const rows = [adoptionRow({ companyId: 'now' })];
   await app.putEnvironment('dated');
-  await app.load('dated', today, loadBody(rows));
+  await app.ingest('dated', today, ingestBody(rows));
   await renderAll(app);
   t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, today));
   app.setNow('2026-03-03T01:00:00.000Z');
@@ -156,13 +156,13 @@ t.test("shows today's snapshot under its date and under the next", async t => {
 t.test('completes a file with the version that it started with', async t => {
   await app.putEnvironment('moving');
   await writeDenseSnapshot(pool, { environmentId: 'moving', date: '2026-02-22', rows: 6_000 });
-  await app.load('moving', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('moving', '2026-03-01', ingestBody([adoptionRow()]));
   await renderAll(app);
   const file = await collect((await open('moving', dates)).bytes());
   const opened = await open('moving', dates);
   const bytes = opened.bytes();
   const first = await bytes.next();
-  await app.load('moving', '2026-03-01', loadBody([adoptionRow({ companyName: 'replaced' })]));
+  await app.ingest('moving', '2026-03-01', ingestBody([adoptionRow({ companyName: 'replaced' })]));
   await renderAll(app);
   const rest = await collect(bytes);
   t.ok(Buffer.concat([first.value as Buffer, rest]).equals(file));

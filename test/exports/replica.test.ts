@@ -2,7 +2,7 @@ import pg from 'pg';
 import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { makeConfig, startExportWorker } from '../helpers/export-configs.ts';
 import { startReplica } from '../helpers/postgres-replica.ts';
@@ -33,7 +33,7 @@ const fileOf = (version: string, count = 3) =>
   exportHeader + exportPart(rowsOf(version, count), today);
 
 await app.putEnvironment('acme');
-await app.load('acme', today, loadBody(rowsOf('first')));
+await app.ingest('acme', today, ingestBody(rowsOf('first')));
 await replica.catchUp();
 
 t.test('reads rows and registry of exports from the replica only', async t => {
@@ -52,7 +52,7 @@ t.test('reads rows and registry of exports from the replica only', async t => {
 
 t.test('serves the previous snapshot completely while the replica lags', async t => {
   await replica.pause();
-  t.equal((await app.load('acme', today, loadBody(rowsOf('second', 5)))).status, 200);
+  t.equal((await app.ingest('acme', today, ingestBody(rowsOf('second', 5)))).status, 200);
   const [listed] = (await app.call('/v1/environments/acme/snapshots')).json.items;
   t.equal(listed.rowCount, 5, 'the list of snapshots is read from the primary');
   for (const time of [1, 2]) {
@@ -81,7 +81,7 @@ t.test('shows a deleted snapshot until the replica applies the deletion', async 
 t.test('shows no data of an environment until the replica has it', async t => {
   await replica.pause();
   await app.putEnvironment('new');
-  await app.load('new', today, loadBody(rowsOf('new')));
+  await app.ingest('new', today, ingestBody(rowsOf('new')));
   t.equal((await app.download('new', 'today')).text, exportHeader);
   await replica.resume();
   await replica.catchUp();
@@ -93,7 +93,7 @@ t.test('retries a scheduled run until the replica has its snapshot', needsS3, as
   const config = await makeConfig(app, 'runs');
   app.setNow('2026-03-03T00:00:30.000Z');
   await replica.pause();
-  await app.load('runs', today, loadBody(rowsOf('day')));
+  await app.ingest('runs', today, ingestBody(rowsOf('day')));
   startExportWorker(t, app);
   const outcomes = () => app.log.filter(line => line['msg'] === 'run').map(line => line['outcome']);
   await eventually(() => outcomes().length > 0, 'an attempt', 30_000);
@@ -117,7 +117,7 @@ t.test('answers 503 for exports only while the replica is down', async t => {
   t.equal(away.status, 503);
   t.equal(away.json.code, 'unavailable');
   t.equal((await app.call('/v1/environments/new/snapshots')).status, 200);
-  t.equal((await app.load('new', today, loadBody(rowsOf('newer')))).status, 200);
+  t.equal((await app.ingest('new', today, ingestBody(rowsOf('newer')))).status, 200);
   await replica.start();
   await replica.catchUp();
   t.equal((await app.download('new', 'today')).text, fileOf('newer'));

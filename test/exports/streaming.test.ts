@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, exportHeader, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
@@ -18,7 +18,7 @@ await app.putEnvironment('acme', 'pro');
 await app.putEnvironment('small', 'pro');
 await app.putEnvironment('odd', 'pro');
 for (const environment of ['small', 'odd']) {
-  await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest(environment, '2026-03-01', ingestBody([adoptionRow()]));
 }
 await writeWideSnapshot(pool, { environmentId: 'acme', date: '2026-03-02', rows, nameBytes });
 

@@ -2,7 +2,7 @@ import pg from 'pg';
 import t, { type Test } from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import type { Answer } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
@@ -25,7 +25,7 @@ function expectRefusals(t: Test, answers: readonly Answer[]): void {
 t.test('answers 503 with Retry-After while all connections of a pool are in use', async t => {
   const app = await startTestApp(t);
   await app.putEnvironment('acme');
-  t.equal((await app.load('acme', today, loadBody(rows))).status, 201);
+  t.equal((await app.ingest('acme', today, ingestBody(rows))).status, 201);
   const { pool } = app.database;
   const blocker = await pool.connect();
   await blocker.query('begin; lock table environments in access exclusive mode');
@@ -67,7 +67,7 @@ t.test('answers 503 with Retry-After when Postgres has no connections left', asy
   await migrateToLatest(server.url);
   const app = await startApp(t, { databaseUrl: server.url });
   await app.putEnvironment('acme');
-  t.equal((await app.load('acme', today, loadBody(rows))).status, 201);
+  t.equal((await app.ingest('acme', today, ingestBody(rows))).status, 201);
   const others = Array.from({ length: 9 }, () => new pg.Client({ connectionString: server.url }));
   for (const other of others) await other.connect();
 
@@ -89,5 +89,5 @@ t.test('answers 503 with Retry-After when Postgres has no connections left', asy
     async () => (await app.download('acme', 'today')).text === file,
     'downloads work again without a restart',
   );
-  t.equal((await app.load('acme', today, loadBody(rows))).status, 200);
+  t.equal((await app.ingest('acme', today, ingestBody(rows))).status, 200);
 });

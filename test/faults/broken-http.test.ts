@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { exchange, type RawAnswer } from './raw-exchange.ts';
@@ -12,8 +12,8 @@ t.setTimeout(900_000);
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'enterprise');
-const csv = loadBody([adoptionRow()]);
-await app.load('acme', '2026-03-01', csv);
+const csv = ingestBody([adoptionRow()]);
+await app.ingest('acme', '2026-03-01', csv);
 
 interface Request {
   readonly method: string;

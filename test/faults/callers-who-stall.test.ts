@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import t from 'tap';
 import { isoDate } from '../../src/http/schemas.ts';
-import { loadColumns } from '../helpers/adoption-rows.ts';
+import { ingestColumns } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { ask } from '../helpers/http-client.ts';
@@ -112,7 +112,7 @@ t.test(
       scaled(100),
       index =>
         `${authorized(`PUT /v1/environments/${environments[index % 3]}/snapshots/${yesterday}`)}Content-Type: text/csv\r\n` +
-        `Content-Length: 1000000\r\n\r\n${loadColumns.join(',')}\n`,
+        `Content-Length: 1000000\r\n\r\n${ingestColumns.join(',')}\n`,
     );
     const downloads = await open(
       'downloads that are not read',

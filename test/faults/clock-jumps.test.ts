@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap';
 import { tickQueue } from '../../src/db/job-queue.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { makeConfig, startExportApp, startExportWorker, until } from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 
@@ -12,8 +12,8 @@ async function start(t: Test) {
   const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
   await app.putEnvironment('acme');
   const { id, key } = await makeConfig(app, 'acme');
-  const load = async (date: string) => {
-    const answer = await app.load('acme', date, loadBody([adoptionRow({ companyId: date })]));
+  const ingest = async (date: string) => {
+    const answer = await app.ingest('acme', date, ingestBody([adoptionRow({ companyId: date })]));
     t.ok(answer.status < 300, `${date}: ${answer.text}`);
   };
   startExportWorker(t, app);
@@ -44,17 +44,17 @@ async function start(t: Test) {
   };
   const objects = async () =>
     (await contentsOf(s3Destination({ key }))).objects.map(name => name.replace(/.*_acme_/, ''));
-  return { app, load, runs, at, objects };
+  return { app, ingest, runs, at, objects };
 }
 t.test('runs every slot once when the clock jumps forward by a day and back', needsS3, async t => {
-  const { load, runs, at, objects } = await start(t);
+  const { ingest, runs, at, objects } = await start(t);
   await at('2026-03-02T10:01:00Z', 'none');
-  await load('2026-03-02');
+  await ingest('2026-03-02');
   // The clock runs ahead: the slot is run with the snapshot of the unfinished day.
   await at('2026-03-03T10:01:00Z', '2026-03-03 2026-03-02 successful');
   await at('2026-03-02T10:02:00Z', '2026-03-03 2026-03-02 successful');
   await at('2026-03-03T00:00:00Z', '2026-03-03 2026-03-02 successful');
-  await load('2026-03-03');
+  await ingest('2026-03-03');
   await at('2026-03-04T00:00:00Z', '2026-03-04 2026-03-03 successful');
   t.strictSame(await runs(), [
     '2026-03-04 2026-03-03 successful',
@@ -67,13 +67,13 @@ t.test(
   'neither repeats nor skips a slot when the clock jumps back by a day and forward',
   needsS3,
   async t => {
-    const { load, runs, at, objects } = await start(t);
-    await load('2026-03-02');
+    const { ingest, runs, at, objects } = await start(t);
+    await ingest('2026-03-02');
     await at('2026-03-03T00:00:01Z', '2026-03-03 2026-03-02 successful');
     await at('2026-03-02T00:00:01Z', '2026-03-03 2026-03-02 successful');
     await at('2026-03-01T23:00:00Z', '2026-03-03 2026-03-02 successful');
     await at('2026-03-03T00:00:02Z', '2026-03-03 2026-03-02 successful');
-    await load('2026-03-03');
+    await ingest('2026-03-03');
     await at('2026-03-04T00:00:00Z', '2026-03-04 2026-03-03 successful');
     t.equal((await runs()).length, 2);
     t.strictSame(await objects(), ['2026-03-02.csv', '2026-03-03.csv']);
@@ -84,14 +84,14 @@ t.test(
   'fails a run without a snapshot when the clock jumps forward by a day and back',
   needsS3,
   async t => {
-    const { app, load, runs, at, objects } = await start(t);
+    const { app, ingest, runs, at, objects } = await start(t);
     await at('2026-03-03T00:00:10Z', '2026-03-03 2026-03-02 queued');
     // At this time the next slot is due, so the waiting run fails.
     await at('2026-03-04T00:00:10Z', '2026-03-04 2026-03-03 queued');
     app.setNow('2026-03-03T00:00:20Z');
-    await load('2026-03-02');
+    await ingest('2026-03-02');
     app.setNow('2026-03-04T00:00:15Z');
-    await load('2026-03-03');
+    await ingest('2026-03-03');
     await at('2026-03-04T00:00:20Z', '2026-03-04 2026-03-03 successful');
     t.strictSame(await runs(), [
       '2026-03-04 2026-03-03 successful',
@@ -102,8 +102,8 @@ t.test(
 );
 
 t.test('runs every slot once when the clocks of two workers differ by a day', needsS3, async t => {
-  const { app, load, runs, at, objects } = await start(t);
-  await load('2026-03-02');
+  const { app, ingest, runs, at, objects } = await start(t);
+  await ingest('2026-03-02');
   // Any worker may take each tick, in any order.
   for (const now of [
     '2026-03-03T00:00:01Z',

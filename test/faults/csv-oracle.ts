@@ -1,5 +1,5 @@
 /** Reads a snapshot body as docs/file-format.md describes it, without any code of the service. */
-import { csvField, exportHeader, loadColumns } from '../helpers/adoption-rows.ts';
+import { csvField, exportHeader, ingestColumns } from '../helpers/adoption-rows.ts';
 import { instantMs } from '../helpers/instant-ms.ts';
 
 type Field = string | null;
@@ -58,7 +58,7 @@ function isHeader(header: readonly Field[]): boolean {
   return (
     new Set(header).size === header.length &&
     header.every(name => known.has(name)) &&
-    loadColumns.every(name => header.includes(name))
+    ingestColumns.every(name => header.includes(name))
   );
 }
 

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { freePort } from '../../dev/free-port.ts';
 import { isoDate } from '../../src/http/schemas.ts';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { startBalancer } from '../helpers/balancer.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
@@ -82,17 +82,17 @@ t.test('drops no request during a rolling restart', async t => {
         200,
       ),
   ];
-  const load = async () => {
+  const ingest = async () => {
     const answer = await call(`acme/snapshots/${today}`, {
       method: 'PUT',
       headers: csv,
-      body: loadBody(rows),
+      body: ingestBody(rows),
     });
     return answer.status === 200 || answer.status === 201
       ? null
       : `${answer.status} ${answer.text}`;
   };
-  t.equal(await load(), null);
+  t.equal(await ingest(), null);
 
   const over = new AbortController();
   const wrong: string[] = [];
@@ -106,10 +106,10 @@ t.test('drops no request during a rolling restart', async t => {
     }
   };
   const clients = Array.from({ length: 8 }, (_, client) =>
-    sendSteadily(turn => requests[(client + turn) % requests.length] ?? load),
+    sendSteadily(turn => requests[(client + turn) % requests.length] ?? ingest),
   );
   // Two concurrent ingests of one day would conflict.
-  clients.push(sendSteadily(() => load));
+  clients.push(sendSteadily(() => ingest));
   for (let round = 0; round < rounds; round += 1) {
     for (const [index, port] of ports.entries()) {
       t.equal(await services[index]?.end('SIGTERM'), 0, 'exit code of the old process');

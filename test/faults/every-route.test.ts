@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
 import { fittingTexts } from './arbitrary-bodies.ts';
@@ -56,7 +56,7 @@ for (const [id, plan] of [
   ['stranger', 'enterprise'],
 ] as const) {
   await app.putEnvironment(id, plan);
-  await app.load(id, '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest(id, '2026-03-01', ingestBody([adoptionRow()]));
 }
 const failureWebhook = 'https://hooks.example.com/exports';
 const hooked = await app.call('/v1/environments/acme', {

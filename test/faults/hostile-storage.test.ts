@@ -2,7 +2,7 @@ import type http from 'node:http';
 import t from 'tap';
 import type { LanePass, SlowLane } from '../../src/export-runs/slow-lane.ts';
 import { fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   makeConfig,
   runReader,
@@ -82,7 +82,7 @@ async function failOnce(environmentId: string) {
   // Runs of other tests must not send requests.
   await app.database.pool.query('delete from environments');
   await app.putEnvironment(environmentId);
-  await app.load(environmentId, '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest(environmentId, '2026-03-01', ingestBody([adoptionRow()]));
   steps = {};
   const { id } = await makeConfig(app, environmentId, {
     name: 'Hostile',

@@ -7,7 +7,7 @@ import {
   adoptionRow,
   exportHeader,
   exportPart,
-  loadBody,
+  ingestBody,
 } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
@@ -19,7 +19,7 @@ t.setTimeout(900_000);
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
-const loaded = '2026-03-01';
+const ingested = '2026-03-01';
 const shown = '2026-03-02';
 
 const text = fc.oneof(
@@ -85,7 +85,7 @@ const rows = fc
 const goodFile = fc
   .tuple(rows, fc.boolean())
   .map(([found, isExported]) =>
-    Buffer.from(isExported ? exportHeader + exportPart(found, loaded) : loadBody(found)),
+    Buffer.from(isExported ? exportHeader + exportPart(found, ingested) : ingestBody(found)),
   );
 
 type Mutation = (file: Buffer) => Buffer;
@@ -240,7 +240,7 @@ async function hangUp(body: Buffer, packing: Sending['packing'], share: number):
   const connection = await connectRaw(app.port);
   const encoding = packing === 'none' ? '' : 'Content-Encoding: gzip\r\n';
   connection.socket.write(
-    `PUT /v1/environments/acme/snapshots/${loaded} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n${encoding}` +
+    `PUT /v1/environments/acme/snapshots/${ingested} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n${encoding}` +
       `Authorization: Bearer ${testAdminToken}\r\nContent-Length: ${body.length}\r\n\r\n`,
   );
   connection.socket.write(body.subarray(0, Math.floor(body.length * share)), () =>
@@ -255,9 +255,9 @@ function* piecesOf(body: Buffer, bytes: number): Generator<Buffer> {
 }
 
 t.test('ingests a mutated file exactly, or rejects it without any change', async t => {
-  const first = loadBody([adoptionRow()]);
-  t.equal((await app.load('acme', loaded, first)).status, 201);
-  let current = fileOf(Buffer.from(first), loaded, shown);
+  const first = ingestBody([adoptionRow()]);
+  t.equal((await app.ingest('acme', ingested, first)).status, 201);
+  let current = fileOf(Buffer.from(first), ingested, shown);
   const counts = { accepted: 0, refused: 0, hungUp: 0 };
   const mutations = fc.oneof(
     { arbitrary: fc.array(mutation, { minLength: 1, maxLength: 3 }), weight: 9 },
@@ -276,11 +276,11 @@ t.test('ingests a mutated file exactly, or rejects it without any change', async
           counts.hungUp += 1;
         } else {
           const unpacked = unpack(body, packing);
-          const expected = unpacked === null ? null : fileOf(unpacked, loaded, shown);
+          const expected = unpacked === null ? null : fileOf(unpacked, ingested, shown);
           const headers = packing === 'none' ? {} : { 'content-encoding': 'gzip' };
-          const answer = await app.load(
+          const answer = await app.ingest(
             'acme',
-            loaded,
+            ingested,
             Readable.from(piecesOf(body, pieceBytes)),
             headers,
           );

@@ -23,7 +23,7 @@ export const exportHeader =
   'Segment Names,Segment IDs\n';
 
 /** Columns that the body of an ingest must have. */
-export const loadColumns = [
+export const ingestColumns = [
   'Company ID',
   'Company Name',
   'Feature ID',
@@ -39,7 +39,7 @@ export const loadColumns = [
   'Segment Names',
   'Segment IDs',
 ] as const;
-export type LoadColumn = (typeof loadColumns)[number];
+export type IngestColumn = (typeof ingestColumns)[number];
 
 export function adoptionRow(row: Partial<AdoptionRow> = {}): AdoptionRow {
   return {
@@ -83,12 +83,15 @@ const satisfactions = {
 };
 
 /** Returns a body for PUT. Fields in `raw` replace the CSV of a field, including its quotes. */
-export function loadBody(rows: readonly AdoptionRow[]): string {
-  return `${loadColumns.join(',')}\n${rows.map(row => loadLine(row)).join('')}`;
+export function ingestBody(rows: readonly AdoptionRow[]): string {
+  return `${ingestColumns.join(',')}\n${rows.map(row => ingestLine(row)).join('')}`;
 }
 
-export function loadLine(row: AdoptionRow, raw: Partial<Record<LoadColumn, string>> = {}): string {
-  const fields: Record<LoadColumn, string> = {
+export function ingestLine(
+  row: AdoptionRow,
+  raw: Partial<Record<IngestColumn, string>> = {},
+): string {
+  const fields: Record<IngestColumn, string> = {
     'Company ID': csvField(row.companyId),
     'Company Name': csvField(row.companyName),
     'Feature ID': csvField(row.featureId),
@@ -105,7 +108,7 @@ export function loadLine(row: AdoptionRow, raw: Partial<Record<LoadColumn, strin
     'Segment IDs': csvField(csvList(row.segmentIds)),
     ...raw,
   };
-  return `${loadColumns.map(column => fields[column]).join(',')}\n`;
+  return `${ingestColumns.map(column => fields[column]).join(',')}\n`;
 }
 
 /** Returns the line of a row in an exported file. */

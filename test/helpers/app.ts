@@ -25,7 +25,7 @@ export interface TestApp {
   call(path: string, options?: Call): Promise<Answer>;
   putEnvironment(id: string, plan?: 'free' | 'pro' | 'enterprise'): Promise<void>;
   makeKey(environmentId: string, scopes: readonly string[], expiresAt?: string): Promise<TestKey>;
-  load(
+  ingest(
     environmentId: string,
     date: string,
     csv: Ask['body'],
@@ -151,7 +151,7 @@ export async function startApp(
       if (answer.status !== 201) throw new Error(answer.text);
       return { id: answer.json.id, token: registerSecret(answer.json.key) };
     },
-    load: (environmentId, date, csv, headers) =>
+    ingest: (environmentId, date, csv, headers) =>
       call(`/v1/environments/${environmentId}/snapshots/${date}`, {
         method: 'PUT',
         headers: { 'content-type': 'text/csv', ...headers },

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { PassThrough } from 'node:stream';
 import { snapshotLockName } from '../../src/db/snapshot-partitions.sql.ts';
-import { adoptionRow, loadColumns, loadLine } from './adoption-rows.ts';
+import { adoptionRow, ingestColumns, ingestLine } from './adoption-rows.ts';
 import type { startTestApp } from './app.ts';
 import { open } from './http-client.ts';
 import { eventually } from './raw-http.ts';
@@ -14,7 +14,7 @@ type App = Awaited<ReturnType<typeof startTestApp>>;
 const beforeLocks = 20_000;
 
 /** Starts an ingest of one row that holds the lock of its snapshot until `end` is called. */
-export async function slowLoad(
+export async function slowIngest(
   app: App,
   environmentId: string,
   day: string,
@@ -22,8 +22,8 @@ export async function slowLoad(
 ) {
   const body = new PassThrough();
   const row = adoptionRow({ companyName: 'slow', featureName: 'x'.repeat(beforeLocks) });
-  body.write(`${loadColumns.join(',')}\n${loadLine(row)}`);
-  const answer = app.load(environmentId, day, body, { authorization: `Bearer ${token}` });
+  body.write(`${ingestColumns.join(',')}\n${ingestLine(row)}`);
+  const answer = app.ingest(environmentId, day, body, { authorization: `Bearer ${token}` });
   // A test that fails before it awaits the answer reports its failure itself.
   answer.catch(() => {});
   // The ingest takes and releases other advisory locks before this one.

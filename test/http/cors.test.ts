@@ -1,12 +1,12 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 
 const good = 'https://app.example.com';
 const app = await startTestApp(t, { env: { CORS_ORIGINS: `${good},http://localhost:5173` } });
 await app.putEnvironment('acme', 'pro');
-await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
 
 const strangers = [
   'https://app.example.com.evil.example',

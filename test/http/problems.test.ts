@@ -2,7 +2,7 @@ import http from 'node:http';
 import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
-import { adoptionRow, loadBody, loadColumns } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody, ingestColumns } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
@@ -303,7 +303,7 @@ t.test(
     const head = (path: string, token: string) =>
       `PUT ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${token}\r\nTransfer-Encoding: chunked\r\n\r\n`;
     const path = '/v1/environments/acme/snapshots/2026-03-01';
-    const header = `${loadColumns.join(',')}\n`;
+    const header = `${ingestColumns.join(',')}\n`;
     const start = `${(header.length + 6).toString(16)}\r\n${header}a,b,c\n\r\n`;
     for (const [name, text, status, code] of [
       ['no such key', head(path, 'nobody'), 401, 'unauthenticated'],
@@ -386,14 +386,14 @@ t.test('serves answers and errors over one keep-alive connection', async t => {
       (await ask(`${app.origin}/v1/environments`, { agent, headers: authorization })).status,
       200,
     );
-    const body = Readable.from([loadBody([adoptionRow()]), 'bad row\n']);
-    const loaded = await ask(`${app.origin}/v1/environments/acme/snapshots/2026-03-01`, {
+    const body = Readable.from([ingestBody([adoptionRow()]), 'bad row\n']);
+    const ingested = await ask(`${app.origin}/v1/environments/acme/snapshots/2026-03-01`, {
       method: 'PUT',
       agent,
       headers: { ...authorization, 'content-type': 'text/csv' },
       body,
     });
-    t.equal(loaded.status, 422);
+    t.equal(ingested.status, 422);
     t.equal(
       (
         await ask(`${app.origin}/v1/environments/acme/exports/today.csv`, {
@@ -414,7 +414,7 @@ t.test('logs a caller that disconnects in the middle of a body as information', 
   const connection = await connectRaw(app.port);
   connection.socket.write(
     `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
-      `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${loadColumns.join(',')}\n`,
+      `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${ingestColumns.join(',')}\n`,
   );
   await eventually(() => app.dependencies.ingestLimit.active === 1);
   connection.socket.destroy();

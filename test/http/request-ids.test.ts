@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { ask, open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
@@ -12,7 +12,7 @@ import { testAdminToken } from '../helpers/secrets.ts';
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'enterprise');
-await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const json = { 'content-type': 'application/json' };
 const linesOf = (id: string) => app.log.filter(line => line['requestId'] === id);

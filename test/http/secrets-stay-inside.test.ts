@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import type { Call } from '../helpers/app.ts';
 import {
   configBody,
@@ -48,7 +48,7 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
   const environment = '/v1/environments/acme';
   const tenant = { name: 'Acme', plan: 'enterprise', failureWebhook: 'http://127.0.0.1:1/' };
   await call(environment, { method: 'PUT', json: tenant });
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
   const all = ['exports:read', 'exports:write', 'snapshots:write'];
   const makeKey = async () => {
     const answer = await app.call(`${environment}/api-keys`, {

@@ -1,6 +1,6 @@
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
-import { adoptionRow, exportHeader, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
@@ -12,7 +12,11 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 const app = await startTestApp(t);
 const { pool } = app.database;
 for (const id of ['small', 'wide', 'broken']) await app.putEnvironment(id, 'pro');
-await app.load('small', '2026-03-01', loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]));
+await app.ingest(
+  'small',
+  '2026-03-01',
+  ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
+);
 await writeWideSnapshot(pool, {
   environmentId: 'wide',
   date: '2026-03-01',
@@ -44,7 +48,7 @@ t.test('counts a complete download, before and after rendering', async t => {
 });
 
 t.test('counts a rendering and its bytes', async t => {
-  await app.load('small', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('small', '2026-03-01', ingestBody([adoptionRow()]));
   const before = await scrape();
   await renderAll(app);
   await renderAll(app);
@@ -53,10 +57,10 @@ t.test('counts a rendering and its bytes', async t => {
   t.equal(more('whx_rendering_duration_seconds_count{outcome="rendered"}'), 1);
   const { body } = await app.download('small', 'today');
   t.equal(more('whx_rendered_bytes_total'), body.length - exportHeader.length);
-  await app.load(
+  await app.ingest(
     'small',
     '2026-03-01',
-    loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
+    ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
   );
   t.equal((await scrape()).get('whx_renderings_waiting'), 1);
 });
@@ -91,7 +95,7 @@ t.test('counts downloads that fail before and after their first byte', async t =
 });
 
 t.test('counts ingests by their outcome', async t => {
-  const csv = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
+  const csv = ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
   const url = `${app.origin}/v1/environments/broken/snapshots/2026-02-01`;
   const cutOff = async () => {
     const connection = await connectRaw(app.port);
@@ -103,16 +107,16 @@ t.test('counts ingests by their outcome', async t => {
     connection.socket.destroy();
   };
   for (const [outcome, act, rows] of [
-    ['complete', () => app.load('broken', '2026-02-01', csv), 2],
-    ['refused', () => app.load('broken', '2026-02-01', `${csv}bad\n`), 0],
+    ['complete', () => app.ingest('broken', '2026-02-01', csv), 2],
+    ['refused', () => app.ingest('broken', '2026-02-01', `${csv}bad\n`), 0],
     [
       'refused',
-      () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }),
+      () => app.ingest('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }),
       0,
     ],
     [
       'complete',
-      () => app.load('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }),
+      () => app.ingest('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }),
       2,
     ],
     ['sender_gone', cutOff, 0],

@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { parse } from 'yaml';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 import { parseQuery, type Selector } from './parse-query.ts';
@@ -81,7 +81,7 @@ const isMatch = (labels: Record<string, string>, { matchers }: Selector) =>
 async function scrapeOfEverything(): Promise<string> {
   const app = await startTestApp(t);
   await app.putEnvironment('acme', 'pro');
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
   await app.download('acme', 'today');
   // Creates a series with a 5xx status.
   await app.database.pool.query('alter table snapshots rename to hidden');

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import t, { type Test } from 'tap';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { configBody, until } from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { type Ask, ask } from '../helpers/http-client.ts';
@@ -47,11 +47,11 @@ async function start(t: Test, env: Readonly<Record<string, string>> = {}) {
     });
   const plan = JSON.stringify({ name: 'Acme', plan: 'enterprise' });
   await call('/v1/environments/acme', { method: 'PUT', body: plan });
-  const load = (headers: Ask['headers'] = {}) =>
+  const ingest = (headers: Ask['headers'] = {}) =>
     call(`/v1/environments/acme/snapshots/${today}`, {
       method: 'PUT',
       headers: { ...headers, 'content-type': 'text/csv' },
-      body: loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
+      body: ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
     });
   const received = (traceId: string, name: string) =>
     eventually(
@@ -60,22 +60,22 @@ async function start(t: Test, env: Readonly<Record<string, string>> = {}) {
     );
   const spanOf = (traceId: string, name: string) =>
     receiver.spans.find(span => span.traceId === traceId && span.name === name);
-  return { database, receiver, service, call, load, received, spanOf };
+  return { database, receiver, service, call, ingest, received, spanOf };
 }
 
 t.test('traces an ingest and a download with the trace of their callers', async t => {
-  const { database, receiver, service, call, load, received, spanOf } = await start(t);
-  const loading = callerTrace();
-  await load(loading.headers);
+  const { database, receiver, service, call, ingest, received, spanOf } = await start(t);
+  const ingesting = callerTrace();
+  await ingest(ingesting.headers);
   const put = 'PUT /v1/environments/:environmentId/snapshots/:date';
-  await received(loading.traceId, put);
-  t.strictSame(receiver.tree(loading.traceId).slice(0, 4), [
+  await received(ingesting.traceId, put);
+  t.strictSame(receiver.tree(ingesting.traceId).slice(0, 4), [
     put,
     '  wait for a connection',
     '  ingest',
     '    wait for a connection',
   ]);
-  t.match(spanOf(loading.traceId, 'ingest')?.attributes, {
+  t.match(spanOf(ingesting.traceId, 'ingest')?.attributes, {
     'whx.environment.id': 'acme',
     'whx.rows': 2,
   });
@@ -200,8 +200,8 @@ t.test('continues the trace of a manual run in the worker process', needsS3, asy
 });
 
 t.test('sends no secrets, links or paths in traces', needsS3, async t => {
-  const { receiver, call, load, received } = await start(t);
-  await load();
+  const { receiver, call, ingest, received } = await start(t);
+  await ingest();
   const key = await call('/v1/environments/acme/api-keys', {
     method: 'POST',
     body: JSON.stringify({ name: 'test', scopes: ['exports:read'] }),

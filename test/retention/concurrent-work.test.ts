@@ -1,13 +1,13 @@
 import t, { type Test } from 'tap';
 import { tidyUp } from '../../src/retention/tidy-up.ts';
-import { adoptionRow, exportHeader, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { open } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { renderSnapshots } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
-import { slowExport, slowLoad } from '../helpers/slow-transfers.ts';
+import { slowExport, slowIngest } from '../helpers/slow-transfers.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Tests retention during exports, ingests and deletions. */
@@ -72,13 +72,13 @@ t.test('does not start to detach a day during a long export or ingest', async t 
     for (const day of [older, old, today]) await fillSnapshot(pool, id, day, 1_000);
   await renderSnapshots(pool);
   const reading = await slowExport(app, 'two');
-  const loading = await slowLoad(app, 'one', '2026-03-01');
+  const ingesting = await slowIngest(app, 'one', '2026-03-01');
   t.match(await tidy(1), { partitions: 0, snapshots: 0 });
   t.match(
     await partitions(),
     [older, old].map(day => ({ day: day.replaceAll('-', ''), pending: false })),
   );
-  t.equal(await loading.end(), 201);
+  t.equal(await ingesting.end(), 201);
   t.ok(await reading.end());
   t.match(await tidy(), { partitions: 2, snapshots: 4 });
   t.strictSame(await partitions(), []);
@@ -87,7 +87,7 @@ t.test('does not start to detach a day during a long export or ingest', async t 
 t.test('waits for older transactions and does not block other work', async t => {
   for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
   const reader = await openReader();
-  const loading = await slowLoad(app, 'one', '2026-03-01');
+  const ingesting = await slowIngest(app, 'one', '2026-03-01');
   const tidying = tidy();
   await eventually(
     async () => (await partitions()).some(({ pending }) => pending),
@@ -98,7 +98,7 @@ t.test('waits for older transactions and does not block other work', async t => 
   await client.query(`select ensure_snapshot_partition('2026-02-01')`);
   client.release(true);
   t.equal((await app.download('one', '6-months-weekly')).status, 200);
-  t.equal((await app.load('two', '2026-03-02', loadBody([adoptionRow()]))).status, 200);
+  t.equal((await app.ingest('two', '2026-03-02', ingestBody([adoptionRow()]))).status, 200);
   const deleted = await app.call(`/v1/environments/one/snapshots/${old}`, { method: 'DELETE' });
   t.match(
     deleted,
@@ -108,19 +108,19 @@ t.test('waits for older transactions and does not block other work', async t => 
   const rows = `select from snapshot_rows where environment_id = 'one' and snapshot_date = '${old}'`;
   t.equal((await reader.query(rows)).rowCount, 1_000, 'the older transaction still sees the rows');
   await reader.end();
-  t.equal(await loading.end(), 200);
+  t.equal(await ingesting.end(), 200);
   t.match(await tidying, { partitions: 1, snapshots: 2 });
   t.strictSame(await partitions(), []);
 });
 
 t.test('does not remove a day while a snapshot of it is being ingested', async t => {
   for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
-  const loading = await slowLoad(app, 'one', old);
+  const ingesting = await slowIngest(app, 'one', old);
   t.match(await tidy(), { partitions: 0, snapshots: 0 });
-  t.equal(await loading.end(), 200);
+  t.equal(await ingesting.end(), 200);
   t.match(await tidy(), { partitions: 1, snapshots: 2 });
 
-  const first = await slowLoad(app, 'one', older);
+  const first = await slowIngest(app, 'one', older);
   t.match(await tidy(), { partitions: 0, snapshots: 0 }, 'an ingest into an empty partition');
   t.equal(await first.end(), 201);
   t.match(await tidy(), { partitions: 1, snapshots: 1 });
@@ -131,17 +131,17 @@ t.test('finishes an interrupted detachment, which does not block a new day', asy
   const reader = await openReader();
   await breakOffDetachment(t, old);
   t.match(await partitions(), [{ day: '20250605', pending: true }]);
-  const refused = await app.load('one', old, loadBody([adoptionRow()]));
+  const refused = await app.ingest('one', old, ingestBody([adoptionRow()]));
   t.equal(refused.status, 503, 'an ingest of that day while an older transaction is open');
   t.ok(refused.headers['retry-after']);
-  t.equal((await app.load('one', '2026-01-06', loadBody([adoptionRow()]))).status, 201);
+  t.equal((await app.ingest('one', '2026-01-06', ingestBody([adoptionRow()]))).status, 201);
   await fillSnapshot(pool, 'one', older, 10);
   t.match(await tidy(1), { partitions: 0 });
   await reader.end();
 
   const row = adoptionRow({ companyName: 'late' });
   t.equal(
-    (await app.load('one', old, loadBody([row]))).status,
+    (await app.ingest('one', old, ingestBody([row]))).status,
     200,
     'an ingest attaches the partition again',
   );
@@ -251,7 +251,7 @@ t.test('deletes the rows of an environment from a day that is not attached', asy
       await pool.query('alter table snapshot_rows detach partition snapshot_rows_20250605');
       t.equal((await deleteThree()).status, 204, state);
     }
-    t.equal((await app.load('one', old, loadBody([adoptionRow()]))).status, 200, 'attaches it');
+    t.equal((await app.ingest('one', old, ingestBody([adoptionRow()]))).status, 200, 'attaches it');
     t.strictSame((await pool.query(find)).rows, [{ environment_id: 'one' }], state);
   }
   t.match(await tidy(), { partitions: 1, unregistered: [] });
@@ -288,6 +288,6 @@ t.test('exports are correct after all tests of this file', async t => {
   await app.call(`/v1/environments/two`, { method: 'DELETE' });
   await app.putEnvironment('two', 'pro');
   const rows = [adoptionRow()];
-  await app.load('two', today, loadBody(rows));
+  await app.ingest('two', today, ingestBody(rows));
   t.equal((await app.download('two', 'today')).text, exportHeader + exportPart(rows, today));
 });

@@ -2,7 +2,7 @@ import t from 'tap';
 import { systemActor } from '../../src/audit/audit-log.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
 import { neededDates } from '../../src/retention/needed-dates.ts';
-import { adoptionRow, loadBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { testNow } from '../helpers/app.ts';
 import { daysBefore } from '../helpers/days.ts';
 import { startWithSnapshots } from '../helpers/retention.ts';
@@ -58,7 +58,7 @@ t.test('drops the rows of rendered days and deletes snapshots that no export can
   t.strictSame(await look.audited(), audited);
 
   const late = gone[0]?.slice(-10) ?? '';
-  t.equal((await app.load('acme', late, loadBody([adoptionRow()]))).status, 201);
+  t.equal((await app.ingest('acme', late, ingestBody([adoptionRow()]))).status, 201);
   t.strictSame(
     await look.partitions(),
     [late, ...recent].map(compact),
@@ -107,7 +107,7 @@ t.test('keeps a replaced version of a dropped day until it is rendered', async t
   await render();
   t.match(await tidy(), { partitions: 1, snapshots: 0 });
   const [acme, other] = await look.rendered();
-  t.equal((await app.load('acme', day, loadBody([adoptionRow()]))).status, 200);
+  t.equal((await app.ingest('acme', day, ingestBody([adoptionRow()]))).status, 200);
   t.strictSame(await look.rendered(), [other]);
   t.match(await tidy(), { partitions: 0, unrendered: [day] });
   t.strictSame(await look.stored(), [`acme ${day}`]);

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type ConfigModel, withFreeConfig } from './config-model.ts';
-import { dayBefore } from './loads.ts';
+import { dayBefore } from './ingests.ts';
 import type { Random } from './random.ts';
 import { checkObject, hasten, readRuns } from './runs.ts';
 import { insist, type ProcessName, type World } from './world.ts';

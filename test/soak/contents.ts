@@ -1,4 +1,4 @@
-import { type AdoptionRow, adoptionRow, exportPart, loadBody } from '../helpers/adoption-rows.ts';
+import { type AdoptionRow, adoptionRow, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 
 /**
  * Rows of one snapshot version. All contents differ, so a file identifies the contents that it
@@ -28,7 +28,7 @@ export function rowsOf({ id, rowCount, nameBytes }: Content): AdoptionRow[] {
   );
 }
 
-export const bodyOf = (content: Content): string => loadBody(rowsOf(content));
+export const bodyOf = (content: Content): string => ingestBody(rowsOf(content));
 
 const recent = new Map<string, string>();
 const keptTexts = 200;

@@ -9,8 +9,15 @@ import {
   createConfigModel,
 } from './config-model.ts';
 import { downloadSomeFile } from './downloads.ts';
+import {
+  dayBefore,
+  deleteSomeDay,
+  ingest,
+  ingestSomeDay,
+  ingestSurely,
+  newContent,
+} from './ingests.ts';
 import type { Fault } from './inject-faults.ts';
-import { dayBefore, deleteSomeDay, load, loadSomeDay, loadSurely, newContent } from './loads.ts';
 import { createRandom, type Random } from './random.ts';
 import { checkObject, readRuns, runSomeConfig, untilRunsAreOver } from './runs.ts';
 import { verifyEnd } from './verify-end.ts';
@@ -131,7 +138,7 @@ async function prepare(world: World, configs: ConfigModel, random: Random): Prom
     for (let days = isLarge ? 1 : 40; days > 0; days -= 1) {
       const date = dayBefore(world.today(), days);
       if (isLarge || random.chance(0.8)) {
-        await load(world, 'elder api', {
+        await ingest(world, 'elder api', {
           environmentId: id,
           date,
           content: newContent(random, isLarge),
@@ -148,15 +155,15 @@ async function callOnce(world: World, configs: ConfigModel, random: Random): Pro
   const api = random.pick(apiNames);
   const { id: environmentId, isLarge, configs: most } = random.pick(environments);
   const kind = random.pickWeighted([
-    [isLarge ? 1 : 4, 'load'],
+    [isLarge ? 1 : 4, 'ingest'],
     [8, 'download'],
     [1, 'delete'],
     [2, 'config'],
     [3, 'read'],
   ] as const);
   switch (kind) {
-    case 'load':
-      return await loadSomeDay(world, random, { api, environmentId, isLarge });
+    case 'ingest':
+      return await ingestSomeDay(world, random, { api, environmentId, isLarge });
     case 'download':
       return await downloadSomeFile(world, random, { api, environmentId });
     case 'delete':
@@ -179,9 +186,9 @@ async function callOnce(world: World, configs: ConfigModel, random: Random): Pro
 async function turnDay(world: World, configs: ConfigModel, random: Random): Promise<void> {
   const ending = world.today();
   const late = random.pick(environments).id;
-  const loadDay = ({ id, isLarge }: (typeof environments)[number]) =>
-    loadSurely(world, random, { environmentId: id, date: ending, isLarge });
-  for (const environment of environments) if (environment.id !== late) await loadDay(environment);
+  const ingestDay = ({ id, isLarge }: (typeof environments)[number]) =>
+    ingestSurely(world, random, { environmentId: id, date: ending, isLarge });
+  for (const environment of environments) if (environment.id !== late) await ingestDay(environment);
   configs.isClosed = true;
   await insist(async () => {
     if (configs.changing > 0) throw new Error('a config is being changed');
@@ -197,7 +204,7 @@ async function turnDay(world: World, configs: ConfigModel, random: Random): Prom
   for (const config of due) config.slots.add(slot);
   configs.currentSlot = slot;
   configs.isClosed = false;
-  for (const environment of environments) if (environment.id === late) await loadDay(environment);
+  for (const environment of environments) if (environment.id === late) await ingestDay(environment);
 
   world.model.mayBeTidied(dayBefore(world.today(), 31));
   await world.tidy();

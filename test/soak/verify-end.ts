@@ -177,7 +177,7 @@ async function verifyIdle(world: World): Promise<void> {
     const { text } = await world.call(name, '/metrics');
     for (const line of text.split('\n')) {
       if (
-        /^whx_(downloads|loads)_in_progress [^0]/.test(line) ||
+        /^whx_(downloads|ingests)_in_progress [^0]/.test(line) ||
         /state="waiting"\} [^0]/.test(line)
       ) {
         world.faults.push(`${name} at the end: ${line}`);

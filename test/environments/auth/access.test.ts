@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp, type TestKey } from '../../helpers/app.ts';
 import { inSeconds, makeIssuerKey, startIssuer } from '../../helpers/issuer.ts';
 import { registerSecret, testAdminToken } from '../../helpers/secrets.ts';
@@ -154,7 +154,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
   for (const plan of plans) {
     const environment = `on-${plan}`;
     await app.putEnvironment(environment, plan);
-    await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
+    await app.ingest(environment, '2026-03-01', ingestBody([adoptionRow()]));
     const keys = new Map<string, TestKey>();
     for (const scope of scopes) keys.set(scope, await app.makeKey(environment, [scope]));
     const user = (scope: string, claims: object = {}) =>
@@ -175,7 +175,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
           spareId = (await app.makeKey(environment, ['exports:read'])).id;
         }
         if (/DELETE .*snapshots/.test(route)) {
-          await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
+          await app.ingest(environment, '2026-03-01', ingestBody([adoptionRow()]));
         }
         if (route.includes('/failure-webhook')) {
           const json = { name: environment, plan, failureWebhook: 'http://127.0.0.1:1/' };
@@ -199,7 +199,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
           token,
           ...(json === undefined ? {} : { json }),
           ...(rule.csv
-            ? { headers: { 'content-type': 'text/csv' }, body: loadBody([adoptionRow()]) }
+            ? { headers: { 'content-type': 'text/csv' }, body: ingestBody([adoptionRow()]) }
             : {}),
         });
         if (answer.status < 300) await prepare();
@@ -311,7 +311,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
         );
       if (route === 'DELETE /v1/environments/{environmentId}') {
         await app.putEnvironment(environment, plan);
-        await app.load(environment, '2026-03-01', loadBody([adoptionRow()]));
+        await app.ingest(environment, '2026-03-01', ingestBody([adoptionRow()]));
         for (const scope of scopes) keys.set(scope, await app.makeKey(environment, [scope]));
       }
     }

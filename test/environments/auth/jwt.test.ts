@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { exportJWK, exportSPKI, SignJWT } from 'jose';
 import t from 'tap';
 import { scaled } from '../../faults/scale.ts';
-import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../../helpers/app.ts';
 import { ask } from '../../helpers/http-client.ts';
 import { inSeconds, makeIssuerKey, startIssuer } from '../../helpers/issuer.ts';
@@ -17,7 +17,7 @@ await issuer.publish(key, rsa, ed);
 const app = await startTestApp(t, { env: issuer.env });
 await app.putEnvironment('acme', 'pro');
 await app.putEnvironment('globex', 'pro');
-await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
 
 const exportsOf = (environment: string) => `/v1/environments/${environment}/exports`;
 const after = (seconds: number) => new Date(Date.parse(testNow) + seconds * 1_000).toISOString();

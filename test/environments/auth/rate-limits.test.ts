@@ -1,7 +1,7 @@
 import net from 'node:net';
 import t from 'tap';
 import { createWindowStore } from '../../../src/environments/auth/window-store.ts';
-import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startApp, type TestApp, testNow } from '../../helpers/app.ts';
 import { type Answer, ask } from '../../helpers/http-client.ts';
 import { makeIssuerKey, startIssuer } from '../../helpers/issuer.ts';
@@ -25,7 +25,7 @@ function start(t: Parameters<typeof startApp>[0], env: Env): Promise<TestApp> {
 async function startLimited(t: Parameters<typeof startApp>[0], env: Env): Promise<TestApp> {
   const app = await start(t, env);
   await app.putEnvironment('acme', 'pro');
-  await app.load('acme', '2026-03-01', loadBody([adoptionRow()]));
+  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
   return app;
 }
 

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { writeDenseSnapshot } from '../../helpers/dense-snapshot.ts';
 import { ask, open } from '../../helpers/http-client.ts';
@@ -26,8 +26,8 @@ const rows = [
 await app.putEnvironment('acme', 'pro');
 await app.putEnvironment('empty', 'pro');
 await app.putEnvironment('free', 'free');
-await app.load('acme', '2026-02-27', loadBody(rows.slice(1)));
-await app.load('acme', '2026-03-01', loadBody(rows));
+await app.ingest('acme', '2026-02-27', ingestBody(rows.slice(1)));
+await app.ingest('acme', '2026-03-01', ingestBody(rows));
 
 const pathOf = (aggregation = 'today', environment = 'acme') =>
   `/v1/environments/${environment}/exports/${aggregation}.parquet`;

@@ -5,9 +5,9 @@ import {
   adoptionRow,
   exportHeader,
   exportPart,
-  loadBody,
-  loadColumns,
-  loadLine,
+  ingestBody,
+  ingestColumns,
+  ingestLine,
 } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 
@@ -20,10 +20,10 @@ const rows = [
   adoptionRow({ companyName: 'a\nb' }),
   adoptionRow({ companyId: 'c2', companyName: null }),
 ];
-const body = loadBody(rows);
+const body = ingestBody(rows);
 
 t.beforeEach(async () => {
-  await app.load('acme', date, loadBody(kept));
+  await app.ingest('acme', date, ingestBody(kept));
 });
 
 async function shows(expected: readonly ReturnType<typeof adoptionRow>[]): Promise<boolean> {
@@ -54,7 +54,7 @@ const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 t.test('accepts every form of the same body', async t => {
   for (const [name, sent, headers] of good) {
-    const answer = await app.load('acme', date, sent, headers);
+    const answer = await app.ingest('acme', date, sent, headers);
     t.equal(answer.status, 200, `${name}: ${answer.text}`);
     t.strictSame(
       { ...answer.json, version: uuidPattern.test(answer.json.version) },
@@ -62,13 +62,13 @@ t.test('accepts every form of the same body', async t => {
       name,
     );
     t.ok(await shows(rows), name);
-    await app.load('acme', date, loadBody(kept));
+    await app.ingest('acme', date, ingestBody(kept));
   }
 });
 
 t.test('creates a snapshot without rows from a header line', async t => {
-  for (const sent of [`${loadColumns.join(',')}\n`, loadColumns.join(',')]) {
-    const answer = await app.load('acme', date, sent);
+  for (const sent of [`${ingestColumns.join(',')}\n`, ingestColumns.join(',')]) {
+    const answer = await app.ingest('acme', date, sent);
     t.equal(answer.json.rowCount, 0);
     t.ok(await shows([]));
   }
@@ -78,8 +78,8 @@ t.test('creates a snapshot without rows from a header line', async t => {
   );
 });
 
-const header = `${loadColumns.join(',')}\n`;
-const line = loadLine(adoptionRow());
+const header = `${ingestColumns.join(',')}\n`;
+const line = ingestLine(adoptionRow());
 const refused: readonly [
   name: string,
   body: string | Buffer,
@@ -146,7 +146,7 @@ const refused: readonly [
 
 t.test('refuses an invalid body with its row and column, and changes nothing', async t => {
   for (const [name, sent, fault, headers] of refused) {
-    const answer = await app.load('acme', date, sent, headers);
+    const answer = await app.ingest('acme', date, sent, headers);
     t.equal(answer.status, 422, `${name}: ${answer.text}`);
     t.equal(answer.headers['content-type'], 'application/problem+json; charset=utf-8');
     t.equal(answer.json.code, 'snapshot_invalid', name);
@@ -169,12 +169,12 @@ t.test('refuses other media types and content encodings', async t => {
     '*/*',
     'nonsense',
   ]) {
-    const answer = await app.load('acme', date, body, { 'content-type': type });
+    const answer = await app.ingest('acme', date, body, { 'content-type': type });
     t.equal(answer.status, 415, type);
     t.equal(answer.json.code, 'unsupported_media_type', type);
   }
   for (const encoding of ['br', 'deflate', 'zstd', 'gzip, gzip', 'nonsense']) {
-    const answer = await app.load('acme', date, body, { 'content-encoding': encoding });
+    const answer = await app.ingest('acme', date, body, { 'content-encoding': encoding });
     t.equal(answer.status, 415, encoding);
   }
   const untyped = await app.call(path, { method: 'PUT', body });
@@ -196,14 +196,14 @@ t.test('refuses invalid dates, future dates and dates that are too old', async t
     '2026-03-01T00:00:00Z',
     '%20',
   ]) {
-    const answer = await app.load('acme', wrong, body);
+    const answer = await app.ingest('acme', wrong, body);
     t.equal(answer.status, 400, wrong);
     t.equal(answer.json.errors[0].path, '/path/date', wrong);
   }
   app.setNow('2026-03-02T23:59:59.999Z');
-  t.equal((await app.load('acme', '2026-03-03', body)).status, 400);
+  t.equal((await app.ingest('acme', '2026-03-03', body)).status, 400);
   app.setNow('2026-03-03T00:00:00.000Z');
-  t.equal((await app.load('acme', '2026-03-03', body)).status, 201);
+  t.equal((await app.ingest('acme', '2026-03-03', body)).status, 201);
   t.equal(
     (await app.call('/v1/environments/acme/snapshots/2026-03-03', { method: 'DELETE' })).status,
     204,
@@ -218,7 +218,7 @@ t.test('refuses invalid dates, future dates and dates that are too old', async t
 t.test('lists snapshots in pages, newest first', async t => {
   await app.putEnvironment('listed', 'free');
   const dates = ['2025-02-28', '2025-12-31', '2026-01-01', '2026-02-28', '2026-03-01'];
-  for (const day of dates) await app.load('listed', day, body);
+  for (const day of dates) await app.ingest('listed', day, body);
   const first = (await app.call('/v1/environments/listed/snapshots?limit=2')).json;
   t.match(first.items[0], {
     date: '2026-03-01',
@@ -241,7 +241,7 @@ t.test('lists snapshots in pages, newest first', async t => {
 
 t.test('accepts a body that arrives byte by byte', async t => {
   const bytes = Buffer.from(body);
-  const answer = await app.load(
+  const answer = await app.ingest(
     'acme',
     date,
     Readable.from(Array.from(bytes, byte => Buffer.from([byte]))),

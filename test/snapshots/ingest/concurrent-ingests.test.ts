@@ -4,24 +4,24 @@ import {
   adoptionRow,
   exportHeader,
   exportPart,
-  loadBody,
-  loadColumns,
-  loadLine,
+  ingestBody,
+  ingestColumns,
+  ingestLine,
 } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { open } from '../../helpers/http-client.ts';
 import { connectRaw, eventually } from '../../helpers/raw-http.ts';
 import { testAdminToken } from '../../helpers/secrets.ts';
-import { slowExport, slowLoad } from '../../helpers/slow-transfers.ts';
+import { slowExport, slowIngest } from '../../helpers/slow-transfers.ts';
 import { writeWideSnapshot } from '../../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
 const { pool } = app.database;
 for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
-const header = `${loadColumns.join(',')}\n`;
+const header = `${ingestColumns.join(',')}\n`;
 const date = '2026-03-02';
 
-const noLoads = () =>
+const noIngests = () =>
   eventually(async () => {
     const { rows } = await pool.query(
       `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export ingest' and state <> 'idle'`,
@@ -30,34 +30,37 @@ const noLoads = () =>
   }, 'the end of all ingests');
 
 t.test('answers 409 to a second ingest of the same snapshot, but not of another one', async t => {
-  const slow = await slowLoad(app, 'one', date);
-  const refused = await app.load('one', date, loadBody([adoptionRow()]));
+  const slow = await slowIngest(app, 'one', date);
+  const refused = await app.ingest('one', date, ingestBody([adoptionRow()]));
   t.equal(refused.status, 409);
   t.equal(refused.json.code, 'conflict');
   const deletion = await app.call(`/v1/environments/one/snapshots/${date}`, { method: 'DELETE' });
   t.equal(deletion.status, 409);
-  t.equal((await app.load('one', '2026-03-01', loadBody([adoptionRow()]))).status, 201);
-  t.equal((await app.load('two', date, loadBody([adoptionRow()]))).status, 201);
+  t.equal((await app.ingest('one', '2026-03-01', ingestBody([adoptionRow()]))).status, 201);
+  t.equal((await app.ingest('two', date, ingestBody([adoptionRow()]))).status, 201);
   t.equal(await slow.end(), 201);
-  t.equal((await app.load('one', date, loadBody([adoptionRow()]))).status, 200);
+  t.equal((await app.ingest('one', date, ingestBody([adoptionRow()]))).status, 200);
 });
 
 t.test('answers 429 beyond the concurrency limit of ingests', async t => {
-  const slow = [await slowLoad(app, 'one', '2026-02-01'), await slowLoad(app, 'one', '2026-02-02')];
+  const slow = [
+    await slowIngest(app, 'one', '2026-02-01'),
+    await slowIngest(app, 'one', '2026-02-02'),
+  ];
   t.equal(app.dependencies.ingestLimit.active, 2);
-  const refused = await app.load('one', '2026-02-03', loadBody([adoptionRow()]));
+  const refused = await app.ingest('one', '2026-02-03', ingestBody([adoptionRow()]));
   t.equal(refused.status, 429);
   t.equal(refused.json.code, 'rate_limited');
   t.match(String(refused.headers['retry-after']), /^\d+$/);
-  t.strictSame(await Promise.all(slow.map(load => load.end())), [201, 201]);
-  await noLoads();
+  t.strictSame(await Promise.all(slow.map(ingest => ingest.end())), [201, 201]);
+  await noIngests();
 });
 
 t.test('changes nothing and frees everything if the caller disconnects', async t => {
-  await app.load('one', date, loadBody([adoptionRow({ companyName: 'Kept' })]));
+  await app.ingest('one', date, ingestBody([adoptionRow({ companyName: 'Kept' })]));
   for (const version of ['chunked', 'with a length']) {
     const connection = await connectRaw(app.port);
-    const row = loadLine(adoptionRow({ companyName: 'Lost' }));
+    const row = ingestLine(adoptionRow({ companyName: 'Lost' }));
     const framing =
       version === 'chunked' ? 'Transfer-Encoding: chunked' : 'Content-Length: 1000000';
     connection.socket.write(
@@ -70,11 +73,11 @@ t.test('changes nothing and frees everything if the caller disconnects', async t
     );
     await eventually(() => app.dependencies.ingestLimit.active === 1);
     connection.socket.destroy();
-    await noLoads();
+    await noIngests();
     t.match((await app.download('one', 'today')).text, /Kept/, version);
   }
   t.equal(
-    (await app.load('one', date, loadBody([adoptionRow()]))).status,
+    (await app.ingest('one', date, ingestBody([adoptionRow()]))).status,
     200,
     'another ingest succeeds',
   );
@@ -84,7 +87,7 @@ t.test('accepts two concurrent ingests of the same new day', async t => {
   for (let day = 1; day <= 12; day += 1) {
     const fresh = `2025-05-${String(day).padStart(2, '0')}`;
     const answers = await Promise.all(
-      ['one', 'two'].map(id => app.load(id, fresh, loadBody([adoptionRow()]))),
+      ['one', 'two'].map(id => app.ingest(id, fresh, ingestBody([adoptionRow()]))),
     );
     t.strictSame(
       answers.map(({ status }) => status),
@@ -107,14 +110,14 @@ t.test(
     await client.query(`select ensure_snapshot_partition('2025-06-01')`);
     await client.query('set lock_timeout = default');
     client.release();
-    t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 201);
+    t.equal((await app.ingest('one', '2025-06-02', ingestBody([adoptionRow()]))).status, 201);
     // In the other direction: an export runs while the transaction that creates a partition is
     // open.
     const maker = await pool.connect();
     await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
     const meanwhile = await app.download('one', '6-months-weekly');
     t.equal(meanwhile.status, 200);
-    t.equal((await app.load('one', '2025-06-02', loadBody([adoptionRow()]))).status, 200);
+    t.equal((await app.ingest('one', '2025-06-02', ingestBody([adoptionRow()]))).status, 200);
     await maker.query('commit');
     maker.release();
 
@@ -136,7 +139,7 @@ t.test('exports the old version of a snapshot that is replaced during the downlo
   const fresh: AdoptionRow[] = [adoptionRow({ companyName: 'new' })];
   // The download reads the first day now and the second day later.
   for (const day of ['2026-02-20', '2026-02-21'])
-    t.equal((await app.load('two', day, loadBody(fresh))).status, 200);
+    t.equal((await app.ingest('two', day, ingestBody(fresh))).status, 200);
   t.equal(
     (await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status,
     204,

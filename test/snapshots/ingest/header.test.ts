@@ -2,7 +2,7 @@ import t from 'tap';
 import { AppError } from '../../../src/shared/errors.ts';
 import { columns } from '../../../src/snapshots/columns.ts';
 import { matchHeader } from '../../../src/snapshots/ingest/header.ts';
-import { exportHeader, loadColumns } from '../../helpers/adoption-rows.ts';
+import { exportHeader, ingestColumns } from '../../helpers/adoption-rows.ts';
 
 const names = (header: readonly string[]) => matchHeader(header).map(column => column.header);
 
@@ -17,8 +17,8 @@ function faultsOf(header: readonly string[]): { errors: unknown[]; errorCount: n
 }
 
 t.test('accepts the required columns in any order', async t => {
-  t.strictSame(names(loadColumns), loadColumns);
-  t.strictSame(names([...loadColumns].reverse()), [...loadColumns].reverse());
+  t.strictSame(names(ingestColumns), ingestColumns);
+  t.strictSame(names([...ingestColumns].reverse()), [...ingestColumns].reverse());
 });
 
 t.test('accepts the header of an exported file', async t => {
@@ -31,22 +31,22 @@ t.test('accepts the header of an exported file', async t => {
 });
 
 t.test('refuses more than 64 columns', async t => {
-  const { errors } = faultsOf([...loadColumns, ...Array.from({ length: 51 }, () => 'x')]);
+  const { errors } = faultsOf([...ingestColumns, ...Array.from({ length: 51 }, () => 'x')]);
   t.strictSame(errors[0], { row: 0, column: null, message: 'has more than 64 columns' });
 });
 
-for (const column of loadColumns) {
+for (const column of ingestColumns) {
   t.test(`refuses a header without ${column}`, async t => {
-    t.strictSame(faultsOf(loadColumns.filter(name => name !== column)), {
+    t.strictSame(faultsOf(ingestColumns.filter(name => name !== column)), {
       errors: [{ row: 0, column, message: 'is missing from the header' }],
       errorCount: 1,
     });
   });
 }
 
-for (const column of [...loadColumns, 'Date', 'Frequency Label']) {
+for (const column of [...ingestColumns, 'Date', 'Frequency Label']) {
   t.test(`refuses a header with ${column} twice`, async t => {
-    const header = [...loadColumns, 'Date', 'Frequency Label', column];
+    const header = [...ingestColumns, 'Date', 'Frequency Label', column];
     t.strictSame(faultsOf(header), {
       errors: [{ row: 0, column, message: 'stands twice in the header' }],
       errorCount: 1,
@@ -64,7 +64,7 @@ for (const unknown of [
   'constructor',
 ]) {
   t.test(`refuses the unknown column ${JSON.stringify(unknown)}`, async t => {
-    t.strictSame(faultsOf([...loadColumns, unknown]), {
+    t.strictSame(faultsOf([...ingestColumns, unknown]), {
       errors: [{ row: 0, column: unknown, message: 'is not a column of the data model' }],
       errorCount: 1,
     });
@@ -74,10 +74,10 @@ for (const unknown of [
 t.test('names the first 20 errors of a header and counts all', async t => {
   const { errors, errorCount } = faultsOf(Array.from({ length: 30 }, (_, index) => `x${index}`));
   t.equal(errors.length, 20);
-  t.equal(errorCount, 30 + loadColumns.length);
+  t.equal(errorCount, 30 + ingestColumns.length);
 });
 
 t.test('shortens a very long column name in the answer', async t => {
-  const { errors } = faultsOf([...loadColumns, 'x'.repeat(100_000)]);
+  const { errors } = faultsOf([...ingestColumns, 'x'.repeat(100_000)]);
   t.ok(JSON.stringify(errors).length < 400);
 });

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { crc32, gzipSync } from 'node:zlib';
 import t from 'tap';
-import { adoptionRow, loadBody, loadColumns, loadLine } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody, ingestColumns, ingestLine } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
-import { slowLoad } from '../../helpers/slow-transfers.ts';
+import { slowIngest } from '../../helpers/slow-transfers.ts';
 
 /** What an ingest checks beyond the rows: the request, the caller and the form of the body. */
 
@@ -11,7 +11,7 @@ const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
 const { pool } = app.database;
 const date = '2026-03-02';
-const body = loadBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
+const body = ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
 const packed = gzipSync(body);
 const gzipHeader = { 'content-encoding': 'gzip' };
 
@@ -33,7 +33,7 @@ t.test('verifies Content-Digest over the bytes as sent', async t => {
     ['unknown=1, unixsum=?0', body, {}],
     [`md5=:AAAA:, ${digestOf('sha-256', body)};note=1`, body, {}],
   ] as const) {
-    const answer = await app.load('acme', date, sent, { ...headers, 'content-digest': digest });
+    const answer = await app.ingest('acme', date, sent, { ...headers, 'content-digest': digest });
     t.ok([200, 201].includes(answer.status), `${digest}: ${answer.text}`);
   }
   const kept = await versionOf();
@@ -45,7 +45,7 @@ t.test('verifies Content-Digest over the bytes as sent', async t => {
     [digestOf('sha-256', body), body.slice(0, -1), {}],
     [digestOf('sha-256', body), `${body}nonsense\n`, {}],
   ] as const) {
-    const answer = await app.load('acme', date, sent, { ...headers, 'content-digest': digest });
+    const answer = await app.ingest('acme', date, sent, { ...headers, 'content-digest': digest });
     t.equal(answer.status, 400, answer.text);
     t.equal(answer.json.code, 'digest_mismatch');
   }
@@ -62,7 +62,7 @@ t.test('verifies Content-Digest over the bytes as sent', async t => {
     'sha-512=1',
     digestOf('sha-256', body).slice(0, -1),
   ]) {
-    const answer = await app.load('acme', date, body, { 'content-digest': digest });
+    const answer = await app.ingest('acme', date, body, { 'content-digest': digest });
     if (digest === '') continue;
     t.equal(answer.status, 400, digest);
     t.equal(answer.json.errors[0].path, '/headers/content-digest', digest);
@@ -95,15 +95,15 @@ t.test('refuses a body with another number of rows than announced', async t => {
 });
 
 t.test('refuses a Date that is not the date of the snapshot', async t => {
-  const header = `Date,${loadColumns.join(',')}\n`;
-  const line = (day: string, id: string) => `${day},${loadLine(adoptionRow({ companyId: id }))}`;
+  const header = `Date,${ingestColumns.join(',')}\n`;
+  const line = (day: string, id: string) => `${day},${ingestLine(adoptionRow({ companyId: id }))}`;
   for (const day of ['', '""', date, `"${date}"`]) {
-    const answer = await app.load('acme', date, header + line(day, 'c1'));
+    const answer = await app.ingest('acme', date, header + line(day, 'c1'));
     t.equal(answer.status, 200, `${day}: ${answer.text}`);
   }
   const kept = await versionOf();
   for (const day of ['2026-03-01', '2026-3-2', `${date}T00:00:00Z`, ` ${date}`, 'x']) {
-    const answer = await app.load('acme', date, header + line(date, 'c1') + line(day, 'c2'));
+    const answer = await app.ingest('acme', date, header + line(date, 'c1') + line(day, 'c2'));
     t.strictSame(answer.json.errors, [
       { row: 2, column: 'Date', message: `is not the date of this snapshot, ${date}` },
     ]);
@@ -121,7 +121,7 @@ t.test('reads every member of a gzip body or refuses it', async t => {
     ['three members', Buffer.concat(parts)],
     ['empty members', Buffer.concat([empty, first, empty, empty, second, third, empty])],
   ] as const) {
-    const answer = await app.load('acme', date, sent, gzipHeader);
+    const answer = await app.ingest('acme', date, sent, gzipHeader);
     t.equal(answer.json.rowCount, 2, `${name}: ${answer.text}`);
   }
   const kept = await versionOf();
@@ -147,7 +147,7 @@ t.test('reads every member of a gzip body or refuses it', async t => {
     ['nothing', Buffer.alloc(0)],
     ['plain CSV', Buffer.from(body)],
   ] as const) {
-    const answer = await app.load('acme', date, sent, gzipHeader);
+    const answer = await app.ingest('acme', date, sent, gzipHeader);
     t.equal(answer.status, 400, `${name}: ${answer.text}`);
     t.equal(answer.json.code, 'validation_failed', name);
     t.match(answer.json.errors[0].message, /gzip/, name);
@@ -168,7 +168,7 @@ t.test('describes a body that is not CSV in UTF-8', async t => {
     [Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, 0]), /zstd/],
     [Buffer.from('PAR1'), /Parquet/],
   ] as const) {
-    const answer = await app.load('acme', date, sent);
+    const answer = await app.ingest('acme', date, sent);
     t.equal(answer.status, 422);
     t.match(answer.json.errors, [{ row: 0, column: null, message }]);
   }
@@ -177,11 +177,11 @@ t.test('describes a body that is not CSV in UTF-8', async t => {
 t.test('refuses a charset other than UTF-8', async t => {
   for (const charset of ['utf-8', 'UTF-8', '"utf-8"', 'utf8', 'us-ascii']) {
     const headers = { 'content-type': `text/csv; charset=${charset}` };
-    t.equal((await app.load('acme', date, body, headers)).status, 200, charset);
+    t.equal((await app.ingest('acme', date, body, headers)).status, 200, charset);
   }
   for (const charset of ['iso-8859-1', 'ISO-8859-1', 'utf-16', '"windows-1252"', 'x']) {
     const headers = { 'content-type': `text/csv; header=present; charset=${charset}` };
-    const answer = await app.load('acme', date, body, headers);
+    const answer = await app.ingest('acme', date, body, headers);
     t.equal(answer.status, 415, charset);
     t.equal(answer.json.code, 'unsupported_media_type');
   }
@@ -189,11 +189,11 @@ t.test('refuses a charset other than UTF-8', async t => {
 
 t.test('refuses dates out of range before it makes a partition', async t => {
   for (const day of ['2026-03-03', '2025-01-25', '2000-01-01', '0001-01-01']) {
-    const answer = await app.load('acme', day, body);
+    const answer = await app.ingest('acme', day, body);
     t.equal(answer.status, 400, day);
     t.equal(answer.json.errors[0].path, '/path/date', day);
   }
-  t.equal((await app.load('acme', '2025-01-26', body)).status, 201);
+  t.equal((await app.ingest('acme', '2025-01-26', body)).status, 201);
   const { rows } = await pool.query(
     `select count(*)::int as count from pg_class where relname ~ '^snapshot_rows_(2000|0001|20250125)' and relkind = 'r'`,
   );
@@ -201,7 +201,7 @@ t.test('refuses dates out of range before it makes a partition', async t => {
 });
 
 t.test('shows a snapshot to a reader and to a writer', async t => {
-  const { json } = await app.load('acme', date, body);
+  const { json } = await app.ingest('acme', date, body);
   const path = `/v1/environments/acme/snapshots/${date}`;
   await pool.query(
     `insert into rendered_snapshots (environment_id, version, snapshot_date, plain_bytes, deflated_bytes, chunk_count, crc32, renderer, rendered_at)
@@ -223,8 +223,8 @@ t.test('shows a snapshot to a reader and to a writer', async t => {
 t.test('takes no lock before the first 16 KiB of the body', async t => {
   const slow = new (await import('node:stream')).PassThrough();
   slow.write(body);
-  const answer = app.load('acme', date, slow);
-  t.equal((await app.load('acme', date, body)).status, 200, 'another ingest is not held up');
+  const answer = app.ingest('acme', date, slow);
+  t.equal((await app.ingest('acme', date, body)).status, 200, 'another ingest is not held up');
   slow.end();
   t.equal((await answer).status, 200);
 });
@@ -236,7 +236,7 @@ t.test('refuses a header that is too long or too wide', async t => {
     [gzipSync(`${','.repeat(64)}\n`), 'has more than 64 columns'],
     [gzipSync(`"${'x'.repeat(8192)}"\n`), 'is longer than 8 KiB'],
   ] as const) {
-    const answer = await app.load('acme', date, sent, gzipHeader);
+    const answer = await app.ingest('acme', date, sent, gzipHeader);
     t.equal(answer.status, 422);
     t.strictSame(answer.json.errors[0], { row: 0, column: null, message });
   }
@@ -260,7 +260,7 @@ t.test('checks the caller again before the commit', async t => {
   ] as const) {
     await app.putEnvironment('brief');
     const key = await app.makeKey('brief', ['snapshots:write']);
-    const slow = await slowLoad(app, 'brief', '2026-02-01', key.token);
+    const slow = await slowIngest(app, 'brief', '2026-02-01', key.token);
     await apply(key.id);
     t.equal(await slow.end(), status, name);
     const { rowCount } = await pool.query(
@@ -282,13 +282,13 @@ t.test('answers a sender that is too slow or takes too long with 408', async t =
     await bounded.putEnvironment('acme', 'pro');
     for (const bytes of [10, 30_000]) {
       const slow = new (await import('node:stream')).PassThrough();
-      slow.write(`${loadColumns.join(',')}\n`);
-      slow.write(loadLine(adoptionRow({ featureName: 'x'.repeat(bytes) })));
-      const answer = await bounded.load('acme', date, slow);
+      slow.write(`${ingestColumns.join(',')}\n`);
+      slow.write(ingestLine(adoptionRow({ featureName: 'x'.repeat(bytes) })));
+      const answer = await bounded.ingest('acme', date, slow);
       t.equal(answer.status, 408, answer.text);
       t.equal(answer.json.code, 'request_timeout');
       slow.destroy();
     }
-    t.equal((await bounded.load('acme', date, body)).status, 201);
+    t.equal((await bounded.ingest('acme', date, body)).status, 201);
   }
 });

@@ -4,9 +4,9 @@ import { scaled } from '../../faults/scale.ts';
 import {
   adoptionRow,
   csvField,
-  type LoadColumn,
-  loadColumns,
-  loadLine,
+  type IngestColumn,
+  ingestColumns,
+  ingestLine,
 } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { parseCsv } from '../../helpers/csv-reader.ts';
@@ -15,17 +15,17 @@ import { instantMs } from '../../helpers/instant-ms.ts';
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
 const date = '2026-03-02';
-const header = `${loadColumns.join(',')}\n`;
+const header = `${ingestColumns.join(',')}\n`;
 
 /** Returns the line of a row with raw CSV in one field. */
-const lineWith = (column: LoadColumn, raw: string, id: string) =>
-  loadLine(adoptionRow({ companyId: id }), { [column]: raw });
+const lineWith = (column: IngestColumn, raw: string, id: string) =>
+  ingestLine(adoptionRow({ companyId: id }), { [column]: raw });
 
 /**
  * Returns the value that an export shows for a field, or undefined for a field to refuse. Null
  * means an empty field without quotes.
  */
-function oracle(column: LoadColumn, text: string | null): string | null | undefined {
+function oracle(column: IngestColumn, text: string | null): string | null | undefined {
   switch (column) {
     case 'First Seen':
     case 'Last Used': {
@@ -90,7 +90,7 @@ const mutated = (base: fc.Arbitrary<string>) =>
   });
 const number = fc.oneof(fc.integer({ min: -2, max: 9 }).map(String), digits(1, 20), digits(1));
 
-const candidates: Readonly<Partial<Record<LoadColumn, fc.Arbitrary<string>>>> = {
+const candidates: Readonly<Partial<Record<IngestColumn, fc.Arbitrary<string>>>> = {
   'First Seen': fc.oneof(
     instantText,
     instantText,
@@ -109,7 +109,7 @@ const candidates: Readonly<Partial<Record<LoadColumn, fc.Arbitrary<string>>>> = 
 
 t.test('refuses exactly the random values that an oracle refuses, with row and column', async t => {
   const field = fc
-    .constantFrom(...(Object.keys(candidates) as LoadColumn[]))
+    .constantFrom(...(Object.keys(candidates) as IngestColumn[]))
     .chain(column =>
       fc.tuple(
         fc.constant(column),
@@ -134,7 +134,7 @@ t.test('refuses exactly the random values that an oracle refuses, with row and c
       const bad = fields.flatMap(([column], index) =>
         expected[index] === undefined ? [[index + 1, column]] : [],
       );
-      const answer = await app.load('acme', date, header + lines.join(''));
+      const answer = await app.ingest('acme', date, header + lines.join(''));
       if (bad.length > 0) {
         refused += 1;
         const named = answer.json.errors?.map((error: { row: number; column: string }) => [

@@ -1,10 +1,10 @@
 import t from 'tap';
 import { AppError } from '../../../src/shared/errors.ts';
 import { createRowReader } from '../../../src/snapshots/ingest/read-rows.ts';
-import { adoptionRow, loadBody, loadColumns, loadLine } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody, ingestColumns, ingestLine } from '../../helpers/adoption-rows.ts';
 
 const date = '2026-03-02';
-const header = `${loadColumns.join(',')}\n`;
+const header = `${ingestColumns.join(',')}\n`;
 const pieceBytes = 64 * 1024;
 
 /** Returns the errors of a body and what COPY gets, or null for an accepted body. */
@@ -30,7 +30,7 @@ function read(body: Buffer, cuts: readonly number[] = []) {
 
 t.test('encodes the same rows however the body is cut', async t => {
   const body = Buffer.from(
-    loadBody([
+    ingestBody([
       adoptionRow({
         companyName: 'a "b",\r\nc',
         segmentNames: ['x,y', 'z'],
@@ -47,7 +47,7 @@ t.test('encodes the same rows however the body is cut', async t => {
 });
 
 t.test('names row and column of bytes that are not text, however the body is cut', async t => {
-  const row = (raw: string) => loadLine(adoptionRow(), { 'Company Name': raw });
+  const row = (raw: string) => ingestLine(adoptionRow(), { 'Company Name': raw });
   for (const [bytes, message] of [
     ['\u0000', 'has a NUL byte'],
     ['\u00ff', 'is not valid UTF-8'],
@@ -68,7 +68,7 @@ t.test('names row and column of bytes that are not text, however the body is cut
 });
 
 t.test('names the invalid fields before a record that is not CSV', async t => {
-  const body = `${header}${loadLine(adoptionRow(), { Frequency: '9' })}x,y\n"z`;
+  const body = `${header}${ingestLine(adoptionRow(), { Frequency: '9' })}x,y\n"z`;
   t.strictSame(read(Buffer.from(body)).errors, [
     { row: 1, column: 'Frequency', message: 'is not a whole number from 0 to 3' },
     { row: 2, column: null, message: 'has 2 fields where the header has 14' },
@@ -77,7 +77,7 @@ t.test('names the invalid fields before a record that is not CSV', async t => {
 });
 
 const repeated = (text: string) => text.repeat(Math.ceil((1024 * 1024) / text.length));
-const line = loadLine(adoptionRow());
+const line = ingestLine(adoptionRow());
 const hostile: readonly (readonly [name: string, body: string])[] = [
   ['commas', repeated(',')],
   ['line breaks', repeated('\n')],
@@ -88,11 +88,11 @@ const hostile: readonly (readonly [name: string, body: string])[] = [
   ['invalid fields', repeated(`${','.repeat(13)}\n`)],
   [
     'one long list',
-    loadLine(adoptionRow(), { 'Segment Names': repeated('a,').slice(0, 1_000_000) }),
+    ingestLine(adoptionRow(), { 'Segment Names': repeated('a,').slice(0, 1_000_000) }),
   ],
   [
     'one long instant',
-    loadLine(adoptionRow(), { 'First Seen': repeated('1').slice(0, 1_000_000) }),
+    ingestLine(adoptionRow(), { 'First Seen': repeated('1').slice(0, 1_000_000) }),
   ],
   ['rows', repeated(line)],
 ];

@@ -2,9 +2,9 @@ import t from 'tap';
 import {
   adoptionRow,
   csvField,
-  type LoadColumn,
-  loadColumns,
-  loadLine,
+  type IngestColumn,
+  ingestColumns,
+  ingestLine,
 } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { parseCsv } from '../../helpers/csv-reader.ts';
@@ -12,15 +12,15 @@ import { parseCsv } from '../../helpers/csv-reader.ts';
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
 const date = '2026-03-02';
-const header = `${loadColumns.join(',')}\n`;
+const header = `${ingestColumns.join(',')}\n`;
 
 /** Returns the line of a row with raw CSV in one field. */
-const lineWith = (column: LoadColumn, raw: string, id = 'c1') =>
-  loadLine(adoptionRow({ companyId: id }), { [column]: raw });
+const lineWith = (column: IngestColumn, raw: string, id = 'c1') =>
+  ingestLine(adoptionRow({ companyId: id }), { [column]: raw });
 
 /** Ingests a body. Returns the exported values of one column, or the errors of a refused body. */
-async function put(body: string, column: LoadColumn) {
-  const answer = await app.load('acme', date, body);
+async function put(body: string, column: IngestColumn) {
+  const answer = await app.ingest('acme', date, body);
   if (answer.status === 422)
     return { errors: answer.json.errors, errorCount: answer.json.errorCount };
   if (answer.status !== 200 && answer.status !== 201) throw new Error(answer.text);
@@ -72,12 +72,12 @@ t.test('reads instants with and without quotes', async t => {
   const lines = goodInstants
     .flatMap(([text]) => [text, `"${text}"`])
     .map((raw, index) =>
-      loadLine(adoptionRow({ companyId: `c${String(index).padStart(3, '0')}` }), {
+      ingestLine(adoptionRow({ companyId: `c${String(index).padStart(3, '0')}` }), {
         'First Seen': raw,
         'First Used': raw,
       }),
     );
-  t.equal((await app.load('acme', date, header + lines.join(''))).status, 201);
+  t.equal((await app.ingest('acme', date, header + lines.join(''))).status, 201);
   const [names = [], ...rows] = parseCsv((await app.download('acme', 'today')).text);
   t.equal(rows.length, 2 * goodInstants.length);
   for (const [index, [text, shown]] of goodInstants.entries()) {
@@ -182,12 +182,12 @@ t.test('refuses values that are not instants', async t => {
     const group = badInstants.slice(start, start + 10);
     const lines = group.map(([text], index) => {
       const raw = csvField(text);
-      return loadLine(adoptionRow({ companyId: `c${index}` }), {
+      return ingestLine(adoptionRow({ companyId: `c${index}` }), {
         'Last Seen': raw,
         'Last Used': raw,
       });
     });
-    const { json } = await app.load('acme', date, header + lines.join(''));
+    const { json } = await app.ingest('acme', date, header + lines.join(''));
     t.equal(json.errorCount, 2 * group.length);
     for (const [index, [text, message]] of group.entries()) {
       t.strictSame(
@@ -206,7 +206,7 @@ const noList =
   'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
 
 /** Raw CSV fields that must be refused. */
-const badFields: readonly [column: LoadColumn, raw: readonly string[], message: string][] = [
+const badFields: readonly [column: IngestColumn, raw: readonly string[], message: string][] = [
   ['Company ID', ['', '""'], missing],
   ['Feature ID', ['', '""'], missing],
   ['Company ID', ['x'.repeat(1025), 'é'.repeat(513), `"${'""'.repeat(1025)}"`], long],
@@ -265,32 +265,35 @@ for (const [column, raws, message] of badFields) {
   });
 }
 
-const lists: readonly [names: string, ids: string, fault: readonly [LoadColumn, string] | null][] =
-  [
-    ['', '', null],
-    ['""', '""', null],
-    ['', '""', null],
-    ['a', 's1', null],
-    ['"a,b"', '"s1,s2"', null],
-    ['"""a,b"""', 's1', null],
-    ['"""a,b"",c"', '"s1,s2"', null],
-    ['"""a""""b"",c"', '"s1,s2"', null],
-    ['"""a\r\nb"""', 's1', null],
-    ['","', '"s1,s2"', null],
-    ['""', 's1', null],
-    ['""""""', 's1', null],
-    ['a', '"""s1"""', null],
-    ['a', '', ['Segment IDs', 'has 0 items where Segment Names has 1']],
-    ['a', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
-    ['"a,b"', 's1', ['Segment IDs', 'has 1 items where Segment Names has 2']],
-    ['"""a,b"""', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
-    ['a', '"""s1,s2"""', ['Segment IDs', 'has an ID with a comma']],
-    ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
-  ];
+const lists: readonly [
+  names: string,
+  ids: string,
+  fault: readonly [IngestColumn, string] | null,
+][] = [
+  ['', '', null],
+  ['""', '""', null],
+  ['', '""', null],
+  ['a', 's1', null],
+  ['"a,b"', '"s1,s2"', null],
+  ['"""a,b"""', 's1', null],
+  ['"""a,b"",c"', '"s1,s2"', null],
+  ['"""a""""b"",c"', '"s1,s2"', null],
+  ['"""a\r\nb"""', 's1', null],
+  ['","', '"s1,s2"', null],
+  ['""', 's1', null],
+  ['""""""', 's1', null],
+  ['a', '"""s1"""', null],
+  ['a', '', ['Segment IDs', 'has 0 items where Segment Names has 1']],
+  ['a', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
+  ['"a,b"', 's1', ['Segment IDs', 'has 1 items where Segment Names has 2']],
+  ['"""a,b"""', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
+  ['a', '"""s1,s2"""', ['Segment IDs', 'has an ID with a comma']],
+  ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
+];
 
 t.test('validates each segment list and compares the two lists', async t => {
   for (const [names, ids, fault] of lists) {
-    const body = header + loadLine(adoptionRow(), { 'Segment Names': names, 'Segment IDs': ids });
+    const body = header + ingestLine(adoptionRow(), { 'Segment Names': names, 'Segment IDs': ids });
     const found = await put(body, 'Segment Names');
     const what = `${names} / ${ids}`;
     if (fault === null) {
@@ -306,7 +309,7 @@ const duplicate = 'stands with the same Feature ID in an earlier row';
 
 t.test('names the first row that repeats a company and a feature', async t => {
   const line = (companyId: string, featureId: string) =>
-    loadLine(adoptionRow({ companyId, featureId }));
+    ingestLine(adoptionRow({ companyId, featureId }));
   const body =
     header +
     line('a', 'f') +
@@ -322,16 +325,19 @@ t.test('names the first row that repeats a company and a feature', async t => {
   // These ids differ in bytes.
   const distinct =
     header + line('\u00e9', 'f') + line('e\u0301', 'f') + line('a ', 'f') + line('a', 'f');
-  t.equal((await app.load('acme', date, distinct)).status, 200);
+  t.equal((await app.ingest('acme', date, distinct)).status, 200);
 });
 
 t.test('names the first 20 errors in the order of the body and counts all', async t => {
   const lines = Array.from({ length: 500 }, (_, index) =>
     index % 2 === 0
       ? lineWith('Frequency', '9', `c${index}`)
-      : loadLine(adoptionRow({ companyId: `c${index}` }), { 'First Seen': 'x', Satisfaction: '9' }),
+      : ingestLine(adoptionRow({ companyId: `c${index}` }), {
+          'First Seen': 'x',
+          Satisfaction: '9',
+        }),
   );
-  const answer = await app.load('acme', date, header + lines.join(''));
+  const answer = await app.ingest('acme', date, header + lines.join(''));
   t.equal(answer.status, 422);
   t.equal(answer.json.code, 'snapshot_invalid');
   t.equal(answer.json.errorCount, 750);

@@ -5,7 +5,7 @@ import {
   enqueueMissingRenderings,
   recordUnfinishedSnapshots,
 } from '../../../src/snapshots/render/render-queue.ts';
-import { adoptionRow, loadBody } from '../../helpers/adoption-rows.ts';
+import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { startExportWorker } from '../../helpers/export-configs.ts';
 import { fillSnapshot } from '../../helpers/fill-snapshot.ts';
@@ -13,7 +13,7 @@ import { eventually } from '../../helpers/raw-http.ts';
 import { renderAll } from '../../helpers/render-snapshots.ts';
 
 const date = '2026-03-01';
-const body = (companyName: string) => loadBody([adoptionRow({ companyName })]);
+const body = (companyName: string) => ingestBody([adoptionRow({ companyName })]);
 const signal = new AbortController().signal;
 
 async function start(t: Parameters<typeof startTestApp>[0]) {
@@ -32,17 +32,17 @@ async function start(t: Parameters<typeof startTestApp>[0]) {
 
 t.test('enqueues one rendering for each ingested date, also after replacements', async t => {
   const { app, queued } = await start(t);
-  for (const version of ['first', 'second', 'third']) await app.load('acme', date, body(version));
+  for (const version of ['first', 'second', 'third']) await app.ingest('acme', date, body(version));
   t.equal(await queued(), 1);
-  await app.load('acme', '2026-02-28', body('other'));
+  await app.ingest('acme', '2026-02-28', body('other'));
   t.equal(await queued(), 2);
-  t.equal((await app.load('acme', date, 'not a snapshot\n')).status, 422);
+  t.equal((await app.ingest('acme', date, 'not a snapshot\n')).status, 422);
   t.equal(await queued(), 2, 'a refused body enqueues nothing');
 });
 
 t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
   const { app, pool, rendered } = await start(t);
-  await app.load('acme', date, body('ingested'));
+  await app.ingest('acme', date, body('ingested'));
   await fillSnapshot(pool, 'acme', '2026-02-28', 10);
   startExportWorker(t, app);
   await eventually(async () => (await rendered()) === 2, 'both are rendered', 20_000);
@@ -61,7 +61,7 @@ t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
 
 t.test('renders a version once when several processes ask for it', async t => {
   const { app, rendered } = await start(t);
-  await app.load('acme', date, body('ingested'));
+  await app.ingest('acme', date, body('ingested'));
   const { renderer } = app.dependencies;
   const outcomes = await Promise.all(
     Array.from({ length: 4 }, () => renderer.render({ environmentId: 'acme', date }, signal)),
@@ -77,7 +77,7 @@ t.test('renders a version once when several processes ask for it', async t => {
 
 t.test('stores nothing of a version that was replaced while it was rendered', async t => {
   const { app, pool, rendered, chunks } = await start(t);
-  await app.load('acme', date, body('first'));
+  await app.ingest('acme', date, body('first'));
   const locker = await pool.connect();
   // The rendering has written its chunks and waits for the lock of the environment.
   await locker.query(`begin; select from environments where id = 'acme' for update`);
@@ -99,7 +99,7 @@ t.test('stores nothing of a version that was replaced while it was rendered', as
 
 t.test('stores nothing of an environment that was deleted while it was rendered', async t => {
   const { app, pool, chunks } = await start(t);
-  await app.load('acme', date, body('first'));
+  await app.ingest('acme', date, body('first'));
   const locker = await pool.connect();
   await locker.query(`begin; select from environments where id = 'acme' for update`);
   const rendering = app.dependencies.renderer.render({ environmentId: 'acme', date }, signal);
@@ -120,7 +120,7 @@ t.test(
   'refuses a row count that differs from the registry, and retries only a later version',
   async t => {
     const { app, pool, rendered, queued } = await start(t);
-    await app.load('acme', date, body('first'));
+    await app.ingest('acme', date, body('first'));
     await pool.query('update snapshots set row_count = 2');
     const { db, jobs, renderer } = app.dependencies;
     await t.rejects(renderer.render({ environmentId: 'acme', date }, signal), {
@@ -142,7 +142,7 @@ t.test(
 
 t.test('ends at once when its signal aborts', async t => {
   const { app, pool, chunks } = await start(t);
-  await app.load('acme', date, body('first'));
+  await app.ingest('acme', date, body('first'));
   const locker = await pool.connect();
   await locker.query('begin; lock table snapshot_rows in access exclusive mode');
   const controller = new AbortController();
@@ -166,9 +166,9 @@ t.test('ends at once when its signal aborts', async t => {
 
 t.test('deletes the chunks of replaced versions after the grace period', async t => {
   const { app, rendered, chunks } = await start(t);
-  await app.load('acme', date, body('first'));
+  await app.ingest('acme', date, body('first'));
   await renderAll(app);
-  await app.load('acme', date, body('second'));
+  await app.ingest('acme', date, body('second'));
   await renderAll(app);
   t.equal(await rendered(), 2);
   const at = (minutes: number) => new Date(Date.parse('2026-03-02T10:00:00Z') + minutes * 60_000);
@@ -223,7 +223,7 @@ t.test('finds snapshots that SQL changed, and changes that were not recorded', a
 
 t.test('renders a snapshot whose day was detached and not dropped', async t => {
   const { app, pool, rendered } = await start(t);
-  await app.load('acme', date, body('detached'));
+  await app.ingest('acme', date, body('detached'));
   await pool.query('alter table snapshot_rows detach partition snapshot_rows_20260301');
   await renderAll(app);
   t.equal(await rendered(), 1);

@@ -22,7 +22,7 @@ export function newContent(random: Random, isLarge: boolean): Content {
  * Ingests or replaces the snapshot of a random day. Some bodies end early or contain an invalid
  * row.
  */
-export async function loadSomeDay(
+export async function ingestSomeDay(
   world: World,
   random: Random,
   caller: { api: ProcessName; environmentId: string; isLarge: boolean },
@@ -37,7 +37,7 @@ export async function loadSomeDay(
     [1, 'breaks off'],
   ] as const);
   if (kind === 'plain' || kind === 'gzip') {
-    await load(world, api, { environmentId, date, content, gzip: kind === 'gzip' });
+    await ingest(world, api, { environmentId, date, content, gzip: kind === 'gzip' });
     return;
   }
   const body = bodyOf(content);
@@ -61,7 +61,7 @@ export async function loadSomeDay(
 }
 
 /** Returns true if the service confirmed the ingest. */
-export async function load(
+export async function ingest(
   world: World,
   api: ProcessName,
   wanted: { environmentId: string; date: string; content: Content; gzip?: boolean },
@@ -96,14 +96,15 @@ export async function load(
 }
 
 /** Repeats the ingest until the service confirms it. */
-export async function loadSurely(
+export async function ingestSurely(
   world: World,
   random: Random,
   wanted: { environmentId: string; date: string; isLarge: boolean },
 ): Promise<void> {
   await insist(async () => {
     const content = newContent(random, wanted.isLarge);
-    if (!(await load(world, 'elder api', { ...wanted, content }))) throw new Error('not loaded');
+    if (!(await ingest(world, 'elder api', { ...wanted, content })))
+      throw new Error('not ingested');
   });
 }
 
