@@ -23,7 +23,7 @@ export async function measureCosts(bench: Bench): Promise<Section> {
   });
   const postmaster = bench.postmasterPid;
   try {
-    const large = await makeConfig(service, bench, 'none');
+    const large = await makeConfig(service, bench, 'none', 'costs');
     const configs: [string, string][] = [];
     await bench.pool.query(
       `insert into environments (id, name, plan) select 'one-' || n, 'one', 'enterprise' from generate_series(1, $1::int) as n`,
@@ -39,7 +39,10 @@ export async function measureCosts(bench: Bench): Promise<Section> {
     );
     for (let n = 1; n <= smallRuns; n += 1) {
       const environmentId = `one-${n}`;
-      configs.push([environmentId, await makeConfig(service, { ...bench, environmentId }, 'none')]);
+      configs.push([
+        environmentId,
+        await makeConfig(service, { ...bench, environmentId }, 'none', 'costs'),
+      ]);
     }
     const measure = async (runs: readonly [string, string][]) => {
       const before = [service.cpuSeconds(), serverCpuSeconds(postmaster)];

@@ -47,8 +47,8 @@ export async function measureRuns(bench: Bench): Promise<Section> {
   const waits: number[] = [];
   try {
     const [plainId, gzipId] = [
-      await makeConfig(service, bench, 'none'),
-      await makeConfig(service, bench, 'gzip'),
+      await makeConfig(service, bench, 'none', 'bench'),
+      await makeConfig(service, bench, 'gzip', 'bench'),
     ];
     const ours =
       (configId: string): Contender['run'] =>
@@ -114,18 +114,20 @@ export async function measureRuns(bench: Bench): Promise<Section> {
 /**
  * Creates an export config.
  *
+ * @param folder folder of the objects. No two configs of an environment may write the same objects.
  * @returns its id
  */
 export async function makeConfig(
   service: Service,
   bench: Bench,
   compression: 'none' | 'gzip',
+  folder: string,
 ): Promise<string> {
   const { s3 } = bench;
   const config = await service.call(`/v1/environments/${bench.environmentId}/export-configs`, {
     method: 'POST',
     json: {
-      name: `bench ${compression}`,
+      name: `${folder} ${compression}`,
       schedule: 'daily',
       // Manual runs only: the bench may continue after midnight.
       enabled: false,
@@ -133,7 +135,7 @@ export async function makeConfig(
       endpoint: s3?.endpoint,
       bucket: s3?.bucket,
       region: s3?.region,
-      key: `bench/${compression}`,
+      key: `${folder}/${compression}`,
       ...s3?.users.full,
       compression,
     },
