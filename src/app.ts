@@ -9,8 +9,8 @@ import { apiKeyRoutes } from './environments/auth/api-key-routes.ts';
 import { registerAuthorization } from './environments/auth/authorize.ts';
 import { describeAccess } from './environments/auth/describe-access.ts';
 import { registerRateLimits } from './environments/auth/rate-limits.ts';
-import { failureWebhookRoutes } from './environments/failure-webhook-routes.ts';
 import { environmentRoutes, planProblemMembers } from './environments/routes.ts';
+import { webhookRoutes } from './environments/webhook-routes.ts';
 import { storageProblemMembers } from './export-configs/check-schemas.ts';
 import { overviewRoutes } from './export-configs/overview-routes.ts';
 import { configRoutes } from './export-configs/routes.ts';
@@ -132,7 +132,7 @@ export async function buildApp(dependencies: Dependencies): Promise<FastifyInsta
   await app.register(
     async v1 => {
       await v1.register(environmentRoutes(configDependencies));
-      await v1.register(failureWebhookRoutes(configDependencies));
+      await v1.register(webhookRoutes(configDependencies));
       await v1.register(apiKeyRoutes(dependencies));
       await v1.register(snapshotRoutes({ ...dependencies, onIngested }));
       await v1.register(exportRoutes(dependencies));

@@ -99,7 +99,7 @@ export const variables = Type.Object({
   S3_ENDPOINT_ALLOWLIST: list('hosts, host:port or CIDRs', () => true, {
     group: 'Network',
     description:
-      'The hosts, `host:port` or CIDRs to which custom S3 endpoints and failure webhooks may point even if they are private or use plain http, separated by commas.',
+      'The hosts, `host:port` or CIDRs to which custom S3 endpoints and webhooks may point even if they are private or use plain http, separated by commas.',
     example: 'minio.internal:9000,10.20.0.0/16',
   }),
   PROCESS_ROLE: oneOf(['all', 'api', 'worker'], {

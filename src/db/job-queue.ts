@@ -45,7 +45,7 @@ export const runQueue = 'run-export';
 export const lostRunQueue = 'run-export-lost';
 /** Queue of the job that enqueues due work every minute. */
 export const tickQueue = 'enqueue-due';
-/** Queue whose jobs each send one event to a failure webhook. */
+/** Queue whose jobs each send one event to a webhook. */
 export const webhookQueue = 'deliver-webhook';
 /** Queue of the nightly job that deletes expired data. */
 export const retentionQueue = 'retention';

@@ -10,7 +10,7 @@ export type EncryptionKeys = readonly [EncryptionKey, ...EncryptionKey[]];
 /** Owner of a secret. */
 export interface SecretOwner {
   readonly environmentId: string;
-  /** Id of the export config; null for the failure webhook of the environment. */
+  /** Id of the export config; null for the webhook of the environment. */
   readonly configId: string | null;
 }
 

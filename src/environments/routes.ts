@@ -3,14 +3,14 @@ import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses, writeProblems } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
 import type { EventType } from '../webhooks/events.ts';
+import { eventTypeSchema, webhookEventsSchema } from '../webhooks/schemas.ts';
+import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
+import { maxUrlLength } from '../webhooks/webhook-url.ts';
 import {
   findWebhookSettings,
   listWebhookSettings,
   type WebhookSettings,
-} from '../webhooks/failure-webhooks.ts';
-import { eventTypeSchema, webhookEventsSchema } from '../webhooks/schemas.ts';
-import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
-import { maxUrlLength } from '../webhooks/webhook-url.ts';
+} from '../webhooks/webhooks-repository.ts';
 import { actorOf, callerOf, environmentOf } from './auth/access.ts';
 import {
   deleteEnvironment,

@@ -3,14 +3,14 @@ import type { Actor } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
 import { validationFailed } from '../shared/errors.ts';
 import type { EventType } from '../webhooks/events.ts';
-import {
-  findWebhookSettings,
-  removeFailureWebhook,
-  setFailureWebhook,
-  type WebhookSettings,
-} from '../webhooks/failure-webhooks.ts';
 import type { WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { parseWebhookUrl } from '../webhooks/webhook-url.ts';
+import {
+  findWebhookSettings,
+  removeWebhook,
+  setWebhook,
+  type WebhookSettings,
+} from '../webhooks/webhooks-repository.ts';
 import {
   type Environment,
   type EnvironmentInput,
@@ -33,7 +33,7 @@ interface WebhookInput {
 }
 
 /**
- * Creates or updates an environment and its failure webhook in one transaction.
+ * Creates or updates an environment and its webhook in one transaction.
  * @throws AppError `validation_failed`
  */
 export async function upsertEnvironment(
@@ -60,16 +60,16 @@ async function saveWebhook(
   given: string | null | undefined,
   events: readonly EventType[] | undefined,
 ): Promise<Pick<SavedEnvironment, 'webhook' | 'webhookSecret'>> {
-  if (given === null) await removeFailureWebhook(trx, actor, environmentId);
+  if (given === null) await removeWebhook(trx, actor, environmentId);
   const current = await findWebhookSettings(trx, environmentId);
   const url = given ?? current?.url;
   if (url === undefined) {
     if (events === undefined) return { webhook: null, webhookSecret: null };
-    const message = 'needs a failure webhook that receives the events';
+    const message = 'needs a webhook that receives the events';
     throw validationFailed([{ path: '/webhookEvents', message }]);
   }
   const kept = events ?? 'kept';
-  const saved = await setFailureWebhook(trx, actor, encryptionKeys, environmentId, url, kept);
+  const saved = await setWebhook(trx, actor, encryptionKeys, environmentId, url, kept);
   return { webhook: saved.settings, webhookSecret: saved.secret };
 }
 

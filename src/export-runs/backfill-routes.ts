@@ -24,7 +24,7 @@ import {
 } from './backfills-repository.ts';
 import { cancelRunOfBackfill } from './control-repository.ts';
 import { enqueueNextRun } from './enqueue-due.ts';
-import { lockConfig } from './failure-streaks.ts';
+import { lockConfig } from './run-effects.ts';
 import { backfillInput, backfillParams, backfillSchema, maxBackfillDays } from './schemas.ts';
 
 interface BackfillRouteDependencies {

@@ -9,8 +9,8 @@ import { errorColumns, type RunError } from '../export-configs/run-error.ts';
 import { AppError } from '../shared/errors.ts';
 import { cancelBackfillsOf } from './backfills-repository.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
-import { lockConfig } from './failure-streaks.ts';
 import { getRun, type Run } from './repository.ts';
+import { lockConfig } from './run-effects.ts';
 import { cancelledByCaller, cancelReasons } from './run-errors.ts';
 import { isFinal, transition } from './run-states.ts';
 

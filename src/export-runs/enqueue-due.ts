@@ -10,8 +10,8 @@ import { deleteOldEvents } from '../webhooks/insert-events.ts';
 import { cancelBackfillsAfterDowngrade, insertBackfillRuns } from './backfills-repository.ts';
 import { hasNoUnfinishedRun, isOnly } from './conditions.sql.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
-import { applyFailureEffects } from './failure-streaks.ts';
 import { insertRedeliveries } from './redeliveries-repository.ts';
+import { applyFailureEffects } from './run-effects.ts';
 import { cancelReasons, snapshotMissingHint } from './run-errors.ts';
 import { initialState, transition } from './run-states.ts';
 

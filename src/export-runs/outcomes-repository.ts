@@ -5,7 +5,7 @@ import { errorColumns, type RunError } from '../export-configs/run-error.ts';
 import type { WrittenObject } from '../webhooks/events.ts';
 import { type Attempt, isOf } from './attempts-repository.ts';
 import { enqueueRuns } from './enqueue-runs.ts';
-import { applyFailureEffects, applySuccessEffects, lockConfig } from './failure-streaks.ts';
+import { applyFailureEffects, applySuccessEffects, lockConfig } from './run-effects.ts';
 import { transition } from './run-states.ts';
 
 /** Records how attempts end. */

@@ -1,9 +1,9 @@
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { WebhookJob } from '../db/job-queue.ts';
-import type { FailureWebhook } from './failure-webhooks.ts';
+import type { Webhook } from './webhooks-repository.ts';
 
 interface Delivery {
-  readonly webhook: FailureWebhook;
+  readonly webhook: Webhook;
   readonly event: {
     readonly type: string;
     readonly createdAt: Date;

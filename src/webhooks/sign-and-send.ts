@@ -1,9 +1,9 @@
 import type { Logger } from 'pino';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
 import type { EncryptionKeys } from '../encryption/secrets.ts';
-import { type FailureWebhook, webhookSecretOf } from './failure-webhooks.ts';
 import { type SendResult, sendWebhook } from './send-webhook.ts';
 import type { SignedMessage } from './signature.ts';
+import { type Webhook, webhookSecretOf } from './webhooks-repository.ts';
 
 interface SendDependencies {
   readonly log: Logger;
@@ -17,7 +17,7 @@ interface SendDependencies {
  */
 export async function signAndSend(
   { log, encryptionKeys, clientEnvironment }: SendDependencies,
-  webhook: FailureWebhook,
+  webhook: Webhook,
   message: SignedMessage,
   sentAt: Date,
 ): Promise<SendResult> {

@@ -4,9 +4,9 @@ import type { Database } from '../db/database.ts';
 import type { ClientEnvironment } from '../destinations/s3/client.ts';
 import type { EncryptionKeys } from '../encryption/secrets.ts';
 import { notFound } from '../shared/errors.ts';
-import { findFailureWebhook } from './failure-webhooks.ts';
 import type { SendResult } from './send-webhook.ts';
 import { signAndSend } from './sign-and-send.ts';
+import { findWebhook } from './webhooks-repository.ts';
 
 export interface WebhookDependencies {
   readonly log: Logger;
@@ -20,12 +20,12 @@ export interface WebhookDependencies {
  * Sends one test message without retries.
  * @throws AppError `not_found`
  */
-export async function tryFailureWebhook(
+export async function tryWebhook(
   dependencies: WebhookDependencies,
   environmentId: string,
 ): Promise<SendResult> {
-  const webhook = await findFailureWebhook(dependencies.db, environmentId);
-  if (webhook === null) throw notFound('failure webhook');
+  const webhook = await findWebhook(dependencies.db, environmentId);
+  if (webhook === null) throw notFound('webhook');
   const sentAt = dependencies.now();
   const data = { environmentId };
   const body = JSON.stringify({ type: 'webhook.test', timestamp: sentAt.toISOString(), data });

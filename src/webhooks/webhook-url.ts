@@ -7,7 +7,7 @@ type ParsedUrl =
   | { readonly ok: false; readonly fault: string };
 
 /**
- * Parses the URL of a failure webhook. It must be https and public, unless the operator's
+ * Parses the URL of a webhook. It must be https and public, unless the operator's
  * allow-list says otherwise. The endpoint guard checks the resolved address at every connect.
  */
 export function parseWebhookUrl(text: string, allowlist: EndpointAllowlist): ParsedUrl {

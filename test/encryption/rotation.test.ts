@@ -119,7 +119,7 @@ t.test('keeps the new secret of a config that changes meanwhile', async t => {
   t.equal(openSecret(keys, sealedSecret, owner), 'changed-meanwhile-0123456789');
 });
 
-t.test('moves the secrets of failure webhooks, which sign as before', async t => {
+t.test('moves the secrets of webhooks, which sign as before', async t => {
   const receiver = await startWebhookReceiver(t);
   const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
   const ids = ['acme', 'other'];

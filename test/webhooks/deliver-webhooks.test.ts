@@ -9,7 +9,7 @@ import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
-/** Failure webhooks from the event to the receiver, delivered by real workers. */
+/** Webhooks from the event to the receiver, delivered by real workers. */
 
 t.setTimeout(300_000);
 

@@ -171,7 +171,7 @@ export class Api extends HeyApiClient {
     }
     
     /**
-     * Remove the failure webhook
+     * Remove the webhook
      *
      * Removes the webhook with its secret. Events that wait for it are dropped.
      *
@@ -187,7 +187,7 @@ export class Api extends HeyApiClient {
     }
     
     /**
-     * Set the failure webhook
+     * Set the webhook
      *
      * Replaces the webhook. Another URL gets another secret; the same URL keeps its secret.
      *
@@ -207,7 +207,7 @@ export class Api extends HeyApiClient {
     }
     
     /**
-     * Rotate the secret of the failure webhook
+     * Rotate the secret of the webhook
      *
      * The old secret is no longer used. Messages that the receiver refuses until it has the new secret are sent again for about a day.
      *
@@ -223,7 +223,7 @@ export class Api extends HeyApiClient {
     }
     
     /**
-     * Test the failure webhook
+     * Test the webhook
      *
      * Sends one signed message of the type `webhook.test` without retries and returns the result. Takes at most 15 s. At most two tests and bucket checks of an environment are in progress at once, others get `rate_limited`.
      *

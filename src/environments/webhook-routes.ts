@@ -4,15 +4,11 @@ import { documentedAs, literals } from '../http/schemas.ts';
 import type { CheckPlaces } from '../shared/check-places.ts';
 import { notFound } from '../shared/errors.ts';
 import { defaultEventTypes } from '../webhooks/events.ts';
-import {
-  removeFailureWebhook,
-  rotateWebhookSecret,
-  setFailureWebhook,
-} from '../webhooks/failure-webhooks.ts';
 import { webhookEventsSchema } from '../webhooks/schemas.ts';
 import { sendErrorCodes } from '../webhooks/send-webhook.ts';
-import { tryFailureWebhook, type WebhookDependencies } from '../webhooks/try-webhook.ts';
+import { tryWebhook, type WebhookDependencies } from '../webhooks/try-webhook.ts';
 import { maxUrlLength } from '../webhooks/webhook-url.ts';
+import { removeWebhook, rotateWebhookSecret, setWebhook } from '../webhooks/webhooks-repository.ts';
 import { actorOf, environmentOf } from './auth/access.ts';
 import { lockEnvironment } from './environments-repository.ts';
 import { environmentParams } from './routes.ts';
@@ -43,7 +39,7 @@ const webhookSchema = Type.Object(
 );
 
 /** Registers routes to set, remove and test the webhook, and to rotate its secret. */
-export function failureWebhookRoutes(
+export function webhookRoutes(
   dependencies: WebhookDependencies & { readonly checkPlaces: CheckPlaces },
 ): FastifyPluginCallbackTypebox {
   const { db, encryptionKeys, checkPlaces } = dependencies;
@@ -52,7 +48,7 @@ export function failureWebhookRoutes(
       config: mayWrite,
       schema: {
         operationId: 'putFailureWebhook',
-        summary: 'Set the failure webhook',
+        summary: 'Set the webhook',
         description:
           'Replaces the webhook. Another URL gets another secret; the same URL keeps its secret.',
         tags,
@@ -80,7 +76,7 @@ export function failureWebhookRoutes(
         const events = request.body.events ?? defaultEventTypes;
         const { settings, created, secret } = await db.transaction().execute(async trx => {
           await lockEnvironment(trx, id);
-          return await setFailureWebhook(trx, actorOf(request), encryptionKeys, id, url, events);
+          return await setWebhook(trx, actorOf(request), encryptionKeys, id, url, events);
         });
         return reply.code(created ? 201 : 200).send({
           ...settings,
@@ -94,7 +90,7 @@ export function failureWebhookRoutes(
       config: mayWrite,
       schema: {
         operationId: 'deleteFailureWebhook',
-        summary: 'Remove the failure webhook',
+        summary: 'Remove the webhook',
         description: 'Removes the webhook with its secret. Events that wait for it are dropped.',
         tags,
         params: environmentParams,
@@ -104,8 +100,8 @@ export function failureWebhookRoutes(
         const { id } = environmentOf(request);
         const removed = await db
           .transaction()
-          .execute(trx => removeFailureWebhook(trx, actorOf(request), id));
-        if (!removed) throw notFound('failure webhook');
+          .execute(trx => removeWebhook(trx, actorOf(request), id));
+        if (!removed) throw notFound('webhook');
         return reply.code(204).send(null);
       },
     });
@@ -114,7 +110,7 @@ export function failureWebhookRoutes(
       config: mayWrite,
       schema: {
         operationId: 'rotateFailureWebhookSecret',
-        summary: 'Rotate the secret of the failure webhook',
+        summary: 'Rotate the secret of the webhook',
         description:
           'The old secret is no longer used. Messages that the receiver refuses until it has the new ' +
           'secret are sent again for about a day.',
@@ -141,7 +137,7 @@ export function failureWebhookRoutes(
       config: mayWrite,
       schema: {
         operationId: 'testFailureWebhook',
-        summary: 'Test the failure webhook',
+        summary: 'Test the webhook',
         description:
           'Sends one signed message of the type `webhook.test` without retries and returns the ' +
           'result. Takes at most 15 s. At most two tests and bucket checks of an environment are in ' +
@@ -153,7 +149,7 @@ export function failureWebhookRoutes(
       handler: async request => {
         const { id } = environmentOf(request);
         const release = await checkPlaces.acquire(id);
-        return await tryFailureWebhook(dependencies, id).finally(release);
+        return await tryWebhook(dependencies, id).finally(release);
       },
     });
 

@@ -1,7 +1,7 @@
 import t from 'tap';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
-import { faultySlotsToTurnOff } from '../../src/export-runs/failure-streaks.ts';
 import * as outcomes from '../../src/export-runs/outcomes-repository.ts';
+import { faultySlotsToTurnOff } from '../../src/export-runs/run-effects.ts';
 import { busy, denied, result, startWithRuns as start } from '../helpers/ended-runs.ts';
 
 t.setTimeout(300_000);

@@ -19,7 +19,7 @@ import { cancelReasons } from './run-errors.ts';
 
 /**
  * Applies the consequences of a finished run in the transaction that records it. Counts consecutive
- * failures, inserts events for the failure webhook, and turns the config off if needed. Configs are
+ * failures, inserts events for the webhook, and turns the config off if needed. Configs are
  * locked before their runs, in the same order as changes and deletions of configs.
  */
 

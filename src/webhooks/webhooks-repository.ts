@@ -9,7 +9,7 @@ import { defaultEventTypes, type EventType, sortEventTypes } from './events.ts';
 import { makeWebhookSecret } from './signature.ts';
 
 /** Webhook of an environment, which receives events of its exports. */
-export interface FailureWebhook {
+export interface Webhook {
   readonly environmentId: string;
   readonly url: string;
   readonly sealedSecret: string;
@@ -36,7 +36,7 @@ interface SavedWebhook {
  *
  * @param events `kept` keeps the events of the current webhook; a new webhook gets the default
  */
-export async function setFailureWebhook(
+export async function setWebhook(
   trx: Transaction<Tables>,
   actor: Actor,
   keys: EncryptionKeys,
@@ -82,7 +82,7 @@ export async function setFailureWebhook(
  * Deletes the webhook and its secret.
  * @returns false if there is none
  */
-export async function removeFailureWebhook(
+export async function removeWebhook(
   trx: Transaction<Tables>,
   actor: Actor,
   environmentId: string,
@@ -114,17 +114,17 @@ export async function rotateWebhookSecret(
       .set({ sealed_secret: seal(keys, environmentId, secret) })
       .where('environment_id', '=', environmentId)
       .executeTakeFirst();
-    if (result.numUpdatedRows === 0n) throw notFound('failure webhook');
+    if (result.numUpdatedRows === 0n) throw notFound('webhook');
     const action = 'failure_webhook.secret_rotated';
     await recordChange(trx, actor, { environmentId, action, targetId: environmentId });
   });
   return secret;
 }
 
-export async function findFailureWebhook(
+export async function findWebhook(
   db: DatabaseOrTransaction,
   environmentId: string,
-): Promise<FailureWebhook | null> {
+): Promise<Webhook | null> {
   const row = await db
     .selectFrom('failure_webhooks')
     .selectAll()
@@ -169,7 +169,7 @@ export async function listWebhookSettings(
  */
 export function webhookSecretOf(
   keys: EncryptionKeys,
-  { environmentId, sealedSecret }: FailureWebhook,
+  { environmentId, sealedSecret }: Webhook,
 ): string {
   return openSecret(keys, sealedSecret, { environmentId, configId: null });
 }
