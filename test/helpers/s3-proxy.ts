@@ -12,6 +12,7 @@ import { s3Server } from './s3.ts';
  * - `slow`: forwards it after 0.3 s.
  * - `slow-down`: answers 503 SlowDown.
  * - `invalid-request`: answers 400 InvalidRequest.
+ * - `deny`: answers 403 AccessDenied.
  * - `stall`: reads it and never answers.
  * - `reset`: resets the connection.
  * - `lose`: forwards it and resets the connection instead of answering.
@@ -22,6 +23,7 @@ export type Fate =
   | 'slow'
   | 'slow-down'
   | 'invalid-request'
+  | 'deny'
   | 'stall'
   | 'reset'
   | 'lose'
@@ -65,6 +67,11 @@ export async function startS3Proxy(endpoint = s3Server().endpoint): Promise<S3Pr
         request.resume();
         response.writeHead(400, { 'content-type': 'application/xml' });
         response.end(errorDocument('InvalidRequest'));
+        return;
+      case 'deny':
+        request.resume();
+        response.writeHead(403, { 'content-type': 'application/xml' });
+        response.end(errorDocument('AccessDenied'));
         return;
       case 'slow':
         setTimeout(() => forward(upstream, request, response), 300);

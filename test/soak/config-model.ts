@@ -6,6 +6,10 @@ import { insist, type ProcessName, type World } from './world.ts';
 export interface KnownConfig {
   readonly environmentId: string;
   readonly key: string;
+  /** Names that the config has had or may have had. */
+  readonly names: Set<string>;
+  /** Values that its `manifest` has had or may have had. */
+  readonly manifests: Set<boolean>;
   /** Empty until the id is known. */
   id: string;
   enabled: boolean;
@@ -18,6 +22,8 @@ export interface KnownConfig {
   isBusy: boolean;
   /** Slots whose runs may have been cancelled or never started because of a change. */
   readonly mayBeWithoutRun: Set<string>;
+  /** Slots whose runs may have failed because the storage refused their objects. */
+  readonly mayBeDenied: Set<string>;
   /** Slots that must have a run. */
   readonly slots: Set<string>;
 }
@@ -100,6 +106,7 @@ export async function create(
   const key = freshPrefix();
   const schedule = random.chance(0.85) ? 'daily' : 'weekly';
   const { accessKeyId, secretAccessKey } = users.full;
+  const isParquet = random.chance(0.3);
   const json = {
     name: 'Nightly',
     schedule,
@@ -108,7 +115,8 @@ export async function create(
     bucket,
     region,
     key,
-    compression: random.chance(0.5) ? 'gzip' : 'none',
+    format: isParquet ? 'parquet' : 'csv',
+    compression: !isParquet && random.chance(0.5) ? 'gzip' : 'none',
     manifest: random.chance(0.5),
     catchUp: random.chance(0.5) ? 'all' : 'newest',
     redeliver: random.chance(0.5),
@@ -119,12 +127,15 @@ export async function create(
   const config: KnownConfig = {
     environmentId,
     key,
+    names: new Set([json.name]),
+    manifests: new Set([json.manifest]),
     id: '',
     enabled: true,
     schedule,
     isDeleted: true,
     isBusy: true,
     mayBeWithoutRun: new Set(),
+    mayBeDenied: new Set(),
     slots: new Set(),
   };
   const answer = await world
@@ -174,6 +185,10 @@ async function change(
         ? { enabled: !config.enabled }
         : { schedule: config.schedule === 'daily' ? 'weekly' : 'daily' };
   world.counts['config changes'] += 1;
+  if (patch.name !== undefined) {
+    config.names.add(patch.name);
+    config.manifests.add(patch.manifest);
+  }
   // This may cancel a running run, or prevent a run that is about to start.
   if (kind !== 'describe' && configs.currentSlot !== null)
     config.mayBeWithoutRun.add(configs.currentSlot);

@@ -19,9 +19,11 @@ import {
 } from './ingests.ts';
 import type { Fault } from './inject-faults.ts';
 import { createRandom, type Random } from './random.ts';
-import { checkObject, readRuns, runSomeConfig, untilRunsAreOver } from './runs.ts';
+import { checkObject, failSomeRun, readRuns, runSomeConfig, untilRunsAreOver } from './runs.ts';
 import { verifyEnd } from './verify-end.ts';
+import { verifyWebhooks } from './verify-webhooks.ts';
 import { watchLeaks } from './watch-leaks.ts';
+import { hastenMessages, startWebhooks } from './webhooks.ts';
 import { apiNames, insist, startWorld, type World, workerNames } from './world.ts';
 
 export interface MixedLoad {
@@ -60,7 +62,11 @@ export async function runMixedLoad(
   const world = await startWorld(t);
   const configs = createConfigModel();
   for (const name of [...apiNames, ...workerNames]) await world.start(name);
-  await prepare(world, configs, createRandom(seed, 0));
+  const random = createRandom(seed, 0);
+  await createEnvironments(world, random);
+  const ids = environments.map(({ id }) => id);
+  const webhooks = await startWebhooks(t, world, createRandom(seed, 5), ids);
+  await createConfigs(world, configs, random);
   const leaks = watchLeaks(world);
 
   const ending = new AbortController();
@@ -108,6 +114,26 @@ export async function runMixedLoad(
       4,
     ),
     during(
+      random => failSomeRun(world, configs, random, 'elder api'),
+      random => 3_000 + random.integer(10_000),
+      6,
+    ),
+    during(
+      random => webhooks.goAway(random),
+      random => 3_000 + random.integer(15_000),
+      7,
+    ),
+    during(
+      random => webhooks.rotateSecret(random),
+      random => 5_000 + random.integer(30_000),
+      8,
+    ),
+    during(
+      () => hastenMessages(world),
+      () => 2_000,
+      9,
+    ),
+    during(
       random => turnDay(world, configs, random),
       () => 500,
       2,
@@ -123,13 +149,14 @@ export async function runMixedLoad(
     ),
   ]);
   await insist(() => compareRegistry(world, 0));
-  await verifyEnd(world, configs);
+  const runs = await verifyEnd(world, configs);
+  await verifyWebhooks(world, configs, webhooks, runs);
   await leaks.verify(Date.now() - startedAt);
   return { world, faults: world.faults };
 }
 
-async function prepare(world: World, configs: ConfigModel, random: Random): Promise<void> {
-  for (const { id, isLarge, configs: count } of environments) {
+async function createEnvironments(world: World, random: Random): Promise<void> {
+  for (const { id, isLarge } of environments) {
     const made = await world.call('elder api', `/v1/environments/${id}`, {
       method: 'PUT',
       json: { name: id, plan: 'enterprise' },
@@ -145,9 +172,13 @@ async function prepare(world: World, configs: ConfigModel, random: Random): Prom
         });
       }
     }
-    for (let config = 0; config < count; config += 1) {
-      await createConfig(world, configs, random, { api: 'elder api', environmentId: id });
-    }
+  }
+}
+
+async function createConfigs(world: World, configs: ConfigModel, random: Random): Promise<void> {
+  for (const { id: environmentId, configs: count } of environments) {
+    for (let config = 0; config < count; config += 1)
+      await createConfig(world, configs, random, { api: 'elder api', environmentId });
   }
 }
 

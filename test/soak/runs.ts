@@ -5,6 +5,7 @@ import { onlyThatDay } from '../../src/exports/aggregations.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { readObject, s3Server } from '../helpers/s3.ts';
 import { type ConfigModel, type KnownConfig, withFreeConfig } from './config-model.ts';
+import { csvOfParquet } from './csv-of-parquet.ts';
 import type { Random } from './random.ts';
 import type { Span } from './snapshot-model.ts';
 import { insist, type ProcessName, type World } from './world.ts';
@@ -25,6 +26,7 @@ export interface RunRow {
   readonly sha256: string;
   readonly object_key: string;
   readonly error_code: string | null;
+  readonly error_message: string | null;
 }
 
 export const isOver = ({ state }: { state: string }) =>
@@ -35,7 +37,7 @@ export async function readRuns(world: World): Promise<RunRow[]> {
     async () =>
       (
         await world.admin.query<RunRow>(
-          `select environment_id, config_id, id, trigger, backfill_id, finished_at, slot, snapshot_date::text, state, attempts, row_count, bytes, sha256, object_key, error_code
+          `select environment_id, config_id, id, trigger, backfill_id, finished_at, slot, snapshot_date::text, state, attempts, row_count, bytes, sha256, object_key, error_code, error_message
            from export_runs order by finished_at`,
         )
       ).rows,
@@ -109,7 +111,8 @@ export async function checkObject(world: World, run: RunRow, span: Span): Promis
       `${what}: ${body.length} bytes are not what the run says it wrote: ${run.bytes}`,
     );
   }
-  const text = (run.object_key.endsWith('.gz') ? gunzipSync(body) : body).toString();
+  const text = await textOf(run.object_key, body);
+  if (run.object_key.endsWith('.parquet')) world.counts['Parquet objects'] += 1;
   const totalRows = Number(metadata['row-count']);
   const fault = world.model.faultOf(
     run.environment_id,
@@ -118,6 +121,12 @@ export async function checkObject(world: World, run: RunRow, span: Span): Promis
     span,
   );
   if (fault !== null) world.faults.push(`${what}: ${fault}`);
+}
+
+/** Returns an object as CSV. */
+async function textOf(key: string, body: Buffer): Promise<string> {
+  if (key.endsWith('.parquet')) return await csvOfParquet(body);
+  return (key.endsWith('.gz') ? gunzipSync(body) : body).toString();
 }
 
 /** Cancels a run after a while. @returns false if the service refused, because the run had ended */
@@ -175,5 +184,51 @@ export async function runSomeConfig(
       }
       await delay(300);
     }
+  });
+}
+
+/** Time after which the storage takes objects again, even if the run has not ended. */
+const denialLimitMs = 60_000;
+
+/**
+ * Makes a manual run of a random config fail, because the storage refuses its object. Another run
+ * follows and succeeds.
+ */
+export async function failSomeRun(
+  world: World,
+  configs: ConfigModel,
+  random: Random,
+  api: ProcessName,
+): Promise<void> {
+  await withFreeConfig(configs, random, async config => {
+    if (configs.currentSlot !== null) config.mayBeDenied.add(configs.currentSlot);
+    const path = `/v1/environments/${config.environmentId}/export-configs/${config.id}/runs`;
+    const start = async () => {
+      const started = await world.call(api, path, { method: 'POST' }).catch(() => null);
+      return started?.status === 202 ? (started.json.id as string) : null;
+    };
+    const end = async (id: string, limitMs: number) => {
+      for (const startedAt = Date.now(); Date.now() - startedAt < limitMs; await delay(300)) {
+        const run = (await readRuns(world)).find(found => found.id === id);
+        if (run !== undefined && isOver(run)) return run;
+        if (Date.now() - startedAt > hastenAfterMs) await hasten(world);
+      }
+      return null;
+    };
+    // The clock does not move over midnight meanwhile.
+    configs.changing += 1;
+    world.deniedFolders.add(config.key);
+    const id = await start();
+    const denied = id === null ? null : await end(id, denialLimitMs);
+    world.deniedFolders.delete(config.key);
+    configs.changing -= 1;
+    if (id === null) return;
+    if (denied?.error_code === 'write_denied') world.counts['denied runs'] += 1;
+    else if (denied !== null)
+      world.faults.push(`a denied run ended otherwise: ${JSON.stringify(denied)}`);
+    const next = await start();
+    const run = next === null ? null : await end(next, dayLimitMs);
+    if (run !== null && run.state !== 'successful')
+      world.faults.push(`a run failed after the storage recovered: ${JSON.stringify(run)}`);
   });
 }

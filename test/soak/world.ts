@@ -5,6 +5,7 @@ import pg from 'pg';
 import { type PostgresServer, startPostgresServer } from '../../dev/postgres-server.ts';
 import { createJobQueue, retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
+import type { EventType } from '../../src/webhooks/events.ts';
 import { type Answer, type Ask, ask } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { type Gateway, startGateway } from '../helpers/s3-gateway.ts';
@@ -34,6 +35,8 @@ export interface World {
    * fault.
    */
   readonly storage: S3Proxy;
+  /** Folders in which the storage refuses new objects. */
+  readonly deniedFolders: Set<string>;
   readonly processes: Map<ProcessName, ApiProcess>;
   /** Every process that was ever started. */
   readonly history: { name: ProcessName; service: ApiProcess }[];
@@ -78,6 +81,12 @@ export type Count =
   | 'cancelled runs'
   | 'backfills'
   | 'redeliveries'
+  | 'denied runs'
+  | 'Parquet objects'
+  | EventType
+  | 'messages'
+  | 'rotated secrets'
+  | 'receiver outages'
   | 'kills'
   | 'deploys'
   | 'database faults'
@@ -98,6 +107,15 @@ const counts = (): Record<Count, number> => ({
   'cancelled runs': 0,
   backfills: 0,
   redeliveries: 0,
+  'denied runs': 0,
+  'Parquet objects': 0,
+  'export.succeeded': 0,
+  'export.failed': 0,
+  'export.recovered': 0,
+  'export.turned_off': 0,
+  messages: 0,
+  'rotated secrets': 0,
+  'receiver outages': 0,
   kills: 0,
   deploys: 0,
   'database faults': 0,
@@ -141,7 +159,14 @@ export async function startWorld(t: {
   const gateway = { current: await startGateway() };
   closers.push(() => gateway.current.kill());
   const storage = await startS3Proxy(gateway.current.endpoint);
-  storage.decide(({ url }) => (/partNumber=/.test(url ?? '') ? 'slow' : 'pass'));
+  const deniedFolders = new Set<string>();
+  storage.decide(({ method = '', url = '' }) => {
+    if (/partNumber=/.test(url)) return 'slow';
+    const isNewObject = method === 'PUT' || (method === 'POST' && /[?&]uploads/.test(url));
+    const isDenied =
+      isNewObject && [...deniedFolders].some(folder => url.includes(`/${folder}/company`));
+    return isDenied ? 'deny' : 'pass';
+  });
   closers.push(storage.close);
 
   const databaseUrl = server.url.replace(`:${server.port}`, `:${databaseProxy.port}`);
@@ -178,6 +203,7 @@ export async function startWorld(t: {
     admin,
     gateway,
     storage,
+    deniedFolders,
     processes,
     history,
     faults,
