@@ -6,7 +6,7 @@ import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
 import { bytes, digestOf, mebibyte } from '../destinations/s3/test-source.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
-import { type Aws, needsPort443, startAws } from '../helpers/aws.ts';
+import { type Aws, needsPort443, startAws, trustOf } from '../helpers/aws.ts';
 import { runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
 import { needsS3 } from '../helpers/s3.ts';
 
@@ -118,7 +118,7 @@ t.test('uses a role instead of an access key', needsAws, async t => {
   const [exporter, reader, stranger] = await Promise.all([
     aws.createRole(rights),
     aws.createRole(rights.slice(0, 1)),
-    aws.createRole(rights, '888888888888'),
+    aws.createRole(rights, [trustOf('888888888888')]),
   ]);
   aws.externalIds.set(exporter, externalId).set(reader, externalId);
   const create = (access: object) =>

@@ -51,6 +51,7 @@ export interface Aws {
   readonly requests: AwsRequest[];
   /** Access key of the operator, which may assume the roles that trust its account. */
   readonly operator: Credentials;
+  readonly operatorAccount: string;
   /** Access key of the customer, which owns the bucket. */
   readonly customer: Credentials;
   readonly destination: Destination;
@@ -58,8 +59,30 @@ export interface Aws {
   readonly externalIds: Map<string, string>;
   /** Time in ms after which sessions claim to end. Null: as the gateway says. */
   sessionMs: number | null;
-  /** Creates a role of the customer that trusts the operator. @returns its ARN */
-  createRole(statements: readonly object[], trustedAccount?: string): Promise<string>;
+  /**
+   * Creates a role of the customer.
+   * @param statements its rights
+   * @param trust its trust policy. Default: `trustOf` the operator
+   * @returns its ARN
+   */
+  createRole(statements: readonly object[], trust?: readonly TrustStatement[]): Promise<string>;
+}
+
+/** Statement of a trust policy. The front takes the external id out and checks it. */
+export interface TrustStatement {
+  readonly Effect: 'Allow';
+  readonly Principal: object;
+  readonly Action: string;
+  readonly Condition?: { readonly StringEquals: { readonly 'sts:ExternalId': string } };
+}
+
+/** Returns a statement that trusts an account, whatever external id it sends. */
+export function trustOf(account: string): TrustStatement {
+  return {
+    Effect: 'Allow',
+    Principal: { AWS: `arn:aws:iam::${account}:root` },
+    Action: 'sts:AssumeRole',
+  };
 }
 
 /**
@@ -82,7 +105,8 @@ interface TestWithTeardown {
   teardown(handler: () => Promise<void>): void;
 }
 
-export async function startAws(t: TestWithTeardown): Promise<Aws> {
+/** @param options more options of the gateway */
+export async function startAws(t: TestWithTeardown, options: readonly string[] = []): Promise<Aws> {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-aws-'));
   t.teardown(async () => fs.rmSync(directory, { recursive: true }));
   await nameHosts(directory);
@@ -92,6 +116,7 @@ export async function startAws(t: TestWithTeardown): Promise<Aws> {
     startGateway(undefined, [
       '--rgw-s3-auth-use-sts=true',
       `--rgw-sts-key=${randomBytes(8).toString('hex')}`,
+      ...options,
     ]),
     createCertificate(directory),
     createAccount(operator),
@@ -167,22 +192,25 @@ export async function startAws(t: TestWithTeardown): Promise<Aws> {
     clientEnvironment,
     requests,
     operator: keyOf(operator),
+    operatorAccount: operator.account,
     customer: keyOf(customer),
     destination,
     externalIds,
-    createRole: async (statements: readonly object[], trusted = operator.account) => {
+    createRole: async (
+      statements: readonly object[],
+      trust: readonly TrustStatement[] = [trustOf(operator.account)],
+    ) => {
       const name = `role-${randomBytes(6).toString('hex')}`;
       const role = [`--tenant=${customer.account}`, `--role-name=${name}`];
-      const trust = {
-        Effect: 'Allow',
-        Principal: { AWS: [`arn:aws:iam::${trusted}:root`] },
-        Action: ['sts:AssumeRole'],
-      };
-      const trustPolicy = `--assume-role-policy-doc=${policy([trust])}`;
+      const trusting = trust.map(({ Condition: _condition, ...statement }) => statement);
+      const trustPolicy = `--assume-role-policy-doc=${policy(trusting)}`;
       await radosgwAdmin('role', 'create', ...role, '--path=/', trustPolicy);
       const rights = ['--policy-name=p', `--policy-doc=${policy(statements)}`];
       await radosgwAdmin('role-policy', 'put', ...role, ...rights);
-      return `arn:aws:iam::${customer.account}:role/${name}`;
+      const arn = `arn:aws:iam::${customer.account}:role/${name}`;
+      const demanded = trust.map(({ Condition }) => Condition?.StringEquals['sts:ExternalId']);
+      for (const externalId of demanded) if (externalId) externalIds.set(arn, externalId);
+      return arn;
     },
   });
 }
