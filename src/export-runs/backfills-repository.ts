@@ -59,11 +59,11 @@ export async function insertBackfill(
     .where('deleted_at', 'is', null)
     .executeTakeFirst();
   if (config === undefined) throw notFound('export config');
-  const rows = await selectBackfills(trx, environmentId)
-    .where('backfill.config_id', '=', configId)
-    .where('backfill.cancelled_at', 'is', null)
-    .execute();
-  const running = rows.map(toBackfill).find(({ state }) => state === 'running');
+  const running = await trx
+    .selectFrom('backfills')
+    .select('id')
+    .where(isRunning({ environmentId, id: configId }))
+    .executeTakeFirst();
   if (running !== undefined) {
     const detail = `The backfill ${running.id} of this config is running. Cancel it or wait.`;
     throw new AppError('conflict', detail, { headers: { 'retry-after': retryAfterSeconds } });
@@ -154,19 +154,22 @@ export async function cancelBackfillsOf(
   config: ConfigKey,
   now: Date,
 ): Promise<void> {
-  await db
-    .updateTable('backfills')
-    .set({ cancelled_at: now })
-    .where('environment_id', '=', config.environmentId)
-    .where('config_id', '=', config.id)
-    .where('cancelled_at', 'is', null)
-    .where(
-      sql<boolean>`(pending_dates <> '{}' or exists (
-        select from export_runs as run
-        where run.environment_id = backfills.environment_id and run.backfill_id = backfills.id
-          and run.state in ('queued', 'running')))`,
-    )
-    .execute();
+  await db.updateTable('backfills').set({ cancelled_at: now }).where(isRunning(config)).execute();
+}
+
+/**
+ * Returns the condition that a row of `backfills` is the running one of the config. Reads two
+ * indexes, because a config may have thousands of ended backfills.
+ */
+function isRunning({ environmentId, id }: ConfigKey) {
+  return sql<boolean>`cancelled_at is null and (environment_id, id) in (
+    select pending.environment_id, pending.id from backfills as pending
+    where pending.environment_id = ${environmentId} and pending.config_id = ${id}
+      and pending.cancelled_at is null and pending.pending_dates <> '{}'
+    union all
+    select run.environment_id, run.backfill_id from export_runs as run
+    where run.environment_id = ${environmentId} and run.config_id = ${id}
+      and run.state in ('queued', 'running') and run.backfill_id is not null)`;
 }
 
 /** Cancels the backfills of environments whose plan no longer includes automatic exports. */
