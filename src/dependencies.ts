@@ -15,7 +15,11 @@ import { selectQueueState } from './export-runs/select-queue-state.ts';
 import { createSlowLane, type SlowLane } from './export-runs/slow-lane.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';
-import { createParquetPlaces, type ParquetPlaces } from './exports/parquet/places.ts';
+import {
+  createParquetPlaces,
+  type ParquetPlaces,
+  parquetPlacesOptions,
+} from './exports/parquet/places.ts';
 import { stallTimeoutMs } from './http/stalls.ts';
 import { createPrometheusMetrics, type PrometheusMetrics } from './observability/prometheus.ts';
 import { parseEndpointAllowlist } from './outbound/endpoint-allowlist.ts';
@@ -178,7 +182,7 @@ export function createDependencies(
     }),
     downloadLimit,
     sessionLimit,
-    parquetPlaces: createParquetPlaces(),
+    parquetPlaces: createParquetPlaces(parquetPlacesOptions),
     downloadStallMs: stallTimeoutMs,
     ingestPool: pools.ingest,
     ingestLimit,

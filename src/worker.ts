@@ -65,6 +65,7 @@ const renderingsAtOncePerEnvironment = 1;
  */
 export const slowLaneOptions = {
   places: 2,
+  parquetPlaces: 1,
   graceMs: 120_000,
   minBytesPerSecond: 2 * 1024 * 1024,
   rememberMs: 60 * 60_000,

@@ -57,7 +57,9 @@ async function attemptRun(
   const isWanted = !context.isFinished && cancelReason === null;
   // The clean-up after earlier attempts may take long too.
   const usesStorage = isWanted || context.attempt.number > 0;
-  const pass = usesStorage ? slowLane.admit(context.attempt.environmentId) : null;
+  const pass = usesStorage
+    ? slowLane.admit(context.attempt.environmentId, context.config.format)
+    : null;
   if (isWanted && pass === null) return await postponeRun(db, jobs, context.attempt);
   if (usesStorage && pass === null && !job.isLast) throw new Error('the slow lane is full');
   const client = openClient(dependencies, context.config, pass?.pace);

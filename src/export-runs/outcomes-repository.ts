@@ -114,12 +114,12 @@ export async function requeueRun(
   });
 }
 
-/** Delay before a worker attempts a run whose storage was recently slow. */
+/** Delay before a worker attempts a run again that had to give way to other runs. */
 const postponedSeconds = 60;
 
 /**
- * Returns the run to the queue with a delay, because its storage is slow and others are served
- * first.
+ * Returns the run to the queue with a delay, because its storage is slow or there is no place for a
+ * conversion. Others are served first.
  */
 export async function postponeRun(db: Database, boss: PgBoss, attempt: Attempt): Promise<void> {
   await requeueRun(db, boss, attempt, postponedSeconds);

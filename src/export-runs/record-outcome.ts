@@ -1,4 +1,5 @@
 import type { RunError } from '../export-configs/run-error.ts';
+import { NoParquetPlaceError } from '../exports/parquet/places.ts';
 import type { AttemptOutcome } from '../observability/metrics.ts';
 import { type Attempt, isSnapshotIngested, type JobContext } from './attempts-repository.ts';
 import * as outcomes from './outcomes-repository.ts';
@@ -32,7 +33,7 @@ export async function recordOutcome(
     return { outcome: 'requeued', error: null };
   }
   if (job.signal.aborted) return { outcome: 'cancelled', error: null };
-  if (thrown instanceof SlowLaneFullError) {
+  if (thrown instanceof SlowLaneFullError || thrown instanceof NoParquetPlaceError) {
     await outcomes.postponeRun(db, jobs, attempt);
     return { outcome: 'requeued', error: null };
   }

@@ -1,4 +1,5 @@
 import type { StoragePace } from '../destinations/s3/request-handler.ts';
+import type { FileFormat } from '../shared/file-format.ts';
 
 /**
  * Keeps slow storages from occupying all workers of this process. An attempt is slow if its
@@ -6,13 +7,15 @@ import type { StoragePace } from '../destinations/s3/request-handler.ts';
  * slow attempt needs a place in the slow lane. If the lane is full, the attempt ends and the run
  * waits. For `rememberMs` afterwards, attempts of that environment start in the lane.
  *
+ * The lane has fewer places for Parquet attempts, because these also hold a place for a conversion.
+ *
  * Slow storages can therefore hold all workers for at most `graceMs`, 300 s and 80 s. The 300 s are
  * one request that cannot be aborted, the 80 s are the clean-up. A tenant can repeat that only with
  * another environment, and only the operator creates environments.
  */
 export interface SlowLane {
   /** Admits an attempt. @returns null if its environment was slow and the lane is full */
-  admit(environmentId: string): LanePass | null;
+  admit(environmentId: string, format: FileFormat): LanePass | null;
 }
 
 export interface LanePass {
@@ -26,6 +29,8 @@ export interface LanePass {
 
 export interface SlowLaneOptions {
   readonly places: number;
+  /** Places that Parquet attempts may take. Fewer than a process has for conversions. */
+  readonly parquetPlaces: number;
   readonly graceMs: number;
   readonly minBytesPerSecond: number;
   readonly rememberMs: number;
@@ -37,12 +42,13 @@ export interface SlowLaneOptions {
 const freeMs = 2_000;
 
 export function createSlowLane(options: SlowLaneOptions): SlowLane {
-  const { places, graceMs, minBytesPerSecond, rememberMs, now } = options;
+  const { places, parquetPlaces, graceMs, minBytesPerSecond, rememberMs, now } = options;
   /** Time until which an environment starts in the lane. */
   const slowUntil = new Map<string, number>();
   /** Wait of ended attempts within the last `rememberMs`, beyond what their bytes explain. */
   const debts = new Map<string, { waitedMs: number; until: number }>();
   let taken = 0;
+  let takenByParquet = 0;
 
   const debtOf = (environmentId: string) => {
     for (const [id, { until }] of debts) if (until <= now()) debts.delete(id);
@@ -54,10 +60,18 @@ export function createSlowLane(options: SlowLaneOptions): SlowLane {
   };
 
   return {
-    admit(environmentId) {
-      let isInLane = wasSlow(environmentId);
-      if (isInLane && taken >= places) return null;
-      if (isInLane) taken += 1;
+    admit(environmentId, format) {
+      const parquet = format === 'parquet' ? 1 : 0;
+      let isInLane = false;
+      /** Takes a place. @returns false if there is none */
+      const enter = () => {
+        if (taken >= places || takenByParquet + parquet > parquetPlaces) return false;
+        taken += 1;
+        takenByParquet += parquet;
+        isInLane = true;
+        return true;
+      };
+      if (wasSlow(environmentId) && !enter()) return null;
       const pace = createPace(now);
       const excessMs = () => pace.waitedMs() - (1_000 * pace.takenBytes()) / minBytesPerSecond;
       const isSlow = () => debtOf(environmentId) + excessMs() > graceMs;
@@ -66,14 +80,13 @@ export function createSlowLane(options: SlowLaneOptions): SlowLane {
         mayContinue() {
           if (!isSlow()) return true;
           slowUntil.set(environmentId, now() + rememberMs);
-          if (isInLane) return true;
-          if (taken >= places) return false;
-          isInLane = true;
-          taken += 1;
-          return true;
+          return isInLane || enter();
         },
         leave() {
-          if (isInLane) taken -= 1;
+          if (isInLane) {
+            taken -= 1;
+            takenByParquet -= parquet;
+          }
           isInLane = false;
           // A storage that fails each attempt shortly before `graceMs` is slow too.
           const waitedMs = debtOf(environmentId) + Math.max(0, excessMs() - freeMs);

@@ -59,7 +59,7 @@ export async function transfer(
   request: TransferRequest,
 ): Promise<RunResult> {
   if (request.config.format === 'csv') return await transferFile(source, client, request, null);
-  const place = await request.parquetPlaces.takeForRun(request.signal);
+  const place = await request.parquetPlaces.takeForRun(request.environmentId, request.signal);
   try {
     return await transferFile(source, client, request, place);
   } finally {

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import t from 'tap';
+import { createParquetPlaces, parquetPlacesOptions } from '../../src/exports/parquet/places.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
@@ -13,7 +14,19 @@ import { comparableRows, readParquet, withoutDuckDb } from '../helpers/read-parq
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 
 const path = '/v1/environments/acme/export-configs';
-const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
+let { waitMs } = parquetPlacesOptions;
+const app = await startExportApp(t, {
+  now: '2026-03-02T10:00:00.000Z',
+  adjust: dependencies => ({
+    ...dependencies,
+    parquetPlaces: createParquetPlaces({
+      ...parquetPlacesOptions,
+      get waitMs() {
+        return waitMs;
+      },
+    }),
+  }),
+});
 await app.putEnvironment('acme');
 const rows = [
   adoptionRow({
@@ -104,6 +117,27 @@ t.test('waits for a place, also while it is cancelled', needsS3, async t => {
   t.throws(() => parquetPlaces.takeForDownload('three'), { code: 'too_many_downloads' });
   for (const { release } of places) release();
   t.equal((await runs.finished(second.id)).state, 'successful');
+  t.equal(parquetPlaces.taken, 0);
+});
+
+t.test('returns to the queue when there is no place in time', needsS3, async t => {
+  const config = await makeConfig(app, 'acme', configBody('full', { format: 'parquet' }));
+  const place = parquetPlaces.takeForDownload('acme');
+  waitMs = 1;
+  const { id } = await start(config.id);
+  await until(
+    () => runs.read(id),
+    run => run.state === 'queued' && run.attempts === 1,
+  );
+  const { currentRun } = (await app.call(`${path}/${config.id}/status`)).json;
+  t.match(currentRun, { id, waitingFor: 'retry', error: null });
+  t.ok(Date.parse(currentRun.nextAttemptAt) > Date.now() + 30_000, 'other runs go first');
+  place.release();
+  t.equal(
+    (await app.call(`${path}/${config.id}/runs/${id}/retry`, { method: 'POST' })).status,
+    202,
+  );
+  t.match(await runs.finished(id), { state: 'successful', attempts: 2 });
   t.equal(parquetPlaces.taken, 0);
 });
 

@@ -3,21 +3,23 @@ import t from 'tap';
 import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
 import { createSlowLane } from '../../src/export-runs/slow-lane.ts';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
+import type { FileFormat } from '../../src/shared/file-format.ts';
 import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
 
 const mebibyte = 1024 * 1024;
 
-function laneWithClock() {
+function laneWithClock(places = 1) {
   let nowMs = 0;
   const lane = createSlowLane({
-    places: 1,
+    places,
+    parquetPlaces: 1,
     graceMs: 120_000,
     minBytesPerSecond: 2 * mebibyte,
     rememberMs: 3_600_000,
     now: () => nowMs,
   });
-  const admit = (environmentId: string) => {
-    const pass = lane.admit(environmentId);
+  const admit = (environmentId: string, format: FileFormat = 'csv') => {
+    const pass = lane.admit(environmentId, format);
     if (pass === null) throw new Error(`${environmentId} was not admitted`);
     return pass;
   };
@@ -47,7 +49,7 @@ t.test('does not count time without a request in progress', async t => {
   attempt.pace.start()(10);
   pass(10_000_000);
   t.equal(attempt.mayContinue(), true);
-  t.not(lane.admit('slow-database'), null, 'its environment is not slow');
+  t.not(lane.admit('slow-database', 'csv'), null, 'its environment is not slow');
 });
 
 t.test('counts parallel requests once', async t => {
@@ -74,17 +76,32 @@ t.test('ends a slow attempt when the lane is full, and starts its environment th
   t.equal(first.mayContinue(), true);
   t.equal(second.mayContinue(), false);
   second.leave();
-  t.equal(lane.admit('b'), null, 'was slow, and the lane is full');
-  t.not(lane.admit('c'), null, 'was not slow');
+  t.equal(lane.admit('b', 'csv'), null, 'was slow, and the lane is full');
+  t.not(lane.admit('c', 'csv'), null, 'was not slow');
   first.leave();
   first.leave();
-  const again = lane.admit('b');
+  const again = lane.admit('b', 'csv');
   t.not(again, null);
-  t.equal(lane.admit('a'), null, 'the lane has one place');
+  t.equal(lane.admit('a', 'csv'), null, 'the lane has one place');
   again?.leave();
   pass(3_700_000);
-  t.not(lane.admit('a'), null);
-  t.not(lane.admit('b'), null, 'both were forgotten');
+  t.not(lane.admit('a', 'csv'), null);
+  t.not(lane.admit('b', 'csv'), null, 'both were forgotten');
+});
+
+t.test('leaves a place for Parquet to fast storages', t => {
+  const { admit, pass, lane } = laneWithClock(2);
+  const [first, second, third] = [admit('a', 'parquet'), admit('b', 'parquet'), admit('c')];
+  for (const { pace } of [first, second, third]) pace.start();
+  pass(121_000);
+  t.equal(first.mayContinue(), true);
+  t.equal(second.mayContinue(), false, 'the lane has one place for Parquet');
+  second.leave();
+  t.equal(lane.admit('b', 'parquet'), null);
+  t.equal(third.mayContinue(), true, 'a slow CSV run takes the other place');
+  first.leave();
+  t.not(lane.admit('b', 'parquet'), null);
+  t.end();
 });
 
 t.test('adds up the waits of attempts that fail before the grace ends', async t => {
@@ -98,7 +115,7 @@ t.test('adds up the waits of attempts that fail before the grace ends', async t 
     if (!isSecond) pass(10_000);
   }
   const holder = admit('silent');
-  t.equal(lane.admit('silent'), null, 'the environment starts in the lane, which is full');
+  t.equal(lane.admit('silent', 'csv'), null, 'the environment starts in the lane, which is full');
   holder.leave();
 });
 

@@ -1,6 +1,6 @@
 import type http from 'node:http';
 import t from 'tap';
-import type { LanePass, SlowLane } from '../../src/export-runs/slow-lane.ts';
+import type { SlowLane } from '../../src/export-runs/slow-lane.ts';
 import { fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
@@ -70,9 +70,8 @@ let isLaneFull = false;
 const app = await startExportApp(t, {
   adjust: dependencies => {
     const { slowLane } = dependencies;
-    const admit = (environmentId: string): LanePass | null =>
-      isLaneFull ? null : slowLane.admit(environmentId);
-    return { ...dependencies, slowLane: { admit } satisfies SlowLane };
+    const admit: SlowLane['admit'] = (...run) => (isLaneFull ? null : slowLane.admit(...run));
+    return { ...dependencies, slowLane: { admit } };
   },
 });
 startExportWorker(t, app);

@@ -2,118 +2,150 @@ import { AppError } from '../../shared/errors.ts';
 
 /**
  * Limits how many files this process converts to Parquet at once. Each conversion takes up to one
- * core and its own heap.
+ * core and its own heap. An environment has at most one place, for runs and downloads together.
  */
 export interface ParquetPlaces {
   /**
-   * Takes a place for a download.
-   * @throws AppError `too_many_downloads` if all places are taken, if the environment has one
-   * already, or if a run waits
+   * Takes a place for a download. A download that has had its place for long gives way.
+   * @throws AppError `too_many_downloads` if all places are taken, or if the environment has one
    */
   takeForDownload(environmentId: string): ParquetPlace;
   /**
-   * Waits for a place for a run.
-   * @throws the reason of the signal
+   * Waits for a place for a run. Waiting runs go before downloads.
+   * @throws NoParquetPlaceError if there was none in time; the reason of the signal
    */
-  takeForRun(signal: AbortSignal): Promise<ParquetPlace>;
+  takeForRun(environmentId: string, signal: AbortSignal): Promise<ParquetPlace>;
   /** Number of places that are taken. */
   readonly taken: number;
 }
 
 export interface ParquetPlace {
-  /** Aborts when a run needs the place of this download. */
+  /** Aborts when another environment or a run needs the place of this download. */
   readonly signal: AbortSignal;
   /** Returns the place; further calls have no effect. */
   release(): void;
 }
 
-export const conversionsAtOnce = 2;
+export interface ParquetPlacesOptions {
+  /** Number of places. */
+  readonly total: number;
+  /** Time in ms after which a download gives way, because its reader may be slow. */
+  readonly shareMs: number;
+  /** Longest wait of a run in ms. It keeps a worker from other runs. */
+  readonly waitMs: number;
+}
 
-/** Time after which a download gives its place to a waiting run, because its reader may be slow. */
-const downloadShareMs = 5 * 60_000;
+export const parquetPlacesOptions: ParquetPlacesOptions = {
+  total: 2,
+  shareMs: 5 * 60_000,
+  waitMs: 60_000,
+};
+
+/** Error for a run that got no place in time. */
+export class NoParquetPlaceError extends Error {
+  override readonly name = 'NoParquetPlaceError';
+
+  constructor() {
+    super('All places for Parquet files are taken.');
+  }
+}
+
 const checkMs = 1_000;
 const retryAfterSeconds = '5';
 
-interface Download {
+interface Holder {
   readonly environmentId: string;
   readonly startedAt: number;
-  readonly giveWay: AbortController;
+  /** Ends a download; null for a run. */
+  readonly giveWay: AbortController | null;
 }
 
-export function createParquetPlaces(shareMs = downloadShareMs): ParquetPlaces {
-  /** Downloads with a place, oldest first. */
-  const downloads = new Set<Download>();
-  /** Runs that wait, oldest first. */
-  const waiting = new Set<() => void>();
-  let taken = 0;
+interface WaitingRun {
+  readonly environmentId: string;
+  readonly grant: (place: ParquetPlace) => void;
+}
 
-  function place(signal: AbortSignal, onRelease: () => void): ParquetPlace {
-    let isReleased = false;
+export function createParquetPlaces(options: ParquetPlacesOptions): ParquetPlaces {
+  /** Holders of places, oldest first. */
+  const holders = new Set<Holder>();
+  /** Runs that wait, oldest first. */
+  const waiting = new Set<WaitingRun>();
+
+  const holderOf = (environmentId: string) =>
+    [...holders].find(holder => holder.environmentId === environmentId);
+  const isFree = (environmentId: string) =>
+    holders.size < options.total && holderOf(environmentId) === undefined;
+
+  function take(environmentId: string, giveWay: AbortController | null): ParquetPlace {
+    const holder = { environmentId, startedAt: performance.now(), giveWay };
+    holders.add(holder);
     return {
-      signal,
+      signal: (giveWay ?? new AbortController()).signal,
       release() {
-        if (isReleased) return;
-        isReleased = true;
-        onRelease();
-        const [next] = waiting;
-        if (next === undefined) taken -= 1;
-        else next();
+        if (!holders.delete(holder)) return;
+        const next = [...waiting].find(run => isFree(run.environmentId));
+        if (next === undefined) return;
+        waiting.delete(next);
+        next.grant(take(next.environmentId, null));
       },
     };
   }
 
-  function endOldestDownload(): void {
-    const [oldest] = downloads;
-    if (oldest === undefined || performance.now() - oldest.startedAt < shareMs) return;
-    oldest.giveWay.abort(new Error('An automatic export needs the place of this download.'));
+  /** Ends the oldest download whose time is over. Its place is returned at once. */
+  function endLongDownload(candidates: Iterable<Holder>): void {
+    for (const { startedAt, giveWay } of candidates) {
+      if (giveWay === null || performance.now() - startedAt < options.shareMs) continue;
+      giveWay.abort(new Error('Another export needs the place of this download.'));
+      return;
+    }
+  }
+
+  /** Resolves when a returned place was passed on. */
+  async function waitForPlace(environmentId: string, signal: AbortSignal): Promise<ParquetPlace> {
+    const { promise, resolve, reject } = Promise.withResolvers<ParquetPlace>();
+    const run = { environmentId, grant: resolve };
+    // Leaves the queue at once, so that a place that is returned now goes to another run.
+    const stop = (reason: unknown) => {
+      waiting.delete(run);
+      reject(reason);
+    };
+    const onAbort = () => stop(signal.reason);
+    const makeRoom = () => {
+      const own = holderOf(environmentId);
+      endLongDownload(own === undefined ? holders : [own]);
+    };
+    const timer = setInterval(makeRoom, checkMs);
+    const limit = setTimeout(() => stop(new NoParquetPlaceError()), options.waitMs);
+    waiting.add(run);
+    signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      makeRoom();
+      return await promise;
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+      clearInterval(timer);
+      clearTimeout(limit);
+    }
   }
 
   return {
     get taken() {
-      return taken;
+      return holders.size;
     },
     takeForDownload(environmentId) {
-      const hasOne = [...downloads].some(download => download.environmentId === environmentId);
-      if (hasOne || taken >= conversionsAtOnce || waiting.size > 0) {
+      if (holderOf(environmentId) === undefined && holders.size >= options.total)
+        endLongDownload(holders);
+      if (!isFree(environmentId)) {
         const detail = 'Too many Parquet files are in progress. Try again when one has ended.';
         const headers = { 'retry-after': retryAfterSeconds };
         throw new AppError('too_many_downloads', detail, { headers });
       }
-      const startedAt = performance.now();
-      const download = { environmentId, startedAt, giveWay: new AbortController() };
-      taken += 1;
-      downloads.add(download);
-      return place(download.giveWay.signal, () => downloads.delete(download));
+      return take(environmentId, new AbortController());
     },
-    async takeForRun(signal) {
+    async takeForRun(environmentId, signal) {
       signal.throwIfAborted();
-      if (taken < conversionsAtOnce) taken += 1;
-      else await waitForTurn(signal);
-      return place(new AbortController().signal, () => {});
+      if (isFree(environmentId)) return take(environmentId, null);
+      return await waitForPlace(environmentId, signal);
     },
   };
-
-  /** Resolves when a released place was passed on. */
-  async function waitForTurn(signal: AbortSignal): Promise<void> {
-    const turn = Promise.withResolvers<void>();
-    const onTurn = () => {
-      // Leaves the queue at once, so that the next place goes to the next run.
-      waiting.delete(onTurn);
-      turn.resolve();
-    };
-    const onAbort = () => {
-      waiting.delete(onTurn);
-      turn.reject(signal.reason);
-    };
-    const timer = setInterval(endOldestDownload, checkMs);
-    waiting.add(onTurn);
-    signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      endOldestDownload();
-      await turn.promise;
-    } finally {
-      signal.removeEventListener('abort', onAbort);
-      clearInterval(timer);
-    }
-  }
 }
