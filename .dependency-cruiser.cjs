@@ -88,8 +88,9 @@ module.exports = {
         path: '^src/',
         pathNot: [
           '^src/exports/parquet/',
-          '^src/snapshots/columns?[a-z-]*\\.ts$',
-          '^src/snapshots/ingest/(csv-scanner|parse-instant)\\.ts$',
+          '^src/exports/column-types\\.ts$',
+          '^src/snapshots/columns\\.ts$',
+          '^src/shared/(csv-scanner|parse-instant)\\.ts$',
         ],
       },
     },

@@ -4,11 +4,11 @@ import { putManifest, removeManifest } from '../destinations/s3/manifest.ts';
 import { type UploadRequest, uploadObject } from '../destinations/s3/upload.ts';
 import type { ConfigSettings } from '../export-configs/repository.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
+import { csvColumns, parquetColumns } from '../exports/column-types.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
 import { openParquet } from '../exports/parquet/open-parquet.ts';
 import type { ParquetPlace, ParquetPlaces } from '../exports/parquet/places.ts';
 import { extensionOf, mediaTypes } from '../shared/file-format.ts';
-import { csvColumns, parquetColumns } from '../snapshots/column-types.ts';
 import type { RunResult } from './outcomes-repository.ts';
 import { SnapshotAbsentError } from './run-errors.ts';
 

@@ -1,7 +1,7 @@
 import { constants, zstdCompressSync } from 'node:zlib';
 import { ByteWriter, ParquetWriter } from 'hyparquet-writer';
-import { parquetColumns } from '../../snapshots/column-types.ts';
-import { type CsvRecord, createCsvScanner, Quoting } from '../../snapshots/ingest/csv-scanner.ts';
+import { type CsvRecord, createCsvScanner, Quoting } from '../../shared/csv-scanner.ts';
+import { parquetColumns } from '../column-types.ts';
 import { type FieldValue, fieldReaders } from './read-field.ts';
 import { createdBy } from './renderer.ts';
 import { parquetSchema } from './schema.ts';

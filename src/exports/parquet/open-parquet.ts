@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import { parquetColumns } from '../../snapshots/column-types.ts';
 import type { ShownDate } from '../aggregations.ts';
+import { parquetColumns } from '../column-types.ts';
 import {
   describeExport,
   type ExportDescription,

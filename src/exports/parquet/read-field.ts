@@ -1,5 +1,5 @@
-import type { ColumnDescription } from '../../snapshots/column-types.ts';
-import { parseInstant } from '../../snapshots/ingest/parse-instant.ts';
+import { parseInstant } from '../../shared/parse-instant.ts';
+import type { ColumnDescription } from '../column-types.ts';
 
 /** Value of a field in the form that the Parquet writer takes. */
 export type FieldValue = string | number | bigint | string[] | null;

@@ -1,5 +1,5 @@
 import type { SchemaElement } from 'hyparquet-writer';
-import { type ColumnDescription, parquetColumns } from '../../snapshots/column-types.ts';
+import { type ColumnDescription, parquetColumns } from '../column-types.ts';
 
 type Repetition = 'REQUIRED' | 'OPTIONAL';
 

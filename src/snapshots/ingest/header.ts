@@ -1,5 +1,5 @@
+import { maxColumns } from '../../shared/csv-scanner.ts';
 import { type Column, columns, storedColumns } from '../columns.ts';
-import { maxColumns } from './csv-scanner.ts';
 import { FieldErrors } from './field-errors.ts';
 
 /** First bytes of formats that callers send instead of CSV by mistake. */

@@ -1,6 +1,11 @@
 import { isUtf8 } from 'node:buffer';
+import {
+  type CsvRecord,
+  createCsvScanner,
+  MalformedCsv,
+  Quoting,
+} from '../../shared/csv-scanner.ts';
 import type { Column, StoredColumn } from '../columns.ts';
-import { type CsvRecord, createCsvScanner, MalformedCsv, Quoting } from './csv-scanner.ts';
 import { FieldErrors } from './field-errors.ts';
 import { matchHeader, requireUtf8Csv } from './header.ts';
 import { RowBuffer, rowPrefix } from './row-buffer.ts';

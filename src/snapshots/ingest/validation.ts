@@ -1,6 +1,6 @@
+import { Quoting } from '../../shared/csv-scanner.ts';
+import { parseInstant } from '../../shared/parse-instant.ts';
 import type { Column } from '../columns.ts';
-import { Quoting } from './csv-scanner.ts';
-import { parseInstant } from './parse-instant.ts';
 import type { RowBuffer } from './row-buffer.ts';
 
 /**

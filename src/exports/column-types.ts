@@ -1,5 +1,5 @@
 /** Describes the columns of an exported file for programs that load it. */
-import { type Column, columns } from './columns.ts';
+import { type Column, columns } from '../snapshots/columns.ts';
 
 export interface ColumnDescription {
   readonly name: string;

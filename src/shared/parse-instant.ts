@@ -1,4 +1,4 @@
-export const notAnInstant =
+const notAnInstant =
   'is not an ISO-8601 instant with Z or an offset, such as 2026-01-02T03:04:05.678Z';
 const notADay = 'is not a day of the calendar';
 const outsideYears = 'is outside the years 0001 to 9999';

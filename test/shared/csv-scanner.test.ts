@@ -5,7 +5,7 @@ import {
   maxHeaderBytes,
   maxRecordBytes,
   Quoting,
-} from '../../../src/snapshots/ingest/csv-scanner.ts';
+} from '../../src/shared/csv-scanner.ts';
 
 type Read =
   | { readonly header: readonly string[]; readonly records: string }
