@@ -1,5 +1,5 @@
 /** Describes the columns of an exported file for programs that load it. */
-import { type Column, columns } from '../snapshots/columns.ts';
+import { type Column, columnName, columns } from '../snapshots/columns.ts';
 
 export interface ColumnDescription {
   readonly name: string;
@@ -18,7 +18,7 @@ export const csvColumns: readonly ColumnDescription[] = columns.map(column =>
  * because Spark and Athena refuse them.
  */
 export const parquetColumns: readonly ColumnDescription[] = columns.map(column =>
-  describe(column, column.header.toLowerCase().replaceAll(' ', '_')),
+  describe(column, columnName(column)),
 );
 
 function describe(column: Column, name: string): ColumnDescription {
@@ -35,9 +35,12 @@ function typeOf(column: Column): ColumnDescription['type'] {
       return 'date';
     case 'instant':
       return 'timestamp';
-    case 'integer':
-      return column.max === null ? 'int64' : 'int32';
-    case 'list':
+    case 'digit':
+      return 'int32';
+    case 'count':
+      return 'int64';
+    case 'names':
+    case 'ids':
       return 'list<string>';
   }
 }

@@ -1,23 +1,23 @@
 import { maxColumns } from '../../shared/csv-scanner.ts';
-import { type Column, columns, storedColumns } from '../columns.ts';
+import { type Column, columns, isStored } from '../columns.ts';
 import { FieldErrors } from './field-errors.ts';
 
-/** First bytes of formats that callers send instead of CSV by mistake. */
-const signatures: readonly (readonly [bytes: readonly number[], message: string])[] = [
-  [[0x1f, 0x8b], 'gzip: send the header Content-Encoding: gzip'],
-  [[0x50, 0x4b, 0x03, 0x04], 'a zip or Excel file: send CSV, plain or as gzip'],
-  [[0x50, 0x4b, 0x05, 0x06], 'an empty zip file: send CSV, plain or as gzip'],
-  [[0x28, 0xb5, 0x2f, 0xfd], 'zstd: send CSV, plain or as gzip'],
-  [[0xfd, 0x37, 0x7a, 0x58, 0x5a], 'xz: send CSV, plain or as gzip'],
-  [[0x42, 0x5a, 0x68], 'bzip2: send CSV, plain or as gzip'],
-  [[0x50, 0x41, 0x52, 0x31], 'Parquet: send CSV'],
-  [[0xff, 0xfe, 0x00, 0x00], 'UTF-32: send UTF-8'],
-  [[0x00, 0x00, 0xfe, 0xff], 'UTF-32: send UTF-8'],
-  [[0xff, 0xfe], 'UTF-16: send UTF-8'],
-  [[0xfe, 0xff], 'UTF-16: send UTF-8'],
+/** First bytes in hexadecimal of formats that callers send instead of CSV by mistake. */
+const formats: readonly (readonly [start: RegExp, message: string])[] = [
+  [/^1f8b/, 'gzip: send the header Content-Encoding: gzip'],
+  [/^504b0304/, 'a zip or Excel file: send CSV, plain or as gzip'],
+  [/^504b0506/, 'an empty zip file: send CSV, plain or as gzip'],
+  [/^28b52ffd/, 'zstd: send CSV, plain or as gzip'],
+  [/^fd377a585a/, 'xz: send CSV, plain or as gzip'],
+  [/^425a68/, 'bzip2: send CSV, plain or as gzip'],
+  [/^50415231/, 'Parquet: send CSV'],
+  [/^(fffe0000|0000feff)/, 'UTF-32: send UTF-8'],
+  [/^(fffe|feff)/, 'UTF-16: send UTF-8'],
+  // The header is ASCII. In UTF-16 every other byte of ASCII text is zero.
+  [/^(00(?!00)..00(?!00)|(?!00)..00(?!00)..00)/, 'UTF-16: send UTF-8'],
 ];
 
-const byteOrderMark = Buffer.from('\uFEFF');
+const byteOrderMark = 'efbbbf';
 /** Longest name of an unknown column that an error shows, in characters. */
 const maxShownName = 200;
 
@@ -27,19 +27,10 @@ const maxShownName = 200;
  */
 export function requireUtf8Csv(start: Buffer): Buffer {
   const errors = new FieldErrors();
-  const format = formatOf(start);
-  if (format !== null) errors.add(0, null, `looks like ${format}`);
+  const format = formats.find(([bytes]) => bytes.test(start.toString('hex', 0, 5)));
+  if (format !== undefined) errors.add(0, null, `looks like ${format[1]}`);
   errors.throwIfAny();
-  const hasMark = start.subarray(0, byteOrderMark.length).equals(byteOrderMark);
-  return hasMark ? start.subarray(byteOrderMark.length) : start;
-}
-
-function formatOf(start: Buffer): string | null {
-  const known = signatures.find(([bytes]) => bytes.every((byte, index) => start[index] === byte));
-  if (known !== undefined) return known[1];
-  // The header is ASCII. In UTF-16 every other byte of ASCII text is zero.
-  const zeros = Array.from({ length: 4 }, (_, index) => (start[index] === 0 ? 1 : 0)).join('');
-  return zeros === '1010' || zeros === '0101' ? 'UTF-16: send UTF-8' : null;
+  return start.toString('hex', 0, 3) === byteOrderMark ? start.subarray(3) : start;
 }
 
 /**
@@ -62,7 +53,7 @@ export function matchHeader(names: readonly string[]): Column[] {
     else found.push(column);
     seen.add(name);
   }
-  for (const { header } of storedColumns) {
+  for (const { header } of columns.filter(isStored)) {
     if (!seen.has(header)) errors.add(0, header, 'is missing from the header');
   }
   errors.throwIfAny();

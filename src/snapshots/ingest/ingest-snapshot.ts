@@ -1,5 +1,4 @@
 import { pipeline } from 'node:stream/promises';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { DatabaseError, type Pool, type PoolClient } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import { from as copyFrom } from 'pg-copy-streams';
@@ -40,9 +39,6 @@ export interface IngestedSnapshot extends Omit<Snapshot, 'renderedAt'> {
   readonly created: boolean;
 }
 
-/** Longest time without a turn of the event loop, in milliseconds. */
-const turnMs = 10;
-
 /**
  * Replaces the snapshot of one date in one transaction. Readers see the old rows or the new ones.
  * Valid rows go straight into the partition of the day. After the first invalid field, the rest of
@@ -59,9 +55,9 @@ export async function ingestSnapshot(
   const attributes = { 'whx.environment.id': environment.id, 'whx.snapshot.date': date };
   return await withSpan('ingest', attributes, async span => {
     const reader = createRowReader(environment.id, date);
-    const pieces = readPieces(reader, request);
+    const pieces = reader.read(body.pieces, request.announcedRows);
     // The header is read before a connection, a lock or a transaction is taken.
-    while (!reader.hasHeader && (await pieces.next()).done !== true);
+    while (reader.columnNames.length === 0 && (await pieces.next()).done !== true);
     const ingested = await inTransaction(dependencies.ingestPool, body.signal, async client => {
       await beginLocked(client, environment.id, date);
       await client.query(
@@ -77,25 +73,6 @@ export async function ingestSnapshot(
     span.add({ 'whx.rows': ingested.rowCount });
     return ingested;
   });
-}
-
-/** Validates the body piece by piece and yields to other requests in between. */
-async function* readPieces(reader: RowReader, request: IngestRequest): AsyncGenerator<void> {
-  const { body, announcedRows } = request;
-  let turnStartedAt = performance.now();
-  for await (const piece of body.pieces) {
-    if (!reader.read(piece, false)) return;
-    yield;
-    if (performance.now() - turnStartedAt > turnMs) {
-      await nextTurn();
-      turnStartedAt = performance.now();
-    }
-  }
-  if (!reader.read(Buffer.alloc(0), true)) return;
-  if (announcedRows !== null && announcedRows !== reader.rowCount) {
-    const message = `has ${reader.rowCount} rows where rowCount announces ${announcedRows}`;
-    reader.errors.add(0, null, message);
-  }
 }
 
 /**
@@ -139,9 +116,9 @@ async function copyValidRows(
   reader: RowReader,
   pieces: AsyncGenerator<void>,
 ): Promise<number> {
-  const names = ['environment_id', 'snapshot_date', ...reader.columns.map(({ name }) => name)];
+  const columns = ['environment_id', 'snapshot_date', ...reader.columnNames];
   const copy = client.query(
-    copyFrom(`copy ${partitionName(date)} (${names.join(', ')}) from stdin (format binary)`),
+    copyFrom(`copy ${partitionName(date)} (${columns.join(', ')}) from stdin (format binary)`),
   );
   async function* encoded() {
     do yield* reader.takeEncoded(false);

@@ -1,17 +1,21 @@
 import { isUtf8 } from 'node:buffer';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
   type CsvRecord,
   createCsvScanner,
   MalformedCsv,
   Quoting,
 } from '../../shared/csv-scanner.ts';
-import type { Column, StoredColumn } from '../columns.ts';
+import { type Column, columnName, isStored } from '../columns.ts';
 import { FieldErrors } from './field-errors.ts';
 import { matchHeader, requireUtf8Csv } from './header.ts';
-import { RowBuffer, rowPrefix } from './row-buffer.ts';
-import { createValidation, type Validation } from './validation.ts';
+import { RowBuffer } from './row-buffer.ts';
+import { compareLists, createLists, type FieldRule, ruleOf } from './validation.ts';
 
 export type RowReader = ReturnType<typeof createRowReader>;
+
+/** Longest time without a turn of the event loop, in milliseconds. */
+const turnMs = 10;
 
 /**
  * Creates a reader of a CSV body. It encodes rows for COPY up to the first error and finds all
@@ -19,12 +23,10 @@ export type RowReader = ReturnType<typeof createRowReader>;
  */
 export function createRowReader(environmentId: string, date: string) {
   const errors = new FieldErrors();
-  const out = new RowBuffer();
+  const lists = createLists();
   let header: readonly Column[] = [];
-  let stored: readonly StoredColumn[] = [];
-  let validation: Validation = { fields: [], compareLists() {} };
-  let prefix: Buffer = Buffer.alloc(0);
-  let isStart = true;
+  let rules: readonly FieldRule[] = [];
+  let out = new RowBuffer(environmentId, date, 0);
   let rowCount = 0;
   const scan = createCsvScanner(record => {
     if (record.row === 0) readHeader(record);
@@ -32,71 +34,75 @@ export function createRowReader(environmentId: string, date: string) {
   });
 
   function readHeader(record: CsvRecord): void {
-    const problem = record.isText ? null : notText(record.bytes, record.start, record.end);
+    const problem = notText(record, record.start, record.end);
     if (problem !== null) errors.add(0, null, problem);
     errors.throwIfAny();
     header = matchHeader(headerNames(record));
-    stored = header.filter(column => column.kind !== 'label' && column.kind !== 'shown-date');
-    validation = createValidation(header, date);
-    prefix = rowPrefix(environmentId, date, stored.length);
+    rules = header.map(column => ruleOf(column, date, lists));
+    out = new RowBuffer(environmentId, date, header.filter(isStored).length);
   }
 
   function readRow(record: CsvRecord): void {
-    const { row, bytes, from, to, quoting, fieldCount, isText } = record;
+    const { row, bytes, from, to, quoting, fieldCount } = record;
     rowCount = row;
     if (fieldCount !== header.length) {
       const fields = fieldCount === 1 ? '1 field' : `${fieldCount} fields`;
       errors.add(row, null, `has ${fields} where the header has ${header.length}`);
       return;
     }
-    out.beginRow(prefix, fieldCount, record.end - record.start);
+    out.beginRow(record.end - record.start);
     for (let index = 0; index < fieldCount; index += 1) {
       const start = from[index] ?? 0;
       const end = to[index] ?? 0;
-      let message = validation.fields[index]?.(out, bytes, start, end, quoting[index] ?? 0) ?? null;
-      if (!isText) message = notText(bytes, start, end) ?? message;
+      const invalid = rules[index]?.(out, bytes, start, end, quoting[index] ?? 0) ?? null;
+      const message = notText(record, start, end) ?? invalid;
       if (message !== null) errors.add(row, header[index]?.header ?? null, message);
     }
-    validation.compareLists((column, message) => errors.add(row, column, message));
+    compareLists(lists, (column, message) => errors.add(row, column, message));
     // Only the rows before the first invalid field are stored.
-    if (errors.count > 0) out.discardRow();
+    if (errors.count === 0) out.endRow();
   }
 
   return {
     errors,
-    /** True once the header was read and is valid. */
-    get hasHeader() {
-      return header.length > 0;
-    },
-    /** Stored columns in the order of the body. */
-    get columns() {
-      return stored;
+    /** Names of the stored columns in the order of the body; empty until the header was read. */
+    get columnNames() {
+      return header.filter(isStored).map(columnName);
     },
     /** Number of rows so far. */
     get rowCount() {
       return rowCount;
     },
     /**
-     * Validates the next bytes of the body.
+     * Validates the body piece by piece and yields to other requests in between.
      *
-     * @param isLast true for the last call
-     * @returns false after malformed CSV: the rest of the body cannot be read
-     * @throws AppError `snapshot_invalid` for an invalid header
+     * @param announcedRows number of rows that the body must have, if it is not null
+     * @throws AppError `snapshot_invalid` for an invalid header, or what the pieces throw
      */
-    read(piece: Buffer, isLast: boolean): boolean {
+    async *read(pieces: AsyncIterable<Buffer>, announcedRows: number | null): AsyncGenerator<void> {
+      let turnStartedAt = performance.now();
+      let isStart = true;
       try {
-        scan(isStart ? requireUtf8Csv(piece) : piece, isLast);
+        for await (const piece of pieces) {
+          scan(isStart ? requireUtf8Csv(piece) : piece, false);
+          isStart = false;
+          yield;
+          if (performance.now() - turnStartedAt <= turnMs) continue;
+          await nextTurn();
+          turnStartedAt = performance.now();
+        }
+        scan(Buffer.alloc(0), true);
       } catch (error) {
         if (!(error instanceof MalformedCsv)) throw error;
         const column = error.field === null ? null : (header[error.field]?.header ?? null);
         errors.add(error.row, column, error.message);
         if (header.length === 0) errors.throwIfAny();
-        return false;
+        return;
       }
-      isStart = false;
       // A body without any line has no columns.
-      if (isLast && header.length === 0) matchHeader([]);
-      return true;
+      if (header.length === 0) matchHeader([]);
+      if (announcedRows === null || announcedRows === rowCount) return;
+      errors.add(0, null, `has ${rowCount} rows where rowCount announces ${announcedRows}`);
     },
     /**
      * Returns the rows that were encoded since the last call, in the binary format of COPY.
@@ -116,7 +122,8 @@ function headerNames({ bytes, from, to, quoting, fieldCount }: CsvRecord): strin
   return names.length === 1 && names[0] === '' ? [] : names;
 }
 
-function notText(bytes: Buffer, from: number, to: number): string | null {
+function notText({ bytes, isText }: CsvRecord, from: number, to: number): string | null {
+  if (isText) return null;
   const text = bytes.subarray(from, to);
   if (text.includes(0)) return 'has a NUL byte';
   return isUtf8(text) ? null : 'is not valid UTF-8';

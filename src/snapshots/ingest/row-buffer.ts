@@ -1,11 +1,4 @@
-/**
- * Rows in the binary format of COPY. Postgres needs a third less time per row than for the text
- * format, because it parses no instants. Format: "Binary Format" in
- * https://www.postgresql.org/docs/current/sql-copy.html
- */
-
-const signature = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
-const trailer = Buffer.from([0xff, 0xff]);
+import { Quoting } from '../../shared/csv-scanner.ts';
 
 /** Size of the buffers that go to Postgres. */
 const bufferBytes = 64 * 1024;
@@ -16,68 +9,71 @@ const dayMs = 86_400_000;
 /** Epoch of Postgres for days and microseconds. */
 const epochMs = Date.UTC(2000, 0, 1);
 
-/** Returns the start of every row of a snapshot: number of fields, environment, date. */
-export function rowPrefix(environmentId: string, date: string, fieldCount: number): Buffer {
-  const id = Buffer.from(environmentId);
-  const prefix = Buffer.alloc(2 + 4 + id.length + 8);
-  let at = prefix.writeInt16BE(2 + fieldCount);
-  at = prefix.writeInt32BE(id.length, at);
-  at += id.copy(prefix, at);
-  at = prefix.writeInt32BE(4, at);
-  prefix.writeInt32BE((Date.parse(date) - epochMs) / dayMs, at);
-  return prefix;
-}
-
+/**
+ * Rows in the binary format of COPY. Postgres needs a third less time per row than for the text
+ * format, because it parses no instants. Format: "Binary Format" in
+ * https://www.postgresql.org/docs/current/sql-copy.html
+ */
 export class RowBuffer {
-  bytes: Buffer = Buffer.allocUnsafeSlow(bufferBytes);
+  bytes: Buffer = Buffer.alloc(0);
   /** Position of the next byte. */
   at = 0;
-  #full: Buffer[] = [signature];
-  #rowStart = 0;
+  /** End of the last complete row. */
+  #end = 0;
+  #full: Buffer[] = [Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1')];
+  /** Start of every row: number of fields, environment, date. */
+  readonly #prefix: Buffer;
+  readonly #extraBytes: number;
 
-  /** Begins a row of `fieldCount` fields whose CSV has `recordBytes` bytes. */
-  beginRow(prefix: Buffer, fieldCount: number, recordBytes: number): void {
-    const needed = prefix.length + recordBytes + fieldCount * maxExtraBytes;
-    if (this.bytes.length - this.at < needed) {
-      if (this.at > 0) this.#full.push(this.bytes.subarray(0, this.at));
-      this.bytes = Buffer.allocUnsafeSlow(Math.max(bufferBytes, needed));
-      this.at = 0;
-    }
-    this.#rowStart = this.at;
-    this.at += prefix.copy(this.bytes, this.at);
+  /** @param fieldCount number of fields after the date */
+  constructor(environmentId: string, date: string, fieldCount: number) {
+    const id = Buffer.from(environmentId);
+    const prefix = Buffer.alloc(2 + 4 + id.length + 4 + 4);
+    const idAt = prefix.writeInt32BE(id.length, prefix.writeInt16BE(2 + fieldCount));
+    const dateAt = prefix.writeInt32BE(4, idAt + id.copy(prefix, idAt));
+    prefix.writeInt32BE((Date.parse(date) - epochMs) / dayMs, dateAt);
+    this.#prefix = prefix;
+    this.#extraBytes = prefix.length + fieldCount * maxExtraBytes;
   }
 
-  /** Discards the row that was begun last. */
-  discardRow(): void {
-    this.at = this.#rowStart;
+  /** Begins a row whose CSV has `recordBytes` bytes. Discards a row that was not ended. */
+  beginRow(recordBytes: number): void {
+    const needed = recordBytes + this.#extraBytes;
+    if (this.bytes.length - this.#end < needed) {
+      this.#full.push(this.bytes.subarray(0, this.#end));
+      this.bytes = Buffer.allocUnsafeSlow(Math.max(bufferBytes, needed));
+      this.#end = 0;
+    }
+    this.at = this.#end + this.#prefix.copy(this.bytes, this.#end);
+  }
+
+  endRow(): void {
+    this.#end = this.at;
   }
 
   /** Returns the full buffers. The last call adds the incomplete one and the end of the data. */
   take(isLast: boolean): Buffer[] {
     const taken = this.#full;
     this.#full = [];
-    if (isLast) taken.push(this.bytes.subarray(0, this.at), trailer);
+    if (isLast) taken.push(this.bytes.subarray(0, this.#end), Buffer.from([0xff, 0xff]));
     return taken;
   }
 
   writeNull(): void {
-    this.#writeInt32(-1);
+    this.at = this.bytes.writeInt32BE(-1, this.at);
   }
 
   writeInt16(value: number): void {
-    this.#writeInt32(2);
-    this.bytes[this.at] = value >>> 8;
-    this.bytes[this.at + 1] = value;
-    this.at += 2;
+    this.at = this.bytes.writeInt16BE(value, this.bytes.writeInt32BE(2, this.at));
   }
 
   /** Writes `factor × unit + rest`, a 64-bit integer that a number cannot hold exactly. */
   writeInt64(factor: number, unit: number, rest: number): void {
     const low = (Math.imul(factor, unit) + rest) >>> 0;
-    this.#writeInt32(8);
     // The product is inexact by less than 2¹⁰, which the division and the rounding remove.
-    this.#writeInt32(Math.round((factor * unit + rest - low) / 2 ** 32));
-    this.#writeInt32(low);
+    const high = Math.round((factor * unit + rest - low) / 2 ** 32);
+    const highAt = this.bytes.writeInt32BE(8, this.at);
+    this.at = this.bytes.writeUInt32BE(low, this.bytes.writeInt32BE(high, highAt));
   }
 
   /** Writes a `timestamptz`. */
@@ -87,35 +83,22 @@ export class RowBuffer {
 
   /**
    * Writes the text of a CSV field.
-   *
-   * @param isEscaped true if the field contains doubled quotes, each of which means one quote
    * @returns its length in bytes; it starts that many bytes before `at`
    */
-  writeText(source: Buffer, from: number, to: number, isEscaped: boolean): number {
+  writeText(source: Buffer, from: number, to: number, quoting: number): number {
     const { bytes } = this;
+    const isEscaped = quoting === Quoting.escaped;
     const start = this.at + 4;
-    let at = start;
-    if (!isEscaped && to - from > 40) {
-      at += source.copy(bytes, at, from, to);
-    } else {
-      for (let index = from; index < to; index += 1) {
-        const byte = source[index] ?? 0;
-        bytes[at] = byte;
-        at += 1;
-        if (isEscaped && byte === 0x22) index += 1;
-      }
+    let end = start;
+    for (let index = from; index < to; index += 1) {
+      const byte = source[index] ?? 0;
+      bytes[end] = byte;
+      end += 1;
+      // Two quotes in a quoted field mean one.
+      if (isEscaped && byte === 0x22) index += 1;
     }
-    this.#writeInt32(at - start);
-    this.at = at;
-    return at - start;
-  }
-
-  #writeInt32(value: number): void {
-    const { bytes, at } = this;
-    bytes[at] = value >>> 24;
-    bytes[at + 1] = value >>> 16;
-    bytes[at + 2] = value >>> 8;
-    bytes[at + 3] = value;
-    this.at = at + 4;
+    bytes.writeInt32BE(end - start, this.at);
+    this.at = end;
+    return end - start;
   }
 }

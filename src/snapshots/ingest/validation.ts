@@ -8,7 +8,7 @@ import type { RowBuffer } from './row-buffer.ts';
  *
  * @returns an error message, or null
  */
-type FieldRule = (
+export type FieldRule = (
   out: RowBuffer,
   source: Buffer,
   from: number,
@@ -16,15 +16,22 @@ type FieldRule = (
   quoting: number,
 ) => string | null;
 
-export interface Validation {
-  /** Rule of each field of the body, in its order. */
-  readonly fields: readonly FieldRule[];
-  /** Compares the lists of a record after its field rules. Reports each error. */
-  readonly compareLists: (report: (column: string, message: string) => void) => void;
+type NullableColumn = Extract<Column, { readonly nullable: boolean }>;
+
+/** Returns the state of the two lists of a record, which their rules update. */
+export function createLists() {
+  return { names: { count: 0, hasComma: false }, ids: { count: 0, hasComma: false } };
 }
+type Lists = ReturnType<typeof createLists>;
+/** `count` is the number of items; -1 if the field is not a list. */
+type List = Lists['ids'];
+
+/** Longest id in bytes. A key of two such ids and an environment id fits into an index page. */
+const maxIdBytes = 1024;
 
 const missing = 'is missing';
 const emptyNumber = 'is an empty string; for null leave the field empty, without quotes';
+const notACount = 'is not a whole number of 0 or more';
 const notAList =
   'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
 
@@ -34,131 +41,112 @@ const lf = 0x0a;
 const cr = 0x0d;
 const zero = 0x30;
 
-/** Creates the validation of a body from the table of columns. */
-export function createValidation(header: readonly Column[], date: string): Validation {
-  const lists = new Map<string, List>();
-  const pairs: (readonly [List, List])[] = [];
-  const ruleOf = (column: Column): FieldRule => {
-    switch (column.kind) {
-      case 'label':
-        return () => null;
-      case 'shown-date':
-        return sameDateRule(date);
-      case 'id':
-        return idRule(column.maxBytes);
-      case 'text':
-        return textRule(column.nullable);
-      case 'instant':
-        return nullableRule(column.nullable, instantRule);
-      case 'integer':
-        return nullableRule(column.nullable, integerRule(column.min, column.max));
-      case 'list': {
-        const list: List = { header: column.header, count: 0, hasComma: false };
-        lists.set(column.name, list);
-        return listRule(list);
-      }
-    }
-  };
-  const fields = header.map(ruleOf);
-  for (const column of header) {
-    if (column.kind !== 'list' || column.pairedWith === null) continue;
-    const [list, other] = [lists.get(column.name), lists.get(column.pairedWith)];
-    if (list !== undefined && other !== undefined) pairs.push([list, other]);
+/** Returns the rule of a column in the snapshot of `date`. The rule of a list updates `lists`. */
+export function ruleOf(column: Column, date: string, lists: Lists): FieldRule {
+  switch (column.kind) {
+    case 'label':
+      return () => null;
+    case 'shown-date':
+      return sameDateRule(date);
+    case 'id':
+      return checkId;
+    case 'text':
+      return nullableRule(column, writeText);
+    case 'instant':
+      return nullableRule(column, checkInstant);
+    case 'digit':
+      return nullableRule(column, digitRule(column.min, column.max));
+    case 'count':
+      return nullableRule(column, checkCount);
+    case 'names':
+    case 'ids':
+      return listRule(lists[column.kind]);
   }
-  return {
-    fields,
-    compareLists(report) {
-      for (const [list, other] of pairs) {
-        if (list.count === -1 || other.count === -1) continue;
-        if (list.hasComma) report(list.header, 'has an ID with a comma');
-        // One item with an empty name looks like an empty list.
-        const isPair = list.count === other.count || (other.count === 0 && list.count === 1);
-        if (!isPair)
-          report(list.header, `has ${list.count} items where ${other.header} has ${other.count}`);
-      }
-    },
-  };
 }
 
-function idRule(maxBytes: number): FieldRule {
-  return (out, source, from, to, quoting) => {
-    const length = out.writeText(source, from, to, quoting === Quoting.escaped);
-    if (length === 0) return missing;
-    return length > maxBytes ? `is longer than ${maxBytes} bytes` : null;
-  };
+/** Reports each error of two lists that do not belong together. */
+export function compareLists(
+  { names, ids }: Lists,
+  report: (column: string, message: string) => void,
+): void {
+  if (names.count === -1 || ids.count === -1) return;
+  if (ids.hasComma) report('Segment IDs', 'has an ID with a comma');
+  // One item with an empty name looks like an empty list.
+  const isPair = ids.count === names.count || (ids.count === 1 && names.count === 0);
+  if (!isPair)
+    report('Segment IDs', `has ${ids.count} items where Segment Names has ${names.count}`);
 }
 
-function textRule(isNullable: boolean): FieldRule {
+/** Returns a rule that accepts the date or nothing. It writes nothing: the row has the date. */
+function sameDateRule(date: string): FieldRule {
+  const expected = Buffer.from(date);
+  return (_out, source, from, to) =>
+    from === to || expected.equals(source.subarray(from, to))
+      ? null
+      : `is not the date of this snapshot, ${date}`;
+}
+
+/** Returns a rule that reads an empty field without quotes as null. */
+function nullableRule(column: NullableColumn, rule: FieldRule): FieldRule {
+  const { kind, nullable } = column;
   return (out, source, from, to, quoting) => {
-    if (from !== to || quoting !== Quoting.none) {
-      out.writeText(source, from, to, quoting === Quoting.escaped);
+    if (from === to && quoting === Quoting.none) {
+      if (!nullable) return missing;
+      out.writeNull();
       return null;
     }
-    if (!isNullable) return missing;
-    out.writeNull();
-    return null;
+    if (from === to && nullable && kind !== 'text') return emptyNumber;
+    return rule(out, source, from, to, quoting);
   };
 }
 
-function nullableRule(isNullable: boolean, rule: FieldRule): FieldRule {
-  return (out, source, from, to, quoting) => {
-    if (from !== to) return rule(out, source, from, to, quoting);
-    if (!isNullable)
-      return quoting === Quoting.none ? missing : rule(out, source, from, to, quoting);
-    if (quoting !== Quoting.none) return emptyNumber;
-    out.writeNull();
-    return null;
-  };
-}
+const writeText: FieldRule = (out, source, from, to, quoting) => {
+  out.writeText(source, from, to, quoting);
+  return null;
+};
 
-function instantRule(out: RowBuffer, source: Buffer, from: number, to: number): string | null {
+const checkId: FieldRule = (out, source, from, to, quoting) => {
+  const length = out.writeText(source, from, to, quoting);
+  if (length === 0) return missing;
+  return length > maxIdBytes ? `is longer than ${maxIdBytes} bytes` : null;
+};
+
+const checkInstant: FieldRule = (out, source, from, to) => {
   const ms = parseInstant(source, from, to);
   if (typeof ms === 'string') return ms;
   out.writeInstant(ms);
   return null;
-}
+};
 
-function integerRule(min: number, max: number | null): FieldRule {
-  if (max === null) return unboundedRule(`is not a whole number of ${min} or more`);
+function digitRule(min: number, max: number): FieldRule {
+  const message = `is not a whole number from ${min} to ${max}`;
   return (out, source, from, to) => {
     const digit = (source[from] ?? 0) - zero;
-    if (to - from !== 1 || digit < min || digit > max)
-      return `is not a whole number from ${min} to ${max}`;
+    if (to - from !== 1 || digit < min || digit > max) return message;
     out.writeInt16(digit);
     return null;
   };
 }
 
-/** Returns a rule for at most 18 digits. They exceed a number, so two halves are computed. */
-function unboundedRule(message: string): FieldRule {
-  return (out, source, from, to) => {
-    const length = to - from;
-    if (length === 0 || length > 18 || (length > 1 && source[from] === zero)) return message;
-    let [high, low] = [0, 0];
-    for (let at = from; at < to; at += 1) {
-      const digit = (source[at] ?? 0) - zero;
-      if (digit < 0 || digit > 9) return message;
-      if (at < to - 9) high = high * 10 + digit;
-      else low = low * 10 + digit;
-    }
-    out.writeInt64(high, 1_000_000_000, low);
-    return null;
-  };
-}
-
-/** List of the current record. */
-interface List {
-  readonly header: string;
-  /** Number of items; -1 if the field is not a list. */
-  count: number;
-  /** True if an item holds a comma. */
-  hasComma: boolean;
-}
+/** Reads at most 18 digits. They exceed a number, so two halves are computed. */
+const checkCount: FieldRule = (out, source, from, to) => {
+  const length = to - from;
+  if (length === 0 || length > 18 || (length > 1 && source[from] === zero)) return notACount;
+  let [high, low] = [0, 0];
+  for (let at = from; at < to; at += 1) {
+    const digit = (source[at] ?? 0) - zero;
+    if (digit < 0 || digit > 9) return notACount;
+    if (at < to - 9) high = high * 10 + digit;
+    else low = low * 10 + digit;
+  }
+  out.writeInt64(high, 1_000_000_000, low);
+  return null;
+};
 
 /** Returns a rule for a list. Null and an empty string are both the empty list. */
 function listRule(list: List): FieldRule {
   return (out, source, from, to, quoting) => {
-    const length = out.writeText(source, from, to, quoting === Quoting.escaped);
+    const length = out.writeText(source, from, to, quoting);
     readItems(list, out.bytes, out.at - length, out.at);
     return list.count === -1 ? notAList : null;
   };
@@ -183,16 +171,4 @@ function readItems(list: List, bytes: Buffer, from: number, to: number): void {
     } else if (!isQuoted && (byte === lf || byte === cr)) return;
   }
   if (!isQuoted) list.count = count;
-}
-
-/**
- * Returns a rule for the column Date. It accepts an empty field, and writes nothing, because the
- * row already has the date.
- */
-function sameDateRule(date: string): FieldRule {
-  const expected = Buffer.from(date);
-  return (_out, source, from, to) => {
-    if (from === to || expected.equals(source.subarray(from, to))) return null;
-    return `is not the date of this snapshot, ${date}`;
-  };
 }

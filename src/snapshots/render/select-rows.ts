@@ -9,7 +9,7 @@ import {
 } from 'kysely';
 import { escapeLiteral } from 'pg';
 import type { Tables } from '../../db/tables.ts';
-import { type Column, columns } from '../columns.ts';
+import { type Column, columnName, columns } from '../columns.ts';
 
 /** Compiles statements only. COPY runs the SELECT on another connection. */
 const builder = new Kysely<Tables>({
@@ -45,23 +45,23 @@ function selectColumn(column: Column, shownDate: string): RawBuilder<unknown> {
     case 'shown-date':
       return literal(shownDate);
     case 'instant':
-      return sql.raw(renderInstant(column.name));
+      return sql.raw(renderInstant(columnName(column)));
     case 'label':
       return selectLabel(column.of, column.labels, column.none);
     default:
-      return sql`${sql.ref(column.name)}`;
+      return sql`${sql.ref(columnName(column))}`;
   }
 }
 
 function selectLabel(
   name: string,
   labels: Readonly<Record<number, string>>,
-  none: string | null,
+  none: string | undefined,
 ): RawBuilder<unknown> {
   const cases = Object.entries(labels).map(
     ([value, label]) => sql`when ${sql.raw(value)} then ${literal(label)}`,
   );
-  const labelOfNull = none === null ? sql`` : sql`else ${literal(none)}`;
+  const labelOfNull = none === undefined ? sql`` : sql`else ${literal(none)}`;
   return sql`case ${sql.ref(name)} ${sql.join(cases, sql` `)} ${labelOfNull} end`;
 }
 
