@@ -2,12 +2,27 @@ import type { IncomingMessage } from 'node:http';
 import { pipeline } from 'node:stream';
 import { MIMEType } from 'node:util';
 import { createGunzip } from 'node:zlib';
+import { Type } from '@fastify/type-provider-typebox';
 import { AppError, validationFailed } from '../shared/errors.ts';
 import { parseContentDigest, verifyDigests } from './content-digest.ts';
 import { requireRate } from './require-rate.ts';
 
 const minPieceBytes = 16 * 1024;
 const maxPieceBytes = 64 * 1024;
+
+/** Schema of the request headers that describe a streamed body. */
+export const streamedBodyHeaders = Type.Object({
+  'content-encoding': Type.Optional(
+    Type.String({ description: '`gzip` or `identity` (default).', examples: ['gzip'] }),
+  ),
+  'content-digest': Type.Optional(
+    Type.String({
+      description:
+        'Digest of the body as sent, RFC 9530. `sha-256` and `sha-512` are verified, others ignored.',
+      examples: ['sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:'],
+    }),
+  ),
+});
 
 export interface StreamedBodyOptions {
   /** Minimum rate of the sender, averaged over `averageMs` milliseconds. */

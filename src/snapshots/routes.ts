@@ -1,6 +1,4 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
-import type { Pool } from 'pg';
-import type { PgBoss } from 'pg-boss';
 import type { Config } from '../config/config.ts';
 import type { Database } from '../db/database.ts';
 import { actorOf, callerOf, environmentOf } from '../environments/auth/access.ts';
@@ -8,11 +6,11 @@ import { environmentParams } from '../environments/routes.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
 import { date, instant, isoDate, nullable } from '../http/schemas.ts';
-import { openStreamedBody, type StreamedBody } from '../http/streamed-body.ts';
+import { openStreamedBody, type StreamedBody, streamedBodyHeaders } from '../http/streamed-body.ts';
 import type { IngestOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
-import { ingestSnapshot } from './ingest/ingest-snapshot.ts';
+import { type IngestDependencies, ingestSnapshot } from './ingest/ingest-snapshot.ts';
 import {
   deleteSnapshot,
   findSnapshot,
@@ -50,19 +48,6 @@ const dateParam = Type.String({
 });
 const snapshotParams = Type.Object({ ...environmentParams.properties, date: dateParam });
 
-const ingestHeaders = Type.Object({
-  'content-encoding': Type.Optional(
-    Type.String({ description: '`gzip` or `identity` (default).', examples: ['gzip'] }),
-  ),
-  'content-digest': Type.Optional(
-    Type.String({
-      description:
-        'Digest of the body as sent, RFC 9530. `sha-256` and `sha-512` are verified, others ignored.',
-      examples: ['sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:'],
-    }),
-  ),
-});
-
 const csvRequestBody = {
   required: true,
   description: 'CSV in UTF-8 with a header line. `docs/file-format.md` describes the columns.',
@@ -88,14 +73,11 @@ const tags = ['Snapshots'];
 const writeScope = 'snapshots:write';
 const readAccess = { environment: ['exports:read', writeScope] } as const;
 
-interface SnapshotRouteDependencies {
+interface SnapshotRouteDependencies extends IngestDependencies {
   readonly config: Pick<Config, 'ingest' | 'retention'>;
   readonly db: Database;
-  readonly ingestPool: Pool;
-  readonly jobs: PgBoss;
   readonly ingestLimit: ConcurrencyLimit;
   readonly metrics: Metrics;
-  readonly now: () => Date;
   /** Called after each ingest, before the response. Must not reject. */
   readonly onIngested: (environmentId: string, date: string) => Promise<void>;
 }
@@ -123,7 +105,7 @@ export function snapshotRoutes(
           'x-request-body': csvRequestBody,
           params: snapshotParams,
           querystring: ingestQuery,
-          headers: ingestHeaders,
+          headers: streamedBodyHeaders,
           response: {
             200: {
               ...ingestedSchema,
@@ -246,16 +228,14 @@ const maxAgeDays = { needed: 400, all: 3_660 } as const;
  * Requires a date in the allowed range. Each date has a partition, so their number must be limited.
  */
 function requireDateInRange(date: string, now: Date, kept: keyof typeof maxAgeDays): void {
-  const today = isoDate(now);
-  const maxAge = maxAgeDays[kept];
-  const earliest = isoDate(new Date(Date.parse(today) - maxAge * 86_400_000));
-  if (date > today) throw invalidDate(`is in the future: today is ${today} UTC`);
-  if (date < earliest)
-    throw invalidDate(`is more than ${maxAge} days in the past: the earliest date is ${earliest}`);
-}
-
-function invalidDate(message: string): AppError {
-  return validationFailed([{ path: '/path/date', message }]);
+  const [today, maxAge] = [isoDate(now), maxAgeDays[kept]];
+  const earliest = isoDate(new Date(now.getTime() - maxAge * 86_400_000));
+  if (date >= earliest && date <= today) return;
+  const message =
+    date > today
+      ? `is in the future: today is ${today} UTC`
+      : `is more than ${maxAge} days in the past: the earliest date is ${earliest}`;
+  throw validationFailed([{ path: '/path/date', message }]);
 }
 
 function outcomeOf(error: unknown, isAborted: boolean): IngestOutcome {

@@ -16,7 +16,7 @@ import type { Snapshot } from '../registry-repository.ts';
 import { enqueueRendering } from '../render/render-queue.ts';
 import { createRowReader, type RowReader } from './read-rows.ts';
 
-interface IngestDependencies {
+export interface IngestDependencies {
   readonly ingestPool: Pool;
   readonly jobs: PgBoss;
   readonly now: () => Date;
