@@ -10,8 +10,8 @@ const dayMs = 86_400_000;
 const epochMs = Date.UTC(2000, 0, 1);
 
 /**
- * Rows in the binary format of COPY. Postgres needs a third less time per row than for the text
- * format, because it parses no instants. Format: "Binary Format" in
+ * Rows in the binary format of COPY. Postgres needs a third less time per row than for CSV, because
+ * it parses no instants: docs/performance.md. Format: "Binary Format" in
  * https://www.postgresql.org/docs/current/sql-copy.html
  */
 export class RowBuffer {
