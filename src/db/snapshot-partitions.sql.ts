@@ -13,8 +13,8 @@ export function partitionLockName(date: string): string {
 }
 
 /**
- * Returns the name of the advisory lock of a day's partition. Ingests hold it shared, so that the
- * partition stays. Retention holds it exclusively while it removes the partition.
+ * Returns the name of the advisory lock of a day's partition. Ingests and renderings hold it shared,
+ * so that the partition stays. Retention holds it exclusively while it removes the partition.
  */
 export function dayLockName(date: string): string {
   return `warehouse-export day ${date}`;
@@ -29,16 +29,13 @@ export function snapshotLockName(environmentId: string, date: string): string {
 
 /**
  * Attaches the day's table again if retention has detached but not dropped it. `snapshot_rows` does
- * not show the rows of a detached table. Parameters: the date, and true to wait for retention;
- * with false a day on which retention works stays as it is.
+ * not show the rows of a detached table. Waits for retention. Parameter: the date.
  */
 export const attachDetachedDay = `
   select ensure_snapshot_partition($1::date)
-  where case when exists (
-      select from pg_class left join pg_inherits on inhrelid = pg_class.oid
-      where relname = 'snapshot_rows_' || to_char($1::date, 'YYYYMMDD') and relkind = 'r'
-        and inhdetachpending is not false
-        and relnamespace = (
-          select relnamespace from pg_class where oid = 'snapshot_rows'::regclass))
-    then $2::boolean or pg_try_advisory_xact_lock(
-      hashtextextended('warehouse-export partition ' || $1::date, 0)) end`;
+  where exists (
+    select from pg_class left join pg_inherits on inhrelid = pg_class.oid
+    where relname = 'snapshot_rows_' || to_char($1::date, 'YYYYMMDD') and relkind = 'r'
+      and inhdetachpending is not false
+      and relnamespace = (
+        select relnamespace from pg_class where oid = 'snapshot_rows'::regclass))`;

@@ -93,7 +93,7 @@ export async function deleteSnapshot(
       .returning(['version', 'row_count as rows'])
       .executeTakeFirst();
     if (deleted === undefined) throw notFound('snapshot');
-    await trx.executeQuery(CompiledQuery.raw(attachDetachedDay, [date, true]));
+    await trx.executeQuery(CompiledQuery.raw(attachDetachedDay, [date]));
     await trx
       .deleteFrom('snapshot_rows')
       .where('environment_id', '=', environmentId)

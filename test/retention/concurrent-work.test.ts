@@ -17,14 +17,9 @@ const settings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
 const app = await startTestApp(t);
 const { pool } = app.database;
 for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
+const never = new AbortController().signal;
 const tidy = (patienceMs?: number) =>
-  tidyUp(
-    app.dependencies.db,
-    settings,
-    new Date(testNow),
-    new AbortController().signal,
-    patienceMs,
-  );
+  tidyUp(app.dependencies.db, settings, new Date(testNow), never, patienceMs);
 const [old, older] = ['2025-06-05', '2025-06-04'];
 
 const partitions = async () => {
@@ -33,6 +28,15 @@ const partitions = async () => {
      where relname ~ '^snapshot_rows_2025.{4}$' order by 1`,
   );
   return rows;
+};
+
+/** Returns true if a statement of this database waits for a lock of another one. */
+const isAnyLockAwaited = async () => {
+  const { rowCount } = await pool.query(
+    `select from pg_stat_activity where datname = current_database()
+       and cardinality(pg_blocking_pids(pid)) > 0 and query !~ 'detach'`,
+  );
+  return (rowCount ?? 0) > 0;
 };
 
 /** Opens a transaction that reads another day, as a slow export does. */
@@ -111,6 +115,34 @@ t.test('waits for older transactions and does not block other work', async t => 
   t.equal(await ingesting.end(), 200);
   t.match(await tidying, { partitions: 1, snapshots: 2 });
   t.strictSame(await partitions(), []);
+});
+
+t.test('renders no snapshot of a day while its partition is being detached', async t => {
+  await fillSnapshot(pool, 'one', old, 10);
+  const reader = await openReader();
+  const tidying = tidy();
+  await eventually(
+    async () => (await partitions()).some(({ pending }) => pending),
+    'a detachment that waits',
+  );
+  const rendering = app.dependencies.renderer.render({ environmentId: 'one', date: old }, never);
+  await Promise.race([rendering, eventually(isAnyLockAwaited, 'a rendering that waits')]);
+  await reader.end();
+  t.equal(await rendering, 'superseded', 'the snapshot was deleted meanwhile');
+  t.match(await tidying, { partitions: 1, snapshots: 1 });
+});
+
+t.test('does not remove a day while a snapshot of it is being rendered', async t => {
+  await fillSnapshot(pool, 'one', old, 10);
+  const other = await pool.connect();
+  await other.query(`begin; select from environments where id = 'one' for update`);
+  const rendering = app.dependencies.renderer.render({ environmentId: 'one', date: old }, never);
+  await eventually(isAnyLockAwaited, 'a rendering that waits for the environment');
+  t.match(await tidy(), { partitions: 0, snapshots: 0 });
+  await other.query('commit');
+  other.release();
+  t.equal(await rendering, 'rendered');
+  t.match(await tidy(), { partitions: 1, snapshots: 1 });
 });
 
 t.test('does not remove a day while a snapshot of it is being ingested', async t => {

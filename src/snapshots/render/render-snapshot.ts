@@ -2,7 +2,7 @@ import pLimit from 'p-limit';
 import type { Pool, PoolClient } from 'pg';
 import { borrow } from '../../db/borrow.ts';
 import { isOrphaned } from '../../db/errors.ts';
-import { attachDetachedDay } from '../../db/snapshot-partitions.sql.ts';
+import { attachDetachedDay, dayLockName } from '../../db/snapshot-partitions.sql.ts';
 import type { Metrics, RenderingOutcome } from '../../observability/metrics.ts';
 import { withSpan } from '../../observability/tracing.ts';
 import { combineCrcs } from '../../shared/combine-crcs.ts';
@@ -118,9 +118,12 @@ async function renderWith(
   onRendered: RendererDependencies['onRendered'],
 ): Promise<{ outcome: RenderingOutcome; bytes: number }> {
   const { environmentId, date } = snapshot;
-  // Never waits for retention, whose work may end this rendering.
-  await reader.query(attachDetachedDay, [date, false]);
   await writer.query(beginWriting);
+  // While retention detaches the day's partition, its rows are not visible.
+  await writer.query('select pg_advisory_xact_lock_shared(hashtextextended($1, 0))', [
+    dayLockName(date),
+  ]);
+  await reader.query(attachDetachedDay, [date]);
   await writer.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [
     `warehouse-export render ${environmentId} ${date}`,
   ]);
