@@ -89,13 +89,15 @@ function withAllFields(schema: Json): Json {
   return { type: 'object', properties: { ...properties, provider }, required };
 }
 
-/** Returns a body whose fields belong to one provider. Chance alone would rarely combine them. */
-function ofOneProvider({
-  bucketUrl: _,
-  ...body
-}: Record<string, unknown>): Record<string, unknown> {
-  const needed = ['endpoint', 'bucket', 'region'].map(name => [name, fittingTexts[name]?.[0]]);
-  return { ...Object.fromEntries(needed), ...body, provider: 'custom' };
+/** Returns a body whose fields fit together. Chance alone would rarely combine them. */
+function ofOneProvider(body: Record<string, unknown>): Record<string, unknown> {
+  const needed = ['endpoint', 'bucket', 'region', 'accessKeyId', 'secretAccessKey'];
+  const { bucketUrl: _b, roleArn: _r, encryption: _e, format: _f, ...fitting } = body;
+  return {
+    ...Object.fromEntries(needed.map(name => [name, fittingTexts[name]?.[0]])),
+    ...fitting,
+    provider: 'custom',
+  };
 }
 
 /** Values that the schema does not describe. The test adds the endpoint of its storage. */
@@ -156,6 +158,10 @@ export const fittingTexts: Record<string, readonly string[]> = {
     '2027-02-30T00:00:00Z',
     '2100-01-01T24:00:00Z',
   ],
+  roleArn: ['arn:aws:iam::123456789012:role/exports', 'arn:aws:s3:::acme', ''],
+  kmsKeyId: ['alias/exports', '', 'ü💥'],
+  from: ['2026-03-01', '2026-02-27', '2026-02-30', '0001-01-01'],
+  to: ['2026-03-01', '2026-03-02', '2026-02-30', '9999-12-31'],
   snapshotDate: [
     '2026-03-01',
     '2026-03-02',

@@ -46,7 +46,7 @@ for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
     const downloads = visible.map(form => ({
       form,
       curl: startProgram(t, 'curl', [
-        ...['-sS', '-o', '/dev/null', '--limit-rate', '1M', `--http${form.version}`],
+        ...['-sS', '-o', '/dev/null', '--limit-rate', '200K', `--http${form.version}`],
         ...['-H', `Authorization: Bearer ${testAdminToken}`],
         ...['-H', `Accept-Encoding: ${form.encoding}`],
         `${service.origin}/v1/environments/${form.environmentId}/exports/today.csv`,
