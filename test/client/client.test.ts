@@ -118,7 +118,7 @@ const download = (from: Client, options = {}) =>
   from.downloadExport({ environmentId: 'acme', aggregation: 'today', ...options });
 
 t.test('downloads', async t => {
-  const rows = 5_000;
+  const rows = 2_000;
   const snapshot = { environmentId: 'acme', date: '2026-03-02', rows };
   const replace = (salt: string) => writeDenseSnapshot(app.database.pool, { ...snapshot, salt });
   const readWhole = async (extension: string) =>
@@ -280,12 +280,14 @@ function breakAfter(bytes: number, times: number, onBreak = async () => {}) {
     requests.push(new Headers(init?.headers));
     if (requests.length > times || answer.body === null) return answer;
     let left = bytes;
+    let isBroken = false;
     const cut = new TransformStream<Uint8Array, Uint8Array>({
       async transform(chunk, controller) {
         const part = chunk.subarray(0, left);
         left -= part.length;
         if (part.length > 0) controller.enqueue(part);
-        if (left > 0) return;
+        if (left > 0 || isBroken) return;
+        isBroken = true;
         await onBreak();
         // The reader has taken the part before the stream fails.
         setImmediate(() => controller.error(new TypeError('terminated')));
