@@ -23,6 +23,8 @@ export interface MetricSources {
   readonly runErrorCodes: readonly string[];
   /** Queries the database. */
   readonly queueState: () => Promise<QueueState>;
+  /** Time in milliseconds for which one database look-up serves all scrapes. Default: 15,000. */
+  readonly queueStateKeepMs?: number;
 }
 
 /** Metrics in Prometheus form. Only this file uses `prom-client`. */
@@ -32,8 +34,6 @@ export interface PrometheusMetrics extends Metrics {
   render(): Promise<string>;
 }
 
-/** Interval for which one database look-up serves all scrapes. */
-const queueStateKeepMs = 15_000;
 /** Longest wait for the database. Prometheus' own scrape timeout is 10 s by default. */
 const queueStatePatienceMs = 2_000;
 
@@ -45,7 +45,7 @@ export function createPrometheusMetrics(sources: MetricSources): PrometheusMetri
   collectDefaultMetrics({ register: registry });
   watchNow(registry, sources);
   const readQueue = cacheWithTtl(sources.queueState, {
-    ttlMs: queueStateKeepMs,
+    ttlMs: sources.queueStateKeepMs ?? 15_000,
     timeoutMs: queueStatePatienceMs,
   });
   const lookAtQueue = watchQueue(registry, readQueue);
