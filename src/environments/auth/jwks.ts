@@ -16,10 +16,9 @@ interface IssuerKeyOptions {
    * Shortest time between two fetches that unknown `kid`s cause, in milliseconds. Default: 30,000.
    */
   readonly cooldownMs?: number;
+  /** Longest wait of a caller for the issuer, in milliseconds. Default: 5,000. */
+  readonly timeoutMs?: number;
 }
-
-/** Longest wait of a caller for the issuer. */
-const timeoutMs = 5_000;
 
 /** Pause after a failed fetch. Meanwhile only the cached keys count. */
 const quietSeconds = 10;
@@ -30,9 +29,7 @@ const freshMs = 10 * 60_000;
 /** Age up to which cached keys count while the issuer cannot be reached. */
 const staleMs = 24 * 60 * 60_000;
 
-const limits: ExchangeLimits = {
-  connectMs: timeoutMs,
-  totalMs: timeoutMs,
+const limits: Omit<ExchangeLimits, 'connectMs' | 'totalMs'> = {
   // A key set is a few kilobytes. Parsing blocks the event loop, and each key costs time.
   answerBytes: 64 * 1024,
   isBodyOptional: () => false,
@@ -50,7 +47,7 @@ class IssuerUnreachable extends Error {
  */
 export function createIssuerKeys(
   url: URL,
-  { now, onError, cooldownMs = 30_000 }: IssuerKeyOptions,
+  { now, onError, cooldownMs = 30_000, timeoutMs = 5_000 }: IssuerKeyOptions,
 ): JWTVerifyGetKey {
   let heardAtMs = Number.NEGATIVE_INFINITY;
   let failedAtMs = Number.NEGATIVE_INFINITY;
@@ -60,7 +57,7 @@ export function createIssuerKeys(
     cacheMaxAge: freshMs,
     [customFetch]: async (address, init) => {
       try {
-        const response = await fetchKeySet(address, init);
+        const response = await fetchKeySet(address, init, timeoutMs);
         heardAtMs = now().getTime();
         return response;
       } catch (error) {
@@ -108,6 +105,7 @@ export function createIssuerKeys(
 async function fetchKeySet(
   url: string,
   init: { method: 'GET'; signal: AbortSignal; headers: Headers },
+  timeoutMs: number,
 ): Promise<Response> {
   const isSecure = url.startsWith('https:');
   const options = {
@@ -115,7 +113,8 @@ async function fetchKeySet(
     headers: Object.fromEntries(init.headers),
     agent: false,
   };
-  const { status, body } = await exchange(isSecure, options, '', limits, init.signal);
+  const allLimits = { ...limits, connectMs: timeoutMs, totalMs: timeoutMs };
+  const { status, body } = await exchange(isSecure, options, '', allLimits, init.signal);
   if (status !== 200) throw new Error(`The key set was answered with status ${status}.`);
   const keys = JSON.parse(body.toString());
   createLocalJWKSet(keys);
