@@ -93,15 +93,21 @@ t.test('answers each caller of each route according to scope, environment and pl
       issuer.token(issuerKey, { environments: environment, scope: 'exports:write', ...claims });
     const users = await Promise.all(scopes.map(scope => user({ scope })));
     for (const [route, rule] of Object.entries(rules)) {
+      const [method = '', template = ''] = route.split(' ');
+      await restore(environment);
       const call = async (token: string | null, environmentId = environment) => {
-        await restore(environment);
-        const [method = '', template = ''] = route.split(' ');
         const path = template
           .replace('{environmentId}', environmentId)
           .replace('{configId}', `config-${environment}`)
           .replace('{runId}', `run-${environment}`)
           .replace('{backfillId}', 'no-such');
-        return await app.call(path, { method, token, ...(rule.body && { json: rule.body }) });
+        const answer = await app.call(path, {
+          method,
+          token,
+          ...(rule.body && { json: rule.body }),
+        });
+        if (method !== 'GET' && answer.status < 300) await restore(environment);
+        return answer;
       };
       const expect = async (
         who: string,
@@ -114,28 +120,33 @@ t.test('answers each caller of each route according to scope, environment and pl
         t.equal(answer.status, status, `${route} on ${plan}: ${who}`);
         if (code !== null) t.equal(answer.json.code, code, `${route} on ${plan}: ${who}`);
       };
-      await expect('no token', null, 401, 'unauthenticated');
-      await expect(
-        'an unknown key',
-        `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`,
-        401,
-        'unauthenticated',
-      );
-      await expect('a key of another environment', foreign.token, 404, 'not_found');
-      await expect(
-        'a user of another environment',
-        await user({ environments: 'stranger' }),
-        404,
-        'not_found',
-      );
-      await expect('an expired user', await user({ exp: inSeconds(0) }), 401, 'unauthenticated');
+      // The free plan allows least, so a plan that is checked too early shows there.
+      if (plan === 'free') {
+        await expect('no token', null, 401, 'unauthenticated');
+        await expect(
+          'an unknown key',
+          `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`,
+          401,
+          'unauthenticated',
+        );
+        await expect('a key of another environment', foreign.token, 404, 'not_found');
+        await expect(
+          'a user of another environment',
+          await user({ environments: 'stranger' }),
+          404,
+          'not_found',
+        );
+        await expect('an expired user', await user({ exp: inSeconds(0) }), 401, 'unauthenticated');
+      }
       for (const [index, scope] of scopes.entries()) {
+        const has =
+          scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
+        // A route without a plan needs only its allowed callers on the other plans.
+        if (!has && !rule.gated && plan !== 'free') continue;
         for (const [who, token] of [
           [`a key with ${scope}`, keys[index]?.token ?? ''],
           [`a user with ${scope}`, users[index] ?? ''],
         ] as const) {
-          const has =
-            scope === rule.needs || (scope === 'exports:write' && rule.needs === 'exports:read');
           if (!has) await expect(who, token, 403, 'insufficient_scope');
           else if (rule.gated && plan !== 'enterprise')
             await expect(who, token, 403, 'plan_upgrade_required');
@@ -144,7 +155,7 @@ t.test('answers each caller of each route according to scope, environment and pl
       }
       // Ids of this environment under the path of another one are unknown, even if the caller may
       // access both.
-      if (/configId|runId/.test(route)) {
+      if (plan === 'enterprise' && /configId|runId/.test(route)) {
         for (const [who, token] of [
           ['a key', foreign.token],
           ['a user of both environments', await user({ environments: [environment, 'stranger'] })],

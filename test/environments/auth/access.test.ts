@@ -168,6 +168,8 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
     });
 
     for (const [route, rule] of Object.entries(rules)) {
+      // A public route does not know of plans.
+      if (rule.needs === 'public' && plan !== 'free') continue;
       let spareId = '';
       /** Creates what the next successful call changes or deletes. */
       const prepare = async () => {
@@ -206,6 +208,8 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
         return answer;
       };
       const planAllows = plans.indexOf(plan) >= plans.indexOf(rule.plan ?? 'free');
+      // A route without a plan needs only its allowed callers on the other plans.
+      const isPlanChecked = plan === 'free' || rule.plan !== undefined;
       const expectProblem = (
         answer: Awaited<ReturnType<typeof callWith>>,
         status: number,
@@ -237,18 +241,21 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
         const unknownKey = `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`;
         const [, , secret = ''] = foreign.token.split('_');
         const otherSecret = `whx_${foreign.id}_${[...secret].reverse().join('')}`;
-        for (const [who, token] of [
+        const strangers = [
           ['no token', null],
+          ['a revoked key', revoked.token],
+          ['a user whose token has expired', expiredUser],
           ['an empty token', ''],
           ['a malformed token', 'whx_x'],
           ['an unknown key', unknownKey],
           ['a known key with another secret', otherSecret],
-          ['a revoked key', revoked.token],
           ['the operator token without its last character', testAdminToken.slice(0, -1)],
           ['the operator token with a character more', `${testAdminToken}x`],
-          ['a user whose token has expired', expiredUser],
           ['a user whose token is forged', forgedUser],
-        ] as const) {
+        ] as const;
+        // One route tries every kind of invalid token. The others refuse the first three.
+        const isThorough = route === 'GET /v1/environments/{environmentId}';
+        for (const [who, token] of isThorough ? strangers : strangers.slice(0, 3)) {
           expectProblem(await callWith(token), 401, 'unauthenticated', who);
         }
 
@@ -274,13 +281,16 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
       }
 
       for (const scope of scopes) {
+        const implied = scope === 'exports:write' && rule.needs === 'exports:read';
+        const isSufficient =
+          rule.needs === 'member' || rule.needs === scope || rule.also === scope || implied;
+        if (!isPlanChecked && !isSufficient) continue;
         for (const [who, token] of [
           ['a key', keys.get(scope)?.token ?? ''],
           ['a user', users.get(scope) ?? ''],
         ] as const) {
           const answer = await callWith(token);
-          const implied = scope === 'exports:write' && rule.needs === 'exports:read';
-          if (rule.needs !== 'member' && rule.needs !== scope && rule.also !== scope && !implied) {
+          if (!isSufficient) {
             expectProblem(answer, 403, 'insufficient_scope', `${who} with ${scope}`);
           } else if (!planAllows) {
             expectProblem(answer, 403, 'plan_upgrade_required', `${who} with ${scope}`);
@@ -292,7 +302,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
           }
         }
       }
-      if (rule.needs !== 'member') {
+      if (rule.needs !== 'member' && isPlanChecked) {
         expectProblem(
           await callWith(await user('')),
           403,
