@@ -1,8 +1,12 @@
 import t from 'tap';
-import { startApp, startTestApp } from '../../helpers/app.ts';
+import { maxApiKeys } from '../../../src/environments/auth/api-keys-repository.ts';
+import { startApp, startTestApp, testNow } from '../../helpers/app.ts';
 import { registerSecret } from '../../helpers/secrets.ts';
 
-const app = await startTestApp(t);
+const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
+const app = await startTestApp(t, { env });
+/** Another process of the service. */
+const other = await startApp(t, { databaseUrl: app.database.url, env });
 await app.putEnvironment('acme', 'pro');
 const keysPath = '/v1/environments/acme/api-keys';
 
@@ -49,7 +53,6 @@ t.test('refuses a key from the millisecond of its expiry', async t => {
 });
 
 t.test('refuses a revoked key at once in every process', async t => {
-  const other = await startApp(t, { databaseUrl: app.database.url });
   const key = await app.makeKey('acme', ['exports:read']);
   const ask = async (where: typeof other) =>
     (await where.call('/v1/environments/acme', { token: key.token })).status;
@@ -64,25 +67,23 @@ t.test('refuses a revoked key at once in every process', async t => {
 t.test(
   'refuses a key in every process at once after its expiry or its environment’s deletion',
   async t => {
-    const env = { RATE_LIMIT_FAILED_LOGINS: '30' };
-    const others = [
-      await startApp(t, { databaseUrl: app.database.url, env }),
-      await startApp(t, { databaseUrl: app.database.url, env }),
-    ];
     await app.putEnvironment('brief', 'pro');
     const lasting = await app.makeKey('brief', ['exports:read']);
     const expiring = await app.makeKey('brief', ['exports:read'], '2026-03-02T11:00:00.000Z');
     const statuses = (key: { token: string }) =>
       Promise.all(
-        others.map(
-          async other => (await other.call('/v1/environments/brief', { token: key.token })).status,
+        [app, other].map(
+          async one => (await one.call('/v1/environments/brief', { token: key.token })).status,
         ),
       );
     t.strictSame(await statuses(lasting), [200, 200]);
     t.strictSame(await statuses(expiring), [200, 200]);
-    others[0]?.setNow('2026-03-02T11:00:00.000Z');
+    t.teardown(() => {
+      for (const one of [app, other]) one.setNow(testNow);
+    });
+    app.setNow('2026-03-02T11:00:00.000Z');
     t.strictSame(await statuses(expiring), [401, 200], 'each process uses its own clock');
-    others[1]?.setNow('2026-03-02T11:00:00.000Z');
+    other.setNow('2026-03-02T11:00:00.000Z');
     t.strictSame(await statuses(expiring), [401, 401]);
     await app.database.pool.query('update api_keys set expires_at = $1 where id = $2', [
       '2026-03-02T11:00:00Z',
@@ -173,4 +174,35 @@ t.test('lists keys in pages, newest first, also with equal instants', async t =>
       instant,
     );
   }
+});
+
+t.test('limits an environment to 100 API keys, also under concurrent creation', async t => {
+  const create = async (id: string) => {
+    const json = { name: 'one of many', scopes: ['exports:read'] };
+    const path = `/v1/environments/${id}/api-keys`;
+    const answer = await app.call(path, { method: 'POST', json });
+    if (answer.status === 201) registerSecret(answer.json.key);
+    return answer;
+  };
+  await app.putEnvironment('full');
+  await app.putEnvironment('beside');
+  await app.database.pool.query(
+    `insert into api_keys (environment_id, id, name, scopes, secret_hash)
+     select 'full', 'k' || n, 'x', '{exports:read}', sha256(n::text::bytea)
+     from generate_series(1, $1) n`,
+    [maxApiKeys - 2],
+  );
+  const answers = await Promise.all(Array.from({ length: 10 }, () => create('full')));
+  t.equal(answers.filter(({ status }) => status === 201).length, 2);
+  const refused = answers.filter(({ status }) => status === 409);
+  t.equal(refused.length, 8);
+  for (const { json } of refused) {
+    t.match(json, { code: 'conflict', detail: /at most 100 API keys.*Revoke one first/ });
+  }
+  t.equal((await create('beside')).status, 201, 'another environment can still create keys');
+
+  const revoked = await app.call('/v1/environments/full/api-keys/k1', { method: 'DELETE' });
+  t.equal(revoked.status, 204);
+  t.equal((await create('full')).status, 201);
+  t.equal((await create('full')).status, 409);
 });
