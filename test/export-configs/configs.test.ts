@@ -1,5 +1,6 @@
 import t from 'tap';
 import { openSecret } from '../../src/encryption/secrets.ts';
+import { maxConfigs } from '../../src/export-configs/repository.ts';
 import {
   configBody,
   credentialsOf,
@@ -11,11 +12,31 @@ import { contentsOf, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
 /** Export configs over HTTP, checked against the real S3 server. */
 
 const now = '2026-03-03T10:00:00.000Z';
-const path = '/v1/environments/acme/export-configs';
+const app = await startExportApp(t, { now });
+const { pool } = app.database;
+let environments = 0;
+
+t.beforeEach(() => app.setNow(now));
+
+/** Creates an environment for one test. */
+async function createEnvironment() {
+  environments += 1;
+  const environmentId = `acme-${environments}`;
+  await app.putEnvironment(environmentId);
+  return {
+    environmentId,
+    path: `/v1/environments/${environmentId}/export-configs`,
+    rowsOf: async (columns: string) =>
+      (
+        await pool.query(`select ${columns} from export_configs where environment_id = $1`, [
+          environmentId,
+        ])
+      ).rows,
+  };
+}
 
 t.test('creates, reads, lists and deletes a config', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
+  const { environmentId, path, rowsOf } = await createEnvironment();
   const body = configBody('full', { name: '  Nightly to S3 ', key: ' /a/b/ ' });
   const made = await app.call(path, { method: 'POST', json: body });
   t.equal(made.status, 201, made.text);
@@ -58,14 +79,13 @@ t.test('creates, reads, lists and deletes a config', needsS3, async t => {
   t.strictSame((await app.call(path)).json, { items: [made.json], nextCursor: null });
   t.strictSame(await contentsOf(s3Destination({ key: 'a/b' })), { objects: [], unfinished: [] });
 
-  const { rows } = await app.database.pool.query('select * from export_configs');
-  const [row] = rows;
+  const [row] = await rowsOf('*');
   const secret = s3Server().users.full.secretAccessKey;
   t.notOk(
     JSON.stringify(row).includes(secret),
     'the row does not contain the secret in plain text',
   );
-  const owner = { environmentId: 'acme', configId: id };
+  const owner = { environmentId, configId: id };
   t.ok(
     openSecret(app.config.encryptionKeys, row.sealed_secret, owner) === secret,
     'the secret can be unsealed for its environment',
@@ -78,12 +98,11 @@ t.test('creates, reads, lists and deletes a config', needsS3, async t => {
   t.equal((await app.call(`${path}/${id}`)).status, 404);
   t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 404);
   t.strictSame((await app.call(path)).json.items, []);
-  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+  t.strictSame(await rowsOf('id'), []);
 });
 
 t.test('rejects invalid bodies field by field and stores nothing', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
+  const { path, rowsOf } = await createEnvironment();
   const aws = { bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com/exports', provider: 'aws' };
   const { endpoint: _e, bucket: _b, region: _r, key: _k, ...common } = configBody();
   const table: [string, object, string[]][] = [
@@ -130,12 +149,11 @@ t.test('rejects invalid bodies field by field and stores nothing', needsS3, asyn
       );
     }
   }
-  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+  t.strictSame(await rowsOf('id'), []);
 });
 
 t.test('answers 422 on save and 200 on validate when the bucket check fails', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
+  const { path, rowsOf } = await createEnvironment();
   const wrongSecret = { secretAccessKey: s3Server().users.nothing.secretAccessKey };
   const table: [object, string, (string | null)[]][] = [
     [
@@ -177,25 +195,21 @@ t.test('answers 422 on save and 200 on validate when the bucket check fails', ne
     );
     t.strictSame(saved.json.checks, tried.json.checks);
   }
-  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+  t.strictSame(await rowsOf('id'), []);
   const good = await app.call(`${path}/validate`, { method: 'POST', json: configBody() });
   const passed = (name: string) => ({ name, ok: true, error: null });
   t.strictSame(good.json, { valid: true, checks: [passed('list'), passed('write')] });
 });
 
 t.test('changes an export config with PATCH', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
-  const { id, ...made } = await makeConfig(app, 'acme');
+  const { environmentId, path, rowsOf } = await createEnvironment();
+  const { id, ...made } = await makeConfig(app, environmentId);
   const patch = (json: object) => app.call(`${path}/${id}`, { method: 'PATCH', json });
   const { users } = s3Server();
   const storedSecret = async () => {
-    const { rows } = await app.database.pool.query(
-      'select sealed_secret from export_configs where id = $1',
-      [id],
-    );
-    return openSecret(app.config.encryptionKeys, rows[0].sealed_secret, {
-      environmentId: 'acme',
+    const [row] = await rowsOf('sealed_secret');
+    return openSecret(app.config.encryptionKeys, row.sealed_secret, {
+      environmentId,
       configId: id,
     });
   };
@@ -263,14 +277,15 @@ t.test('changes an export config with PATCH', needsS3, async t => {
   });
 
   await t.test('starts a new schedule when it is enabled again', async t => {
+    app.setNow('2026-03-03T11:00:00.000Z');
     const off = await patch({ enabled: false });
     t.equal(off.json.status.nextRunAt, null);
     t.equal((await patch({ enabled: true })).status, 200);
-    const { rows } = await app.database.pool.query('select active_since from export_configs');
-    t.equal(rows[0].active_since.toISOString(), '2026-03-03T11:00:00.000Z');
+    const [row] = await rowsOf('active_since');
+    t.equal(row.active_since.toISOString(), '2026-03-03T11:00:00.000Z');
     // Enabling checks the bucket: it fails if the access key was revoked.
     await patch({ enabled: false });
-    await app.database.pool.query("update export_configs set access_key_id = 'gone'");
+    await pool.query(`update export_configs set access_key_id = 'gone' where id = $1`, [id]);
     const refused = await patch({ enabled: true });
     t.equal(refused.status, 422);
     t.equal(refused.json.storageError.code, 'access_key_not_recognised');
@@ -278,10 +293,9 @@ t.test('changes an export config with PATCH', needsS3, async t => {
 });
 
 t.test('allows only reads and deletion on a plan below enterprise', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
-  const { id } = await makeConfig(app, 'acme');
-  await app.putEnvironment('acme', 'pro');
+  const { environmentId, path } = await createEnvironment();
+  const { id } = await makeConfig(app, environmentId);
+  await app.putEnvironment(environmentId, 'pro');
   const refused: [string, string, object?][] = [
     ['POST', path, configBody()],
     ['POST', `${path}/validate`, configBody()],
@@ -304,13 +318,12 @@ t.test('allows only reads and deletion on a plan below enterprise', needsS3, asy
 });
 
 t.test('hides configs from other environments and lists them page by page', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
+  const { environmentId, path, rowsOf } = await createEnvironment();
   await app.putEnvironment('other');
   const ids: string[] = [];
   for (let index = 0; index < 3; index += 1) {
     app.setNow(`2026-03-03T10:00:0${index}.000Z`);
-    ids.unshift((await makeConfig(app, 'acme')).id);
+    ids.unshift((await makeConfig(app, environmentId)).id);
   }
   const { status } = await app.call(`/v1/environments/other/export-configs/${ids[0]}`);
   t.equal(status, 404);
@@ -325,6 +338,37 @@ t.test('hides configs from other environments and lists them page by page', need
     ids.slice(2),
   );
   t.equal(second.nextCursor, null);
-  await app.call('/v1/environments/acme', { method: 'DELETE' });
-  t.equal((await app.database.pool.query('select from export_configs')).rowCount, 0);
+  await app.call(`/v1/environments/${environmentId}`, { method: 'DELETE' });
+  t.strictSame(await rowsOf('id'), []);
+});
+
+t.test('allows at most 50 configs in an environment, also at once', needsS3, async t => {
+  const { environmentId, path } = await createEnvironment();
+  const { id } = await makeConfig(app, environmentId);
+  // Copies a real config until two places are left.
+  await pool.query(
+    `insert into export_configs
+     select (jsonb_populate_record(config, jsonb_build_object('id', gen_random_uuid()))).*
+     from export_configs config, generate_series(1, $1) where environment_id = $2`,
+    [maxConfigs - 3, environmentId],
+  );
+  const create = () => app.call(path, { method: 'POST', json: configBody() });
+  // Not more at once: saves with a destination check have a concurrency limit as well.
+  const answers = await Promise.all([create(), create()]);
+  const more = await Promise.all([create(), create()]);
+  t.same(
+    answers.map(({ status }) => status),
+    [201, 201],
+  );
+  for (const answer of more) {
+    t.equal(answer.status, 409);
+    t.match(answer.json, {
+      code: 'conflict',
+      detail: /at most 50 export configs.*Delete one first/,
+    });
+  }
+
+  t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 204);
+  const last = await Promise.all([create(), create()]);
+  t.same(last.map(({ status }) => status).sort(), [201, 409]);
 });

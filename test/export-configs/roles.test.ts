@@ -5,7 +5,7 @@ import { uploadObject } from '../../src/destinations/s3/upload.ts';
 import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
 import { bytes, digestOf, mebibyte } from '../destinations/s3/test-source.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startApp, startTestApp } from '../helpers/app.ts';
 import { type Aws, needsPort443, startAws, trustOf } from '../helpers/aws.ts';
 import { runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
 import { needsS3 } from '../helpers/s3.ts';
@@ -49,8 +49,9 @@ function setIdentity(
   t.teardown(() => set(before));
 }
 
+const app = await startTestApp(t);
+
 t.test('shows an external id that differs for each environment and stays', async t => {
-  const app = await startTestApp(t);
   await app.putEnvironment('acme');
   await app.putEnvironment('other');
   const key = await app.makeKey('acme', ['exports:read']);
@@ -70,11 +71,12 @@ t.test('shows an external id that differs for each environment and stays', async
 
 t.test('refuses a role that is malformed, turned off or without an identity', async t => {
   setIdentity(t, {});
-  const off = await startTestApp(t);
-  const on = await startTestApp(t, { env: { AWS_ASSUME_ROLE: 'true' } });
+  const off = app;
+  const env = { AWS_ASSUME_ROLE: 'true' };
+  const on = await startApp(t, { databaseUrl: app.database.url, env });
   const place = { destination: { bucket: 'acme', key: 'k' } } as Aws;
   const key = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
-  for (const app of [off, on]) await app.putEnvironment('acme');
+  await app.putEnvironment('acme');
   const table: [typeof on, object, RegExp][] = [
     [off, bodyOf(place, { roleArn }), /\/roleArn is not supported/],
     [on, bodyOf(place, { roleArn }), /\/roleArn cannot be used: .* AWS identity/],

@@ -2,11 +2,11 @@ import t from 'tap';
 import { configBody, makeConfig, startExportApp } from '../helpers/export-configs.ts';
 import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
 
-const now = '2026-03-03T10:00:00.000Z';
-const path = '/v1/environments/acme/export-configs';
+const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
+const pathOf = (environmentId: string) => `/v1/environments/${environmentId}/export-configs`;
 
 t.test('rejects a config that writes the same object as another one', needsS3, async t => {
-  const app = await startExportApp(t, { now });
+  const path = pathOf('acme');
   await app.putEnvironment('acme');
   await app.putEnvironment('other');
   const key = freshPrefix();
@@ -37,7 +37,7 @@ t.test('rejects a config that writes the same object as another one', needsS3, a
   t.equal(template.status, 409, 'placeholders that give the same folder');
   const literal = await post({ key: `${key}/2026-03-02` });
   t.equal(literal.status, 409, 'a literal folder that equals the template on one day');
-  const elsewhere = await app.call('/v1/environments/other/export-configs', {
+  const elsewhere = await app.call(pathOf('other'), {
     method: 'POST',
     json: configBody('full', { key }),
   });
@@ -48,10 +48,10 @@ t.test('rejects a config that writes the same object as another one', needsS3, a
 });
 
 t.test('rejects a PATCH that leads to the object of another config', needsS3, async t => {
-  const app = await startExportApp(t, { now });
-  await app.putEnvironment('acme');
-  const first = await makeConfig(app, 'acme');
-  const second = await makeConfig(app, 'acme', configBody('full', { compression: 'gzip' }));
+  const path = pathOf('patched');
+  await app.putEnvironment('patched');
+  const first = await makeConfig(app, 'patched');
+  const second = await makeConfig(app, 'patched', configBody('full', { compression: 'gzip' }));
   const patch = (json: object) => app.call(`${path}/${second.id}`, { method: 'PATCH', json });
   t.equal(
     (await patch({ key: first.key })).status,
@@ -66,7 +66,10 @@ t.test('rejects a PATCH that leads to the object of another config', needsS3, as
   t.equal((await patch({ name: 'Renamed', enabled: false })).status, 200);
 
   // Configs that were saved by versions before this rule may share an object.
-  await app.database.pool.query('update export_configs set key = $1', [first.key]);
+  await app.database.pool.query(
+    `update export_configs set key = $1 where environment_id = 'patched'`,
+    [first.key],
+  );
   t.equal((await patch({ name: 'Still there' })).status, 200, 'other fields can be changed');
   t.equal((await patch({ enabled: true })).status, 200);
   t.equal(
@@ -80,8 +83,8 @@ t.test(
   'stores only one of several conflicting configs that are saved concurrently',
   needsS3,
   async t => {
-    const app = await startExportApp(t, { now });
-    await app.putEnvironment('acme');
+    const path = pathOf('concurrent');
+    await app.putEnvironment('concurrent');
     const { bucket } = s3Server();
     const key = freshPrefix();
     const folders = ['{date}', '{year}-{month}-{day}', '2026-03-02', '{date}', '{year}-03-02'];
@@ -95,7 +98,7 @@ t.test(
     t.ok(answers.every(({ status }) => [201, 409, 429].includes(status)));
 
     const ids: string[] = [];
-    for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'acme')).id);
+    for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'concurrent')).id);
     const target = freshPrefix();
     const patched = await Promise.all(
       ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
