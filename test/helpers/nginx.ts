@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { freePort } from '../../dev/free-port.ts';
 import { startProgram } from './programs.ts';
@@ -11,11 +12,12 @@ import { connectRaw, eventually } from './raw-http.ts';
  * @returns its port
  */
 export async function startNginx(
-  t: { teardown(handler: () => Promise<void>): void; testdir(): string },
+  t: { teardown(handler: () => Promise<void>): void },
   servicePort: number,
   settings: string,
 ): Promise<number> {
-  const directory = t.testdir();
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-nginx-'));
+  t.teardown(async () => fs.rmSync(directory, { recursive: true, force: true }));
   const port = await freePort();
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
     kind => `${kind}_temp_path ${path.join(directory, kind)};`,
@@ -33,7 +35,8 @@ export async function startNginx(
       access_log off;
       ${temporary.join('\n')}
       server {
-        listen 127.0.0.1:${port};
+        # A reader that stalls is noticed after few bytes.
+        listen 127.0.0.1:${port} sndbuf=64k;
         location / {
           proxy_pass http://127.0.0.1:${servicePort};
           ${settings}
