@@ -49,12 +49,17 @@ const files = [
   },
 ] as const;
 type File = (typeof files)[number];
+type Headers = Readonly<Record<string, string>>;
+/** Files with every case. The other links take the same way and have the first of each table. */
+const thorough: readonly string[] = ['csv', 'gzip-encoded csv', 'csv.gz', 'link'];
 
-const get = (file: File, headers: Record<string, string> = {}, method = 'GET') =>
+const get = (file: File, headers: Headers = {}, method = 'GET') =>
   app.call(file.path, { method, headers: { ...file.headers, ...headers } });
 
 for (const file of files) {
   t.test(`sends length, validators and ranges of a file (${file.name})`, async t => {
+    const casesOf = <Case>(table: readonly Case[]) =>
+      thorough.includes(file.name) ? table : table.slice(0, 1);
     const whole = await get(file);
     t.equal(whole.status, 200);
     const plain = file.isPacked ? gunzipSync(whole.body) : whole.body;
@@ -76,14 +81,14 @@ for (const file of files) {
     t.equal(headOfRange.status, 200, 'HEAD ignores ranges');
     t.strictSame(shown(headOfRange), shown(whole));
 
-    for (const headers of [
+    for (const headers of casesOf<Headers>([
       { 'if-none-match': etag },
       { 'if-none-match': '*' },
       { 'if-none-match': `"x", W/${etag}` },
       { 'if-modified-since': lastModified },
       { 'if-none-match': etag, 'if-modified-since': 'Thu, 01 Jan 1970 00:00:00 GMT' },
       { 'if-none-match': etag, range: 'bytes=0-1' },
-    ]) {
+    ])) {
       for (const method of ['GET', 'HEAD']) {
         const answer = await get(file, headers, method);
         t.equal(answer.status, 304, JSON.stringify(headers));
@@ -95,20 +100,20 @@ for (const file of files) {
         t.equal(answer.headers['content-length'], undefined);
       }
     }
-    for (const headers of [
+    for (const headers of casesOf<Headers>([
       { 'if-none-match': '"x"' },
       { 'if-none-match': '"x"', 'if-modified-since': lastModified },
       { 'if-modified-since': 'Thu, 01 Jan 1970 00:00:00 GMT' },
       { 'if-match': etag },
       { 'if-match': '*' },
-    ]) {
+    ])) {
       t.equal((await get(file, headers)).status, 200, JSON.stringify(headers));
     }
-    for (const headers of [
+    for (const headers of casesOf<Headers>([
       { 'if-match': '"x"' },
       { 'if-match': `W/${etag}` },
       { 'if-unmodified-since': 'Thu, 01 Jan 1970 00:00:00 GMT' },
-    ]) {
+    ])) {
       const answer = await get(file, headers);
       t.equal(answer.status, 412, JSON.stringify(headers));
       t.equal(answer.json.code, 'precondition_failed');
@@ -116,7 +121,7 @@ for (const file of files) {
     }
 
     const size = whole.body.length;
-    for (const [range, start, end] of [
+    for (const [range, start, end] of casesOf([
       ['bytes=0-0', 0, 0],
       ['bytes=10-99', 10, 99],
       ['bytes=100-', 100, size - 1],
@@ -124,7 +129,7 @@ for (const file of files) {
       [`bytes=${size - 1}-`, size - 1, size - 1],
       ['bytes=5-99999999', 5, size - 1],
       ['bytes=0-', 0, size - 1],
-    ] as const) {
+    ] as const)) {
       for (const condition of [{}, { 'if-range': etag }, { 'if-range': lastModified }]) {
         const answer = await get(file, { range, ...condition });
         t.equal(answer.status, 206, range);
@@ -134,7 +139,7 @@ for (const file of files) {
         t.strictSame(answer.body, whole.body.subarray(start, end + 1), range);
       }
     }
-    for (const headers of [
+    for (const headers of casesOf<Headers>([
       { range: 'bytes=0-1,5-6' },
       { range: 'bytes=5-4' },
       { range: 'rows=0-1' },
@@ -142,12 +147,12 @@ for (const file of files) {
       { range: 'bytes=0-1', 'if-range': `W/${etag}` },
       { range: 'bytes=0-1', 'if-range': 'Thu, 01 Jan 1970 00:00:00 GMT' },
       { range: `bytes=${size}-`, 'if-range': '"x"' },
-    ]) {
+    ])) {
       const answer = await get(file, headers);
       t.equal(answer.status, 200, JSON.stringify(headers));
       t.strictSame(answer.body, whole.body);
     }
-    for (const range of [`bytes=${size}-`, 'bytes=99999999-', 'bytes=-0']) {
+    for (const range of casesOf([`bytes=${size}-`, 'bytes=99999999-', 'bytes=-0'])) {
       const answer = await get(file, { range });
       t.equal(answer.status, 416, range);
       t.equal(answer.json.code, 'range_not_satisfiable');
@@ -160,7 +165,7 @@ for (const file of files) {
 t.test('returns the requested bytes for ranges over the whole file', async t => {
   for (const file of files.slice(0, 3)) {
     const whole = (await get(file)).body;
-    for (let step = 1; step < whole.length; step += 61) {
+    for (const step of [1, 61, 245]) {
       const pieces: Buffer[] = [];
       for (let start = 0; start < whole.length; start += step) {
         const range = `bytes=${start}-${start + step - 1}`;

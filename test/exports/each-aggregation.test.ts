@@ -78,7 +78,9 @@ let day = 0;
 for (let time = firstDay; time <= lastDay; time += dayMs) {
   day += 1;
   const isWeekWithout = [3, 9, 17, 18].includes(Math.floor(day / 7));
-  if (isWeekWithout || day % 3 === 0 || day % 13 === 5) continue;
+  // Only weekly files show the older days, so two days of a week suffice.
+  const isSpare = time < lastDay - 45 * dayMs && ![0, 3].includes(new Date(time).getUTCDay());
+  if (isWeekWithout || isSpare || day % 3 === 0 || day % 13 === 5) continue;
   const date = iso(time);
   await ingest(date, day % 11 === 0 ? [] : rowsOf(date, 1));
   if (day % 4 === 0) await ingest(date, rowsOf(date, 2));

@@ -5,6 +5,7 @@ import { migrateToLatest } from '../../src/db/migrator.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { makeConfig, startExportWorker } from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { startReplica } from '../helpers/postgres-replica.ts';
 import { eventually } from '../helpers/raw-http.ts';
 import { needsS3, readObject, s3Server } from '../helpers/s3.ts';
@@ -101,9 +102,10 @@ t.test('retries a scheduled run until the replica has its snapshot', needsS3, as
   t.not((await app.call(runs)).json.items[0].state, 'failed');
   await replica.resume();
   await replica.catchUp();
-  const isDone = async () => (await app.call(runs)).json.items[0].state === 'successful';
-  // The queue retries after 5 to 20 s.
-  await eventually(isDone, 'a successful run', 60_000);
+  await eventually(async () => {
+    await hastenRetries(app.dependencies.pools.api);
+    return (await app.call(runs)).json.items[0].state === 'successful';
+  }, 'a successful run');
   t.equal(outcomes().at(0), 'retry');
   t.equal(outcomes().at(-1), 'successful');
   const [run] = (await app.call(runs)).json.items;

@@ -15,7 +15,7 @@ t.setTimeout(300_000);
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
-const snapshot = { environmentId: 'acme', date: '2026-03-02', rows: 20_000 };
+const snapshot = { environmentId: 'acme', date: '2026-03-02', rows: 4_000 };
 const authorization = `Authorization: Bearer ${testAdminToken}`;
 const url = (extension: string) => `${app.origin}/v1/environments/acme/exports/today.${extension}`;
 const hashOf = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
