@@ -1,6 +1,6 @@
 import t from 'tap';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startApp, startTestApp } from '../helpers/app.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 
 const good = 'https://app.example.com';
@@ -117,7 +117,7 @@ t.test('sends no CORS headers to other origins or without an Origin header', asy
 });
 
 t.test('sends no CORS headers without CORS_ORIGINS', async t => {
-  const plain = await startTestApp(t);
+  const plain = await startApp(t, { databaseUrl: app.database.url });
   for (const method of ['GET', 'OPTIONS']) {
     const answer = await plain.call('/v1/environments', { method, headers: { origin: good } });
     t.equal(answer.status, method === 'GET' ? 200 : 405);
