@@ -116,11 +116,13 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
     const run = await call(`${configs}/${id}/runs`, { method: 'POST', json: {} });
     t.equal(run.status, 202, run.text);
     runIds.push(run.json.id);
+  }
+  for (const id of runIds) {
     await until(
       async () => {
         // A secret that does not open is tried three times. The pauses are up to half a minute.
         await hastenRetries(pool);
-        return await runs.read(run.json.id);
+        return await runs.read(id);
       },
       ({ state }) => state === 'successful' || state === 'failed',
     );
