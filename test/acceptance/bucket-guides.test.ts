@@ -11,6 +11,7 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import { DuckDBInstance } from '@duckdb/node-api';
+import { createClient } from '@warehouse-export/client';
 import t, { type Test } from 'tap';
 import { type AdoptionRow, adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
@@ -29,6 +30,7 @@ import {
   s3Destination,
   s3Server,
 } from '../helpers/s3.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /**
@@ -107,21 +109,24 @@ t.test('the guides for buckets', { ...needsProgram('curl'), ...needsS3 }, async 
   const receiver = await startWebhookReceiver(t);
   const bucket = await createNotifyingBucket(t, s3Client('full'), receiver.url);
   const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
-  await app.putEnvironment('acme');
+  const environmentId = 'acme';
+  await app.putEnvironment(environmentId);
   const body = configBody('full', { bucket, key: 'exports/date={date}', manifest: true });
   const configs = [
-    await makeConfig(app, 'acme', body),
-    await makeConfig(app, 'acme', { ...body, format: 'parquet', manifest: false }),
+    await makeConfig(app, environmentId, body),
+    await makeConfig(app, environmentId, { ...body, format: 'parquet', manifest: false }),
   ];
   startExportWorker(t, app);
-  const { finished } = runReader(app, 'acme');
+  const { finished } = runReader(app, environmentId);
+  const client = createClient({ baseUrl: app.origin, token: testAdminToken });
   for (const [snapshotDate, rows] of Object.entries(snapshots)) {
-    await app.ingest('acme', snapshotDate, ingestBody(rows));
-    for (const { id } of configs) {
-      const path = `/v1/environments/acme/export-configs/${id}/runs`;
-      const started = await app.call(path, { method: 'POST', json: { snapshotDate } });
-      t.match(await finished(started.json.id), { state: 'successful' }, started.text);
-    }
+    await client.uploadSnapshot({ environmentId, date: snapshotDate, body: ingestBody(rows) });
+    const started = await Promise.all(
+      configs.map(({ id }) =>
+        client.api.startRun({ path: { environmentId, configId: id }, body: { snapshotDate } }),
+      ),
+    );
+    for (const { id } of started) t.match(await finished(id), { state: 'successful' });
   }
   const { objects } = await contentsOf(s3Destination({ bucket, key: '' }));
   t.equal(objects.length, 9, 'each day has two objects and a manifest');

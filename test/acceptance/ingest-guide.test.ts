@@ -2,16 +2,20 @@ import { execFile, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
 import { DuckDBInstance } from '@duckdb/node-api';
+import { createClient } from '@warehouse-export/client';
 import pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
+import { testAdminToken } from '../helpers/secrets.ts';
 
 const guide = fs.readFileSync(path.join(import.meta.dirname, '../../docs/ingest.md'), 'utf8');
 const app = await startTestApp(t, { now: '2026-03-01T23:00:00.000Z' });
+const client = createClient({ baseUrl: app.origin, token: testAdminToken });
 
 /** Name of the file in the commands of the guide. */
 const fileName = 'company-adoption_acme_2026-03-01.csv.gz';
@@ -58,11 +62,16 @@ function blocksOf(title: string): string[] {
 
 async function exportTo(t: Tap, companies: readonly (string | null)[]): Promise<string> {
   await app.putEnvironment('acme');
-  const ingested = await app.ingest('acme', '2026-03-01', bodyOf(companies));
-  if (!ingested.json.rowCount) throw new Error(ingested.text);
-  const file = await app.call('/v1/environments/acme/exports/today.csv.gz');
+  const environmentId = 'acme';
+  const body = bodyOf(companies);
+  await client.uploadSnapshot({ environmentId, date: '2026-03-01', body });
+  const file = await client.downloadExport({
+    environmentId,
+    aggregation: 'today',
+    format: 'csv.gz',
+  });
   const directory = t.testdir({});
-  fs.writeFileSync(path.join(directory, fileName), file.body);
+  fs.writeFileSync(path.join(directory, fileName), await buffer(file.body));
   return directory;
 }
 type Tap = Pick<typeof t, 'testdir'>;
