@@ -2,13 +2,8 @@ import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { startApp } from '../helpers/app.ts';
-import {
-  configBody,
-  makeConfig,
-  runReader,
-  startExportWorker,
-  until,
-} from '../helpers/export-configs.ts';
+import { configBody, makeConfig, runReader, startExportWorker } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';

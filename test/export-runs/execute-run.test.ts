@@ -2,14 +2,8 @@ import { createHash } from 'node:crypto';
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
-import {
-  configBody,
-  makeConfig,
-  runReader,
-  startExportApp,
-  startExportWorker,
-  until,
-} from '../helpers/export-configs.ts';
+import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import {
   contentsOf,

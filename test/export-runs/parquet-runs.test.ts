@@ -2,14 +2,8 @@ import { createHash } from 'node:crypto';
 import t from 'tap';
 import { createParquetPlaces, parquetPlacesOptions } from '../../src/exports/parquet/places.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import {
-  configBody,
-  makeConfig,
-  runReader,
-  startExportApp,
-  startExportWorker,
-  until,
-} from '../helpers/export-configs.ts';
+import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { comparableRows, readParquet, withoutDuckDb } from '../helpers/read-parquet.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 

@@ -1,12 +1,6 @@
 import t, { type Test } from 'tap';
-import {
-  configBody,
-  makeConfig,
-  runReader,
-  startExportApp,
-  startExportWorker,
-  until,
-} from '../helpers/export-configs.ts';
+import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';

@@ -1,14 +1,8 @@
 import { createHash } from 'node:crypto';
 import type http from 'node:http';
 import t, { type Test } from 'tap';
-import {
-  configBody,
-  makeConfig,
-  runReader,
-  startExportApp,
-  startExportWorker,
-  until,
-} from '../helpers/export-configs.ts';
+import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';

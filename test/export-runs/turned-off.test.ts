@@ -1,14 +1,8 @@
 import t from 'tap';
 import { sealSecret } from '../../src/encryption/secrets.ts';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
-import {
-  configBody,
-  credentialsOf,
-  makeConfig,
-  startExportApp,
-  startExportWorker,
-  until,
-} from '../helpers/export-configs.ts';
+import { configBody, credentialsOf, makeConfig, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';

@@ -1,8 +1,9 @@
 import t, { type Test } from 'tap';
 import { tickQueue } from '../../src/db/job-queue.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import { makeConfig, startExportApp, startExportWorker, until } from '../helpers/export-configs.ts';
+import { makeConfig, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
+import { until } from '../helpers/until.ts';
 
 /** The clock of a worker jumps by a day and back. 2026-03-02 is a Monday. */
 

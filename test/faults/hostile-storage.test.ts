@@ -8,10 +8,10 @@ import {
   runReader,
   startExportApp,
   startExportWorker,
-  until,
 } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
+import { until } from '../helpers/until.ts';
 import { isFullScale } from './scale.ts';
 
 /** A worker stays useful and its log short while a storage answers with bad intent. */

@@ -13,8 +13,8 @@ import { createTenantLookup } from '../../src/outbound/tenant-lookup.ts';
 import { createCheckPlaces } from '../../src/shared/check-places.ts';
 import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { startTestApp } from '../helpers/app.ts';
-import { until } from '../helpers/export-configs.ts';
 import { registerSecret } from '../helpers/secrets.ts';
+import { until } from '../helpers/until.ts';
 import { scaled } from './scale.ts';
 
 t.setTimeout(300_000);

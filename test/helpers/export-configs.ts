@@ -1,8 +1,8 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { S3User } from '../../dev/s3-server.ts';
 import { startWorker } from '../../src/worker.ts';
 import { startTestApp, type TestApp } from './app.ts';
 import { freshPrefix, s3Server } from './s3.ts';
+import { until } from './until.ts';
 
 type Options = Parameters<typeof startTestApp>[1];
 
@@ -63,26 +63,6 @@ export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: Te
   };
   t.teardown(stop);
   return { stop };
-}
-
-/**
- * Reads a value again and again until it is as wanted.
- *
- * @throws after the time limit
- */
-export async function until<T>(
-  ask: () => Promise<T>,
-  isWanted: (answer: T) => boolean,
-  limitMs = 30_000,
-): Promise<T> {
-  const deadline = Date.now() + limitMs;
-  while (true) {
-    const answer = await ask();
-    if (isWanted(answer)) return answer;
-    if (Date.now() > deadline)
-      throw new Error(`not within ${limitMs} ms: ${JSON.stringify(answer)}`);
-    await delay(50);
-  }
 }
 
 export function runReader(app: TestApp, environmentId: string) {

@@ -7,7 +7,7 @@ import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { until } from './export-configs.ts';
+import { until } from './until.ts';
 
 /** A message as it came over the socket. */
 export interface Received {

@@ -7,13 +7,13 @@ import {
   runReader,
   startExportApp,
   startExportWorker,
-  until,
 } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 import { makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { until } from '../helpers/until.ts';
 
 /**
  * Searches everything that leaves the service for every secret: bodies, headers, log lines, jobs

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import t, { type Test } from 'tap';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import { configBody, until } from '../helpers/export-configs.ts';
+import { configBody } from '../helpers/export-configs.ts';
+import { until } from '../helpers/until.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { type Ask, ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
