@@ -2,6 +2,7 @@
  * Fails a test file that keeps the process alive after its end. Every test process loads this file
  * first (`tap` section of package.json). The teardown is registered first and therefore runs last.
  */
+import net from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 
@@ -20,7 +21,15 @@ t.teardown(async () => {
   if (left.length === 0) return;
   // The leak would keep the process alive until tap's time limit.
   setTimeout(() => process.exit(1), 500).unref();
-  throw new Error(`LEAK: the test file has ended, but these are still open: ${left.join(', ')}`);
+  const message = `LEAK: the test file has ended, but these are still open: ${left.join(', ')}`;
+  // tap prints the error on stderr, far from the output of the file. The comment is inside it.
+  for (const line of [message, ...describeHandles()]) t.comment(line);
+  throw new Error(message);
+});
+
+/** An error after the end of all tests ends the process. tap then reports only the exit code. */
+process.on('uncaughtExceptionMonitor', error => {
+  t.comment(`UNCAUGHT: ${error.stack ?? error}`);
 });
 
 function newResources(): string[] {
@@ -28,6 +37,18 @@ function newResources(): string[] {
     .map(([type, count]) => ({ type, count: count - (before.get(type) ?? 0) }))
     .filter(({ count }) => count > 0)
     .map(({ type, count }) => `${count} × ${type}`);
+}
+
+/** Returns a line for each open connection and child process. */
+function describeHandles(): string[] {
+  const internals = process as unknown as { _getActiveHandles?(): readonly unknown[] };
+  return (internals._getActiveHandles?.() ?? []).flatMap(handle => {
+    if (handle instanceof net.Socket && handle.remotePort !== undefined) {
+      return [`connection from port ${handle.localPort} to port ${handle.remotePort}`];
+    }
+    const { spawnargs, pid } = handle as { spawnargs?: readonly string[]; pid?: number };
+    return spawnargs === undefined ? [] : [`process ${pid}: ${spawnargs.join(' ')}`];
+  });
 }
 
 function countByType(types: readonly string[]): Map<string, number> {
