@@ -7,6 +7,7 @@ import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { readBody } from './read-body.ts';
 import { until } from './until.ts';
 
 /** A message as it came over the socket. */
@@ -42,9 +43,9 @@ export async function startWebhookReceiver(
   const received: Received[] = [];
   let behave: Parameters<WebhookReceiver['answer']>[0] = response => response.writeHead(204).end();
   const listener = async (request: http.IncomingMessage, response: http.ServerResponse) => {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk);
-    const message = toReceived(request, Buffer.concat(chunks).toString());
+    const body = await readBody(request);
+    if (body === null) return;
+    const message = toReceived(request, body);
     received.push(message);
     behave(response, message);
   };
