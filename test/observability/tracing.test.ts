@@ -1,9 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { configBody } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
-import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { type Ask, ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { eventually } from '../helpers/raw-http.ts';
@@ -12,6 +10,8 @@ import { needsS3 } from '../helpers/s3.ts';
 import { registerSecret, testAdminToken, usedSecrets } from '../helpers/secrets.ts';
 import { startApiProcess, startServiceProcess } from '../helpers/service-process.ts';
 import { startTraceReceiver } from '../helpers/trace-receiver.ts';
+import { until } from '../helpers/until.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Tests the traces of a service process that sends them to a receiver on loopback. */
 
@@ -27,45 +27,45 @@ function callerTrace() {
   return { traceId, spanId, headers: { traceparent: `00-${traceId}-${spanId}-01` } };
 }
 
-async function start(t: Test, env: Readonly<Record<string, string>> = {}) {
-  const database = await createTestDatabase(t);
-  const receiver = await startTraceReceiver();
-  t.teardown(receiver.close);
-  const service = await startApiProcess(database.url, {
-    SHUTDOWN_DRAIN_SECONDS: '0',
-    ...receiver.env,
-    ...env,
+const database = await createTestDatabase(t);
+const receiver = await startTraceReceiver();
+t.teardown(receiver.close);
+const service = await startApiProcess(database.url, {
+  SHUTDOWN_DRAIN_SECONDS: '0',
+  ...receiver.env,
+});
+t.teardown(() => service.end('SIGTERM'));
+
+const operator = { authorization: `Bearer ${testAdminToken}` };
+
+function call(path: string, { headers, ...rest }: Ask = {}) {
+  const own = { ...operator, 'content-type': 'application/json' };
+  return ask(service.origin + path, { ...rest, headers: { ...own, ...headers } });
+}
+
+const received = (traceId: string, name: string) =>
+  eventually(() => spanOf(traceId, name) !== undefined, name);
+const spanOf = (traceId: string, name: string) =>
+  receiver.spans.find(span => span.traceId === traceId && span.name === name);
+
+/** Creates an environment of a test. */
+async function start(id: string) {
+  const path = `/v1/environments/${id}`;
+  await call(path, {
+    method: 'PUT',
+    body: JSON.stringify({ name: 'Acme', plan: 'enterprise' }),
   });
-  t.teardown(() => service.end('SIGTERM'));
-  const call = (path: string, { headers, ...rest }: Ask = {}) =>
-    ask(service.origin + path, {
-      ...rest,
-      headers: {
-        authorization: `Bearer ${testAdminToken}`,
-        'content-type': 'application/json',
-        ...headers,
-      },
-    });
-  const plan = JSON.stringify({ name: 'Acme', plan: 'enterprise' });
-  await call('/v1/environments/acme', { method: 'PUT', body: plan });
   const ingest = (headers: Ask['headers'] = {}) =>
-    call(`/v1/environments/acme/snapshots/${today}`, {
+    call(`${path}/snapshots/${today}`, {
       method: 'PUT',
       headers: { ...headers, 'content-type': 'text/csv' },
       body: ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
     });
-  const received = (traceId: string, name: string) =>
-    eventually(
-      () => receiver.spans.some(span => span.traceId === traceId && span.name === name),
-      name,
-    );
-  const spanOf = (traceId: string, name: string) =>
-    receiver.spans.find(span => span.traceId === traceId && span.name === name);
-  return { database, receiver, service, call, ingest, received, spanOf };
+  return { path, ingest };
 }
 
 t.test('traces an ingest and a download with the trace of their callers', async t => {
-  const { database, receiver, service, call, ingest, received, spanOf } = await start(t);
+  const { path, ingest } = await start('acme');
   const ingesting = callerTrace();
   await ingest(ingesting.headers);
   const put = 'PUT /v1/environments/:environmentId/snapshots/:date';
@@ -84,9 +84,7 @@ t.test('traces an ingest and a download with the trace of their callers', async 
   for (const isRendered of [false, true]) {
     if (isRendered) await renderSnapshots(database.pool);
     const caller = callerTrace();
-    const answer = await call('/v1/environments/acme/exports/today.csv', {
-      headers: caller.headers,
-    });
+    const answer = await call(`${path}/exports/today.csv`, { headers: caller.headers });
     const requestId = answer.headers['x-request-id'];
     t.equal(answer.headers['x-total-rows'], '2');
     const spans = [
@@ -127,7 +125,6 @@ t.test('traces an ingest and a download with the trace of their callers', async 
 });
 
 t.test('traces error answers without an error status', async t => {
-  const { call, received, spanOf } = await start(t);
   for (const [path, name, status] of [
     ['/v1/environments/nobody', 'GET /v1/environments/:environmentId', 404],
     ['/v1/nothing', 'GET', 404],
@@ -142,16 +139,22 @@ t.test('traces error answers without an error status', async t => {
   }
 });
 
-t.test('continues the trace of a manual run in the worker process', needsS3, async t => {
-  const { database, receiver, call, received, spanOf } = await start(t);
+t.test('sends the trace of a manual run when its worker shuts down', needsS3, async t => {
+  const { path } = await start('with-run');
   const worker = startServiceProcess(database.url, {
     ...receiver.env,
+    OTEL_BSP_SCHEDULE_DELAY: '600000',
     PROCESS_ROLE: 'worker',
   });
   t.teardown(() => worker.end('SIGTERM'));
   // The file needs several parts of 8 MiB.
-  await fillSnapshot(database.pool, 'acme', today, 120_000);
-  const configs = '/v1/environments/acme/export-configs';
+  await writeWideSnapshot(database.pool, {
+    environmentId: 'with-run',
+    date: today,
+    rows: 1_000,
+    nameBytes: 18_000,
+  });
+  const configs = `${path}/export-configs`;
   const made = await call(configs, { method: 'POST', body: JSON.stringify(configBody()) });
   const caller = callerTrace();
   const started = await call(`${configs}/${made.json.id}/runs`, {
@@ -161,10 +164,11 @@ t.test('continues the trace of a manual run in the worker process', needsS3, asy
   });
   const run = started.json;
   await until(
-    async () => (await call(`/v1/environments/acme/runs/${run.id}`)).json,
+    async () => (await call(`${path}/runs/${run.id}`)).json,
     found => found.state === 'successful',
   );
-  await received(caller.traceId, 'run');
+  t.equal(spanOf(caller.traceId, 'run'), undefined, 'the worker waits for more spans');
+  t.equal(await worker.end('SIGTERM'), 0);
   const tree = receiver.tree(caller.traceId);
   t.equal(tree[0], 'POST /v1/environments/:environmentId/export-configs/:configId/runs');
   const ofRun = tree.slice(tree.indexOf('  run'));
@@ -201,21 +205,20 @@ t.test('continues the trace of a manual run in the worker process', needsS3, asy
 });
 
 t.test('sends no secrets, links or paths in traces', needsS3, async t => {
-  const { receiver, call, ingest, received } = await start(t);
+  const { path, ingest } = await start('with-secrets');
   await ingest();
-  const key = await call('/v1/environments/acme/api-keys', {
+  const key = await call(`${path}/api-keys`, {
     method: 'POST',
     body: JSON.stringify({ name: 'test', scopes: ['exports:read'] }),
   });
   const authorization = { authorization: `Bearer ${registerSecret(key.json.key)}` };
-  const links = '/v1/environments/acme/download-links';
-  const made = await call(links, {
+  const made = await call(`${path}/download-links`, {
     method: 'POST',
     headers: authorization,
     body: '{"aggregation":"today"}',
   });
   const token = registerSecret(new URL(made.json.url).pathname.replace('/v1/downloads/', ''));
-  await call('/v1/environments/acme/export-configs', {
+  await call(`${path}/export-configs`, {
     method: 'POST',
     body: JSON.stringify(configBody('nothing')),
   });
@@ -230,25 +233,23 @@ t.test('sends no secrets, links or paths in traces', needsS3, async t => {
   t.notMatch(sent, /downloads\/(?!:token)/);
 });
 
-t.test('sends the recorded spans on SIGTERM', async t => {
-  const { receiver, service, call, spanOf } = await start(t, { OTEL_BSP_SCHEDULE_DELAY: '600000' });
-  const caller = callerTrace();
-  await call('/v1/environments/acme', { headers: caller.headers });
-  t.equal(receiver.spans.length, 0);
-  t.equal(await service.end('SIGTERM'), 0);
-  t.ok(spanOf(caller.traceId, 'GET /v1/environments/:environmentId'));
-});
-
-t.test('sends nothing if tracing is disabled, and works without a receiver', async t => {
-  for (const env of [{ OTEL_SDK_DISABLED: 'true' }, { OTEL_TRACES_EXPORTER: 'none' }]) {
-    const { receiver, service, call } = await start(t, env);
-    t.equal((await call('/v1/environments/acme', callerTrace())).status, 200);
-    t.equal(await service.end('SIGTERM'), 0);
-    t.equal(receiver.bodies.length, 0, JSON.stringify(env));
-  }
-  for (const endpoint of ['http://127.0.0.1:1', 'not a url']) {
-    const { service, call } = await start(t, { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint });
-    t.equal((await call('/v1/environments/acme')).status, 200, endpoint);
-    t.equal(await service.end('SIGTERM'), 0, endpoint);
-  }
+t.test('works without a receiver and sends nothing if tracing is disabled', async t => {
+  const other = await startTraceReceiver();
+  t.teardown(other.close);
+  const environments = [
+    { ...other.env, OTEL_TRACES_EXPORTER: 'none' },
+    { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:1' },
+    { OTEL_EXPORTER_OTLP_ENDPOINT: 'not a url' },
+  ];
+  await Promise.all(
+    environments.map(async env => {
+      const title = JSON.stringify(env);
+      const untraced = await startApiProcess(database.url, { SHUTDOWN_DRAIN_SECONDS: '0', ...env });
+      t.teardown(() => untraced.end('SIGKILL'));
+      const asked = await ask(`${untraced.origin}/v1/environments/acme`, { headers: operator });
+      t.equal(asked.status, 200, title);
+      t.equal(await untraced.end('SIGTERM'), 0, title);
+    }),
+  );
+  t.strictSame(other.bodies, []);
 });
