@@ -3,7 +3,8 @@ import { systemActor } from '../../src/audit/audit-log.ts';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import { wakeRuns } from '../../src/export-runs/enqueue-runs.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startApp, startTestApp, testNow } from '../helpers/app.ts';
+import { emptyTables } from '../helpers/postgres.ts';
 
 t.setTimeout(300_000);
 
@@ -23,12 +24,13 @@ interface Setup {
   readonly snapshots?: readonly string[];
 }
 
-async function start(
-  t: Parameters<typeof startTestApp>[0],
-  { configs = [{ id: 'a' }], snapshots = [] }: Setup = {},
-) {
-  const app = await startTestApp(t);
-  const { pool } = app.database;
+const app = await startTestApp(t);
+const { pool } = app.database;
+
+/** Replaces all data by an environment with these configs and snapshots. */
+async function start({ configs = [{ id: 'a' }], snapshots = [] }: Setup = {}) {
+  await emptyTables(pool);
+  app.setNow(testNow);
   await app.putEnvironment('acme');
   for (const {
     id,
@@ -76,13 +78,13 @@ async function start(
     pool.query(
       `update export_runs set state = 'successful', finished_at = now(), job_id = null where state = 'queued'`,
     );
-  return { app, pool, tick, runs, ingested, finishAll };
+  return { tick, runs, ingested, finishAll };
 }
 
 t.test(
   'enqueues a daily run once at midnight, with the snapshot of the day that ended',
   async t => {
-    const { tick, runs } = await start(t, {
+    const { tick, runs } = await start({
       configs: [{ id: 'a', since: '2026-03-03T12:00:00Z' }],
       snapshots: ['2026-03-03', '2026-03-04'],
     });
@@ -110,7 +112,7 @@ t.test(
 );
 
 t.test('enqueues weekly configs on Monday, with the snapshot of Sunday', async t => {
-  const { tick, runs } = await start(t, {
+  const { tick, runs } = await start({
     configs: [{ id: 'w', schedule: 'weekly', since: '2026-02-25T12:00:00Z' }],
     snapshots: ['2026-03-01'],
   });
@@ -123,7 +125,7 @@ t.test('enqueues weekly configs on Monday, with the snapshot of Sunday', async t
 });
 
 t.test('enqueues daily and weekly runs at the end of a year', async t => {
-  const { tick, runs } = await start(t, {
+  const { tick, runs } = await start({
     configs: [
       { id: 'd', since: '2025-12-31T12:00:00Z' },
       { id: 'w', schedule: 'weekly', since: '2025-12-31T12:00:00Z' },
@@ -141,8 +143,8 @@ t.test('enqueues daily and weekly runs at the end of a year', async t => {
 
 t.test('enqueues one run and one job per slot when several processes tick at once', async t => {
   const configs = Array.from({ length: 40 }, (_, index) => ({ id: `c${index}` }));
-  const { app, tick, runs, pool } = await start(t, { configs, snapshots: ['2026-03-03'] });
-  const other = await startTestApp(t, { databaseUrl: app.database.url });
+  const { tick, runs } = await start({ configs, snapshots: ['2026-03-03'] });
+  const other = await startApp(t, { databaseUrl: app.database.url });
   const now = new Date('2026-03-04T00:00:05Z');
   const ticks = await Promise.all([
     tick(now.toISOString()),
@@ -168,7 +170,7 @@ t.test('enqueues one run and one job per slot when several processes tick at onc
 });
 
 t.test('enqueues only the newest missed slot after an outage of three days', async t => {
-  const { tick, runs, finishAll } = await start(t, {
+  const { tick, runs, finishAll } = await start({
     configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     snapshots: ['2026-03-01', '2026-03-02', '2026-03-03', '2026-03-04'],
   });
@@ -184,7 +186,7 @@ t.test('enqueues only the newest missed slot after an outage of three days', asy
 t.test(
   'queues a run without a snapshot, starts it on ingest and fails it at the next slot',
   async t => {
-    const { app, tick, runs, ingested, finishAll } = await start(t, {
+    const { tick, runs, ingested, finishAll } = await start({
       configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     });
     await tick('2026-03-02T00:00:30Z');
@@ -220,7 +222,7 @@ t.test(
 t.test(
   'holds back the next slot while a run is unfinished, then enqueues only the newest slot',
   async t => {
-    const { tick, runs, finishAll } = await start(t, {
+    const { tick, runs, finishAll } = await start({
       configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
       snapshots: ['2026-03-01', '2026-03-02', '2026-03-03'],
     });
@@ -238,7 +240,7 @@ t.test(
 );
 
 t.test('runs a slot only if the config was active before it', async t => {
-  const { tick, runs } = await start(t, {
+  const { tick, runs } = await start({
     configs: [
       { id: 'just-before', since: '2026-03-03T23:59:59.999Z' },
       { id: 'at-the-slot', since: '2026-03-04T00:00:00.000Z' },
@@ -257,7 +259,7 @@ t.test('runs a slot only if the config was active before it', async t => {
 });
 
 t.test('fails waiting runs and enqueues no new ones after a plan downgrade', async t => {
-  const { app, tick, runs } = await start(t, {
+  const { tick, runs } = await start({
     configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     snapshots: ['2026-03-02'],
   });
@@ -271,7 +273,7 @@ t.test('fails waiting runs and enqueues no new ones after a plan downgrade', asy
 });
 
 t.test('does not run a slot again when the clock goes back', async t => {
-  const { tick, runs, finishAll } = await start(t, {
+  const { tick, runs, finishAll } = await start({
     configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     snapshots: ['2026-03-01', '2026-03-02', '2026-03-03'],
   });
@@ -283,7 +285,7 @@ t.test('does not run a slot again when the clock goes back', async t => {
 });
 
 t.test('creates new jobs for unfinished runs when the job queue was emptied', async t => {
-  const { tick, runs, pool } = await start(t, {
+  const { tick, runs } = await start({
     configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     snapshots: ['2026-03-01'],
   });
@@ -299,7 +301,7 @@ t.test('creates new jobs for unfinished runs when the job queue was emptied', as
 });
 
 t.test('fails a manual run whose snapshot was removed, without holding back slots', async t => {
-  const { tick, pool } = await start(t, {
+  const { tick } = await start({
     configs: [{ id: 'a', since: '2026-03-01T12:00:00Z' }],
     snapshots: ['2026-03-01'],
   });
@@ -323,7 +325,7 @@ t.test('fails a manual run whose snapshot was removed, without holding back slot
 });
 
 t.test('neither blocks nor fails a tick on a config that is being deleted', async t => {
-  const { pool, tick, runs } = await start(t, {
+  const { tick, runs } = await start({
     configs: [{ id: 'a' }, { id: 'b' }],
     snapshots: ['2026-03-03'],
   });
@@ -342,7 +344,7 @@ t.test('neither blocks nor fails a tick on a config that is being deleted', asyn
 });
 
 t.test('answers not_found for a manual run of a config that was deleted meanwhile', async t => {
-  const { app } = await start(t, { configs: [], snapshots: ['2026-03-01'] });
+  await start({ configs: [], snapshots: ['2026-03-01'] });
   const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };
   await t.rejects(
     app.dependencies.db
@@ -352,16 +354,19 @@ t.test('answers not_found for a manual run of a config that was deleted meanwhil
   );
 });
 
-/** Inserts 10,000 daily configs in 2,000 environments. */
-async function insertManyConfigs(pool: Awaited<ReturnType<typeof start>>['pool']): Promise<void> {
+/** Inserts five daily configs in each of these environments. */
+async function insertManyConfigs(environments: number): Promise<void> {
   await pool.query(
-    `insert into environments (id, name, plan) select 'e' || n, 'e', 'enterprise' from generate_series(1, 2000) as n`,
+    `insert into environments (id, name, plan)
+     select 'e' || n, 'e', 'enterprise' from generate_series(1, $1::int) as n`,
+    [environments],
   );
   await pool.query(
     `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
      select 'e' || n, 'c' || k, 'c', true, 'daily', 'custom', 'b', 'r', '', 'https://s3.example.com', 'id', 'sealed', 'none', false, now, now, now
-     from generate_series(1, 2000) as n, generate_series(1, 5) as k, (select timestamptz '2026-03-03T12:00:00Z') as at (now)`,
+     from generate_series(1, $1::int) as n, generate_series(1, 5) as k, (select timestamptz '2026-03-03T12:00:00Z') as at (now)`,
+    [environments],
   );
 }
 
@@ -369,7 +374,7 @@ async function insertManyConfigs(pool: Awaited<ReturnType<typeof start>>['pool']
  * Analyzes `export_runs` while it is empty. The planner then expects no rows, even when the table
  * grows.
  */
-async function forgetRuns(pool: Awaited<ReturnType<typeof start>>['pool']): Promise<void> {
+async function forgetRuns(): Promise<void> {
   await pool.query(
     `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
      values ('e1', 'c1', 'r', 'schedule', '2026-03-03', '2026-03-02', 'queued', '2026-03-03')`,
@@ -379,12 +384,12 @@ async function forgetRuns(pool: Awaited<ReturnType<typeof start>>['pool']): Prom
 }
 
 t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
-  const { pool, tick } = await start(t, { configs: [], snapshots: [] });
-  await insertManyConfigs(pool);
+  const { tick } = await start({ configs: [], snapshots: [] });
+  await insertManyConfigs(2_000);
   await pool.query(
     `insert into snapshots (environment_id, snapshot_date, row_count) select 'e' || n, '2026-03-03', 0 from generate_series(1, 2000) as n`,
   );
-  await forgetRuns(pool);
+  await forgetRuns();
   const startedAt = performance.now();
   const moved = await tick('2026-03-04T00:00:01Z');
   const seconds = (performance.now() - startedAt) / 1000;
@@ -419,26 +424,26 @@ t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
   t.equal(rows[0].group_id, rows[0].data.environmentId);
 });
 
-t.test('handles 10,000 waiting runs within seconds with and without table statistics', async t => {
-  const { pool, tick } = await start(t, { configs: [], snapshots: [] });
-  await insertManyConfigs(pool);
-  await forgetRuns(pool);
+t.test('handles 3,000 waiting runs within 3 s with and without table statistics', async t => {
+  const { tick } = await start({ configs: [], snapshots: [] });
+  await insertManyConfigs(600);
+  await forgetRuns();
   await pool.query(
     `insert into failure_webhooks (environment_id, url, sealed_secret)
-     select 'e' || n, 'https://hooks.example.com/', 'sealed' from generate_series(1, 2000) as n`,
+     select 'e' || n, 'https://hooks.example.com/', 'sealed' from generate_series(1, 600) as n`,
   );
   const expectTick = async (now: string, moved: Awaited<ReturnType<typeof tick>>) => {
     const startedAt = performance.now();
     t.strictSame(await tick(now), moved, now);
     const seconds = (performance.now() - startedAt) / 1000;
-    t.ok(seconds < 10, `${now}: ${seconds.toFixed(1)} s`);
+    t.ok(seconds < 3, `${now}: ${seconds.toFixed(1)} s`);
     t.comment(`${now}: ${seconds.toFixed(2)} s`);
   };
   const none = { added: 0, redelivered: 0, backfilled: 0, sent: 0, failed: 0, switchedOff: 0 };
-  await expectTick('2026-03-04T00:00:01Z', { ...none, added: 10_000 });
+  await expectTick('2026-03-04T00:00:01Z', { ...none, added: 3_000 });
   await expectTick('2026-03-04T00:01:01Z', none);
   await pool.query('analyze');
   await expectTick('2026-03-04T00:02:01Z', none);
-  await expectTick('2026-03-05T00:00:01Z', { ...none, added: 10_000, failed: 10_000 });
+  await expectTick('2026-03-05T00:00:01Z', { ...none, added: 3_000, failed: 3_000 });
   await expectTick('2026-03-05T00:01:01Z', none);
 });

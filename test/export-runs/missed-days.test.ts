@@ -1,6 +1,7 @@
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import { startTestApp } from '../helpers/app.ts';
+import { emptyTables } from '../helpers/postgres.ts';
 
 /**
  * Missed slots, replaced snapshots and backfills with a real database. No worker executes the runs.
@@ -11,13 +12,14 @@ t.setTimeout(300_000);
 
 const path = '/v1/environments/acme/export-configs/a';
 
-async function start(
-  t: Test,
-  settings: { schedule?: string; catchUp?: string; redeliver?: boolean },
-) {
-  const app = await startTestApp(t, { now: '2026-03-02T00:00:30Z' });
-  const { pool } = app.database;
-  const { db, jobs } = app.dependencies;
+const app = await startTestApp(t);
+const { pool } = app.database;
+const { db, jobs } = app.dependencies;
+
+/** Replaces all data by an environment with one config. */
+async function start(settings: { schedule?: string; catchUp?: string; redeliver?: boolean }) {
+  await emptyTables(pool);
+  app.setNow('2026-03-02T00:00:30Z');
   const { schedule = 'daily', catchUp = 'newest', redeliver = false } = settings;
   await app.putEnvironment('acme');
   await pool.query(
@@ -72,11 +74,11 @@ async function start(
     if (started.status !== 202) throw new Error(started.text);
     return started.json.id;
   };
-  return { app, pool, replace, tick, finish, drain, backfill, startBackfill };
+  return { replace, tick, finish, drain, backfill, startBackfill };
 }
 
 t.test('runs all slots that an outage missed, oldest first and one at a time', async t => {
-  const { replace, tick, finish, drain } = await start(t, { catchUp: 'all' });
+  const { replace, tick, finish, drain } = await start({ catchUp: 'all' });
   await replace('2026-03-01', '2026-03-02', '2026-03-03', '2026-03-04');
   await tick('2026-03-02T00:00:30Z');
   t.equal(await finish(), 'schedule 2026-03-01');
@@ -87,14 +89,14 @@ t.test('runs all slots that an outage missed, oldest first and one at a time', a
 });
 
 t.test('runs missed slots of the last 31 days only', async t => {
-  const { replace, tick, finish } = await start(t, { catchUp: 'all' });
+  const { replace, tick, finish } = await start({ catchUp: 'all' });
   await replace('2026-03-28', '2026-03-29', '2026-03-30', '2026-03-31');
   await tick('2026-04-30T09:00:00Z');
   t.equal(await finish(), 'schedule 2026-03-30');
 });
 
 t.test('runs missed slots of a weekly config on Mondays only', async t => {
-  const { replace, drain } = await start(t, { catchUp: 'all', schedule: 'weekly' });
+  const { replace, drain } = await start({ catchUp: 'all', schedule: 'weekly' });
   await replace('2026-03-01', '2026-03-08', '2026-03-15');
   t.strictSame(await drain('2026-03-18T09:00:00Z'), [
     'schedule 2026-03-01',
@@ -104,7 +106,7 @@ t.test('runs missed slots of a weekly config on Mondays only', async t => {
 });
 
 t.test('delivers a replaced snapshot again after its slot, once for each version', async t => {
-  const { replace, tick, finish, drain } = await start(t, { redeliver: true });
+  const { replace, tick, finish, drain } = await start({ redeliver: true });
   await replace('2026-02-28', '2026-03-01');
   t.strictSame(await drain('2026-03-02T00:01:00Z'), ['schedule 2026-03-01']);
   await replace('2026-02-28', '2026-03-02');
@@ -125,7 +127,7 @@ t.test('delivers a replaced snapshot again after its slot, once for each version
 });
 
 t.test('does not deliver a replaced snapshot again unless the config asks for it', async t => {
-  const { replace, drain } = await start(t, { redeliver: false });
+  const { replace, drain } = await start({ redeliver: false });
   await replace('2026-03-01');
   await drain('2026-03-02T00:01:00Z');
   await replace('2026-03-01');
@@ -133,7 +135,7 @@ t.test('does not deliver a replaced snapshot again unless the config asks for it
 });
 
 t.test('runs a due slot before the next date of a backfill', async t => {
-  const { pool, replace, tick, finish, drain, backfill, startBackfill } = await start(t, {});
+  const { replace, tick, finish, drain, backfill, startBackfill } = await start({});
   await replace('2026-02-10', '2026-02-11', '2026-02-12', '2026-03-01', '2026-03-02');
   t.strictSame(await drain('2026-03-02T00:01:00Z'), ['schedule 2026-03-01']);
   const id = await startBackfill('2026-02-01', '2026-02-28');
@@ -152,7 +154,7 @@ t.test('runs a due slot before the next date of a backfill', async t => {
 });
 
 t.test('ends a backfill when it is cancelled, and with the plan or the config', async t => {
-  const { app, replace, tick, finish, backfill, startBackfill, drain } = await start(t, {});
+  const { replace, tick, finish, backfill, startBackfill, drain } = await start({});
   await replace('2026-02-10', '2026-02-11', '2026-03-01', '2026-03-02');
   await drain('2026-03-02T00:01:00Z');
   const [from, to] = ['2026-02-01', '2026-02-28'] as const;

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
 import { startTestApp } from '../helpers/app.ts';
+import { emptyTables } from '../helpers/postgres.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 
 /**
@@ -8,9 +9,13 @@ import { readMetrics } from '../helpers/read-metrics.ts';
  * Monday.
  */
 
-async function start(t: Parameters<typeof startTestApp>[0], now: string) {
-  const app = await startTestApp(t, { now });
-  const { pool } = app.database;
+const app = await startTestApp(t);
+const { pool } = app.database;
+
+/** Replaces all data by two environments. */
+async function start(now: string) {
+  await emptyTables(pool);
+  app.setNow(now);
   for (const id of ['acme', 'other']) await app.putEnvironment(id);
   const addConfig = (
     id: string,
@@ -44,11 +49,11 @@ async function start(t: Parameters<typeof startTestApp>[0], now: string) {
       [state, startAfterSeconds],
     );
   const state = (at = now) => selectQueueState(app.dependencies.db, new Date(at));
-  return { app, addConfig, addSnapshot, addRun, addJob, state };
+  return { addConfig, addSnapshot, addRun, addJob, state };
 }
 
 t.test('counts late slots of enabled configs until their run ends', async t => {
-  const { addConfig, addSnapshot, addRun, state } = await start(t, '2026-03-04T00:30:00.000Z');
+  const { addConfig, addSnapshot, addRun, state } = await start('2026-03-04T00:30:00.000Z');
   await addSnapshot('acme', '2026-03-03');
   await addConfig('daily');
   await addConfig('off', { enabled: false });
@@ -78,7 +83,7 @@ t.test('counts late slots of enabled configs until their run ends', async t => {
 });
 
 t.test('does not report late slots after a plan downgrade', async t => {
-  const { app, addConfig, state } = await start(t, '2026-03-04T00:30:00.000Z');
+  const { addConfig, state } = await start('2026-03-04T00:30:00.000Z');
   await addConfig('daily');
   t.equal((await state()).lateForSnapshot.slots, 1);
   await app.putEnvironment('acme', 'pro');
@@ -86,7 +91,7 @@ t.test('does not report late slots after a plan downgrade', async t => {
 });
 
 t.test('counts ready, delayed and active jobs, but no finished ones', async t => {
-  const { app, addJob, state } = await start(t, '2026-03-04T00:30:00.000Z');
+  const { addJob, state } = await start('2026-03-04T00:30:00.000Z');
   t.match(await state(), { readyJobs: 0, oldestReadyJobSeconds: 0, delayedJobs: 0, activeJobs: 0 });
   await addJob('created', -120);
   await addJob('retry', -60);

@@ -1,9 +1,11 @@
 import t from 'tap';
+import { startTestApp } from '../helpers/app.ts';
 import { startWithRuns } from '../helpers/ended-runs.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
 
 t.test('starts and cancels a backfill of a config that had thousands', async t => {
-  const { app } = await startWithRuns(t, { configs: ['a'] });
+  const app = await startTestApp(t);
+  await startWithRuns(app, { configs: ['a'] });
   const { pool } = app.database;
   await pool.query(
     `insert into backfills (

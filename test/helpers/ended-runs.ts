@@ -3,7 +3,8 @@ import { fromKysely } from 'pg-boss';
 import { runQueue } from '../../src/db/job-queue.ts';
 import type { Attempt } from '../../src/export-runs/attempts-repository.ts';
 import * as outcomes from '../../src/export-runs/outcomes-repository.ts';
-import { startTestApp } from './app.ts';
+import type { startTestApp } from './app.ts';
+import { emptyTables } from './postgres.ts';
 import { registerSecret } from './secrets.ts';
 
 /** Configuration error. */
@@ -19,16 +20,15 @@ export const result = {
   manifestKey: '_manifest/k.json',
 };
 
-/** Creates configs of `acme` whose runs end when the test says so. */
+/** Replaces all data by configs of `acme` whose runs end when the test says so. */
 export async function startWithRuns(
-  t: Parameters<typeof startTestApp>[0],
+  app: Awaited<ReturnType<typeof startTestApp>>,
   {
     url = 'https://hooks.example.com/' as string | null,
     configs = ['a', 'b'],
     since = '2026-01-01T12:00:00Z',
   } = {},
 ) {
-  const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
   const { pool } = app.database;
   const { db, jobs } = app.dependencies;
   const save = async (
@@ -40,6 +40,7 @@ export async function startWithRuns(
     const made: string | undefined = saved.json.failureWebhookSecret;
     return made === undefined ? null : registerSecret(made);
   };
+  await emptyTables(pool);
   const secret = await save(url);
   await pool.query(
     `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
@@ -100,11 +101,7 @@ export async function startWithRuns(
   const webhookJobs = async () =>
     (await pool.query(`select data, group_id from pgboss.job where name = 'deliver-webhook'`)).rows;
   return {
-    app,
     secret,
-    pool,
-    db,
-    jobs,
     save,
     begin,
     fail,

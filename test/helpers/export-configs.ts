@@ -50,6 +50,7 @@ export async function makeConfig(app: TestApp, environmentId: string, body: obje
 /** Starts a worker in this process, with the app's clock. */
 export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: TestApp) {
   const { dependencies, config } = app;
+  const { jobs } = dependencies;
   const worker = startWorker({
     ...dependencies,
     encryptionKeys: config.encryptionKeys,
@@ -62,7 +63,13 @@ export function startExportWorker(t: Parameters<typeof startTestApp>[0], app: Te
     return stopped;
   };
   t.teardown(stop);
-  return { stop };
+  return {
+    stop,
+    /** Makes every queue look for jobs now. It would otherwise do so within 1 to 10 s. */
+    wake: () => {
+      for (const { id } of jobs.getWipData()) jobs.notifyWorker(id);
+    },
+  };
 }
 
 export function runReader(app: TestApp, environmentId: string) {

@@ -44,6 +44,14 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
   return { name, url, pool };
 }
 
+/** Deletes all rows and jobs, so that the tests of a file can share one service. */
+export async function emptyTables(pool: pg.Pool): Promise<void> {
+  await pool.query(
+    `truncate environments, audit_log, snapshot_rows, snapshot_changes cascade;
+     delete from pgboss.job`,
+  );
+}
+
 /**
  * Creates the database that `createTestDatabase` copies. Postgres copies only a database without
  * connections.

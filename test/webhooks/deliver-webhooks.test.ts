@@ -2,51 +2,98 @@ import fs from 'node:fs';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { webhookQueue } from '../../src/db/job-queue.ts';
-import { startApp } from '../helpers/app.ts';
+import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import { startWithRuns } from '../helpers/ended-runs.ts';
 import { startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
+import { until } from '../helpers/until.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** Webhooks from the event to the receiver, delivered by real workers. */
 
 t.setTimeout(300_000);
 
-async function start(t: Test, { configs = ['a', 'b'], atWork = true } = {}) {
+const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
+const { pool } = app.database;
+let worker: ReturnType<typeof startExportWorker> | null = null;
+
+/** Starts the worker of all tests, or makes it look for jobs. */
+function wake(): void {
+  worker ??= startExportWorker(t, app);
+  worker.wake();
+}
+
+async function start(t: Test, configs = ['a', 'b']) {
   // Start the receiver first, so that it is closed last.
   const receiver = await startWebhookReceiver(t);
-  const started = await startWithRuns(t, {
-    url: receiver.url,
-    configs,
-    // A date in the future: the tests start all runs themselves and no slot becomes due.
-    since: '2027-01-01T00:00:00Z',
-  });
-  const { app, pool, secret } = started;
-  if (atWork) startExportWorker(t, app);
   const jobs = async (columns = 'state, retry_count'): Promise<Record<string, unknown>[]> =>
     (
       await pool.query(
         `select ${columns} from pgboss.job where name = 'deliver-webhook' order by created_on`,
       )
     ).rows;
+  // The worker may still record the last delivery of the test before.
+  await until(jobs, found => found.every(job => job['state'] !== 'active'));
+  app.setNow(testNow);
+  const started = await startWithRuns(app, {
+    url: receiver.url,
+    configs,
+    // A date in the future: the tests start all runs themselves and no slot becomes due.
+    since: '2027-01-01T00:00:00Z',
+  });
+  const { secret } = started;
+  const failDay = async (day: number) => {
+    await started.failDay(day);
+    wake();
+  };
+  const succeedDay = async (day: number) => {
+    await started.succeedDay(day);
+    wake();
+  };
   const ended = (state: string) =>
     until(jobs, found => found.length > 0 && found.every(job => job['state'] === state));
   /** Skips the delay before the next try of every waiting delivery. */
-  const hasten = () => hastenRetries(pool, webhookQueue);
+  const hasten = async () => {
+    await hastenRetries(pool, webhookQueue);
+    wake();
+  };
   const isSigned = () => receiver.received.every(message => message.isSignedWith(secret ?? ''));
-  return { ...started, receiver, jobs, ended, hasten, isSigned };
+  const linesBefore = app.log.length;
+  /** Returns the log lines about webhooks without the fields that differ in each run. */
+  const logged = () =>
+    app.log
+      .slice(linesBefore)
+      .filter(line => String(line['msg']).startsWith('webhook '))
+      .map(({ msg, status, code, level }) => ({ msg, status, code, level }));
+  return { ...started, failDay, succeedDay, receiver, jobs, ended, hasten, isSigned, logged };
 }
 
-/** Returns the log lines about webhooks without the fields that differ in each run. */
-const logged = (app: { log: readonly Readonly<Record<string, unknown>>[] }) =>
-  app.log
-    .filter(line => String(line['msg']).startsWith('webhook '))
-    .map(({ msg, status, code, level }) => ({ msg, status, code, level }));
+t.test('delivers each message once with two workers', async t => {
+  const configs = Array.from({ length: 30 }, (_, index) => `c${index}`);
+  const { receiver, begin, fail, ended, isSigned } = await start(t, configs);
+  const other = await startApp(t, {
+    databaseUrl: app.config.databaseUrl,
+    env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
+  });
+  for (const id of configs) await fail(await begin(null, id), '2026-03-02T01:00:00Z');
+  t.equal(receiver.received.length, 0, 'only workers deliver events');
+  wake();
+  const second = startExportWorker(t, other);
+  receiver.answer(response => {
+    response.writeHead(204).end();
+    wake();
+    second.wake();
+  });
+  await receiver.count(30, 60_000);
+  await ended('completed');
+  t.equal(receiver.received.length, 30);
+  t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size, 30);
+  t.ok(isSigned());
+});
 
 t.test('delivers each event once, signed and complete', async t => {
-  const { app, receiver, failDay, succeedDay, ended, isSigned, pool } = await start(t);
+  const { receiver, failDay, succeedDay, ended, isSigned, logged } = await start(t);
   await failDay(2);
   await receiver.count(1);
   await succeedDay(3);
@@ -68,11 +115,11 @@ t.test('delivers each event once, signed and complete', async t => {
     receiver.received.map(({ headers }) => headers['webhook-id']),
     rows.map(({ id }) => id),
   );
-  t.match(logged(app)[0], { msg: 'webhook event delivered', status: 204, level: 30 });
+  t.match(logged()[0], { msg: 'webhook event delivered', status: 204, level: 30 });
 });
 
 t.test('retries a failed delivery with the same message until the receiver accepts it', async t => {
-  const { app, receiver, failDay, jobs, ended, hasten, isSigned } = await start(t);
+  const { receiver, failDay, jobs, ended, hasten, isSigned, logged } = await start(t);
   let tries = 0;
   receiver.answer(response => {
     tries += 1;
@@ -107,18 +154,18 @@ t.test('retries a failed delivery with the same message until the receiver accep
   t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-timestamp'])).size, 5);
   t.ok(isSigned());
   t.strictSame(
-    logged(app).map(({ status, code }) => code ?? status),
+    logged().map(({ status, code }) => code ?? status),
     ['endpoint_unreachable', 'not_accepted', 'not_accepted', 'not_http', 200],
   );
 });
 
 t.test('drops the event after a 410 and keeps the webhook', async t => {
-  const { app, receiver, failDay, ended } = await start(t);
+  const { receiver, failDay, ended, logged } = await start(t);
   receiver.answer(response => response.writeHead(410).end());
   await failDay(2);
   await receiver.count(1);
   await ended('completed');
-  t.match(logged(app), [{ msg: 'webhook event dropped', status: 410, level: 40 }]);
+  t.match(logged(), [{ msg: 'webhook event dropped', status: 410, level: 40 }]);
   t.equal((await app.call('/v1/environments/acme')).json.failureWebhook, receiver.url);
   receiver.answer(response => response.writeHead(204).end());
   await failDay(3);
@@ -126,7 +173,7 @@ t.test('drops the event after a 410 and keeps the webhook', async t => {
 });
 
 t.test('ends a delivery after about a day of retries', async t => {
-  const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
+  const { receiver, failDay, jobs, ended, hasten, logged } = await start(t);
   const { rows } = await pool.query(
     `select retry_limit, retry_delay, retry_delay_max from pgboss.queue where name = 'deliver-webhook'`,
   );
@@ -147,7 +194,7 @@ t.test('ends a delivery after about a day of retries', async t => {
   await hasten();
   await ended('failed');
   t.equal(receiver.received.length, 2);
-  t.match(logged(app)[1], { msg: 'webhook event given up', status: 503 });
+  t.match(logged()[1], { msg: 'webhook event given up', status: 503 });
 });
 
 t.test('handles changes while a delivery waits for its retry', async t => {
@@ -172,10 +219,10 @@ t.test('handles changes while a delivery waits for its retry', async t => {
 
   await t.test('drops the event when the environment is deleted', async t => {
     const started = await waiting(t);
-    t.equal((await started.app.call(path, { method: 'DELETE' })).status, 204);
+    t.equal((await app.call(path, { method: 'DELETE' })).status, 204);
     await expectNothing(t, started);
     for (const table of ['webhook_events', 'failure_webhooks']) {
-      t.equal((await started.pool.query(`select from ${table}`)).rowCount, 0);
+      t.equal((await pool.query(`select from ${table}`)).rowCount, 0);
     }
   });
 
@@ -187,13 +234,13 @@ t.test('handles changes while a delivery waits for its retry', async t => {
 
   await t.test('drops the event when the config is deleted', async t => {
     const started = await waiting(t);
-    t.equal((await started.app.call(`${path}/export-configs/a`, { method: 'DELETE' })).status, 204);
+    t.equal((await app.call(`${path}/export-configs/a`, { method: 'DELETE' })).status, 204);
     await expectNothing(t, started);
   });
 
   await t.test('uses the new URL and secret when both are changed', async t => {
     const started = await waiting(t);
-    const { app, secret, hasten, ended, receiver } = started;
+    const { secret, hasten, ended, receiver } = started;
     const other = await startWebhookReceiver(t);
     await started.save(other.url);
     const rotated = await app.call(`${path}/failure-webhook/rotate-secret`, { method: 'POST' });
@@ -209,7 +256,7 @@ t.test('handles changes while a delivery waits for its retry', async t => {
 });
 
 t.test('stores and logs URL and secret only where they belong', async t => {
-  const { app, receiver, secret = '', failDay, jobs, ended, hasten, pool } = await start(t);
+  const { receiver, secret = '', failDay, jobs, ended, hasten } = await start(t);
   const sealed = (await pool.query('select sealed_secret from failure_webhooks')).rows[0]
     .sealed_secret;
   receiver.answer(response => response.writeHead(500).end());
@@ -248,7 +295,7 @@ t.test('stores and logs URL and secret only where they belong', async t => {
 
 t.test('does not delay other environments when one receiver is slow', async t => {
   const configs = Array.from({ length: 12 }, (_, index) => `c${index}`);
-  const { app, receiver, begin, fail, pool, jobs } = await start(t, { configs });
+  const { receiver, begin, fail, jobs } = await start(t, configs);
   const quick = await startWebhookReceiver(t);
   const saved = await app.call('/v1/environments/quick', {
     method: 'PUT',
@@ -257,6 +304,7 @@ t.test('does not delay other environments when one receiver is slow', async t =>
   registerSecret(saved.json.failureWebhookSecret);
   receiver.answer(() => {});
   for (const id of configs) await fail(await begin(null, id), '2026-03-02T01:00:00Z');
+  wake();
   await receiver.count(1);
   const tried = await app.call('/v1/environments/quick/failure-webhook/test', { method: 'POST' });
   t.equal(tried.json.delivered, true);
@@ -268,6 +316,7 @@ t.test('does not delay other environments when one receiver is slow', async t =>
   );
   const startedAt = performance.now();
   await fail(await begin(null, 'c0', 'quick'), '2026-03-02T01:00:00Z');
+  wake();
   await quick.count(2, 15_000);
   const tookMs = performance.now() - startedAt;
   t.ok(tookMs < 9_000, `${Math.round(tookMs)} ms`);
@@ -282,27 +331,6 @@ t.test('does not delay other environments when one receiver is slow', async t =>
   await receiver.close();
 });
 
-t.test('delivers each message once with two workers', async t => {
-  const configs = Array.from({ length: 30 }, (_, index) => `c${index}`);
-  const { app, receiver, begin, fail, ended, isSigned } = await start(t, {
-    configs,
-    atWork: false,
-  });
-  const other = await startApp(t, {
-    databaseUrl: app.config.databaseUrl,
-    env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
-  });
-  for (const id of configs) await fail(await begin(null, id), '2026-03-02T01:00:00Z');
-  t.equal(receiver.received.length, 0, 'only workers deliver events');
-  startExportWorker(t, app);
-  startExportWorker(t, other);
-  await receiver.count(30, 60_000);
-  await ended('completed');
-  t.equal(receiver.received.length, 30);
-  t.equal(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size, 30);
-  t.ok(isSigned());
-});
-
 t.test('verifies a delivered message with the documented example code', async t => {
   const guide = fs.readFileSync(
     path.join(import.meta.dirname, '../../docs/automatic-exports.md'),
@@ -311,7 +339,7 @@ t.test('verifies a delivered message with the documented example code', async t 
   const [, code = ''] = /^```js\n(.*?)^```$/ms.exec(guide) ?? [];
   t.ok(code.split('\n').length <= 13, 'the example has at most 13 lines');
   const { isOurs } = await import(`data:text/javascript,${encodeURIComponent(code)}`);
-  const { app, receiver, secret } = await start(t, { atWork: false });
+  const { receiver, secret } = await start(t);
   app.setNow(new Date().toISOString());
   await app.call('/v1/environments/acme/failure-webhook/test', { method: 'POST' });
   const [message] = receiver.received;
@@ -337,11 +365,11 @@ t.test('verifies a delivered message with the documented example code', async t 
 });
 
 t.test('logs an unreadable secret and delivers the event after the secret is rotated', async t => {
-  const { app, receiver, failDay, jobs, ended, hasten, pool } = await start(t);
+  const { receiver, failDay, jobs, ended, hasten, logged } = await start(t);
   await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
   await failDay(2);
   await until(jobs, ([job]) => job?.['state'] === 'retry');
-  t.match(logged(app), [
+  t.match(logged(), [
     { msg: 'webhook secret unreadable', level: 50 },
     { msg: 'webhook event not delivered', code: 'secret_unreadable', level: 40 },
   ]);

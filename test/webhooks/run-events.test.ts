@@ -2,7 +2,8 @@ import t from 'tap';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import * as outcomes from '../../src/export-runs/outcomes-repository.ts';
 import { faultySlotsToTurnOff } from '../../src/export-runs/run-effects.ts';
-import { busy, denied, result, startWithRuns as start } from '../helpers/ended-runs.ts';
+import { startTestApp } from '../helpers/app.ts';
+import { busy, denied, result, startWithRuns } from '../helpers/ended-runs.ts';
 
 t.setTimeout(300_000);
 
@@ -11,8 +12,13 @@ t.setTimeout(300_000);
  * sent here.
  */
 
+const app = await startTestApp(t);
+const { pool } = app.database;
+const { db, jobs } = app.dependencies;
+const start = (options?: Parameters<typeof startWithRuns>[1]) => startWithRuns(app, options);
+
 t.test('records a failure as an event and a job that contains only ids', async t => {
-  const { begin, fail, events, webhookJobs, pool } = await start(t);
+  const { begin, fail, events, webhookJobs } = await start();
   t.equal(await fail(await begin('2026-03-02T00:00:00Z'), '2026-03-02T00:01:02.003Z'), true);
   const [event, ...others] = await events();
   t.strictSame(others, []);
@@ -33,7 +39,7 @@ t.test('records a failure as an event and a job that contains only ids', async t
 });
 
 t.test('records one failure per config and UTC day, even when the clock jumps', async t => {
-  const { begin, fail, short, webhookJobs } = await start(t);
+  const { begin, fail, short, webhookJobs } = await start();
   const instants = [
     '2026-03-02T00:00:00.000Z',
     '2026-03-02T12:00:00.000Z',
@@ -51,7 +57,7 @@ t.test('records one failure per config and UTC day, even when the clock jumps', 
 });
 
 t.test('records each failure once when several workers record concurrently', async t => {
-  const { begin, fail, short, config, webhookJobs, pool, db, jobs } = await start(t);
+  const { begin, fail, short, config, webhookJobs } = await start();
   const attempt = await begin('2026-03-02T00:00:00Z');
   const recorded = await Promise.all(
     Array.from({ length: 8 }, () => fail(attempt, '2026-03-02T00:01:00Z')),
@@ -61,6 +67,9 @@ t.test('records each failure once when several workers record concurrently', asy
 
   // Lets two runs of one config end at the same time on one day. In production the second run waits
   // for the first.
+  const { rows } = await pool.query(
+    `select pg_get_indexdef('export_runs_unfinished'::regclass) as create`,
+  );
   await pool.query('drop index export_runs_unfinished');
   for (let day = 3; day < 20; day += 1) {
     const now = new Date(Date.UTC(2026, 2, day, 1));
@@ -78,10 +87,11 @@ t.test('records each failure once when several workers record concurrently', asy
   t.strictSame(failed, [...new Set(failed)], 'no event twice');
   t.equal(failed.length, 18);
   t.equal((await webhookJobs()).length, (await short()).length, 'one job for each event');
+  await pool.query(rows[0].create);
 });
 
 t.test('records a recovery once, and only after a recorded failure', async t => {
-  const { succeedDay, failDay, short, events, config, save, begin, fail, succeed } = await start(t);
+  const { succeedDay, failDay, short, events, config, save, begin, fail, succeed } = await start();
   await succeedDay(1);
   t.strictSame(await short(), []);
   await failDay(2);
@@ -109,7 +119,7 @@ t.test('records a recovery once, and only after a recorded failure', async t => 
 });
 
 t.test('records a success only for webhooks that select it', async t => {
-  const { begin, succeed, failDay, succeedDay, short, events, webhookJobs, save } = await start(t);
+  const { begin, succeed, failDay, succeedDay, short, events, webhookJobs, save } = await start();
   const url = 'https://hooks.example.com/';
   await succeedDay(1);
   t.strictSame(await short(), []);
@@ -145,7 +155,7 @@ t.test('records a success only for webhooks that select it', async t => {
 });
 
 t.test('does not count cancelled runs and plan downgrades as failures', async t => {
-  const { failDay, short, config, begin, app, pool } = await start(t);
+  const { failDay, short, config, begin } = await start();
   for (let day = 1; day < faultySlotsToTurnOff; day += 1) await failDay(day);
   const before = await config();
   await failDay(10, { code: 'plan_upgrade_required', message: 'no' });
@@ -161,7 +171,7 @@ t.test('does not count cancelled runs and plan downgrades as failures', async t 
 });
 
 t.test('records nothing without a webhook, but still turns the config off', async t => {
-  const { failDay, short, config, webhookJobs } = await start(t, { url: null });
+  const { failDay, short, config, webhookJobs } = await start({ url: null });
   for (let day = 1; day <= faultySlotsToTurnOff; day += 1) await failDay(day);
   t.strictSame(await short(), []);
   t.strictSame(await webhookJobs(), []);
@@ -170,7 +180,7 @@ t.test('records nothing without a webhook, but still turns the config off', asyn
 
 t.test('turns a config off after ten consecutive slots with configuration errors', async t => {
   t.equal(faultySlotsToTurnOff, 10);
-  const { failDay, succeedDay, short, config, begin, fail, succeed, app, pool } = await start(t);
+  const { failDay, succeedDay, short, config, begin, fail, succeed } = await start();
   const faulty = async () => (await config()).faulty_slots_in_a_row;
   for (let day = 1; day <= 9; day += 1) await failDay(day);
   t.equal(await faulty(), 9);
@@ -250,7 +260,7 @@ t.test('turns a config off after ten consecutive slots with configuration errors
 t.test(
   'does not turn a config on by a change that was read before the config was turned off',
   async t => {
-    const { failDay, config, db } = await start(t);
+    const { failDay, config } = await start();
     const { getConfig } = await import('../../src/export-configs/list-configs.ts');
     const { replaceConfig } = await import('../../src/export-configs/repository.ts');
     for (let day = 1; day <= 9; day += 1) await failDay(day);
@@ -265,7 +275,7 @@ t.test(
 );
 
 t.test('records a missing snapshot of a slot in the tick', async t => {
-  const { failDay, short, events, config, db, jobs } = await start(t);
+  const { failDay, short, events, config } = await start();
   for (let day = 1; day <= 9; day += 1) await failDay(day);
   const tick = (now: string) => enqueueDue(db, jobs, new Date(now));
   t.match(await tick('2026-03-10T00:00:05Z'), { added: 2, failed: 0 });
@@ -282,7 +292,7 @@ t.test('records a missing snapshot of a slot in the tick', async t => {
 });
 
 t.test('skips a config that is locked by a change and handles it in the next tick', async t => {
-  const { short, pool, db, jobs } = await start(t);
+  const { short } = await start();
   await enqueueDue(db, jobs, new Date('2026-03-10T00:00:05Z'));
   const client = await pool.connect();
   await client.query(`begin; select from export_configs where id = 'a' for update`);
@@ -294,7 +304,7 @@ t.test('skips a config that is locked by a change and handles it in the next tic
 });
 
 t.test('rolls back the end of the run when the event cannot be recorded', async t => {
-  const { begin, fail, short, config, pool, webhookJobs } = await start(t);
+  const { begin, fail, short, config, webhookJobs } = await start();
   const attempt = await begin('2026-03-02T00:00:00Z');
   await pool.query(
     `alter table webhook_events add constraint broken check (type <> 'export.failed')`,
@@ -309,7 +319,7 @@ t.test('rolls back the end of the run when the event cannot be recorded', async 
 });
 
 t.test('removes old events', async t => {
-  const { failDay, short, db, jobs } = await start(t);
+  const { failDay, short } = await start();
   await failDay(1);
   await failDay(3);
   await enqueueDue(db, jobs, new Date('2026-03-09T02:00:00Z'));
@@ -317,7 +327,7 @@ t.test('removes old events', async t => {
 });
 
 t.test('serializes the end of runs with changes and the deletion of their config', async t => {
-  const { app, begin, fail, succeed, pool, db, jobs, config } = await start(t);
+  const { begin, fail, succeed, config } = await start();
   const path = '/v1/environments/acme/export-configs/a';
   const statuses = new Set<number>();
   const call = async (method: string, json?: object) => {

@@ -9,6 +9,7 @@ import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { startExportWorker } from '../../helpers/export-configs.ts';
 import { fillSnapshot } from '../../helpers/fill-snapshot.ts';
+import { emptyTables } from '../../helpers/postgres.ts';
 import { eventually } from '../../helpers/raw-http.ts';
 import { renderAll } from '../../helpers/render-snapshots.ts';
 
@@ -16,14 +17,15 @@ const date = '2026-03-01';
 const body = (companyName: string) => ingestBody([adoptionRow({ companyName })]);
 const signal = new AbortController().signal;
 
-async function start(t: Parameters<typeof startTestApp>[0]) {
-  const app = await startTestApp(t);
+const app = await startTestApp(t);
+const { pool } = app.database;
+
+/** Replaces all data by an empty environment. */
+async function start() {
+  await emptyTables(pool);
   await app.putEnvironment('acme');
-  const { pool } = app.database;
   const count = async (sql: string) => Number((await pool.query(sql)).rows[0].count);
   return {
-    app,
-    pool,
     queued: () => count(`select count(*) from pgboss.job where name = '${renderQueue}'`),
     rendered: () => count('select count(*) from rendered_snapshots'),
     chunks: () => count('select count(*) from snapshot_chunks'),
@@ -31,7 +33,7 @@ async function start(t: Parameters<typeof startTestApp>[0]) {
 }
 
 t.test('enqueues one rendering for each ingested date, also after replacements', async t => {
-  const { app, queued } = await start(t);
+  const { queued } = await start();
   for (const version of ['first', 'second', 'third']) await app.ingest('acme', date, body(version));
   t.equal(await queued(), 1);
   await app.ingest('acme', '2026-02-28', body('other'));
@@ -40,27 +42,8 @@ t.test('enqueues one rendering for each ingested date, also after replacements',
   t.equal(await queued(), 2, 'a refused body enqueues nothing');
 });
 
-t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
-  const { app, pool, rendered } = await start(t);
-  await app.ingest('acme', date, body('ingested'));
-  await fillSnapshot(pool, 'acme', '2026-02-28', 10);
-  startExportWorker(t, app);
-  await eventually(async () => (await rendered()) === 2, 'both are rendered', 20_000);
-  const { rows } = await pool.query(
-    `select snapshot_date, chunk_count, plain_bytes > 0 as "hasRows"
-     from rendered_snapshots order by snapshot_date`,
-  );
-  t.strictSame(
-    rows.map(({ chunk_count, hasRows }) => ({ chunk_count, hasRows })),
-    [
-      { chunk_count: 1, hasRows: true },
-      { chunk_count: 1, hasRows: true },
-    ],
-  );
-});
-
 t.test('renders a version once when several processes ask for it', async t => {
-  const { app, rendered } = await start(t);
+  const { rendered } = await start();
   await app.ingest('acme', date, body('ingested'));
   const { renderer } = app.dependencies;
   const outcomes = await Promise.all(
@@ -76,7 +59,7 @@ t.test('renders a version once when several processes ask for it', async t => {
 });
 
 t.test('stores nothing of a version that was replaced while it was rendered', async t => {
-  const { app, pool, rendered, chunks } = await start(t);
+  const { rendered, chunks } = await start();
   await app.ingest('acme', date, body('first'));
   const locker = await pool.connect();
   // The rendering has written its chunks and waits for the lock of the environment.
@@ -98,7 +81,7 @@ t.test('stores nothing of a version that was replaced while it was rendered', as
 });
 
 t.test('stores nothing of an environment that was deleted while it was rendered', async t => {
-  const { app, pool, chunks } = await start(t);
+  const { chunks } = await start();
   await app.ingest('acme', date, body('first'));
   const locker = await pool.connect();
   await locker.query(`begin; select from environments where id = 'acme' for update`);
@@ -119,7 +102,7 @@ t.test('stores nothing of an environment that was deleted while it was rendered'
 t.test(
   'refuses a row count that differs from the registry, and retries only a later version',
   async t => {
-    const { app, pool, rendered, queued } = await start(t);
+    const { rendered, queued } = await start();
     await app.ingest('acme', date, body('first'));
     await pool.query('update snapshots set row_count = 2');
     const { db, jobs, renderer } = app.dependencies;
@@ -141,7 +124,7 @@ t.test(
 );
 
 t.test('ends at once when its signal aborts', async t => {
-  const { app, pool, chunks } = await start(t);
+  const { chunks } = await start();
   await app.ingest('acme', date, body('first'));
   const locker = await pool.connect();
   await locker.query('begin; lock table snapshot_rows in access exclusive mode');
@@ -165,7 +148,7 @@ t.test('ends at once when its signal aborts', async t => {
 });
 
 t.test('deletes the chunks of replaced versions after the grace period', async t => {
-  const { app, rendered, chunks } = await start(t);
+  const { rendered, chunks } = await start();
   await app.ingest('acme', date, body('first'));
   await renderAll(app);
   await app.ingest('acme', date, body('second'));
@@ -190,7 +173,7 @@ t.test('deletes the chunks of replaced versions after the grace period', async t
 });
 
 t.test('finds snapshots that SQL changed, and changes that were not recorded', async t => {
-  const { app, pool } = await start(t);
+  await start();
   const { db, jobs } = app.dependencies;
   const now = new Date('2026-03-02T10:00:00Z');
   const replaced = async () => {
@@ -222,11 +205,31 @@ t.test('finds snapshots that SQL changed, and changes that were not recorded', a
 });
 
 t.test('renders a snapshot whose day was detached and not dropped', async t => {
-  const { app, pool, rendered } = await start(t);
+  const { rendered } = await start();
   await app.ingest('acme', date, body('detached'));
   await pool.query('alter table snapshot_rows detach partition snapshot_rows_20260301');
   await renderAll(app);
   t.equal(await rendered(), 1);
   const { rows } = await pool.query('select count(*)::int as n from snapshot_rows');
   t.equal(rows[0].n, 1, 'the rows are visible again');
+});
+
+t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
+  const { rendered } = await start();
+  await app.ingest('acme', date, body('ingested'));
+  await fillSnapshot(pool, 'acme', '2026-02-28', 10);
+  // Last in this file, because the worker would render the snapshots of other tests.
+  startExportWorker(t, app);
+  await eventually(async () => (await rendered()) === 2, 'both are rendered', 20_000);
+  const { rows } = await pool.query(
+    `select snapshot_date, chunk_count, plain_bytes > 0 as "hasRows"
+     from rendered_snapshots order by snapshot_date`,
+  );
+  t.strictSame(
+    rows.map(({ chunk_count, hasRows }) => ({ chunk_count, hasRows })),
+    [
+      { chunk_count: 1, hasRows: true },
+      { chunk_count: 1, hasRows: true },
+    ],
+  );
 });
