@@ -199,9 +199,10 @@ t.test('migrate, worker and job queue work with every setting on a role', async 
   t.teardown(() => pool.end());
   const app = await startApp(t, { databaseUrl: url.href });
   t.strictSame(await askEverything(app, pool), expected);
-  startExportWorker(t, app);
+  const worker = startExportWorker(t, app);
   for (const queue of [tickQueue, retentionQueue]) {
     const id = await app.dependencies.jobs.send(queue, {});
+    worker.wake();
     const state = async () =>
       (await pool.query('select state from pgboss.job where id = $1', [id])).rows[0]?.state;
     await eventually(async () => (await state()) === 'completed', `a job of ${queue}`, 60_000);

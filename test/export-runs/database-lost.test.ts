@@ -2,18 +2,18 @@ import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { startApp } from '../helpers/app.ts';
+import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { configBody, makeConfig, runReader, startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
-import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
+import { until } from '../helpers/until.ts';
 
 /**
  * More rows than the parts and buffers hold, so that the run is still reading when Postgres
  * crashes.
  */
-const rowCount = 400_000;
+const rowCount = 120_000;
 
 t.test(
   'writes one complete object when Postgres crashes and restarts during a run',
@@ -30,7 +30,11 @@ t.test(
     });
     await app.putEnvironment('acme');
     const query = (text: string) => app.dependencies.pools.api.query(text);
-    await fillSnapshot(app.dependencies.pools.api, 'acme', '2026-03-01', rowCount);
+    await writeDenseSnapshot(app.dependencies.pools.api, {
+      environmentId: 'acme',
+      date: '2026-03-01',
+      rows: rowCount,
+    });
     const { id, key } = await makeConfig(
       app,
       'acme',

@@ -1,9 +1,15 @@
 import { createHash } from 'node:crypto';
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
+import { tickQueue } from '../../src/db/job-queue.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
-import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import {
   contentsOf,
@@ -14,12 +20,12 @@ import {
   s3Server,
 } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
+import { until } from '../helpers/until.ts';
 
 /**
  * Runs from the slot to the object in the bucket, with the real database and the real S3 server.
  */
 
-const path = '/v1/environments/acme/export-configs';
 const rows = [
   adoptionRow({
     companyId: 'c1',
@@ -38,21 +44,78 @@ const rows = [
 ];
 const expected = exportHeader + exportPart(rows, '2026-03-02');
 
-/** Starts the app on Monday: the daily slot of that day has passed. */
-async function start(t: Parameters<typeof startExportApp>[0]) {
-  const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
-  await app.putEnvironment('acme');
-  const ingested = await app.ingest('acme', '2026-03-02', ingestBody(rows));
-  if (ingested.status !== 201) throw new Error(ingested.text);
-  const ofConfig = async (id: string) => (await app.call(`${path}/${id}`)).json;
-  return { app, ofConfig, runs: runReader(app, 'acme') };
+const app = await startExportApp(t);
+const { pool } = app.database;
+let worker: ReturnType<typeof startExportWorker> | null = null;
+
+/** Starts the worker of all tests, or makes it look for jobs. */
+function wake(): void {
+  worker ??= startExportWorker(t, app);
+  worker.wake();
 }
 
+let environments = 0;
+
+/** Creates an environment on Monday: the daily slot of that day has passed. */
+async function start() {
+  environments += 1;
+  const environmentId = `acme-${environments}`;
+  const path = `/v1/environments/${environmentId}/export-configs`;
+  app.setNow('2026-03-02T10:00:00.000Z');
+  await app.putEnvironment(environmentId);
+  const ingested = await app.ingest(environmentId, '2026-03-02', ingestBody(rows));
+  if (ingested.status !== 201) throw new Error(ingested.text);
+  const ofConfig = async (id: string) => (await app.call(`${path}/${id}`)).json;
+  const runs = runReader(app, environmentId);
+  const post = (id: string, json?: object) =>
+    app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
+  const runNow = async (id: string) => {
+    const started = await post(id);
+    wake();
+    return await runs.finished(started.json.id);
+  };
+  return { environmentId, path, ofConfig, runs, post, runNow };
+}
+
+// The first two tests need a run that no worker has taken yet.
+t.test(
+  'rejects a manual run with invalid input, of an unknown config or beside a queued run',
+  needsS3,
+  async t => {
+    const { environmentId, path, post } = await start();
+    const { id } = await makeConfig(app, environmentId);
+    t.equal((await post(id, { snapshotDate: '2026-03-01' })).status, 404);
+    t.equal((await post(id, { snapshotDate: '2026-02-30' })).status, 400);
+    t.equal((await post(id, { colour: 'red' })).json.errors[0].path, '/colour');
+    t.equal((await post(id)).status, 202);
+    const second = await post(id);
+    t.equal(second.status, 409);
+    t.equal(second.json.code, 'conflict');
+    t.equal((await post('unknown')).status, 404);
+    t.equal((await app.call(`${path}/${id}/runs/unknown`)).status, 404);
+  },
+);
+
+t.test('checks the plan again when the job runs', needsS3, async t => {
+  const { environmentId, runs, post } = await start();
+  const { id, key } = await makeConfig(app, environmentId);
+  const { json } = await post(id);
+  await app.putEnvironment(environmentId, 'pro');
+  wake();
+  t.match(await runs.finished(json.id), {
+    state: 'failed',
+    attempts: 0,
+    error: { code: 'plan_upgrade_required' },
+  });
+  t.strictSame(await contentsOf(s3Destination({ key })), { objects: [], unfinished: [] });
+});
+
 t.test('writes file, manifest, run and status when a slot becomes due', needsS3, async t => {
-  const { app, ofConfig } = await start(t);
-  const { id, key } = await makeConfig(app, 'acme', configBody('full', { manifest: true }));
+  const { environmentId, path, ofConfig } = await start();
+  const { id, key } = await makeConfig(app, environmentId, configBody('full', { manifest: true }));
   app.setNow('2026-03-03T00:00:00.000Z');
-  startExportWorker(t, app);
+  await app.dependencies.jobs.send(tickQueue, {});
+  wake();
   const config = await until(
     () => ofConfig(id),
     found => found.status.status !== 'never ran before',
@@ -69,8 +132,8 @@ t.test('writes file, manifest, run and status when a slot becomes due', needsS3,
     turnedOff: null,
   });
 
-  const objectKey = `${key}/company-adoption_acme_2026-03-02.csv`;
-  const manifestKey = `${key}/_manifest/company-adoption_acme_2026-03-02.csv.json`;
+  const objectKey = `${key}/company-adoption_${environmentId}_2026-03-02.csv`;
+  const manifestKey = `${key}/_manifest/company-adoption_${environmentId}_2026-03-02.csv.json`;
   t.strictSame(await contentsOf(s3Destination({ key })), {
     objects: [manifestKey, objectKey],
     unfinished: [],
@@ -78,7 +141,7 @@ t.test('writes file, manifest, run and status when a slot becomes due', needsS3,
   const object = await readObject(s3Server().bucket, objectKey);
   t.equal(object.body.toString(), expected);
   t.equal(
-    (await app.download('acme', '30-days-daily')).text,
+    (await app.download(environmentId, '30-days-daily')).text,
     expected,
     'the object equals the section of the download',
   );
@@ -86,7 +149,7 @@ t.test('writes file, manifest, run and status when a slot becomes due', needsS3,
   t.strictSame(object.metadata, {
     'row-count': '3',
     'snapshot-date': '2026-03-02',
-    'environment-id': 'acme',
+    'environment-id': environmentId,
   });
 
   const { items } = (await app.call(`${path}/${id}/runs`)).json;
@@ -111,13 +174,15 @@ t.test('writes file, manifest, run and status when a slot becomes due', needsS3,
     error: null,
   });
   t.strictSame((await app.call(`${path}/${id}/runs/${run.id}`)).json, run);
-  t.strictSame((await app.call(`/v1/environments/acme/runs/${run.id}`)).json, run);
+  t.strictSame((await app.call(`/v1/environments/${environmentId}/runs/${run.id}`)).json, run);
   const manifest = JSON.parse((await readObject(s3Server().bucket, manifestKey)).body.toString());
   const { columns, ...rest } = manifest;
-  const registered = await app.database.pool.query('select version from snapshots');
+  const registered = await pool.query('select version from snapshots where environment_id = $1', [
+    environmentId,
+  ]);
   t.strictSame(rest, {
     manifestVersion: 1,
-    environmentId: 'acme',
+    environmentId,
     configId: id,
     runId: run.id,
     snapshotDate: '2026-03-02',
@@ -140,21 +205,16 @@ t.test('writes file, manifest, run and status when a slot becomes due', needsS3,
 });
 
 t.test('removes the manifest before it replaces the object', needsS3, async t => {
-  const { app, runs } = await start(t);
+  const { environmentId, runs, post, runNow } = await start();
   const proxy = await startS3Proxy();
   t.teardown(proxy.close);
   const body = configBody('full', { manifest: true, endpoint: proxy.endpoint });
-  const { id } = await makeConfig(app, 'acme', { ...body, key: `${freshPrefix()}/{date}` });
-  startExportWorker(t, app);
-  const run = async () => {
-    const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
-    return await runs.finished(json.id);
-  };
-  const first = await run();
-  t.match(first.objectKey, /\/2026-03-02\/company-adoption_acme_2026-03-02\.csv$/);
-  await app.ingest('acme', '2026-03-02', ingestBody(rows.slice(0, 1)));
+  const { id } = await makeConfig(app, environmentId, { ...body, key: `${freshPrefix()}/{date}` });
+  const first = await runNow(id);
+  t.match(first.objectKey, /\/2026-03-02\/company-adoption_acme-\d+_2026-03-02\.csv$/);
+  await app.ingest(environmentId, '2026-03-02', ingestBody(rows.slice(0, 1)));
   const before = proxy.requests.length;
-  t.match(await run(), { state: 'successful', rowCount: 1 });
+  t.match(await runNow(id), { state: 'successful', rowCount: 1 });
   const writes = proxy.requests
     .slice(before)
     .filter(line => /^(?:PUT|DELETE)/.test(line))
@@ -166,7 +226,8 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
   proxy.decide(({ method, url }) =>
     method === 'PUT' && !url?.includes('/_manifest/') ? 'invalid-request' : 'pass',
   );
-  const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+  const { json } = await post(id);
+  wake();
   await until(
     () => runs.read(json.id),
     found => found.attempts === 1 && found.state === 'queued',
@@ -176,17 +237,17 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
 });
 
 t.test('writes the same gzip bytes in every manual run', needsS3, async t => {
-  const { app, runs } = await start(t);
+  const { environmentId, path, runs, post } = await start();
   const { id, key } = await makeConfig(
     app,
-    'acme',
+    environmentId,
     configBody('full', { compression: 'gzip', enabled: false }),
   );
-  startExportWorker(t, app);
-  const objectKey = `${key}/company-adoption_acme_2026-03-02.csv.gz`;
+  const objectKey = `${key}/company-adoption_${environmentId}_2026-03-02.csv.gz`;
   const bodies: Buffer[] = [];
   for (const json of [undefined, { snapshotDate: '2026-03-02' }]) {
-    const started = await app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
+    const started = await post(id, json);
+    wake();
     t.equal(started.status, 202, started.text);
     t.match(started.json, {
       configId: id,
@@ -215,40 +276,17 @@ t.test('writes the same gzip bytes in every manual run', needsS3, async t => {
 });
 
 t.test(
-  'rejects a manual run with invalid input, of an unknown config or beside a queued run',
-  needsS3,
-  async t => {
-    const { app } = await start(t);
-    const { id } = await makeConfig(app, 'acme');
-    const post = (json?: object) =>
-      app.call(`${path}/${id}/runs`, { method: 'POST', ...(json && { json }) });
-    t.equal((await post({ snapshotDate: '2026-03-01' })).status, 404);
-    t.equal((await post({ snapshotDate: '2026-02-30' })).status, 400);
-    t.equal((await post({ colour: 'red' })).json.errors[0].path, '/colour');
-    t.equal((await post()).status, 202);
-    const second = await post();
-    t.equal(second.status, 409);
-    t.equal(second.json.code, 'conflict');
-    t.equal((await app.call(`${path}/unknown/runs`, { method: 'POST' })).status, 404);
-    t.equal((await app.call(`${path}/${id}/runs/unknown`)).status, 404);
-  },
-);
-
-t.test(
   'fails at once on a configuration error and clears it at the next success',
   needsS3,
   async t => {
-    const { app, ofConfig, runs } = await start(t);
-    const { id } = await makeConfig(app, 'acme');
-    startExportWorker(t, app);
-    const run = async () => {
-      const started = await app.call(`${path}/${id}/runs`, { method: 'POST' });
-      return await runs.finished(started.json.id);
-    };
-    t.match(await run(), { state: 'successful' });
+    const { environmentId, ofConfig, runNow } = await start();
+    const { id } = await makeConfig(app, environmentId);
+    const setBucket = (bucket: string) =>
+      pool.query('update export_configs set bucket = $1 where id = $2', [bucket, id]);
+    t.match(await runNow(id), { state: 'successful' });
     app.setNow('2026-03-02T11:00:00.000Z');
-    await app.database.pool.query(`update export_configs set bucket = 'no-such-bucket'`);
-    const failed = await run();
+    await setBucket('no-such-bucket');
+    const failed = await runNow(id);
     t.match(failed, {
       state: 'failed',
       attempts: 1,
@@ -263,8 +301,8 @@ t.test(
       error: failed.error,
     });
     app.setNow('2026-03-02T12:00:00.000Z');
-    await app.database.pool.query('update export_configs set bucket = $1', [s3Server().bucket]);
-    await run();
+    await setBucket(s3Server().bucket);
+    await runNow(id);
     t.match((await ofConfig(id)).status, {
       status: 'successful',
       lastRunAt: '2026-03-02T12:00:00.000Z',
@@ -277,18 +315,21 @@ t.test(
   'writes no object and reveals no internals when rows are missing from a snapshot',
   needsS3,
   async t => {
-    const { app, runs } = await start(t);
-    const { id, key } = await makeConfig(app, 'acme');
-    const { pool } = app.database;
-    await pool.query('update snapshots set row_count = row_count + 1, version = default');
-    startExportWorker(t, app);
-    const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    const { environmentId, runs, post } = await start();
+    const { id, key } = await makeConfig(app, environmentId);
+    await pool.query(
+      `update snapshots set row_count = row_count + 1, version = default where environment_id = $1`,
+      [environmentId],
+    );
+    const { json } = await post(id);
+    wake();
     for (let attempt = 1; attempt < 3; attempt += 1) {
       await until(
         () => runs.read(json.id),
         run => run.attempts === attempt && run.state === 'queued',
       );
       await hastenRetries(pool);
+      wake();
     }
     const run = await runs.finished(json.id);
     t.match(run, { state: 'failed', attempts: 3, error: { code: 'internal_error' } });
@@ -296,17 +337,3 @@ t.test(
     t.strictSame(await contentsOf(s3Destination({ key })), { objects: [], unfinished: [] });
   },
 );
-
-t.test('checks the plan again when the job runs', needsS3, async t => {
-  const { app, runs } = await start(t);
-  const { id, key } = await makeConfig(app, 'acme');
-  const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
-  await app.putEnvironment('acme', 'pro');
-  startExportWorker(t, app);
-  t.match(await runs.finished(json.id), {
-    state: 'failed',
-    attempts: 0,
-    error: { code: 'plan_upgrade_required' },
-  });
-  t.strictSame(await contentsOf(s3Destination({ key })), { objects: [], unfinished: [] });
-});

@@ -2,10 +2,16 @@ import { createHash } from 'node:crypto';
 import t from 'tap';
 import { createParquetPlaces, parquetPlacesOptions } from '../../src/exports/parquet/places.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
 import { comparableRows, readParquet, withoutDuckDb } from '../helpers/read-parquet.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
+import { until } from '../helpers/until.ts';
 
 const path = '/v1/environments/acme/export-configs';
 let { waitMs } = parquetPlacesOptions;
@@ -32,11 +38,14 @@ const rows = [
 ];
 const ingested = await app.ingest('acme', '2026-03-01', ingestBody(rows));
 if (ingested.status !== 201) throw new Error(ingested.text);
-startExportWorker(t, app);
+const worker = startExportWorker(t, app);
 const { parquetPlaces } = app.dependencies;
 const runs = runReader(app, 'acme');
-const start = async (configId: string) =>
-  (await app.call(`${path}/${configId}/runs`, { method: 'POST' })).json;
+const start = async (configId: string) => {
+  const started = await app.call(`${path}/${configId}/runs`, { method: 'POST' });
+  worker.wake();
+  return started.json;
+};
 const post = (overrides: object) =>
   app.call(path, { method: 'POST', json: configBody('full', overrides) });
 

@@ -1,9 +1,15 @@
 import t, { type Test } from 'tap';
-import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
+import { until } from '../helpers/until.ts';
 
 /** Callers cancel and hurry runs and start backfills, with a real worker and a real S3 server. */
 
@@ -11,6 +17,12 @@ t.setTimeout(300_000);
 
 async function start(t: Test, dates: readonly string[]) {
   const app = await startExportApp(t, { now: '2026-03-05T10:00:00.000Z' });
+  let worker: ReturnType<typeof startExportWorker> | null = null;
+  /** Starts the worker, or makes it look for jobs. */
+  const wake = () => {
+    worker ??= startExportWorker(t, app);
+    worker.wake();
+  };
   const proxy = await startS3Proxy();
   t.teardown(proxy.close);
   await app.putEnvironment('acme');
@@ -34,12 +46,15 @@ async function start(t: Test, dates: readonly string[]) {
     status,
     audited,
     destination,
+    wake,
     runs: runReader(app, 'acme'),
   };
 }
 
 t.test('shows why a run waits, attempts it at once and cancels it', needsS3, async t => {
-  const { app, proxy, post, status, audited, destination, runs } = await start(t, ['2026-03-04']);
+  const { app, proxy, post, status, audited, destination, wake, runs } = await start(t, [
+    '2026-03-04',
+  ]);
   const { id } = (await post('runs')).json;
   t.match((await status()).currentRun, {
     id,
@@ -57,7 +72,7 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   t.equal((await post(`runs/${id}/retry`)).status, 409, 'it does not wait for another attempt');
 
   proxy.decide(({ method }) => (method === 'PUT' ? 'invalid-request' : 'pass'));
-  startExportWorker(t, app);
+  wake();
   const untilWaiting = (attempts: number, runId = id) =>
     until(
       () => runs.read(runId),
@@ -67,6 +82,7 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   t.match(error, { code: 'unknown', hint: /documentation/ });
   // The answer to an attempt that has just failed is the same as later.
   t.equal((await post(`runs/${id}/retry`)).status, 202);
+  wake();
   await untilWaiting(2);
   const postpone = () =>
     until(
@@ -92,6 +108,7 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   });
   proxy.decide(() => 'pass');
   t.match((await post(`runs/${id}/retry`)).json, { id, state: 'queued', attempts: 2 });
+  wake();
   t.match(await runs.finished(id), { state: 'successful', attempts: 3, error: null });
   t.match(await status(), { currentRun: null, lastDeliveredDate: '2026-03-04', error: null });
   for (const action of ['retry', 'cancel']) {
@@ -101,6 +118,7 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   proxy.decide(({ method }) => (method === 'PUT' ? 'invalid-request' : 'pass'));
   app.setNow('2026-03-05T11:00:00.000Z');
   const other = (await post('runs')).json.id;
+  wake();
   await untilWaiting(1, other);
   const markCompleting = (isCompleting: boolean) =>
     app.database.pool.query('update export_runs set is_completing = $1 where id = $2', [
@@ -126,7 +144,7 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
 
 t.test('exports each snapshot of a range, oldest first, and reports progress', needsS3, async t => {
   const dates = ['2026-02-27', '2026-03-01', '2026-03-02', '2026-03-04'];
-  const { app, path, post, audited, destination } = await start(t, dates);
+  const { app, path, post, audited, destination, wake } = await start(t, dates);
   for (const [json, at] of [
     [{ from: '2026-03-02', to: '2026-03-01' }, '/to'],
     [{ from: '2025-03-02', to: '2026-03-03' }, '/to'],
@@ -152,7 +170,7 @@ t.test('exports each snapshot of a range, oldest first, and reports progress', n
   t.match(second.json, { status: 409, code: 'conflict', detail: new RegExp(id) });
   t.match(second.headers['retry-after'], /^\d+$/);
 
-  startExportWorker(t, app);
+  wake();
   const finished = await until(
     async () => (await app.call(`${path}/backfills/${id}`)).json,
     backfill => backfill.state === 'finished',

@@ -1,43 +1,92 @@
 import { createHash } from 'node:crypto';
 import type http from 'node:http';
 import t, { type Test } from 'tap';
-import { configBody, makeConfig, runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
+import {
+  configBody,
+  makeConfig,
+  runReader,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { type Fate, startS3Proxy } from '../helpers/s3-proxy.ts';
+import { until } from '../helpers/until.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
-/** Runs whose storage fails, or that are cancelled. */
+/**
+ * Runs whose storage fails, or that are cancelled. All tests share one service, one worker and one
+ * proxy. Each has its own environment.
+ */
 
 t.setTimeout(300_000);
 
-const path = '/v1/environments/acme/export-configs';
-/** Enough rows for two parts of 8 MiB. */
-const rowCount = 50_000;
+/** A file with these rows has two parts of 8 MiB. */
+const rowCount = 1_000;
+const nameBytes = 9_000;
 const nothing = { objects: [], unfinished: [] };
 
-async function start(t: Test) {
+const shared = needsS3.skip ? null : await startShared();
+
+async function startShared() {
   const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
   const proxy = await startS3Proxy();
   t.teardown(proxy.close);
-  await app.putEnvironment('acme');
-  await fillSnapshot(app.database.pool, 'acme', '2026-03-01', rowCount);
-  const config = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
+  return { app, proxy, worker: startExportWorker(t, app) };
+}
+
+let environments = 0;
+
+async function start() {
+  if (shared === null) throw new Error('a test without `needsS3` asked for the service');
+  const { app, proxy: whole, worker } = shared;
+  const { pool } = app.database;
+  environments += 1;
+  const environmentId = `acme-${environments}`;
+  const environmentPath = `/v1/environments/${environmentId}`;
+  const path = `${environmentPath}/export-configs`;
+  await app.putEnvironment(environmentId);
+  await writeWideSnapshot(pool, { environmentId, date: '2026-03-01', rows: rowCount, nameBytes });
+  const keys: string[] = [];
+  const addConfig = async () => {
+    const body = configBody('full', { endpoint: whole.endpoint });
+    keys.push(body.key);
+    return await makeConfig(app, environmentId, body);
+  };
+  const config = await addConfig();
   const destination = s3Destination({ key: config.key });
-  startExportWorker(t, app);
-  const runNow = async (): Promise<string> =>
-    (await app.call(`${path}/${config.id}/runs`, { method: 'POST' })).json.id;
-  const hasten = () => hastenRetries(app.database.pool);
+  const isOwn = (url = '') => keys.some(key => url.includes(key));
+  /** The proxy, limited to the requests of this test. */
+  const proxy = {
+    decide: (decision: (request: http.IncomingMessage) => Fate) =>
+      whole.decide(request => (isOwn(request.url) ? decision(request) : 'pass')),
+    requests: () => whole.requests.filter(isOwn),
+  };
+  const runNow = async (configId = config.id): Promise<string> => {
+    const started = await app.call(`${path}/${configId}/runs`, { method: 'POST' });
+    worker.wake();
+    return started.json.id;
+  };
+  const hasten = async () => {
+    await hastenRetries(pool);
+    worker.wake();
+  };
+  const untilPartTwo = () =>
+    until(async () => proxy.requests().some(request => request.includes('partNumber=2')), Boolean);
   /** Waits until the deleted config is removed from the database. */
   const untilPurged = () =>
     until(
-      async () => (await app.database.pool.query('select from export_configs')).rowCount,
+      async () =>
+        (await pool.query('select from export_configs where id = $1', [config.id])).rowCount,
       count => count === 0,
     );
-  const expectWhole = async (run: { objectKey: string; sha256: string; bytes: number }) => {
+  const expectWhole = async (
+    t: Test,
+    run: { objectKey: string; sha256: string; bytes: number },
+  ) => {
     const { body } = await readObject(s3Server().bucket, run.objectKey);
-    const file = (await app.download('acme', '30-days-daily')).body;
+    const file = (await app.download(environmentId, '30-days-daily')).body;
     t.ok(body.equals(file), 'the object equals the section of the download');
     t.equal(run.sha256, createHash('sha256').update(file).digest('hex'));
     t.equal(run.bytes, file.length);
@@ -45,14 +94,21 @@ async function start(t: Test) {
   };
   return {
     app,
+    pool,
+    worker,
+    environmentId,
+    environmentPath,
+    path,
+    addConfig,
     proxy,
     config,
     destination,
     runNow,
     hasten,
+    untilPartTwo,
     untilPurged,
     expectWhole,
-    runs: runReader(app, 'acme'),
+    runs: runReader(app, environmentId),
   };
 }
 
@@ -61,20 +117,21 @@ const isPart = (request: http.IncomingMessage, number?: number) =>
   new RegExp(`partNumber=${number ?? '\\d+'}(&|$)`).test(request.url ?? '');
 
 t.test('succeeds when the storage answers SlowDown twice', needsS3, async t => {
-  const { proxy, runNow, runs, expectWhole } = await start(t);
+  const { proxy, runNow, runs, expectWhole } = await start();
   let left = 2;
   proxy.decide(request => (isPart(request, 2) && left-- > 0 ? 'slow-down' : 'pass'));
   const run = await runs.finished(await runNow());
   t.match(run, { state: 'successful', attempts: 1, rowCount });
-  t.ok(proxy.requests.filter(request => request.includes('partNumber=2')).length === 3);
-  await expectWhole(run);
+  t.ok(proxy.requests().filter(request => request.includes('partNumber=2')).length === 3);
+  await expectWhole(t, run);
 });
 
 t.test(
   'queues the run again after failed attempts, then writes one complete object',
   needsS3,
   async t => {
-    const { app, proxy, config, destination, runNow, hasten, runs, expectWhole } = await start(t);
+    const { app, path, proxy, config, destination, runNow, hasten, runs, expectWhole } =
+      await start();
     const table: Fate[] = ['slow-down', 'reset'];
     let fate: Fate = 'pass';
     proxy.decide(request => (isPart(request, 2) ? fate : 'pass'));
@@ -105,14 +162,14 @@ t.test(
     await hasten();
     const run = await runs.finished(id);
     t.match(run, { state: 'successful', attempts: 3, error: null });
-    await expectWhole(run);
+    await expectWhole(t, run);
   },
 );
 
 t.test('removes uploads that could not be aborted during an outage', needsS3, async t => {
   /** Starts a run whose first attempt fails and cannot abort its upload. */
-  const leftBehind = async (t: Test) => {
-    const started = await start(t);
+  const leftBehind = async () => {
+    const started = await start();
     const isBroken = (request: http.IncomingMessage) =>
       isPart(request, 2) || request.method === 'DELETE';
     started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
@@ -126,10 +183,10 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
   };
 
   await t.test('aborts the earlier upload before the next attempt', async t => {
-    const { proxy, id, hasten, runs, expectWhole } = await leftBehind(t);
+    const { proxy, id, hasten, runs, expectWhole } = await leftBehind();
     await hasten();
     await until(
-      async () => proxy.requests.filter(request => request.startsWith('DELETE')).length,
+      async () => proxy.requests().filter(request => request.startsWith('DELETE')).length,
       // Each S3 call is tried three times.
       count => count >= 6,
     );
@@ -139,23 +196,21 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
     t.teardown(() => clearInterval(hastening));
     const run = await runs.finished(id);
     t.match(run, { state: 'successful', attempts: 2, error: null });
-    await expectWhole(run);
+    await expectWhole(t, run);
   });
 
   await t.test('aborts the upload when the config is deleted between attempts', async t => {
-    const { app, config, destination, proxy, hasten } = await leftBehind(t);
+    const { app, path, config, destination, proxy, hasten, untilPurged } = await leftBehind();
     t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
     proxy.decide(() => 'pass');
     await hasten();
-    await until(
-      async () => (await app.database.pool.query('select from export_configs')).rowCount,
-      count => count === 0,
-    );
+    await untilPurged();
     t.strictSame(await contentsOf(destination), nothing);
   });
 
   await t.test('aborts the upload when the config is deleted during the run', async t => {
-    const { app, config, destination, proxy, runNow, hasten } = await start(t);
+    const { app, path, config, destination, proxy, runNow, hasten, untilPartTwo, untilPurged } =
+      await start();
     const fates: Record<string, Fate> = { PUT: 'stall', DELETE: 'slow-down' };
     proxy.decide(request =>
       isPart(request, 2) || request.method === 'DELETE'
@@ -163,25 +218,21 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
         : 'pass',
     );
     await runNow();
-    await until(
-      async () => proxy.requests.some(request => request.includes('partNumber=2')),
-      Boolean,
-    );
+    await untilPartTwo();
     t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
     const jobs = async () =>
       (
         await app.database.pool.query(
-          `select from pgboss.job where name = 'run-export' and state = 'retry'`,
+          `select from pgboss.job
+           where name = 'run-export' and state = 'retry' and data ->> 'configId' = $1`,
+          [config.id],
         )
       ).rowCount;
     await until(jobs, count => count === 1);
     t.equal((await contentsOf(destination)).unfinished.length, 1);
     proxy.decide(() => 'pass');
     await hasten();
-    await until(
-      async () => (await app.database.pool.query('select from export_configs')).rowCount,
-      count => count === 0,
-    );
+    await untilPurged();
     t.strictSame(await contentsOf(destination), nothing);
   });
 });
@@ -191,17 +242,15 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
     method === 'POST' && /[?&]uploads/.test(url ?? '');
 
   await t.test('when one answer is lost and the client repeats the request', async t => {
-    const { app, proxy, config, destination, runNow, runs } = await start(t);
+    const { app, path, addConfig, proxy, config, destination, runNow, runs, untilPartTwo } =
+      await start();
     // Configs of earlier versions may share a key. The upload of the other config must stay.
-    const other = await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }));
+    const other = await addConfig();
     const share = 'update export_configs set key = $1 where id = $2';
     await app.database.pool.query(share, [config.key, other.id]);
     proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
-    const otherRun = (await app.call(`${path}/${other.id}/runs`, { method: 'POST' })).json.id;
-    await until(
-      async () => proxy.requests.some(request => request.includes('partNumber=2')),
-      Boolean,
-    );
+    const otherRun = await runNow(other.id);
+    await untilPartTwo();
     let starts = 0;
     proxy.decide(request => {
       if (!isStart(request)) return 'pass';
@@ -219,8 +268,8 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
     await app.call(`${path}/${other.id}`, { method: 'DELETE' });
   });
 
-  const lost = async (t: Test) => {
-    const started = await start(t);
+  const lost = async () => {
+    const started = await start();
     started.proxy.decide(request => (isStart(request) ? 'lose' : 'pass'));
     const id = await started.runNow();
     await until(
@@ -236,18 +285,20 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
   };
 
   await t.test('when each answer is lost and the next attempt succeeds', async t => {
-    const { proxy, id, runs, hasten, expectWhole } = await lost(t);
+    const { proxy, id, runs, hasten, expectWhole } = await lost();
     proxy.decide(() => 'pass');
     await hasten();
     const run = await runs.finished(id);
     t.match(run, { state: 'successful', attempts: 2 });
-    await expectWhole(run);
+    await expectWhole(t, run);
   });
 
   await t.test('when each answer is lost and no attempt is left', async t => {
-    const { app, destination, id, runs, hasten } = await lost(t);
+    const { app, destination, id, runs, hasten } = await lost();
     await app.database.pool.query(
-      `update pgboss.job set retry_count = retry_limit - 1 where state = 'retry'`,
+      `update pgboss.job set retry_count = retry_limit - 1
+       where state = 'retry' and data ->> 'runId' = $1`,
+      [id],
     );
     await hasten();
     t.match(await runs.finished(id), {
@@ -265,7 +316,7 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
   await t.test(
     'when each answer is lost and the config is deleted before the next attempt',
     async t => {
-      const { app, proxy, config, destination, hasten, untilPurged } = await lost(t);
+      const { app, path, proxy, config, destination, hasten, untilPurged } = await lost();
       proxy.decide(() => 'pass');
       await app.call(`${path}/${config.id}`, { method: 'DELETE' });
       await hasten();
@@ -276,7 +327,7 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
   );
 
   await t.test('when each answer is lost and the config is deleted meanwhile', async t => {
-    const { app, proxy, config, destination, runNow, untilPurged } = await start(t);
+    const { app, path, proxy, config, destination, runNow, untilPurged } = await start();
     let deleted: Promise<unknown> | null = null;
     proxy.decide(request => {
       if (!isStart(request)) return 'pass';
@@ -292,14 +343,11 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
 });
 
 t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t => {
-  const stalled = async (t: Test) => {
-    const started = await start(t);
+  const stalled = async () => {
+    const started = await start();
     started.proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
     const id = await started.runNow();
-    await until(
-      async () => started.proxy.requests.some(request => request.includes('partNumber=2')),
-      Boolean,
-    );
+    await started.untilPartTwo();
     t.match(await started.runs.read(id), { state: 'running', attempts: 1 });
     t.equal((await contentsOf(started.destination)).unfinished.length, 1);
     const isClean = () =>
@@ -312,7 +360,7 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
   };
 
   await t.test('when the config is deleted', async t => {
-    const { app, config, destination, isClean, untilPurged } = await stalled(t);
+    const { app, path, config, destination, isClean, untilPurged } = await stalled();
     t.equal((await app.call(`${path}/${config.id}`)).json.status.running, true);
     t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
     t.equal((await app.call(`${path}/${config.id}`)).status, 404);
@@ -322,7 +370,7 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
   });
 
   await t.test('when the config is disabled', async t => {
-    const { app, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled(t);
+    const { app, path, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled();
     t.equal(
       (await app.call(`${path}/${config.id}`, { method: 'PATCH', json: { enabled: false } }))
         .status,
@@ -337,31 +385,32 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
       nextRunAt: null,
     });
     proxy.decide(() => 'pass');
-    await expectWhole(await runs.finished(await runNow()));
+    await expectWhole(t, await runs.finished(await runNow()));
   });
 
   await t.test('when a caller cancels it', async t => {
-    const { app, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled(t);
+    const { app, path, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled();
     const of = `${path}/${config.id}/runs/${id}`;
     t.equal((await app.call(`${of}/cancel`, { method: 'POST' })).status, 202);
     t.strictSame(await isClean(), nothing);
     t.match(await runs.read(id), { state: 'failed', attempts: 1, error: { code: 'cancelled' } });
     proxy.decide(() => 'pass');
-    await expectWhole(await runs.finished(await runNow()));
+    await expectWhole(t, await runs.finished(await runNow()));
   });
 
   await t.test('when the plan is lowered', async t => {
-    const { app, id, runs, isClean } = await stalled(t);
-    await app.putEnvironment('acme', 'pro');
+    const { app, environmentId, id, runs, isClean } = await stalled();
+    await app.putEnvironment(environmentId, 'pro');
     t.strictSame(await isClean(), nothing);
     t.match(await runs.finished(id), { state: 'failed', error: { code: 'plan_upgrade_required' } });
   });
 
   await t.test('when the environment is deleted', async t => {
-    const { app, isClean } = await stalled(t);
-    t.equal((await app.call('/v1/environments/acme', { method: 'DELETE' })).status, 204);
+    const { app, pool, environmentId, environmentPath, isClean } = await stalled();
+    t.equal((await app.call(environmentPath, { method: 'DELETE' })).status, 204);
     t.strictSame(await isClean(), nothing);
-    t.equal((await app.database.pool.query('select from export_runs')).rowCount, 0);
+    const left = 'select from export_runs where environment_id = $1';
+    t.equal((await pool.query(left, [environmentId])).rowCount, 0);
   });
 });
 
@@ -369,23 +418,19 @@ t.test(
   'does not overwrite a later attempt when a worker without heartbeats still runs',
   needsS3,
   async t => {
-    const { app, proxy, runNow, runs, hasten, expectWhole } = await start(t);
+    const { app, pool, proxy, runNow, runs, hasten, untilPartTwo, expectWhole } = await start();
     proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
     const id = await runNow();
-    await until(
-      async () => proxy.requests.some(request => request.includes('partNumber=2')),
-      Boolean,
-    );
+    await untilPartTwo();
     // Does what the supervisor does when heartbeats stop: fails the job while the first attempt
     // still runs.
     proxy.decide(() => 'pass');
-    const { pool } = app.database;
     const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
     await app.dependencies.jobs.fail('run-export', rows[0].job_id);
     await hasten();
     const run = await runs.finished(id);
     t.match(run, { state: 'successful', attempts: 2, error: null });
-    await expectWhole(run);
+    await expectWhole(t, run);
   },
 );
 
@@ -393,19 +438,16 @@ t.test(
   'ends the run and its upload when the worker dies during the last attempt',
   needsS3,
   async t => {
-    const { app, proxy, destination, runNow, runs } = await start(t);
+    const { app, pool, worker, proxy, destination, runNow, runs, untilPartTwo } = await start();
     proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
     const id = await runNow();
-    await until(
-      async () => proxy.requests.some(request => request.includes('partNumber=2')),
-      Boolean,
-    );
-    const { pool } = app.database;
+    await untilPartTwo();
     const { rows } = await pool.query(`select job_id from export_runs where id = $1`, [id]);
     await pool.query('update pgboss.job set retry_count = retry_limit where id = $1', [
       rows[0].job_id,
     ]);
     await app.dependencies.jobs.fail('run-export', rows[0].job_id);
+    worker.wake();
     const run = await runs.finished(id);
     t.match(run, { state: 'failed', error: { code: 'internal_error' } });
     await until(
@@ -417,24 +459,24 @@ t.test(
 );
 
 t.test('does not let one environment with many configs delay the others', needsS3, async t => {
-  const { app, proxy, runNow, config } = await start(t);
-  await app.putEnvironment('other');
-  await fillSnapshot(app.database.pool, 'other', '2026-03-01', 10);
-  const mine = await makeConfig(app, 'other');
+  const { app, pool, worker, environmentId, path, addConfig, proxy, runNow, config } =
+    await start();
+  const other = 'with-one-config';
+  await app.putEnvironment(other);
+  await fillSnapshot(pool, other, '2026-03-01', 10);
+  const mine = await makeConfig(app, other);
   const many = [config.id];
-  for (let index = 0; index < 5; index += 1) {
-    many.push((await makeConfig(app, 'acme', configBody('full', { endpoint: proxy.endpoint }))).id);
-  }
+  for (let index = 0; index < 5; index += 1) many.push((await addConfig()).id);
   proxy.decide(request => (isPart(request) ? 'stall' : 'pass'));
-  await runNow();
-  for (const id of many.slice(1)) await app.call(`${path}/${id}/runs`, { method: 'POST' });
-  const running = async () =>
-    (await app.database.pool.query(`select 1 from export_runs where state = 'running'`)).rowCount;
+  for (const id of many) await runNow(id);
+  const query = `select from export_runs where state = 'running' and environment_id = $1`;
+  const running = async () => (await pool.query(query, [environmentId])).rowCount;
   await until(running, count => count === 2);
-  const started = await app.call(`/v1/environments/other/export-configs/${mine.id}/runs`, {
+  const started = await app.call(`/v1/environments/${other}/export-configs/${mine.id}/runs`, {
     method: 'POST',
   });
-  t.match(await runReader(app, 'other').finished(started.json.id, 10_000), { state: 'successful' });
+  worker.wake();
+  t.match(await runReader(app, other).finished(started.json.id, 10_000), { state: 'successful' });
   t.equal(await running(), 2, 'at most two runs of one environment at once');
   for (const id of many) await app.call(`${path}/${id}`, { method: 'DELETE' });
 });

@@ -25,13 +25,14 @@ t.test('counts successful and failed runs with rows, bytes and duration', needsS
     ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
   );
   const { id } = await makeConfig(app, 'acme', configBody());
-  startExportWorker(t, app);
+  const worker = startExportWorker(t, app);
   const runs = runReader(app, 'acme');
   // The route keeps its text for a second.
   const scrape = async () => readMetrics(await app.dependencies.metrics.render());
   const runNow = async () => {
     const before = await scrape();
     const started = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+    worker.wake();
     const run = await runs.finished(started.json.id);
     // The worker updates the row before it counts the run.
     await eventually(

@@ -1,11 +1,17 @@
 import t from 'tap';
 import { sealSecret } from '../../src/encryption/secrets.ts';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
-import { configBody, credentialsOf, makeConfig, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
+import {
+  configBody,
+  credentialsOf,
+  makeConfig,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
+import { until } from '../helpers/until.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** The credentials of a config stop working for two weeks of slots. */
@@ -42,7 +48,7 @@ t.test(
       await pool.query('update export_configs set sealed_secret = $1', [wrong]);
     };
     await breakSecret();
-    startExportWorker(t, app);
+    const worker = startExportWorker(t, app);
     /**
      * Inserts the snapshot of the day before, passes the slot at the start of the day and awaits
      * its run.
@@ -51,6 +57,7 @@ t.test(
       await fillSnapshot(pool, 'acme', dayOf(day - 1), 3);
       app.setNow(`${dayOf(day)}T00:00:01.000Z`);
       await enqueueDue(db, jobs, new Date(`${dayOf(day)}T00:00:01.000Z`));
+      worker.wake();
       return await until(
         async () => (await app.call(`${path}/runs?limit=1`)).json.items[0],
         run => run?.slot === `${dayOf(day)}T00:00:00.000Z` && run.finishedAt !== null,
@@ -78,6 +85,7 @@ t.test(
         },
       },
     });
+    worker.wake();
     await receiver.count(11);
     const types = () => receiver.received.map(message => message.json.type).sort();
     t.strictSame(types(), [...Array(10).fill('export.failed'), 'export.turned_off']);
@@ -114,6 +122,7 @@ t.test(
     t.match(await pass(14), { state: 'successful' });
     const last = await pass(15);
     t.match(last, { state: 'successful' });
+    worker.wake();
     await receiver.count(15);
     await until(
       async () =>

@@ -1,14 +1,13 @@
 import { createHash } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { runQueue } from '../../src/db/job-queue.ts';
 import { isoDate } from '../../src/http/schemas.ts';
 import { configBody, makeConfig, startExportApp } from '../helpers/export-configs.ts';
-import { until } from '../helpers/until.ts';
-import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { startServiceProcess } from '../helpers/service-process.ts';
+import { until } from '../helpers/until.ts';
+import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Kills real worker processes with SIGKILL during runs of several parts. Uses the real clock. */
 
@@ -18,8 +17,13 @@ const kills = 3;
 /** Number of runs that one worker executes at once. */
 const runsAKill = 2;
 const environments = Array.from({ length: kills * runsAKill }, (_, index) => `env-${index}`);
-/** Enough rows for two parts of 8 MiB. */
-const rowCount = 50_000;
+/** A file with these rows has two parts of 8 MiB. */
+const size = { rows: 1_000, nameBytes: 9_000 };
+/**
+ * Maximum number of requests of both runs before each kill. A run needs at least four, so the first
+ * kill always leaves an unfinished run.
+ */
+const maxRequests = [3, 6, 6];
 
 t.test(
   'writes one complete object per slot when workers are killed at random instants',
@@ -34,7 +38,7 @@ t.test(
     const keys = new Map<string, string>();
     for (const environment of environments) {
       await app.putEnvironment(environment);
-      await fillSnapshot(pool, environment, yesterday, rowCount);
+      await writeWideSnapshot(pool, { environmentId: environment, date: yesterday, ...size });
       const { key } = await makeConfig(
         app,
         environment,
@@ -69,7 +73,12 @@ t.test(
           ).rowCount,
         count => count !== null && count > 0,
       );
-      await delay(Math.random() * 2_500);
+      const wanted =
+        proxy.requests.length + Math.floor(Math.random() * ((maxRequests[kill] ?? 0) + 1));
+      await until(
+        async () => proxy.requests.length,
+        count => count >= wanted,
+      );
       t.equal(await worker.end('SIGKILL'), 'SIGKILL');
       const running = (await states()).filter(run => run.state === 'running');
       killedAt.push(
@@ -122,7 +131,7 @@ t.test('hands a run that does not end to another worker at SIGTERM', needsS3, as
   t.teardown(proxy.close);
   await app.putEnvironment('acme');
   const yesterday = isoDate(new Date(Date.now() - 86_400_000));
-  await fillSnapshot(pool, 'acme', yesterday, rowCount);
+  await writeWideSnapshot(pool, { environmentId: 'acme', date: yesterday, ...size });
   const { key, id } = await makeConfig(
     app,
     'acme',
