@@ -142,12 +142,12 @@ t.test('needs exactly the rights that the documented policy grants', needsS3, as
       body,
       contentType: 'text/csv',
       metadata: {},
-      expectedSizeBytes: 20 * mebibyte,
+      expectedSizeBytes: 9 * mebibyte,
       signal,
       onMultipartStarted: async () => {},
     });
-  const breaking = bytes(20 * mebibyte, offset => {
-    if (offset > 12 * mebibyte) throw new Error('the source fails');
+  const breaking = bytes(9 * mebibyte, offset => {
+    if (offset > 8 * mebibyte) throw new Error('the source fails');
   });
   await t.rejects(upload(breaking), { message: 'the source fails' });
   t.strictSame(
@@ -156,13 +156,13 @@ t.test('needs exactly the rights that the documented policy grants', needsS3, as
     'the policy allows aborting an upload',
   );
   t.strictSame(
-    await upload(bytes(20 * mebibyte)),
-    await digestOf(20 * mebibyte),
+    await upload(bytes(9 * mebibyte)),
+    await digestOf(9 * mebibyte),
     'the policy allows writing a file',
   );
   t.strictSame(
-    await upload(bytes(20 * mebibyte)),
-    await digestOf(20 * mebibyte),
+    await upload(bytes(9 * mebibyte)),
+    await digestOf(9 * mebibyte),
     'the policy allows overwriting a file',
   );
   user.destroy();

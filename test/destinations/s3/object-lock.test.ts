@@ -35,7 +35,7 @@ t.test('writes to a bucket with Object Lock that requires a digest', needsS3, as
   const client = s3Client('full', destination);
   t.teardown(() => client.destroy());
 
-  for (const size of [0, 7, 20 * mebibyte]) {
+  for (const size of [0, 7, 17 * mebibyte]) {
     const key = `${destination.key}/${size}.csv`;
     const uploaded = await uploadObject(client, {
       destination,
