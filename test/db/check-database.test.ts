@@ -1,6 +1,7 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
@@ -62,9 +63,11 @@ t.test('migrate and start refuse a database whose encoding is not UTF8', async t
     const message = new RegExp(`encoding ${encoding}.*UTF8`);
     await t.rejects(migrateToLatest(url.replace(name, other)), { message });
     if (encoding !== 'LATIN1') continue;
-    for (const program of ['src/cli/migrate.ts', 'src/main.ts']) {
-      assertOneLine(t, await run(program, url.replace(name, other)), message);
-    }
+    const programs = ['src/cli/migrate.ts', 'src/main.ts'];
+    const results = await Promise.all(
+      programs.map(program => run(program, url.replace(name, other))),
+    );
+    for (const result of results) assertOneLine(t, result, message);
   }
 });
 
@@ -110,10 +113,7 @@ else {
       t.test(`migrate and start refuse PgBouncer: ${mode} mode, pool of ${poolSize}`, async t => {
         const { url } = await startPgBouncer(t, mode, poolSize);
         await t.rejects(checkDatabase(url), { message: /pool_mode=session/ });
-        if (mode !== 'transaction' || poolSize === 1) return;
-        for (const program of ['src/cli/migrate.ts', 'src/main.ts']) {
-          assertOneLine(t, await run(program, url), /pool_mode=session/);
-        }
+        await t.rejects(migrateToLatest(url), { message: /pool_mode=session/ });
       });
     }
   }
@@ -163,10 +163,17 @@ async function startPgBouncer(
     await exited;
   });
   const url = `postgres://postgres@127.0.0.1:${port}/${database.name}`;
-  await eventually(
-    async () => spawnSync('bash', ['-c', `exec 3<>/dev/tcp/127.0.0.1/${port}`]).status === 0,
-    'PgBouncer',
-    30_000,
-  );
+  await eventually(() => isOpen(port), 'PgBouncer');
   return { url };
+}
+
+function isOpen(port: number): Promise<boolean> {
+  return new Promise(resolve => {
+    const socket = net.connect(port, '127.0.0.1');
+    socket.once('error', () => resolve(false));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+  });
 }

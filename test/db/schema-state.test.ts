@@ -3,7 +3,7 @@ import t from 'tap';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { startApp, type TestApp } from '../helpers/app.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
+import { connectRaw, eventually } from '../helpers/raw-http.ts';
 
 /** Waits until readiness has this status. Probes share one look-up for a second. */
 const becomesReady = (app: TestApp, status: number) =>
@@ -54,4 +54,27 @@ t.test('readiness names npm run migrate while a job queue is missing', async t =
   const answer = await app.call('/health/ready');
   t.equal(answer.status, 503);
   t.match(answer.json.detail, /npm run migrate/);
+});
+
+t.test('answers 1,000 pipelined readiness probes with a few database queries', async t => {
+  let queries = 0;
+  const { url } = await createTestDatabase(t);
+  const app = await startApp(t, {
+    databaseUrl: url,
+    adjust: dependencies => {
+      dependencies.pools.api.on('acquire', () => {
+        queries += 1;
+      });
+      return dependencies;
+    },
+  });
+  const probes = 1_000;
+  const connection = await connectRaw(app.port);
+  t.teardown(() => connection.socket.destroy());
+  connection.socket.write('GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(probes));
+  const started = performance.now();
+  const answered = () => connection.received().toString('latin1').split('HTTP/1.1 200 ').length - 1;
+  await eventually(() => answered() === probes, 'every probe', 120_000);
+  const seconds = (performance.now() - started) / 1000;
+  t.ok(queries <= seconds + 2, `${queries} look-ups in ${seconds} s`);
 });

@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startApp, startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { difference, readMetrics } from '../helpers/read-metrics.ts';
@@ -141,4 +141,15 @@ t.test('names no customer and has every series from the start', async t => {
   t.match(text, /^whx_run_errors_total\{code="secret_key_mismatch"\} 0$/m);
   t.match(text, /^whx_database_up 1$/m);
   t.match(text, /^nodejs_eventloop_lag_p99_seconds \d/m);
+});
+
+t.test('serves only health and metrics routes in a worker process', async t => {
+  const worker = await startApp(t, {
+    databaseUrl: app.database.url,
+    env: { PROCESS_ROLE: 'worker' },
+  });
+  t.equal((await worker.call('/health/live', { token: null })).status, 200);
+  t.equal((await worker.call('/health/ready', { token: null })).status, 200);
+  t.equal((await worker.call('/metrics', { token: null })).status, 200);
+  t.equal((await worker.call('/v1/environments')).status, 404);
 });

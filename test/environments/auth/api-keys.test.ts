@@ -1,5 +1,7 @@
 import t from 'tap';
-import { maxApiKeys } from '../../../src/environments/auth/api-keys-repository.ts';
+import { systemActor } from '../../../src/audit/audit-log.ts';
+import { createApiKey, maxApiKeys } from '../../../src/environments/auth/api-keys-repository.ts';
+import { toAppError } from '../../../src/http/error-handler.ts';
 import { startApp, startTestApp, testNow } from '../../helpers/app.ts';
 import { registerSecret } from '../../helpers/secrets.ts';
 
@@ -205,4 +207,17 @@ t.test('limits an environment to 100 API keys, also under concurrent creation', 
   t.equal(revoked.status, 204);
   t.equal((await create('full')).status, 201);
   t.equal((await create('full')).status, 409);
+});
+
+t.test('answers not_found if the environment of a new key was deleted meanwhile', async t => {
+  const input = {
+    environmentId: 'gone',
+    name: 'late',
+    scopes: ['exports:read'],
+    expiresAt: null,
+  } as const;
+  const error = await createApiKey(app.dependencies.db, systemActor('test'), input).catch(
+    (thrown: unknown) => thrown,
+  );
+  t.equal(toAppError(error).code, 'not_found');
 });
