@@ -4,7 +4,6 @@ import t, { type Test } from 'tap';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { sendWebhook } from '../../src/webhooks/send-webhook.ts';
 import { makeWebhookSecret } from '../../src/webhooks/signature.ts';
-import { loopback } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { makeCertificate, startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 import { forbiddenHosts } from '../outbound/forbidden-hosts.ts';
@@ -13,6 +12,7 @@ import { forbiddenHosts } from '../outbound/forbidden-hosts.ts';
 
 t.setTimeout(120_000);
 
+const loopback = parseEndpointAllowlist(['127.0.0.1']);
 const secret = registerSecret(makeWebhookSecret());
 const message = { id: 'message-1', body: '{"type":"ü"}' };
 const sentAt = new Date('2026-03-02T10:00:00.900Z');
