@@ -13,7 +13,7 @@ import { until } from '../helpers/until.ts';
  * More rows than the parts and buffers hold, so that the run is still reading when Postgres
  * crashes.
  */
-const rowCount = 120_000;
+const rowCount = 100_000;
 
 t.test(
   'writes one complete object when Postgres crashes and restarts during a run',

@@ -50,7 +50,7 @@ export async function slowExport(app: App, environmentId: string) {
   await writeWideSnapshot(pool, {
     environmentId,
     date: '2026-02-27',
-    rows: 1_500,
+    rows: 800,
     nameBytes: 50_000,
   });
   await writeWideSnapshot(pool, { environmentId, date: '2026-02-28', rows: 10, nameBytes: 10 });
