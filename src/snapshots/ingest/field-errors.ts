@@ -35,11 +35,16 @@ export class FieldErrors {
     const [first] = this.#first;
     if (first === undefined) return;
     const number = this.count === 1 ? 'one error' : `${this.count} errors`;
-    const where = `row ${first.row}, ${first.column ?? 'the whole row'}: ${first.message}`;
+    const where = `${placeOf(first)}: ${first.message}`;
     throw new AppError(
       'snapshot_invalid',
       `The snapshot has ${number} and was not stored. The first: ${where}.`,
       { members: { errors: this.#first, errorCount: this.count } },
     );
   }
+}
+
+function placeOf({ row, column }: FieldError): string {
+  if (row === 0) return column === null ? 'the body' : `the header, ${column}`;
+  return `row ${row}, ${column ?? 'the whole row'}`;
 }

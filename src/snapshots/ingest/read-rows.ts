@@ -102,7 +102,8 @@ export function createRowReader(environmentId: string, date: string) {
       // A body without any line has no columns.
       if (header.length === 0) matchHeader([]);
       if (announcedRows === null || announcedRows === rowCount) return;
-      errors.add(0, null, `has ${rowCount} rows where rowCount announces ${announcedRows}`);
+      const rows = rowCount === 1 ? '1 row' : `${rowCount} rows`;
+      errors.add(0, null, `has ${rows} where rowCount announces ${announcedRows}`);
     },
     /**
      * Returns the rows that were encoded since the last call, in the binary format of COPY.
