@@ -30,7 +30,23 @@ async function generate(folder: string): Promise<void> {
     logs: { level: 'silent' },
     // One type for each schema. Only inputs have members that answers lack, and they are schemas of
     // their own.
-    parser: { transforms: { readWrite: false } },
+    parser: {
+      transforms: { readWrite: false },
+      // `downloadExport` and `uploadSnapshot` do this without the whole file in memory. An answer to
+      // HEAD has only headers, which the generated functions do not return.
+      filters: {
+        // Webhooks and `uploadSnapshot` need schemas that no other operation uses.
+        orphans: true,
+        operations: {
+          exclude: [
+            '/^HEAD /',
+            '/^GET .*\\/exports\\/\\{/',
+            '/^GET \\/v1\\/downloads\\//',
+            '/^PUT .*\\/snapshots\\//',
+          ],
+        },
+      },
+    },
     plugins: [
       '@hey-api/typescript',
       {

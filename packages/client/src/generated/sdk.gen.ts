@@ -2,7 +2,7 @@
 
 import { client } from './client.gen.ts';
 import type { Client, ClientMeta, Options as Options2, RequestResult, TDataShape } from './client/index.ts';
-import type { CancelBackfillData, CancelBackfillErrors, CancelBackfillResponses, CancelRunData, CancelRunErrors, CancelRunResponses, CreateApiKeyData, CreateApiKeyErrors, CreateApiKeyResponses, CreateDownloadLinkData, CreateDownloadLinkErrors, CreateDownloadLinkResponses, CreateExportConfigData, CreateExportConfigErrors, CreateExportConfigResponses, DeleteEnvironmentData, DeleteEnvironmentErrors, DeleteEnvironmentResponses, DeleteExportConfigData, DeleteExportConfigErrors, DeleteExportConfigResponses, DeleteFailureWebhookData, DeleteFailureWebhookErrors, DeleteFailureWebhookResponses, DeleteSnapshotData, DeleteSnapshotErrors, DeleteSnapshotResponses, DownloadExportData, DownloadExportErrors, DownloadExportGzipData, DownloadExportGzipErrors, DownloadExportGzipResponses, DownloadExportParquetData, DownloadExportParquetErrors, DownloadExportParquetResponses, DownloadExportResponses, FollowDownloadLinkData, FollowDownloadLinkErrors, FollowDownloadLinkResponses, GetBackfillData, GetBackfillErrors, GetBackfillResponses, GetEnvironmentData, GetEnvironmentErrors, GetEnvironmentResponses, GetExportConfigData, GetExportConfigErrors, GetExportConfigResponses, GetExportConfigStatusData, GetExportConfigStatusErrors, GetExportConfigStatusResponses, GetLivenessData, GetLivenessErrors, GetLivenessResponses, GetMetricsData, GetMetricsErrors, GetMetricsResponses, GetReadinessData, GetReadinessErrors, GetReadinessResponses, GetRunData, GetRunErrors, GetRunOfConfigData, GetRunOfConfigErrors, GetRunOfConfigResponses, GetRunResponses, GetSnapshotData, GetSnapshotErrors, GetSnapshotResponses, HeadDownloadExportData, HeadDownloadExportErrors, HeadDownloadExportGzipData, HeadDownloadExportGzipErrors, HeadDownloadExportGzipResponses, HeadDownloadExportParquetData, HeadDownloadExportParquetErrors, HeadDownloadExportParquetResponses, HeadDownloadExportResponses, HeadFollowDownloadLinkData, HeadFollowDownloadLinkErrors, HeadFollowDownloadLinkResponses, ListApiKeysData, ListApiKeysErrors, ListApiKeysResponses, ListAuditLogData, ListAuditLogErrors, ListAuditLogResponses, ListBackfillsData, ListBackfillsErrors, ListBackfillsResponses, ListEnvironmentsData, ListEnvironmentsErrors, ListEnvironmentsResponses, ListExportConfigsData, ListExportConfigsErrors, ListExportConfigsResponses, ListExportConfigStatusesData, ListExportConfigStatusesErrors, ListExportConfigStatusesResponses, ListExportsData, ListExportsErrors, ListExportsResponses, ListRunsData, ListRunsErrors, ListRunsResponses, ListSnapshotsData, ListSnapshotsErrors, ListSnapshotsResponses, PutEnvironmentData, PutEnvironmentErrors, PutEnvironmentResponses, PutFailureWebhookData, PutFailureWebhookErrors, PutFailureWebhookResponses, PutSnapshotData, PutSnapshotErrors, PutSnapshotResponses, RetryRunData, RetryRunErrors, RetryRunResponses, RevokeApiKeyData, RevokeApiKeyErrors, RevokeApiKeyResponses, RotateFailureWebhookSecretData, RotateFailureWebhookSecretErrors, RotateFailureWebhookSecretResponses, StartBackfillData, StartBackfillErrors, StartBackfillResponses, StartRunData, StartRunErrors, StartRunResponses, TestFailureWebhookData, TestFailureWebhookErrors, TestFailureWebhookResponses, UpdateExportConfigData, UpdateExportConfigErrors, UpdateExportConfigResponses, ValidateExportConfigData, ValidateExportConfigErrors, ValidateExportConfigResponses, ValidateNewExportConfigData, ValidateNewExportConfigErrors, ValidateNewExportConfigResponses } from './types.gen.ts';
+import type { CancelBackfillData, CancelBackfillErrors, CancelBackfillResponses, CancelRunData, CancelRunErrors, CancelRunResponses, CreateApiKeyData, CreateApiKeyErrors, CreateApiKeyResponses, CreateDownloadLinkData, CreateDownloadLinkErrors, CreateDownloadLinkResponses, CreateExportConfigData, CreateExportConfigErrors, CreateExportConfigResponses, DeleteEnvironmentData, DeleteEnvironmentErrors, DeleteEnvironmentResponses, DeleteExportConfigData, DeleteExportConfigErrors, DeleteExportConfigResponses, DeleteFailureWebhookData, DeleteFailureWebhookErrors, DeleteFailureWebhookResponses, DeleteSnapshotData, DeleteSnapshotErrors, DeleteSnapshotResponses, GetBackfillData, GetBackfillErrors, GetBackfillResponses, GetEnvironmentData, GetEnvironmentErrors, GetEnvironmentResponses, GetExportConfigData, GetExportConfigErrors, GetExportConfigResponses, GetExportConfigStatusData, GetExportConfigStatusErrors, GetExportConfigStatusResponses, GetLivenessData, GetLivenessErrors, GetLivenessResponses, GetMetricsData, GetMetricsErrors, GetMetricsResponses, GetReadinessData, GetReadinessErrors, GetReadinessResponses, GetRunData, GetRunErrors, GetRunOfConfigData, GetRunOfConfigErrors, GetRunOfConfigResponses, GetRunResponses, GetSnapshotData, GetSnapshotErrors, GetSnapshotResponses, ListApiKeysData, ListApiKeysErrors, ListApiKeysResponses, ListAuditLogData, ListAuditLogErrors, ListAuditLogResponses, ListBackfillsData, ListBackfillsErrors, ListBackfillsResponses, ListEnvironmentsData, ListEnvironmentsErrors, ListEnvironmentsResponses, ListExportConfigsData, ListExportConfigsErrors, ListExportConfigsResponses, ListExportConfigStatusesData, ListExportConfigStatusesErrors, ListExportConfigStatusesResponses, ListExportsData, ListExportsErrors, ListExportsResponses, ListRunsData, ListRunsErrors, ListRunsResponses, ListSnapshotsData, ListSnapshotsErrors, ListSnapshotsResponses, PutEnvironmentData, PutEnvironmentErrors, PutEnvironmentResponses, PutFailureWebhookData, PutFailureWebhookErrors, PutFailureWebhookResponses, RetryRunData, RetryRunErrors, RetryRunResponses, RevokeApiKeyData, RevokeApiKeyErrors, RevokeApiKeyResponses, RotateFailureWebhookSecretData, RotateFailureWebhookSecretErrors, RotateFailureWebhookSecretResponses, StartBackfillData, StartBackfillErrors, StartBackfillResponses, StartRunData, StartRunErrors, StartRunResponses, TestFailureWebhookData, TestFailureWebhookErrors, TestFailureWebhookResponses, UpdateExportConfigData, UpdateExportConfigErrors, UpdateExportConfigResponses, ValidateExportConfigData, ValidateExportConfigErrors, ValidateExportConfigResponses, ValidateNewExportConfigData, ValidateNewExportConfigErrors, ValidateNewExportConfigResponses } from './types.gen.ts';
 
 export type Options<TData extends TDataShape = TDataShape, ThrowOnError extends boolean = boolean, TResponse = unknown> = Options2<TData, ThrowOnError, TResponse> & {
     /**
@@ -339,27 +339,6 @@ export class Api extends HeyApiClient {
     }
     
     /**
-     * Ingest a snapshot
-     *
-     * Replaces the snapshot of that date atomically: readers see the old one or the new one. A body that is truncated or has an invalid row changes nothing. The date may not be in the future, nor more than 400 days in the past (3,660 if all snapshots are kept). The header names the columns in any order. An empty field without quotes is null, `""` is an empty string. Where the column Date is not empty, it must be the date of the path. `Content-Encoding: gzip` is understood.
-     *
-     * Scope: `snapshots:write`.
-     */
-    public putSnapshot<ThrowOnError extends boolean = true>(options: Options<PutSnapshotData, ThrowOnError>): RequestResult<PutSnapshotResponses, PutSnapshotErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).put<PutSnapshotResponses, PutSnapshotErrors, ThrowOnError, 'data'>({
-            bodySerializer: null,
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/snapshots/{date}',
-            ...options,
-            headers: {
-                'Content-Type': 'text/csv',
-                ...options.headers
-            }
-        });
-    }
-    
-    /**
      * List the four exports
      *
      * Returns the current content of each export: dates, their snapshots, and number of rows.
@@ -371,102 +350,6 @@ export class Api extends HeyApiClient {
             responseStyle: 'data',
             security: [{ scheme: 'bearer', type: 'http' }],
             url: '/v1/environments/{environmentId}/exports',
-            ...options
-        });
-    }
-    
-    /**
-     * Download an export
-     *
-     * Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, `If-Match`, `Range` and `If-Range` follow RFC 9110.
-     *
-     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
-     */
-    public downloadExport<ThrowOnError extends boolean = true>(options: Options<DownloadExportData, ThrowOnError>): RequestResult<DownloadExportResponses, DownloadExportErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).get<DownloadExportResponses, DownloadExportErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/exports/{aggregation}.csv',
-            ...options
-        });
-    }
-    
-    /**
-     * Download an export
-     *
-     * Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, `If-Match`, `Range` and `If-Range` follow RFC 9110.
-     *
-     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
-     */
-    public headDownloadExport<ThrowOnError extends boolean = true>(options: Options<HeadDownloadExportData, ThrowOnError>): RequestResult<HeadDownloadExportResponses, HeadDownloadExportErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).head<HeadDownloadExportResponses, HeadDownloadExportErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/exports/{aggregation}.csv',
-            ...options
-        });
-    }
-    
-    /**
-     * Download an export as a gzip file
-     *
-     * Sends the CSV as a gzip file.
-     *
-     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
-     */
-    public downloadExportGzip<ThrowOnError extends boolean = true>(options: Options<DownloadExportGzipData, ThrowOnError>): RequestResult<DownloadExportGzipResponses, DownloadExportGzipErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).get<DownloadExportGzipResponses, DownloadExportGzipErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/exports/{aggregation}.csv.gz',
-            ...options
-        });
-    }
-    
-    /**
-     * Download an export as a gzip file
-     *
-     * Sends the CSV as a gzip file.
-     *
-     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
-     */
-    public headDownloadExportGzip<ThrowOnError extends boolean = true>(options: Options<HeadDownloadExportGzipData, ThrowOnError>): RequestResult<HeadDownloadExportGzipResponses, HeadDownloadExportGzipErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).head<HeadDownloadExportGzipResponses, HeadDownloadExportGzipErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/exports/{aggregation}.csv.gz',
-            ...options
-        });
-    }
-    
-    /**
-     * Download an export as a Parquet file
-     *
-     * Sends the rows of the CSV as a Parquet file, compressed with zstd. A process sends few such files at once, and one of each environment: `too_many_downloads`. Its length is unknown beforehand and `Range` is ignored.
-     *
-     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
-     */
-    public downloadExportParquet<ThrowOnError extends boolean = true>(options: Options<DownloadExportParquetData, ThrowOnError>): RequestResult<DownloadExportParquetResponses, DownloadExportParquetErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).get<DownloadExportParquetResponses, DownloadExportParquetErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/exports/{aggregation}.parquet',
-            ...options
-        });
-    }
-    
-    /**
-     * Download an export as a Parquet file
-     *
-     * Sends the rows of the CSV as a Parquet file, compressed with zstd. A process sends few such files at once, and one of each environment: `too_many_downloads`. Its length is unknown beforehand and `Range` is ignored.
-     *
-     * Scope: `exports:read`. Plan: `pro` or `enterprise`.
-     */
-    public headDownloadExportParquet<ThrowOnError extends boolean = true>(options: Options<HeadDownloadExportParquetData, ThrowOnError>): RequestResult<HeadDownloadExportParquetResponses, HeadDownloadExportParquetErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).head<HeadDownloadExportParquetResponses, HeadDownloadExportParquetErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            security: [{ scheme: 'bearer', type: 'http' }],
-            url: '/v1/environments/{environmentId}/exports/{aggregation}.parquet',
             ...options
         });
     }
@@ -488,36 +371,6 @@ export class Api extends HeyApiClient {
                 'Content-Type': 'application/json',
                 ...options.headers
             }
-        });
-    }
-    
-    /**
-     * Follow a download link
-     *
-     * Sends the file of the link.
-     *
-     * Needs no `Authorization` header.
-     */
-    public followDownloadLink<ThrowOnError extends boolean = true>(options: Options<FollowDownloadLinkData, ThrowOnError>): RequestResult<FollowDownloadLinkResponses, FollowDownloadLinkErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).get<FollowDownloadLinkResponses, FollowDownloadLinkErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            url: '/v1/downloads/{token}',
-            ...options
-        });
-    }
-    
-    /**
-     * Follow a download link
-     *
-     * Sends the file of the link.
-     *
-     * Needs no `Authorization` header.
-     */
-    public headFollowDownloadLink<ThrowOnError extends boolean = true>(options: Options<HeadFollowDownloadLinkData, ThrowOnError>): RequestResult<HeadFollowDownloadLinkResponses, HeadFollowDownloadLinkErrors, ThrowOnError, 'data'> {
-        return (options.client ?? this.client).head<HeadFollowDownloadLinkResponses, HeadFollowDownloadLinkErrors, ThrowOnError, 'data'>({
-            responseStyle: 'data',
-            url: '/v1/downloads/{token}',
-            ...options
         });
     }
     
