@@ -3,7 +3,7 @@ import { type ErrorCode, errorStatus } from '../shared/errors.ts';
 import { literals } from './schemas.ts';
 
 const titles: Readonly<Record<ErrorCode, string>> = {
-  validation_failed: 'The request does not fit the schema',
+  validation_failed: 'The request is not valid',
   digest_mismatch: 'The body does not match its digest',
   unauthenticated: 'A valid bearer token is required',
   insufficient_scope: 'The token lacks the scope',
@@ -44,6 +44,33 @@ export function toProblem(
   };
 }
 
+const fieldError = Type.Object(
+  {
+    path: Type.String({
+      description:
+        'JSON pointer to an invalid field of the body. `/query/…`, `/path/…` and `/headers/…` are ' +
+        'other parts of the request.',
+      examples: ['/schedule', '/query/asOf'],
+    }),
+    message: Type.String({ examples: ['must be one of daily, weekly'] }),
+  },
+  { title: 'FieldError' },
+);
+
+const rowError = Type.Object(
+  {
+    row: Type.Integer({
+      description: '1 is the first row after the header. 0 is the header or the whole body.',
+    }),
+    column: Type.Unsafe<string | null>({
+      type: ['string', 'null'],
+      description: 'Null if the error concerns no single column.',
+    }),
+    message: Type.String({ examples: ['is not a whole number from 1 to 4'] }),
+  },
+  { title: 'RowError' },
+);
+
 /**
  * Returns the schema of a problem, registered once so that the document contains it once.
  * @param members schemas of members that codes of other folders add
@@ -63,28 +90,10 @@ export function problemSchema(members: Readonly<Record<string, TSchema>>) {
         description: 'Id that the service gave to the request. Name it in support requests.',
       }),
       errors: Type.Optional(
-        Type.Array(
-          Type.Object(
-            {
-              path: Type.Optional(
-                Type.String({ description: 'JSON pointer to an invalid field.' }),
-              ),
-              row: Type.Optional(
-                Type.Integer({
-                  description:
-                    'Row of a snapshot: 1 is the first row after the header, 0 is the header.',
-                }),
-              ),
-              column: Type.Optional(Type.Unsafe<string | null>({ type: ['string', 'null'] })),
-              message: Type.String(),
-            },
-            { title: 'FieldError' },
-          ),
-          {
-            description:
-              '`validation_failed`: the invalid fields. `snapshot_invalid`: the first 20 errors.',
-          },
-        ),
+        Type.Array(Type.Union([fieldError, rowError]), {
+          description:
+            '`validation_failed`: the invalid fields. `snapshot_invalid`: the first 20 errors.',
+        }),
       ),
       errorCount: Type.Optional(
         Type.Integer({ description: '`snapshot_invalid`: total number of errors.' }),

@@ -27,7 +27,7 @@ export const errorStatus = {
 
 export type ErrorCode = keyof typeof errorStatus;
 
-/** Invalid field. `path` is a JSON pointer into the body, or `/query/…`, `/path/…`. */
+/** Invalid field. `path` is a JSON pointer into the body, or `/query/…`, `/path/…`, `/headers/…`. */
 export interface FieldFault {
   readonly path: string;
   readonly message: string;

@@ -4,13 +4,14 @@ import type {
   Plan,
   Problem,
   ProblemCode,
+  RowError,
   StorageError,
 } from './generated/types.gen.ts';
 
 /** Members that a problem of this code has in addition to the common ones. */
 interface ProblemMembers {
   validation_failed: { readonly errors?: readonly FieldError[] };
-  snapshot_invalid: { readonly errors: readonly FieldError[]; readonly errorCount: number };
+  snapshot_invalid: { readonly errors: readonly RowError[]; readonly errorCount: number };
   plan_upgrade_required: { readonly currentPlan: Plan; readonly requiredPlan: Plan };
   storage_validation_failed: {
     readonly storageError: StorageError;

@@ -964,14 +964,9 @@ export type FailureWebhookSecret = {
  */
 export type FieldError = {
     /**
-     * JSON pointer to an invalid field.
+     * JSON pointer to an invalid field of the body. `/query/…`, `/path/…` and `/headers/…` are other parts of the request.
      */
-    path?: string;
-    /**
-     * Row of a snapshot: 1 is the first row after the header, 0 is the header.
-     */
-    row?: number;
-    column?: string | null;
+    path: string;
     message: string;
 };
 
@@ -1088,7 +1083,7 @@ export type Problem = {
     /**
      * `validation_failed`: the invalid fields. `snapshot_invalid`: the first 20 errors.
      */
-    errors?: Array<FieldError>;
+    errors?: Array<FieldError | RowError>;
     /**
      * `snapshot_invalid`: total number of errors.
      */
@@ -1121,6 +1116,21 @@ export type ProblemCode = 'validation_failed' | 'digest_mismatch' | 'unauthentic
  * Amazon S3, Google Cloud Storage, or another S3-compatible storage.
  */
 export type Provider = 'aws' | 'gcp' | 'custom';
+
+/**
+ * RowError
+ */
+export type RowError = {
+    /**
+     * 1 is the first row after the header. 0 is the header or the whole body.
+     */
+    row: number;
+    /**
+     * Null if the error concerns no single column.
+     */
+    column: string | null;
+    message: string;
+};
 
 /**
  * Run
@@ -1414,7 +1424,7 @@ export type GetMetricsData = {
 
 export type GetMetricsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1447,7 +1457,7 @@ export type GetLivenessData = {
 
 export type GetLivenessErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1480,7 +1490,7 @@ export type GetReadinessData = {
 
 export type GetReadinessErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1518,7 +1528,7 @@ export type DeleteEnvironmentData = {
 
 export type DeleteEnvironmentErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1584,7 +1594,7 @@ export type GetEnvironmentData = {
 
 export type GetEnvironmentErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1634,7 +1644,7 @@ export type PutEnvironmentData = {
 
 export type PutEnvironmentErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1704,7 +1714,7 @@ export type ListEnvironmentsData = {
 
 export type ListEnvironmentsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1754,7 +1764,7 @@ export type DeleteFailureWebhookData = {
 
 export type DeleteFailureWebhookErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1816,7 +1826,7 @@ export type PutFailureWebhookData = {
 
 export type PutFailureWebhookErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1882,7 +1892,7 @@ export type RotateFailureWebhookSecretData = {
 
 export type RotateFailureWebhookSecretErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -1944,7 +1954,7 @@ export type TestFailureWebhookData = {
 
 export type TestFailureWebhookErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2015,7 +2025,7 @@ export type ListApiKeysData = {
 
 export type ListApiKeysErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2069,7 +2079,7 @@ export type CreateApiKeyData = {
 
 export type CreateApiKeyErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2139,7 +2149,7 @@ export type RevokeApiKeyData = {
 
 export type RevokeApiKeyErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2210,7 +2220,7 @@ export type ListSnapshotsData = {
 
 export type ListSnapshotsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2268,7 +2278,7 @@ export type DeleteSnapshotData = {
 
 export type DeleteSnapshotErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2338,7 +2348,7 @@ export type GetSnapshotData = {
 
 export type GetSnapshotErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2392,7 +2402,7 @@ export type ListExportsData = {
 
 export type ListExportsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2446,7 +2456,7 @@ export type CreateDownloadLinkData = {
 
 export type CreateDownloadLinkErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2517,7 +2527,7 @@ export type ListExportConfigsData = {
 
 export type ListExportConfigsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2571,7 +2581,7 @@ export type CreateExportConfigData = {
 
 export type CreateExportConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2645,7 +2655,7 @@ export type DeleteExportConfigData = {
 
 export type DeleteExportConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2711,7 +2721,7 @@ export type GetExportConfigData = {
 
 export type GetExportConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2772,7 +2782,7 @@ export type UpdateExportConfigData = {
 
 export type UpdateExportConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2846,7 +2856,7 @@ export type GetExportConfigStatusData = {
 
 export type GetExportConfigStatusErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2900,7 +2910,7 @@ export type ValidateNewExportConfigData = {
 
 export type ValidateNewExportConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -2966,7 +2976,7 @@ export type ValidateExportConfigData = {
 
 export type ValidateExportConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3040,7 +3050,7 @@ export type ListExportConfigStatusesData = {
 
 export type ListExportConfigStatusesErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3103,7 +3113,7 @@ export type ListRunsData = {
 
 export type ListRunsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3161,7 +3171,7 @@ export type StartRunData = {
 
 export type StartRunErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3235,7 +3245,7 @@ export type GetRunOfConfigData = {
 
 export type GetRunOfConfigErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3297,7 +3307,7 @@ export type RetryRunData = {
 
 export type RetryRunErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3371,7 +3381,7 @@ export type CancelRunData = {
 
 export type CancelRunErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3441,7 +3451,7 @@ export type GetRunData = {
 
 export type GetRunErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3508,7 +3518,7 @@ export type ListBackfillsData = {
 
 export type ListBackfillsErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3566,7 +3576,7 @@ export type StartBackfillData = {
 
 export type StartBackfillErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3640,7 +3650,7 @@ export type GetBackfillData = {
 
 export type GetBackfillErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3702,7 +3712,7 @@ export type CancelBackfillData = {
 
 export type CancelBackfillErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
@@ -3777,7 +3787,7 @@ export type ListAuditLogData = {
 
 export type ListAuditLogErrors = {
     /**
-     * `validation_failed`: The request does not fit the schema.
+     * `validation_failed`: The request is not valid.
      */
     400: Problem;
     /**
