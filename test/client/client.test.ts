@@ -108,9 +108,12 @@ t.test('uploads a snapshot with its digest', async t => {
 
   const wrong = { ...upload, ...stream(), sha256: digestOf('other') };
   t.match(await problemOf(client.uploadSnapshot(wrong)), { code: 'digest_mismatch' });
-  t.match(await problemOf(client.uploadSnapshot({ ...upload, body: csv, rowCount: 3 })), {
+  const one = { ...upload, body: ingestBody([adoptionRow()]), rowCount: 3 };
+  t.match(await problemOf(client.uploadSnapshot(one)), {
     code: 'snapshot_invalid',
     errorCount: 1,
+    errors: [{ row: 0, column: null, message: 'has 1 row where rowCount announces 3' }],
+    message: /The first: the body: has 1 row where rowCount announces 3$/,
   });
 });
 
@@ -176,6 +179,23 @@ t.test('downloads', async t => {
     const other = await download(client, { resume: { etag: '"old"', receivedBytes: 1000 } });
     t.equal(other.startsAt, 0, 'another file starts again');
     t.ok((await buffer(other.body)).equals(whole));
+    for (const format of ['csv', 'csv.gz', 'parquet'] as const) {
+      const complete = await download(client, { format });
+      const { length } = await buffer(complete.body);
+      const none = await download(client, {
+        ...{ format, resume: { etag: complete.etag, receivedBytes: length } },
+      });
+      const starts = format === 'parquet' ? 0 : length;
+      t.equal(none.startsAt, starts, `${format}: nothing is left`);
+      t.match(none, { rowCount: rows, etag: complete.etag, fileName: complete.fileName });
+      t.equal((await buffer(none.body)).length, length - starts);
+      const tooLong = { etag: complete.etag, receivedBytes: length + 1 };
+      if (format !== 'parquet') {
+        t.match(await problemOf(download(client, { format, resume: tooLong })), {
+          code: 'range_not_satisfiable',
+        });
+      }
+    }
   });
 
   await t.test('fails if the file is replaced during the download', async t => {

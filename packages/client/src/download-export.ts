@@ -1,6 +1,7 @@
 import { createCsvRowCounter, createGzipRowCounter, type RowCounter } from './count-rows.ts';
 import { delay } from './delay.ts';
 import { ApiError, clientError } from './errors.ts';
+import { fillPath } from './fill-path.ts';
 import type { Aggregation } from './generated/types.gen.ts';
 import { retryWhenBusy } from './retry-when-busy.ts';
 import type { Transport } from './transport.ts';
@@ -40,8 +41,8 @@ export interface ExportDownload {
   /** Length of the file. Null while the service does not know it. */
   readonly totalBytes: number | null;
   /**
-   * Position of the first byte of `body` in the file. It is 0 if `resume` was given and the file
-   * has changed: discard the earlier bytes.
+   * Position of the first byte of `body` in the file. If it is 0, discard the earlier bytes: the
+   * file has changed or cannot be continued. It is the length of a file that was complete.
    */
   readonly startsAt: number;
   /**
@@ -68,10 +69,10 @@ export async function downloadExport(
       attempts,
       signal,
     });
-  const first = await open(resume?.receivedBytes ?? 0, resume?.etag ?? null);
+  const first = resume ? await openRest(open, resume) : await open(0, null);
   const { reader: _, ...file } = first;
   const reopen = async (from: number) => {
-    const next = await open(from, file.etag);
+    const next = await openRest(open, { etag: file.etag, receivedBytes: from });
     if (next.etag === file.etag) return next;
     await next.reader.cancel();
     throw clientError('export_changed', 'The file was replaced during the download');
@@ -99,7 +100,27 @@ export async function downloadExport(
 
 type OpenedFile = Omit<ExportDownload, 'body'> & { readonly reader: Reader };
 type Reader = ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
+type Open = (from: number, etag: string) => Promise<OpenedFile>;
 type Chunks = AsyncGenerator<Uint8Array<ArrayBuffer>, void, void>;
+
+/** Opens the rest of a file. The rest of a complete file is empty. */
+async function openRest(
+  open: Open,
+  { etag, receivedBytes }: NonNullable<DownloadExportOptions['resume']>,
+): Promise<OpenedFile> {
+  try {
+    return await open(receivedBytes, etag);
+  } catch (error) {
+    const isBeyondEnd = error instanceof ApiError && error.problem.code === 'range_not_satisfiable';
+    if (!isBeyondEnd || receivedBytes === 0) throw error;
+    // The error lacks the headers of the file. The last byte has them, and it is refused as well if
+    // the earlier download has more bytes than the file.
+    const last = await open(receivedBytes - 1, etag);
+    if (last.startsAt === 0) return last;
+    await last.reader.cancel();
+    return { ...last, startsAt: receivedBytes, reader: new Blob([]).stream().getReader() };
+  }
+}
 
 async function openFile(
   transport: Transport,
@@ -108,7 +129,9 @@ async function openFile(
   etag: string | null,
 ): Promise<OpenedFile> {
   const answer = await transport.send(
-    `/v1/environments/${encodeURIComponent(environmentId)}/exports/${aggregation}.${format}`,
+    fillPath('/v1/environments/{environmentId}/exports/{aggregation}.{format}', {
+      ...{ environmentId, aggregation, format },
+    }),
     {
       method: 'GET',
       query: { asOf },
@@ -129,7 +152,7 @@ async function openFile(
     missingDates: headers.get('x-missing-dates')?.split(',') ?? [],
     totalBytes: length === null ? null : Number(length),
     startsAt: Number(range?.[1] ?? 0),
-    reader: (answer.body ?? new ReadableStream()).getReader(),
+    reader: (answer.body ?? new Blob([]).stream()).getReader(),
   };
 }
 
