@@ -3,6 +3,7 @@ import {
   downloadExport,
   type ExportDownload,
 } from './download-export.ts';
+import { fillPath } from './fill-path.ts';
 import { createClient as createGeneratedClient } from './generated/client/index.ts';
 import { Api } from './generated/sdk.gen.ts';
 import type { IngestedSnapshot } from './generated/types.gen.ts';
@@ -11,7 +12,7 @@ import { createTransport, toApiError } from './transport.ts';
 import { type UploadSnapshotOptions, uploadSnapshot } from './upload-snapshot.ts';
 
 export interface ClientOptions {
-  /** Origin of the service, and the path before `/v1` if there is one. */
+  /** Absolute URL of the service without `/v1`. */
   readonly baseUrl: string;
   /** Operator token, API key or user token. A function is called for each request. */
   readonly token: string | (() => string | Promise<string>);
@@ -20,9 +21,7 @@ export interface ClientOptions {
 }
 
 export interface Client {
-  /**
-   * One method for each operation of `openapi.yaml`. Each returns the body or throws `ApiError`.
-   */
+  /** One method for each JSON operation of the API. Each returns the body or throws `ApiError`. */
   readonly api: Api;
   /** Yields the items of all pages: `iterate('listRuns', { path })`. */
   iterate<Name extends ListOperation>(
@@ -48,6 +47,7 @@ export function createClient(options: ClientOptions): Client {
     fetch,
     redirect: 'error',
     throwOnError: true,
+    requestValidator,
   });
   generated.interceptors.error.use(toApiError);
   const api = new Api({ client: generated });
@@ -58,4 +58,10 @@ export function createClient(options: ClientOptions): Client {
     downloadExport: downloadOptions => downloadExport(transport, downloadOptions),
     uploadSnapshot: uploadOptions => uploadSnapshot(transport, uploadOptions),
   };
+}
+
+/** Checks the path parameters of a generated function before it sends a request. */
+async function requestValidator(options: unknown): Promise<void> {
+  const { url, path = {} } = options as { url: string; path?: Record<string, unknown> };
+  fillPath(url, path);
 }

@@ -37,7 +37,7 @@ type ServiceProblem = {
 /** Problem that the client found. The service did not report it. */
 interface ClientProblem extends CommonMembers {
   /**
-   * - `no_answer`: the connection failed.
+   * - `no_answer`: the connection failed, or the browser does not let the page read the answer.
    * - `unexpected_answer`: the answer is not from this service, for example from a proxy.
    * - `incomplete_download`: the connection broke too often, or bytes or rows are missing.
    * - `export_changed`: the file was replaced while it was downloaded.
@@ -76,11 +76,9 @@ interface RequestLine {
 export function errorOfAnswer(request: RequestLine, answer: Response, body: unknown): ApiError {
   const problem = toProblem(answer, body);
   const retryAfter = Number(answer.headers.get('retry-after') ?? Number.NaN);
-  const errors = 'errors' in problem && problem.errors ? problem.errors.slice(0, 3) : [];
   const parts = [
     `${describe(request)}: ${answer.status} ${problem.code}`,
     problem.detail.replace(/\.$/, ''),
-    ...errors.map(error => JSON.stringify(error)),
   ];
   return new ApiError(parts.filter(part => part !== '').join('. '), problem, {
     retryAfterSeconds: Number.isFinite(retryAfter) ? retryAfter : null,
@@ -90,10 +88,15 @@ export function errorOfAnswer(request: RequestLine, answer: Response, body: unkn
 /** Returns the error of a request without an answer. */
 export function errorWithoutAnswer(request: RequestLine, cause: unknown): ApiError {
   const { origin } = new URL(request.url);
-  return clientError('no_answer', `${origin} does not answer (${reasonOf(cause)})`, {
-    cause,
-    request,
-  });
+  const detail = `${origin} does not answer (${reasonOf(cause)})${corsHint(origin)}`;
+  return clientError('no_answer', detail, { cause, request });
+}
+
+/** Browsers hide why a page may not read an answer. Returns the most common reason. */
+function corsHint(origin: string): string {
+  const page = (globalThis as { location?: { origin: string } }).location?.origin;
+  if (page === undefined || page === origin) return '';
+  return `, or it refuses this page: CORS_ORIGINS must contain ${page}`;
 }
 
 export function clientError(

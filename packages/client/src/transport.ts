@@ -19,7 +19,7 @@ export interface SendOptions {
 }
 
 export interface TransportOptions {
-  /** Origin of the service, and the path before `/v1` if there is one. */
+  /** Absolute URL of the service without `/v1`. */
   readonly baseUrl: string;
   readonly token: () => Promise<string>;
   readonly fetch: typeof fetch;

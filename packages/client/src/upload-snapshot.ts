@@ -1,3 +1,4 @@
+import { fillPath } from './fill-path.ts';
 import type { IngestedSnapshot } from './generated/types.gen.ts';
 import type { Transport } from './transport.ts';
 
@@ -12,7 +13,10 @@ export interface UploadSnapshotOptions {
   readonly body: string | Uint8Array<ArrayBuffer> | Blob | AsyncIterable<Uint8Array>;
   /** Encoding that the body already has. */
   readonly contentEncoding?: 'gzip';
-  /** SHA-256 of the body as it is sent. Default: computed, except for a stream. */
+  /**
+   * SHA-256 of the body as it is sent, after compression: the 32 bytes of the digest. Default:
+   * computed, except for a stream.
+   */
   readonly sha256?: Uint8Array;
   /** Number of rows without the header line. The service refuses a body with another number. */
   readonly rowCount?: number;
@@ -34,7 +38,7 @@ export async function uploadSnapshot(
     typeof options.body === 'string' ? new TextEncoder().encode(options.body) : options.body;
   const sha256 = options.sha256 ?? (await digestOf(body));
   const answer = await transport.send(
-    `/v1/environments/${encodeURIComponent(environmentId)}/snapshots/${encodeURIComponent(date)}`,
+    fillPath('/v1/environments/{environmentId}/snapshots/{date}', { environmentId, date }),
     {
       method: 'PUT',
       query: { rowCount },
