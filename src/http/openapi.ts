@@ -96,7 +96,10 @@ export async function registerOpenapi(
       route.config = { ...route.config, access: 'public' };
       route.logLevel = 'warn';
     });
-    await scope.register(swaggerUi, { routePrefix: '/docs' });
+    await scope.register(swaggerUi, {
+      routePrefix: '/docs',
+      uiConfig: { displayOperationId: true },
+    });
     scope.get('/openapi.yaml', { schema: { hide: true } }, async (_request, reply) =>
       reply.type('application/yaml; charset=utf-8').send(app.swagger({ yaml: true })),
     );

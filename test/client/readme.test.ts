@@ -77,9 +77,9 @@ t.test('the programs in the README of the client', needsS3, async t => {
   });
 
   await t.test('ingest a snapshot and download an export', async t => {
-    t.match(await run('Ingest the snapshot of a day'), /^Version \S+ has 1 rows\.\n$/);
+    t.match(await run('Ingest the snapshot of a day'), /^Stored version \S+\. Rows: 1\n$/);
     const output = await run('Download an export with progress');
-    const [, name = ''] = /^(acme_today_[\d-]+\.csv) has 1 rows\.$/m.exec(output) ?? [];
+    const [, name = ''] = /^(acme_today_[\d-]+\.csv) is complete\. Rows: 1$/m.exec(output) ?? [];
     const { length } = fs.readFileSync(path.join(folder, name));
     t.match(output, new RegExp(`^${length} of (${length}|\\?) bytes$`, 'm'));
   });
@@ -111,8 +111,11 @@ t.test('the programs in the README of the client', needsS3, async t => {
     const headers = signatureHeaders(secret, { id: 'msg_1', body }, new Date());
     t.equal(await send(body, headers), 204);
     t.equal(await send(`${body} `, headers), 400);
+    const text = { id: 'msg_2', body: 'text' };
+    const fault = await send(text.body, signatureHeaders(secret, text, new Date()));
+    t.equal(fault, 500, 'an error that the sender did not cause');
     await eventually(
-      () => /missing\nNightly The bucket is gone\.\n.*does not match/.test(output()),
+      () => /missing\nNightly The bucket is gone\.\n.*does not match.*\n.*JSON/.test(output()),
       'the output of both messages',
     );
   });
