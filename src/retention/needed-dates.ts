@@ -12,26 +12,19 @@ import { DateTime } from 'luxon';
  * @param next date of the environment's next newer snapshot; null if there is none
  */
 export function isNeeded(today: string, date: string, next: string | null): boolean {
-  if (next === null || next > today) return true;
-  const now = DateTime.fromISO(today, { zone: 'utc' });
-  if (date >= isoDate(now.minus({ days: 31 }))) return true;
-  const day = DateTime.fromISO(date, { zone: 'utc' });
-  const sunday = isoDate(day.plus({ days: 7 - day.weekday }));
-  return next > sunday && sunday >= isoDate(now.minus({ months: 6 }).minus({ weeks: 1 }));
+  if (next === null || next > today || date >= firstDayNeeded(today)) return true;
+  const day = utcDay(date);
+  const sunday = day.plus({ days: 7 - day.weekday });
+  return next > isoDate(sunday) && sunday >= utcDay(today).minus({ months: 6 }).minus({ weeks: 1 });
 }
 
 /** Returns the first day from which all snapshots are needed. */
 export function firstDayNeeded(today: string): string {
-  return isoDate(DateTime.fromISO(today, { zone: 'utc' }).minus({ days: 31 }));
+  return isoDate(utcDay(today).minus({ days: 31 }));
 }
 
-/**
- * Returns the dates to keep, oldest first.
- * @param dates dates of one environment's snapshots, in any order
- */
-export function neededDates(today: string, dates: readonly string[]): string[] {
-  const sorted = dates.toSorted();
-  return sorted.filter((date, index) => isNeeded(today, date, sorted[index + 1] ?? null));
+function utcDay(date: string): DateTime {
+  return DateTime.fromISO(date, { zone: 'utc' });
 }
 
 function isoDate(day: DateTime): string {

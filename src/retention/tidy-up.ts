@@ -10,13 +10,9 @@ export interface RetentionSettings {
   readonly auditDays: number;
 }
 
-export interface TidiedUp extends RemovedDays {
-  readonly runs: number;
-  readonly auditLines: number;
-}
-
 const dayMs = 24 * 60 * 60 * 1000;
 const defaultPatienceMs = 20_000;
+const noDays: RemovedDays = { partitions: 0, snapshots: 0, unrendered: [], unregistered: [] };
 
 /**
  * Deletes expired data. Each step is complete in itself: the work may end after any of them, and
@@ -33,20 +29,15 @@ export async function tidyUp(
   now: Date,
   signal: AbortSignal,
   patienceMs = defaultPatienceMs,
-): Promise<TidiedUp> {
+) {
   const time = await earlierOf(db, now);
   const before = (days: number) => new Date(time.getTime() - days * dayMs);
-  const errors: unknown[] = [];
-  const attempt = async <T>(work: Promise<T>, fallback: T): Promise<T> =>
-    await work.catch((error: unknown) => {
-      errors.push(error);
-      return fallback;
-    });
-  let days: RemovedDays = { partitions: 0, snapshots: 0, unrendered: [], unregistered: [] };
-  if (kept === 'needed')
-    days = await attempt(removeOldDays(db, { now: time, signal, patienceMs }), days);
-  const runs = await attempt(deleteOldRuns(db, before(runDays), signal), 0);
-  const auditLines = await attempt(deleteOldAuditLines(db, before(auditDays), signal), 0);
-  if (errors.length > 0) throw errors[0];
+  const work = [
+    kept === 'needed' ? removeOldDays(db, { now: time, signal, patienceMs }) : noDays,
+    deleteOldRuns(db, before(runDays), signal),
+    deleteOldAuditLines(db, before(auditDays), signal),
+  ] as const;
+  await Promise.allSettled(work);
+  const [days, runs, auditLines] = await Promise.all(work);
   return { ...days, runs, auditLines };
 }

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { DateTime } from 'luxon';
 import t from 'tap';
 import { aggregations, type ShownDate, shownDates } from '../../src/exports/aggregations.ts';
-import { neededDates } from '../../src/retention/needed-dates.ts';
+import { neededDates } from '../helpers/needed-dates.ts';
 
 /** `2026-03-02` is a Monday. */
 const cases: readonly [what: string, today: string, dates: string[], kept: string[]][] = [

@@ -1,10 +1,10 @@
 import t from 'tap';
 import { systemActor } from '../../src/audit/audit-log.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
-import { neededDates } from '../../src/retention/needed-dates.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { testNow } from '../helpers/app.ts';
 import { daysBefore } from '../helpers/days.ts';
+import { neededDates } from '../helpers/needed-dates.ts';
 import { startWithSnapshots } from '../helpers/retention.ts';
 
 const today = testNow.slice(0, 10);
