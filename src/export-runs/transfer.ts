@@ -6,7 +6,6 @@ import type { ConfigSettings } from '../export-configs/repository.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
 import { csvColumns, parquetColumns } from '../exports/column-types.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
-import { openParquet } from '../exports/parquet/open-parquet.ts';
 import type { ParquetPlace, ParquetPlaces } from '../exports/parquet/places.ts';
 import { extensionOf, mediaTypes } from '../shared/file-format.ts';
 import type { RunResult } from './outcomes-repository.ts';
@@ -77,10 +76,17 @@ async function transferFile(
   const { environmentId, configId, runId, snapshotDate, config, signal } = request;
   const { destination, format, compression, encryption } = config;
   const dates = [onlyThatDay(snapshotDate)];
-  const opened =
-    place === null
-      ? await openExport(source, environmentId, dates, { compression, signal })
-      : await openParquet(source, environmentId, dates, { signal, takePlace: () => place });
+  const opened = await openExport(
+    source,
+    { environmentId, dates, format, compression },
+    {
+      signal,
+      takePlace: () => {
+        if (place === null) throw new Error('This file has no place for its conversion.');
+        return place;
+      },
+    },
+  );
   try {
     const [section] = opened.plan.sections;
     if (section === undefined) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);

@@ -5,20 +5,14 @@ import { DateTime } from 'luxon';
  * its snapshot.
  */
 
-export const aggregations = [
-  'today',
-  '30-days-daily',
-  '3-months-weekly',
-  '6-months-weekly',
-] as const;
-export type Aggregation = (typeof aggregations)[number];
-
-export const aggregationTitles: Readonly<Record<Aggregation, string>> = {
+export const aggregationTitles = {
   today: 'Today',
   '30-days-daily': 'Last 30 days, daily',
   '3-months-weekly': 'Last 3 months, weekly',
   '6-months-weekly': 'Last 6 months, weekly',
-};
+} as const;
+export type Aggregation = keyof typeof aggregationTitles;
+export const aggregations = Object.keys(aggregationTitles) as readonly Aggregation[];
 
 /**
  * Value of the Date column. It shows the newest snapshot of the days `from` to `date`, both
@@ -40,8 +34,8 @@ export function shownDates(aggregation: Aggregation, today: string): ShownDate[]
     case 'today':
       return [{ date: today, from: null }];
     case '30-days-daily':
-      return Array.from({ length: 30 }, (_, index) => isoDate(day.minus({ days: 30 - index }))).map(
-        onlyThatDay,
+      return Array.from({ length: 30 }, (_, index) =>
+        onlyThatDay(isoDate(day.minus({ days: 30 - index }))),
       );
     case '3-months-weekly':
       return sundays(day.minus({ months: 3 }), day);

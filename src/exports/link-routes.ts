@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import { recordChange } from '../audit/audit-log.ts';
@@ -15,15 +16,8 @@ import { fileFormat, instant, isoDate, literals } from '../http/schemas.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
 import { compressionFaults, compressions } from '../shared/file-format.ts';
 import { shownDates } from './aggregations.ts';
-import {
-  createLinkId,
-  type LinkGrant,
-  type LinkMaker,
-  type LinkTokens,
-  maxTokenLength,
-} from './link-tokens.ts';
+import { type LinkGrant, type LinkTokens, maxTokenLength } from './link-tokens.ts';
 import { describeExport } from './open-export.ts';
-import { describeParquet } from './parquet/open-parquet.ts';
 import {
   aggregationSchema,
   asOfSchema,
@@ -46,8 +40,7 @@ const tags = ['Manual export'];
 export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCallbackTypebox {
   const { db, linkTokens, limits, publicUrl, now } = dependencies;
   return (app, _options, done) => {
-    const sender = createExportSender(dependencies);
-    app.addHook('onClose', () => sender.settled());
+    const send = createExportSender(app, dependencies);
 
     app.post('/environments/:environmentId/download-links', {
       config: { access: { environment: 'exports:read', feature: 'manual_export' } },
@@ -111,43 +104,26 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         requireAsOf(asOf, '/asOf', issuedAt);
         const faults = compressionFaults({ format, compression });
         if (faults.length > 0) throw validationFailed(faults);
-        const environment = environmentOf(request);
+        const { id: environmentId, createdAt: incarnation } = environmentOf(request);
         const origin = publicUrl ?? originOf(request);
         const dates = shownDates(aggregation, asOf ?? isoDate(issuedAt));
-        const { plan, sizeBytes } =
-          format === 'parquet'
-            ? await describeParquet(dependencies, environment.id, dates)
-            : await describeExport(dependencies, environment.id, dates, compression);
-        const expiresAt = linkExpiry(callerOf(request), issuedAt, expiresInSeconds);
-        const grant: LinkGrant = {
-          linkId: createLinkId(),
-          environmentId: environment.id,
-          incarnation: environment.createdAt,
-          aggregation,
-          asOf: asOf ?? null,
-          format,
-          compression,
-          maker: makerOf(callerOf(request)),
-        };
-        await recordChange(db, actorOf(request), {
-          environmentId: environment.id,
+        const wanted = { environmentId, dates, format, compression };
+        const { plan, sizeBytes } = await describeExport(dependencies, wanted);
+        const expires = linkExpiry(callerOf(request), issuedAt, expiresInSeconds);
+        const expiresAt = expires.toISOString();
+        const file = { aggregation, asOf: asOf ?? null, format, compression };
+        const linkId = randomBytes(12).toString('base64url');
+        const actor = actorOf(request);
+        const maker = { kind: actor.kind, id: actor.id };
+        await recordChange(db, actor, {
+          environmentId,
           action: 'download_link.created',
-          targetId: grant.linkId,
-          details: {
-            aggregation,
-            format,
-            compression,
-            asOf: grant.asOf,
-            expiresAt: expiresAt.toISOString(),
-          },
+          targetId: linkId,
+          details: { ...file, expiresAt },
         });
-        const url = `${origin}/v1/downloads/${await linkTokens.sign(grant, issuedAt, expiresAt)}`;
-        return reply.code(201).send({
-          url,
-          expiresAt: expiresAt.toISOString(),
-          rowCount: plan.rowCount,
-          sizeBytes,
-        });
+        const grant = { ...file, environmentId, linkId, incarnation, maker };
+        const url = `${origin}/v1/downloads/${await linkTokens.sign(grant, issuedAt, expires)}`;
+        return reply.code(201).send({ url, expiresAt, rowCount: plan.rowCount, sizeBytes });
       },
     });
 
@@ -190,19 +166,12 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           );
         }
         requirePlan(environment, 'manual_export');
-        return await sender.send(request, reply, {
-          environmentId: environment.id,
-          aggregation: grant.aggregation,
-          asOf: grant.asOf,
-          format: grant.format,
-          compression: grant.compression,
-          actor: {
-            ...grant.maker,
-            requestId: request.id,
-            callerRequestId: callerRequestId(request.headers),
-          },
-          linkId: grant.linkId,
-        });
+        const requestIds = {
+          requestId: request.id,
+          callerRequestId: callerRequestId(request.headers),
+        };
+        const { linkId, maker } = grant;
+        return await send(request, reply, grant, { actor: { ...maker, ...requestIds }, linkId });
       },
     });
 
@@ -221,17 +190,6 @@ function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): D
   return new Date(Math.floor(lastMs / 1000) * 1000);
 }
 
-function makerOf(caller: Caller): LinkMaker {
-  switch (caller.kind) {
-    case 'operator':
-      return { kind: 'operator', id: null };
-    case 'api-key':
-      return { kind: 'api-key', id: caller.keyId };
-    case 'user':
-      return { kind: 'user', id: caller.subject };
-  }
-}
-
 /**
  * Returns the environment of a link if its creator may still read it.
  *
@@ -243,16 +201,13 @@ async function grantedEnvironment(
   { environmentId, incarnation, maker }: LinkGrant,
   now: Date,
 ): Promise<Environment | null> {
-  const isGranted = (environment: Environment) =>
-    environment.id === environmentId && environment.createdAt === incarnation;
-  if (maker.kind !== 'api-key') {
-    const environment = await findEnvironment(db, environmentId);
-    return environment !== null && isGranted(environment) ? environment : null;
-  }
-  const apiKey = await findApiKey(db, maker.id, now);
-  if (apiKey === null || !isGranted(apiKey.environment)) return null;
-  requireScope(apiKey.scopes, 'exports:read');
-  return apiKey.environment;
+  const apiKey =
+    maker.kind === 'api-key' && maker.id !== null ? await findApiKey(db, maker.id, now) : null;
+  const environment =
+    maker.kind === 'api-key' ? apiKey?.environment : await findEnvironment(db, environmentId);
+  if (environment?.id !== environmentId || environment.createdAt !== incarnation) return null;
+  if (apiKey !== null) requireScope(apiKey.scopes, 'exports:read');
+  return environment;
 }
 
 /**

@@ -1,22 +1,25 @@
 import type { Pool } from 'pg';
-import { borrow } from '../db/borrow.ts';
+import { borrow, type Lease, lease } from '../db/borrow.ts';
 import { currentSpan, endSpanWithStream } from '../observability/tracing.ts';
-import type { Compression } from '../shared/file-format.ts';
+import type { FileForm } from '../shared/file-format.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import type { ShownDate } from './aggregations.ts';
-import { describePlan, type ExportDescription } from './describe-export.ts';
+import {
+  describePlan,
+  type ExportDescription,
+  type OpenExport,
+  sectionLength,
+} from './describe-export.ts';
 import { createGzipTrailer, gzipStart } from './gzip-file.ts';
+import { convertToParquet, describeParquet } from './parquet/convert-export.ts';
+import type { ParquetPlace } from './parquet/places.ts';
 import { type ExportPlan, planExport } from './plan-export.ts';
 import {
   type ByteRange,
   deflatedSection,
   plainSection,
   type SectionSource,
-  sectionLength,
 } from './read-section.ts';
-import { openReadSession, type ReadSession } from './read-session.ts';
-
-export type { ExportDescription } from './describe-export.ts';
 
 const plainStart = Buffer.from(headerLine);
 
@@ -29,79 +32,85 @@ export interface ExportSource {
   readonly sessionPool: Pool;
 }
 
-/** File with fixed content. Its bytes are read at the pace of the reader. */
-export interface OpenExport extends ExportDescription {
-  /**
-   * Streams the CSV with its header line, plain or as gzip. May be called once. An incomplete
-   * stream always ends with an error.
-   * @param range allowed only if `sizeBytes` is not null; `end` is inclusive
-   */
-  bytes(range?: { readonly start: number; readonly end: number }): AsyncGenerator<Buffer>;
-  /** Stops reading and cancels the running query. May be called at any time. */
-  close(): void;
+/** Content and form of a file. */
+export interface WantedExport extends FileForm {
+  readonly environmentId: string;
+  readonly dates: readonly ShownDate[];
 }
 
 interface OpenOptions {
-  readonly compression: Compression;
   /** Closes the export at once, also while the database sorts. */
   readonly signal: AbortSignal;
+  /** Takes the place of a conversion to Parquet when the first byte is read. */
+  readonly takePlace: () => ParquetPlace;
 }
 
-/** Describes the file of these dates without reading it. */
+/** Describes a file without reading it. */
 export async function describeExport(
   { exportPool }: ExportSource,
-  environmentId: string,
-  dates: readonly ShownDate[],
-  compression: Compression,
+  { environmentId, dates, format, compression }: WantedExport,
 ): Promise<ExportDescription> {
-  return describePlan(await planExport(exportPool, environmentId, dates), compression);
+  const csv = describePlan(await planExport(exportPool, environmentId, dates), compression);
+  return format === 'csv' ? csv : describeParquet(csv);
+}
+
+/** Opens a file. A Parquet file is converted from the rows of the CSV. */
+export async function openExport(
+  source: ExportSource,
+  wanted: WantedExport,
+  options: OpenOptions,
+): Promise<OpenExport> {
+  const csv = await openCsv(source, wanted, options.signal);
+  return wanted.format === 'csv' ? csv : convertToParquet(csv, options);
 }
 
 /**
- * Opens the file of these dates.
+ * Opens a CSV, plain or as gzip.
  *
  * Rendered sections are read chunk by chunk in short queries, because a version never changes. If a
  * section is not rendered, the whole file is read in one transaction on one connection. The
  * registry is read in that transaction too.
  */
-export async function openExport(
+async function openCsv(
   exports: ExportSource,
-  environmentId: string,
-  dates: readonly ShownDate[],
-  { compression, signal }: OpenOptions,
+  wanted: WantedExport,
+  signal: AbortSignal,
 ): Promise<OpenExport> {
+  const { environmentId, compression } = wanted;
   // The bytes are read after this span has ended.
   const parent = currentSpan();
   const closing = new AbortController();
   const closed = AbortSignal.any([signal, closing.signal]);
   const close = () => closing.abort(new Error('The export was closed before its end.'));
-  const { plan, session } = await openView(exports, environmentId, dates, closed);
+  const { plan, session } = await openView(exports, wanted, closed).catch((error: unknown) => {
+    close();
+    throw error;
+  });
   const source: SectionSource = {
     environmentId,
     compression,
-    session,
+    session: session?.client ?? null,
     withClient: work => borrow(exports.exportPool, closed, work),
   };
 
-  /** Streams all pieces of the file, or those in the range. */
-  async function* pieces(range: ByteRange | null): AsyncGenerator<Buffer> {
+  /** Streams the pieces of the file that are in the range. */
+  async function* pieces(range: ByteRange): AsyncGenerator<Buffer> {
     const trailer = compression === 'gzip' ? createGzipTrailer() : null;
     let at = 0;
-    /** Returns the part of the range within the next piece, or null for the whole piece. */
-    const within = (length: number | null): ByteRange | null => {
-      if (range === null || length === null) return null;
-      const start = Math.min(Math.max(range.start - at, 0), length);
-      const end = Math.max(Math.min(range.end - at, length), start);
-      at += length;
+    /** Returns the part of the range in the next piece. Its length is null only in a whole file. */
+    const within = (length: number | null): ByteRange => {
+      const start = Math.max(range.start - at, 0);
+      const end = Math.max(Math.min(range.end - at, length ?? Number.POSITIVE_INFINITY), 0);
+      at += length ?? 0;
       return { start, end };
     };
     const cut = (bytes: Buffer) => {
-      const wanted = within(bytes.length);
-      return wanted === null ? bytes : bytes.subarray(wanted.start, wanted.end);
+      const { start, end } = within(bytes.length);
+      return bytes.subarray(start, end);
     };
     yield cut(trailer === null ? plainStart : gzipStart);
     for (const section of plan.sections) {
-      const wanted = within(sectionLength(section, compression));
+      const part = within(sectionLength(section, compression));
       const span = parent.begin('section', {
         'whx.section.date': section.date,
         'whx.section.rows': section.rowCount,
@@ -110,8 +119,8 @@ export async function openExport(
       yield* endSpanWithStream(
         span,
         trailer === null
-          ? plainSection(source, section, wanted)
-          : deflatedSection(source, section, wanted, trailer),
+          ? plainSection(source, section, part)
+          : deflatedSection(source, section, part, trailer),
       );
     }
     if (trailer !== null) yield cut(trailer.bytes());
@@ -120,13 +129,13 @@ export async function openExport(
   return {
     ...describePlan(plan, compression),
     close,
-    async *bytes(range) {
+    async *bytes({ start, end } = { start: 0, end: Number.POSITIVE_INFINITY }) {
       try {
         closed.throwIfAborted();
         // `end` is inclusive in ranges of a file and exclusive in ranges of its pieces.
-        for await (const piece of pieces(range ? { start: range.start, end: range.end + 1 } : null))
+        for await (const piece of pieces({ start, end: end + 1 }))
           if (piece.length > 0) yield piece;
-        await session?.end();
+        if (session !== null) await endSession(session);
       } finally {
         close();
       }
@@ -136,29 +145,32 @@ export async function openExport(
 
 interface View {
   readonly plan: ExportPlan;
-  /** Session in which the file is read; null if all sections are rendered. */
-  readonly session: ReadSession | null;
+  /** Transaction in which the file is read; null if all sections are rendered. */
+  readonly session: Lease | null;
 }
 
+/** @param signal also closes the session */
 async function openView(
   { exportPool, sessionPool }: ExportSource,
-  environmentId: string,
-  dates: readonly ShownDate[],
+  { environmentId, dates }: WantedExport,
   signal: AbortSignal,
 ): Promise<View> {
   const isRendered = ({ sections }: ExportPlan) =>
     sections.every(({ rendered }) => rendered !== null);
   const plan = await borrow(exportPool, signal, client => planExport(client, environmentId, dates));
   if (isRendered(plan)) return { plan, session: null };
-  const session = await openReadSession(sessionPool, signal);
-  try {
-    const plan = await planExport(session.client, environmentId, dates);
-    if (!isRendered(plan)) return { plan, session };
-    // The last rendering ended between the two reads of the registry.
-    await session.end();
-    return { plan, session: null };
-  } catch (error) {
-    session.close();
-    throw error;
-  }
+  const session = await lease(sessionPool, signal);
+  await session.client.query(`
+    begin isolation level repeatable read read only;
+    set local statement_timeout = 0`);
+  const planInSession = await planExport(session.client, environmentId, dates);
+  if (!isRendered(planInSession)) return { plan: planInSession, session };
+  // The last rendering ended between the two reads of the registry.
+  await endSession(session);
+  return { plan: planInSession, session: null };
+}
+
+async function endSession({ client, release }: Lease): Promise<void> {
+  await client.query('commit');
+  release();
 }

@@ -1,3 +1,4 @@
+import type { PoolClient } from 'pg';
 import type { Compression } from '../shared/file-format.ts';
 import { mapAhead } from '../shared/map-ahead.ts';
 import {
@@ -7,6 +8,7 @@ import {
   inflateChunk,
   makeChunks,
 } from '../snapshots/render/chunks.ts';
+import { copyRows } from '../snapshots/render/copy-rows.ts';
 import {
   findChunk,
   type RenderedSnapshot,
@@ -14,10 +16,9 @@ import {
   type WithClient,
 } from '../snapshots/render/read-chunks.ts';
 import { replaceDates } from '../snapshots/render/records.ts';
-import { isShownElsewhere } from './describe-export.ts';
+import { isShownElsewhere, sectionLength } from './describe-export.ts';
 import type { GzipTrailer } from './gzip-file.ts';
 import type { ExportSection } from './plan-export.ts';
-import type { ReadSession } from './read-session.ts';
 
 /** Range of bytes. `end` is exclusive. */
 export interface ByteRange {
@@ -29,30 +30,19 @@ export interface ByteRange {
 export interface SectionSource {
   readonly environmentId: string;
   readonly compression: Compression;
-  /** Session of the file; null if all its sections are rendered. */
-  readonly session: ReadSession | null;
+  /** Connection in a transaction of one read view; null if all sections are rendered. */
+  readonly session: PoolClient | null;
   readonly withClient: WithClient;
 }
 
 /** Number of chunks that are inflated or deflated in advance. */
 const chunksAhead = 1;
 
-/** Returns the length of a section in the file; null while it is unknown. */
-export function sectionLength(section: ExportSection, compression: Compression): number | null {
-  const { rendered } = section;
-  if (rendered === null) return null;
-  if (compression === 'none') return rendered.plainBytes;
-  return isShownElsewhere(section) ? null : rendered.deflatedBytes;
-}
-
-/**
- * Streams a section as plain rows.
- * @param range allowed only if the length of the section is known
- */
+/** Streams a range of a section as plain rows. Of unknown length, it is streamed whole. */
 export async function* plainSection(
   source: SectionSource,
   section: ExportSection,
-  range: ByteRange | null,
+  range: ByteRange,
 ): AsyncGenerator<Buffer> {
   if (section.rendered === null) yield* unrenderedRows(source, section);
   else
@@ -62,13 +52,13 @@ export async function* plainSection(
 }
 
 /**
- * Streams a section as deflated rows and adds its checksum to the trailer.
- * @param range allowed only if the length of the section is known
+ * Streams a range of a section as deflated rows and adds the checksum of the whole section to the
+ * trailer. Of unknown length, it is streamed whole.
  */
 export async function* deflatedSection(
   source: SectionSource,
   section: ExportSection,
-  range: ByteRange | null,
+  range: ByteRange,
   trailer: GzipTrailer,
 ): AsyncGenerator<Buffer> {
   const { rendered } = section;
@@ -98,18 +88,15 @@ async function* freshBytes(
   }
 }
 
-/**
- * Streams a range of a rendered section. Skips the chunks before the range. Default: the whole
- * section.
- */
+/** Streams a range of a rendered section. Skips the chunks before the range. */
 async function* renderedBytes(
   source: SectionSource,
   section: ExportSection,
-  range: ByteRange | null,
+  range: ByteRange,
   transform: (chunks: AsyncGenerator<Chunk>) => AsyncGenerator<Buffer>,
 ): AsyncGenerator<Buffer> {
   const length = sectionLength(section, source.compression) ?? 0;
-  const { start, end } = range ?? { start: 0, end: length };
+  const { start, end } = range;
   if (start >= end) return;
   const form = source.compression === 'none' ? 'plain' : 'deflated';
   const first =
@@ -147,12 +134,15 @@ function storedChunks(
   // A file with a session reads everything on that connection, one statement at a time.
   return session === null
     ? readChunks(withClient, snapshot, { first, ahead: 1 })
-    : readChunks(work => work(session.client), snapshot, { first, ahead: 0 });
+    : readChunks(work => work(session), snapshot, { first, ahead: 0 });
 }
 
-function unrenderedRows(source: SectionSource, section: ExportSection): AsyncGenerator<Buffer> {
-  if (source.session === null) throw new Error('A section that is not rendered needs a session.');
-  return source.session.rows(source.environmentId, section);
+function unrenderedRows(
+  { session, environmentId }: SectionSource,
+  { snapshotDate, date: shownDate, rowCount }: ExportSection,
+): AsyncGenerator<Buffer> {
+  if (session === null) throw new Error('A section that is not rendered needs a session.');
+  return copyRows(session, { environmentId, snapshotDate, shownDate, rowCount });
 }
 
 async function inflateShown(section: ExportSection, chunk: Chunk): Promise<Buffer> {

@@ -1,7 +1,7 @@
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import { environmentParams } from '../environments/routes.ts';
-import { problemResponses } from '../http/problem.ts';
+import { problemResponses, readProblems } from '../http/problem.ts';
 import { date, isoDate, literals, nullable } from '../http/schemas.ts';
 import { validationFailed } from '../shared/errors.ts';
 import { extensionOf, mediaTypes } from '../shared/file-format.ts';
@@ -136,18 +136,12 @@ const tags = ['Manual export'];
 const needsManualExport = {
   access: { environment: 'exports:read', feature: 'manual_export' },
 } as const;
-const callerProblemCodes = [
-  'unauthenticated',
-  'insufficient_scope',
-  'plan_upgrade_required',
-  'not_found',
-] as const;
+const callerProblemCodes = [...readProblems, 'plan_upgrade_required'] as const;
 
 export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPluginCallbackTypebox {
   const { now } = dependencies;
   return (app, _options, done) => {
-    const sender = createExportSender(dependencies);
-    app.addHook('onClose', () => sender.settled());
+    const send = createExportSender(app, dependencies);
 
     app.get('/environments/:environmentId/exports', {
       config: needsManualExport,
@@ -187,7 +181,7 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
             },
             { title: 'ExportList', description: 'The four exports.' },
           ),
-          ...problemResponses('validation_failed', ...callerProblemCodes),
+          ...problemResponses(...callerProblemCodes),
         },
       },
       handler: async request => {
@@ -195,8 +189,8 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
         const today = isoDate(now());
         const items = aggregations.map(async aggregation => {
           const dates = shownDates(aggregation, today);
-          const described = await describeExport(dependencies, id, dates, 'none');
-          const { plan, contentHash, sizeBytes } = described;
+          const wanted = { environmentId: id, dates, format: 'csv', compression: 'none' } as const;
+          const { plan, contentHash, sizeBytes } = await describeExport(dependencies, wanted);
           const shown = new Map(plan.sections.map(section => [section.date, section.snapshotDate]));
           return {
             aggregation,
@@ -234,15 +228,10 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
         handler: async (request, reply) => {
           const { asOf } = request.query;
           requireAsOf(asOf, '/query/asOf', now());
-          return await sender.send(request, reply, {
-            environmentId: environmentOf(request).id,
-            aggregation: request.params.aggregation,
-            asOf: asOf ?? null,
-            format,
-            compression,
-            actor: actorOf(request),
-            linkId: null,
-          });
+          const { id: environmentId } = environmentOf(request);
+          const { aggregation } = request.params;
+          const file = { environmentId, aggregation, asOf: asOf ?? null, format, compression };
+          return await send(request, reply, file, { actor: actorOf(request), linkId: null });
         },
       });
     }

@@ -29,7 +29,9 @@ async function open(
   dates: readonly ShownDate[],
   compression: Compression = 'none',
 ) {
-  return await openExport(app.dependencies, environmentId, dates, { compression, signal });
+  const wanted = { environmentId, dates, format: 'csv', compression } as const;
+  const takePlace = () => app.dependencies.parquetPlaces.takeForDownload(environmentId);
+  return await openExport(app.dependencies, wanted, { signal, takePlace });
 }
 
 const dates = shownDates('3-months-weekly', today);
