@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
@@ -10,15 +11,18 @@ import {
 } from '../http/send-download.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
+import { AppError } from '../shared/errors.ts';
 import { extensionOf, type FileForm, mediaTypes } from '../shared/file-format.ts';
+import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
 import type { ExportDescription, OpenExport } from './describe-export.ts';
-import { describeExport, type ExportSource, openExport } from './open-export.ts';
+import { describeExport, type ExportSource, openExport, type WantedExport } from './open-export.ts';
 import type { ParquetPlaces } from './parquet/places.ts';
 
 export interface ExportSenderDependencies extends ExportSource {
   readonly db: Database;
   readonly log: FastifyBaseLogger;
+  readonly renderer: Renderer;
   readonly downloadLimit: ConcurrencyLimit;
   /** Limits downloads that hold a database connection because a snapshot is not rendered. */
   readonly sessionLimit: ConcurrencyLimit;
@@ -93,21 +97,58 @@ export function createExportSender(
     void line.finally(() => pending.delete(line));
   }
 
+  /**
+   * Renders the snapshots of a file that are not rendered.
+   * @throws AppError `unavailable` if that takes longer than half the time of a stalled download
+   */
+  async function renderMissing(
+    { plan }: ExportDescription,
+    environmentId: string,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const late = AbortSignal.timeout(dependencies.downloadStallMs / 2);
+    const stop = AbortSignal.any([signal, late]);
+    for (const { snapshotDate, rendered } of plan.sections) {
+      if (rendered !== null) continue;
+      const rendering = dependencies.renderer.render({ environmentId, date: snapshotDate }, stop);
+      await Promise.race([rendering, once(stop, 'abort')]).catch((error: unknown) => {
+        if (!late.aborted) throw error;
+      });
+      if (late.aborted) throw notRendered();
+    }
+  }
+
   return async (request, reply, file, origin) => {
     const { environmentId, format } = file;
     const asOf = file.asOf ?? isoDate(now());
     const dates = shownDates(file.aggregation, asOf);
-    const isEncoded = extensionOf(file) === 'csv' && acceptsGzip(request);
+    // The end of the connection ends a file over HTTP/1.0. A killed process ends it in the same
+    // way, so a CSV is sent with its length. The ends of gzip files and Parquet show in the file.
+    const needsLength = request.raw.httpVersion === '1.0' && format === 'csv';
+    let isEncoded = extensionOf(file) === 'csv' && acceptsGzip(request);
     let rowCount = 0;
-    const compression = isEncoded ? 'gzip' : file.compression;
-    const wanted = { environmentId, dates, format, compression };
+    const wanted = (): WantedExport => {
+      const compression = isEncoded ? 'gzip' : file.compression;
+      return { environmentId, dates, format, compression };
+    };
+    const describe = async (): Promise<ExportDescription> => {
+      const described = await describeExport(dependencies, wanted());
+      if (!needsLength || !isEncoded || described.sizeBytes !== null) return described;
+      isEncoded = false;
+      return await describe();
+    };
     const fileOf = (description: ExportDescription) =>
       describeFile(description, file, asOf, isEncoded);
     const open = async (signal: AbortSignal): Promise<OpenExport> => {
+      if (needsLength) {
+        await renderMissing(await describeExport(dependencies, wanted()), environmentId, signal);
+        await describe();
+      }
       const takePlace = () => dependencies.parquetPlaces.takeForDownload(environmentId);
-      const opened = await openExport(dependencies, wanted, { signal, takePlace });
+      const opened = await openExport(dependencies, wanted(), { signal, takePlace });
       if (opened.plan.sections.every(({ rendered }) => rendered !== null)) return opened;
       try {
+        if (needsLength) throw notRendered();
         const release = dependencies.sessionLimit.acquire(environmentId);
         if (signal.aborted) release();
         else signal.addEventListener('abort', release, { once: true });
@@ -118,7 +159,7 @@ export function createExportSender(
       }
     };
     const download = {
-      describe: async () => fileOf(await describeExport(dependencies, wanted)),
+      describe: async () => fileOf(await describe()),
       async open(signal: AbortSignal) {
         const opened = await open(signal);
         rowCount = opened.plan.rowCount;
@@ -132,6 +173,15 @@ export function createExportSender(
       onEnd: ended => record(file, origin, ended, rowCount),
     });
   };
+}
+
+/** Error for a file over HTTP/1.0 whose length is not known yet. */
+function notRendered(): AppError {
+  return new AppError(
+    'unavailable',
+    'A snapshot of the file is not rendered yet. Try again later, or use HTTP/1.1.',
+    { headers: { 'retry-after': '10' } },
+  );
 }
 
 function describeFile(

@@ -33,10 +33,14 @@ async function restoreChunks(): Promise<void> {
 }
 
 type State = 'rendered' | 'fresh';
-const pathOf = (state: State) => `/v1/environments/${state}/exports/today.csv`;
+const pathOf = (state: State | 'old') => `/v1/environments/${state}/exports/today.csv`;
 const forms = (['1.0', '1.1'] as const).flatMap(version =>
   (['identity', 'gzip'] as const).map(encoding => ({ version, encoding })),
 );
+
+/** Returns the forms in which files of this state are sent. HTTP/1.0 renders fresh snapshots. */
+const formsOf = (state: State) =>
+  forms.filter(({ version }) => state === 'rendered' || version === '1.1');
 
 /** Starts a download whose reader pauses after the first bytes. */
 async function pausedDownload(
@@ -121,7 +125,7 @@ const faults: Record<string, FaultCase> = {
 };
 
 async function breaks(t: Test, { outcome, happen }: FaultCase, state: State): Promise<void> {
-  for (const { version, encoding } of forms) {
+  for (const { version, encoding } of formsOf(state)) {
     const what = `HTTP/${version}, ${encoding}`;
     const before = await outcomes(outcome);
     setStallTime(outcome === 'stalled' ? 400 : 60_000);
@@ -150,7 +154,7 @@ for (const state of ['fresh', 'rendered'] as const) {
 t.test('curl fails when it stalls', needsProgram('curl'), async t => {
   setStallTime(400);
   for (const state of ['fresh', 'rendered'] as const) {
-    for (const { version, encoding } of forms) {
+    for (const { version, encoding } of formsOf(state)) {
       const before = await outcomes('stalled');
       const what = `HTTP/${version}, ${encoding}`;
       const curl = spawn(
@@ -187,4 +191,41 @@ t.test('does not treat a slow database as a stalled reader', async t => {
   const { status, text } = await answer;
   t.equal(status, 200);
   t.equal(text.split('\n').length, 12);
+});
+
+t.test('sends every CSV over HTTP/1.0 with its length, or answers 503', async t => {
+  setStallTime(1_000);
+  await app.putEnvironment('old', 'pro');
+  for (const date of ['2026-03-01', '2026-03-02'])
+    await writeDenseSnapshot(pool, { environmentId: 'old', date, rows: 10 });
+  const read = async (query = '') => {
+    const connection = await connectRaw(app.port);
+    connection.socket.write(
+      `GET ${pathOf('old')}${query} HTTP/1.0\r\nHost: x\r\nAccept-Encoding: gzip\r\n` +
+        `Authorization: Bearer ${testAdminToken}\r\n\r\n`,
+    );
+    t.equal(await connection.closed, 'end');
+    const received = connection.received();
+    const bodyAt = received.indexOf('\r\n\r\n') + 4;
+    const head = received.toString('latin1', 0, bodyAt);
+    const length = /\r\ncontent-length: (\d+)\r/i.exec(head)?.[1];
+    t.equal(Number(length), received.length - bodyAt, `${query}: length`);
+    return { head, isGzip: /\r\ncontent-encoding: gzip\r/i.test(head) };
+  };
+
+  const locker = await pool.connect();
+  await locker.query('begin; lock table snapshot_rows in access exclusive mode');
+  const late = await read();
+  t.match(late.head, /^HTTP\/1\.1 503 .*\r\nretry-after: 10\r/is, 'while rendering waits');
+  t.equal(app.dependencies.downloadLimit.active, 0);
+  await locker.query('rollback');
+  locker.release();
+
+  setStallTime(60_000);
+  const { head, isGzip } = await read();
+  t.match(head, /^HTTP\/1\.1 200 /);
+  t.ok(isGzip, 'gzip, whose length is known after rendering');
+  await pool.query(`delete from snapshots where snapshot_date = '2026-03-02'`);
+  t.notOk((await read()).isGzip, 'no gzip of a snapshot under another date');
+  t.ok((await read('?asOf=2026-03-01')).isGzip);
 });

@@ -31,16 +31,13 @@ const app = await startApp(t, {
     }),
   }),
 });
-await app.putEnvironment('acme', 'pro');
+for (const environmentId of ['acme', 'old']) await app.putEnvironment(environmentId, 'pro');
 const pool = new pg.Pool({ connectionString: server.url, max: 1 });
 pool.on('error', () => {});
 t.teardown(() => pool.end());
-await writeWideSnapshot(pool, {
-  environmentId: 'acme',
-  date: '2026-03-02',
-  rows: 1_000,
-  nameBytes: 50_000,
-});
+const wide = { date: '2026-03-02', rows: 1_000, nameBytes: 50_000 };
+for (const environmentId of ['acme', 'old'])
+  await writeWideSnapshot(pool, { environmentId, ...wide });
 
 // The route keeps its text for a second.
 const metricsOf = async () => readMetrics(await app.dependencies.metrics.render());
@@ -50,16 +47,20 @@ for (const mode of ['immediate', 'fast'] as const) {
     `cuts off downloads and an ingest when the database stops (${mode}), and recovers`,
     async t => {
       await pool.query('update snapshots set version = gen_random_uuid()');
-      const get = (version: string, encoding: string) =>
-        `GET /v1/environments/acme/exports/today.csv HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\nAccept-Encoding: ${encoding}\r\n\r\n`;
       const downloads = [];
-      for (const version of ['1.1', '1.0']) {
-        for (const encoding of ['identity', 'gzip']) {
-          const connection = await connectRaw(app.port, 1_000);
-          connection.socket.write(get(version, encoding));
-          await connection.until(/\r\n\r\n/);
-          downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
-        }
+      // HTTP/1.0 renders the snapshot, so its download has an environment of its own.
+      for (const [environmentId, version, encoding] of [
+        ['old', '1.0', 'identity'],
+        ['acme', '1.1', 'identity'],
+        ['acme', '1.1', 'gzip'],
+      ]) {
+        const connection = await connectRaw(app.port, 1_000);
+        connection.socket.write(
+          `GET /v1/environments/${environmentId}/exports/today.csv HTTP/${version}\r\nHost: x\r\n` +
+            `Authorization: Bearer ${testAdminToken}\r\nAccept-Encoding: ${encoding}\r\n\r\n`,
+        );
+        await connection.until(/\r\n\r\n/);
+        downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
       }
       const ingest = await connectRaw(app.port);
       const start = `${ingestColumns.join(',')}\n`;
