@@ -88,9 +88,9 @@ async function transferFile(
     },
   );
   try {
-    const [section] = opened.plan.sections;
+    const [section] = opened.sections;
     if (section === undefined) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);
-    const { rowCount } = opened.plan;
+    const { rowCount } = opened;
     const name = { environmentId, snapshotDate, format, compression };
     const key = objectKey(destination.key, name);
     const keyOfManifest = config.manifest ? manifestKey(destination.key, name) : null;

@@ -22,23 +22,20 @@ export const gzipStart = Buffer.concat([memberHeader, columnHeader.deflated]);
 /** Number of bytes of a gzip file without its sections. */
 export const gzipFrameBytes = gzipStart.length + trailerBytes;
 
-/** Collects the checksum and the length of a member while its sections are sent. */
-export interface GzipTrailer {
-  /** Adds the checksum and the length of the next plain bytes. */
-  add(crc32: number, plainBytes: number): void;
-  /** Returns the bytes after the last section. */
-  bytes(): Buffer;
-}
+export type GzipTrailer = ReturnType<typeof createGzipTrailer>;
 
-export function createGzipTrailer(): GzipTrailer {
+/** Collects the checksum and the length of a member while its sections are sent. */
+export function createGzipTrailer() {
   let crc = columnHeader.plainCrc32;
   let plainBytes = columnHeader.plainBytes;
   return {
-    add(nextCrc, nextBytes) {
+    /** Adds the checksum and the length of the next plain bytes. */
+    add(nextCrc: number, nextBytes: number): void {
       crc = combineCrcs(crc, nextCrc, nextBytes);
       plainBytes += nextBytes;
     },
-    bytes() {
+    /** Returns the bytes after the last section. */
+    bytes(): Buffer {
       const totals = Buffer.alloc(8);
       totals.writeUInt32LE(crc, 0);
       totals.writeUInt32LE(plainBytes % 2 ** 32, 4);

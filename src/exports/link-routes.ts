@@ -3,7 +3,13 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import type { FastifyRequest } from 'fastify';
 import { recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
-import { actorOf, type Caller, callerOf, environmentOf } from '../environments/auth/access.ts';
+import {
+  actorIn,
+  actorOf,
+  type Caller,
+  callerOf,
+  environmentOf,
+} from '../environments/auth/access.ts';
 import { findApiKey } from '../environments/auth/api-keys-repository.ts';
 import { unauthenticated } from '../environments/auth/authenticate.ts';
 import { requirePlan, requireScope } from '../environments/auth/authorize.ts';
@@ -11,7 +17,6 @@ import type { RateLimits } from '../environments/auth/rate-limits.ts';
 import { type Environment, findEnvironment } from '../environments/environments-repository.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses, writeProblems } from '../http/problem.ts';
-import { callerRequestId } from '../http/request-id.ts';
 import { fileFormat, instant, isoDate, literals } from '../http/schemas.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
 import { compressionFaults, compressions } from '../shared/file-format.ts';
@@ -108,7 +113,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const origin = publicUrl ?? originOf(request);
         const dates = shownDates(aggregation, asOf ?? isoDate(issuedAt));
         const wanted = { environmentId, dates, format, compression };
-        const { plan, sizeBytes } = await describeExport(dependencies, wanted);
+        const { rowCount, sizeBytes } = await describeExport(dependencies, wanted);
         const expires = linkExpiry(callerOf(request), issuedAt, expiresInSeconds);
         const expiresAt = expires.toISOString();
         const file = { aggregation, asOf: asOf ?? null, format, compression };
@@ -123,7 +128,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         });
         const grant = { ...file, environmentId, linkId, incarnation, maker };
         const url = `${origin}/v1/downloads/${await linkTokens.sign(grant, issuedAt, expires)}`;
-        return reply.code(201).send({ url, expiresAt, rowCount: plan.rowCount, sizeBytes });
+        return reply.code(201).send({ url, expiresAt, rowCount, sizeBytes });
       },
     });
 
@@ -166,12 +171,8 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
           );
         }
         requirePlan(environment, 'manual_export');
-        const requestIds = {
-          requestId: request.id,
-          callerRequestId: callerRequestId(request.headers),
-        };
-        const { linkId, maker } = grant;
-        return await send(request, reply, grant, { actor: { ...maker, ...requestIds }, linkId });
+        const origin = { actor: actorIn(request, grant.maker), linkId: grant.linkId };
+        return await send(request, reply, grant, origin);
       },
     });
 

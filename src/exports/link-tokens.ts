@@ -13,14 +13,7 @@ export interface LinkGrant extends RequestedFile {
   readonly maker: Pick<Actor, 'kind' | 'id'>;
 }
 
-export interface LinkTokens {
-  sign(grant: LinkGrant, issuedAt: Date, expiresAt: Date): Promise<string>;
-  /**
-   * Verifies a token. @returns null if it was changed, has expired or was not signed by this
-   * service
-   */
-  verify(token: string, now: Date): Promise<LinkGrant | null>;
-}
+export type LinkTokens = ReturnType<typeof createLinkTokens>;
 
 const algorithm = 'HS256';
 /** Change the number with the fields of a grant, so that every verified grant has them. */
@@ -38,14 +31,14 @@ export const maxTokenLength = 2_000;
 export function createLinkTokens(
   keys: readonly [EncryptionKey, ...EncryptionKey[]],
   adminToken: string,
-): LinkTokens {
+) {
   const salt = createHash('sha256').update(adminToken).digest();
   const secretOf = ({ key }: EncryptionKey) =>
     new Uint8Array(hkdfSync('sha256', key, salt, audience, 32));
   const secrets = new Map(keys.map(key => [key.id, secretOf(key)]));
   const [first] = keys;
   return {
-    async sign(grant, issuedAt, expiresAt) {
+    async sign(grant: LinkGrant, issuedAt: Date, expiresAt: Date): Promise<string> {
       return await new SignJWT({ grant })
         .setProtectedHeader({ alg: algorithm, kid: first.id })
         .setAudience(audience)
@@ -54,7 +47,8 @@ export function createLinkTokens(
         .sign(secretOf(first));
     },
 
-    async verify(token, now) {
+    /** Verifies a token. @returns null if it was changed, has expired or is of another service */
+    async verify(token: string, now: Date): Promise<LinkGrant | null> {
       try {
         const { payload } = await jwtVerify<{ readonly grant: LinkGrant }>(
           token,

@@ -1,25 +1,18 @@
 import type { Pool } from 'pg';
 import { borrow, type Lease, lease } from '../db/borrow.ts';
 import { currentSpan, endSpanWithStream } from '../observability/tracing.ts';
-import type { FileForm } from '../shared/file-format.ts';
 import { headerLine } from '../snapshots/columns.ts';
-import type { ShownDate } from './aggregations.ts';
 import {
-  describePlan,
+  describeCsv,
   type ExportDescription,
-  type OpenExport,
+  isRendered,
   sectionLength,
+  type WantedExport,
 } from './describe-export.ts';
 import { createGzipTrailer, gzipStart } from './gzip-file.ts';
 import { convertToParquet, describeParquet } from './parquet/convert-export.ts';
 import type { ParquetPlace } from './parquet/places.ts';
-import { type ExportPlan, planExport } from './plan-export.ts';
-import {
-  type ByteRange,
-  deflatedSection,
-  plainSection,
-  type SectionSource,
-} from './read-section.ts';
+import { type ByteRange, readSection, type SectionSource, wholeFile } from './read-section.ts';
 
 const plainStart = Buffer.from(headerLine);
 
@@ -32,10 +25,15 @@ export interface ExportSource {
   readonly sessionPool: Pool;
 }
 
-/** Content and form of a file. */
-export interface WantedExport extends FileForm {
-  readonly environmentId: string;
-  readonly dates: readonly ShownDate[];
+/** File with fixed content. Its bytes are read at the pace of the reader. */
+export interface OpenExport extends ExportDescription {
+  /**
+   * Streams the file. May be called once. An incomplete stream always ends with an error.
+   * @param range allowed only if `sizeBytes` is not null; `end` is inclusive
+   */
+  bytes(range?: { readonly start: number; readonly end: number }): AsyncGenerator<Buffer>;
+  /** Stops reading and cancels the running query. May be called at any time. */
+  close(): void;
 }
 
 interface OpenOptions {
@@ -48,28 +46,29 @@ interface OpenOptions {
 /** Describes a file without reading it. */
 export async function describeExport(
   { exportPool }: ExportSource,
-  { environmentId, dates, format, compression }: WantedExport,
+  wanted: WantedExport,
 ): Promise<ExportDescription> {
-  const csv = describePlan(await planExport(exportPool, environmentId, dates), compression);
-  return format === 'csv' ? csv : describeParquet(csv);
+  const csv = await describeCsv(exportPool, wanted);
+  return wanted.format === 'csv' ? csv : describeParquet(csv);
 }
 
 /** Opens a file. A Parquet file is converted from the rows of the CSV. */
 export async function openExport(
   source: ExportSource,
   wanted: WantedExport,
-  options: OpenOptions,
+  { signal, takePlace }: OpenOptions,
 ): Promise<OpenExport> {
-  const csv = await openCsv(source, wanted, options.signal);
-  return wanted.format === 'csv' ? csv : convertToParquet(csv, options);
+  const csv = await openCsv(source, wanted, signal);
+  if (wanted.format === 'csv') return csv;
+  const bytes = () => convertToParquet(csv, takePlace, signal);
+  return { ...describeParquet(csv), bytes, close: csv.close };
 }
 
 /**
  * Opens a CSV, plain or as gzip.
  *
- * Rendered sections are read chunk by chunk in short queries, because a version never changes. If a
- * section is not rendered, the whole file is read in one transaction on one connection. The
- * registry is read in that transaction too.
+ * Rendered sections are read chunk by chunk in short queries, because a version never changes. If
+ * any section is not rendered, the registry and the rows are read in one transaction.
  */
 async function openCsv(
   exports: ExportSource,
@@ -82,13 +81,12 @@ async function openCsv(
   const closing = new AbortController();
   const closed = AbortSignal.any([signal, closing.signal]);
   const close = () => closing.abort(new Error('The export was closed before its end.'));
-  const { plan, session } = await openView(exports, wanted, closed).catch((error: unknown) => {
+  const [description, session] = await openView(exports, wanted, closed).catch((error: unknown) => {
     close();
     throw error;
   });
   const source: SectionSource = {
     environmentId,
-    compression,
     session: session?.client ?? null,
     withClient: work => borrow(exports.exportPool, closed, work),
   };
@@ -109,27 +107,22 @@ async function openCsv(
       return bytes.subarray(start, end);
     };
     yield cut(trailer === null ? plainStart : gzipStart);
-    for (const section of plan.sections) {
+    for (const section of description.sections) {
       const part = within(sectionLength(section, compression));
       const span = parent.begin('section', {
         'whx.section.date': section.date,
         'whx.section.rows': section.rowCount,
         'whx.section.rendered': section.rendered !== null,
       });
-      yield* endSpanWithStream(
-        span,
-        trailer === null
-          ? plainSection(source, section, part)
-          : deflatedSection(source, section, part, trailer),
-      );
+      yield* endSpanWithStream(span, readSection(source, section, part, trailer));
     }
     if (trailer !== null) yield cut(trailer.bytes());
   }
 
   return {
-    ...describePlan(plan, compression),
+    ...description,
     close,
-    async *bytes({ start, end } = { start: 0, end: Number.POSITIVE_INFINITY }) {
+    async *bytes({ start, end } = wholeFile) {
       try {
         closed.throwIfAborted();
         // `end` is inclusive in ranges of a file and exclusive in ranges of its pieces.
@@ -143,31 +136,27 @@ async function openCsv(
   };
 }
 
-interface View {
-  readonly plan: ExportPlan;
-  /** Transaction in which the file is read; null if all sections are rendered. */
-  readonly session: Lease | null;
-}
-
-/** @param signal also closes the session */
+/**
+ * Describes a CSV that is about to be read.
+ * @param signal also closes the session
+ * @returns also the transaction in which it was described; null if all sections are rendered
+ */
 async function openView(
   { exportPool, sessionPool }: ExportSource,
-  { environmentId, dates }: WantedExport,
+  wanted: WantedExport,
   signal: AbortSignal,
-): Promise<View> {
-  const isRendered = ({ sections }: ExportPlan) =>
-    sections.every(({ rendered }) => rendered !== null);
-  const plan = await borrow(exportPool, signal, client => planExport(client, environmentId, dates));
-  if (isRendered(plan)) return { plan, session: null };
+): Promise<[ExportDescription, Lease | null]> {
+  const described = await borrow(exportPool, signal, client => describeCsv(client, wanted));
+  if (isRendered(described)) return [described, null];
   const session = await lease(sessionPool, signal);
   await session.client.query(`
     begin isolation level repeatable read read only;
     set local statement_timeout = 0`);
-  const planInSession = await planExport(session.client, environmentId, dates);
-  if (!isRendered(planInSession)) return { plan: planInSession, session };
+  const inSession = await describeCsv(session.client, wanted);
+  if (!isRendered(inSession)) return [inSession, session];
   // The last rendering ended between the two reads of the registry.
   await endSession(session);
-  return { plan: planInSession, session: null };
+  return [inSession, null];
 }
 
 async function endSession({ client, release }: Lease): Promise<void> {

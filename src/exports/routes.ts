@@ -190,17 +190,18 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
         const items = aggregations.map(async aggregation => {
           const dates = shownDates(aggregation, today);
           const wanted = { environmentId: id, dates, format: 'csv', compression: 'none' } as const;
-          const { plan, contentHash, sizeBytes } = await describeExport(dependencies, wanted);
-          const shown = new Map(plan.sections.map(section => [section.date, section.snapshotDate]));
+          const described = await describeExport(dependencies, wanted);
+          const { sections, missingDates, rowCount, sizeBytes } = described;
+          const shown = new Map(sections.map(section => [section.date, section.snapshotDate]));
           return {
             aggregation,
             title: aggregationTitles[aggregation],
             dates: dates.map(({ date }) => date),
-            missingDates: [...plan.missingDates],
+            missingDates: [...missingDates],
             snapshotDates: dates.map(({ date }) => shown.get(date) ?? null),
-            rowCount: plan.rowCount,
+            rowCount,
             sizeBytes,
-            etag: entityTag(contentHash, 'csv'),
+            etag: entityTag(described.contentHash, 'csv'),
             href: `/v1/environments/${id}/exports/${aggregation}.csv`,
           };
         });

@@ -15,8 +15,8 @@ import { AppError } from '../shared/errors.ts';
 import { extensionOf, type FileForm, mediaTypes } from '../shared/file-format.ts';
 import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
-import type { ExportDescription, OpenExport } from './describe-export.ts';
-import { describeExport, type ExportSource, openExport, type WantedExport } from './open-export.ts';
+import { type ExportDescription, isRendered, type WantedExport } from './describe-export.ts';
+import { describeExport, type ExportSource, type OpenExport, openExport } from './open-export.ts';
 import type { ParquetPlaces } from './parquet/places.ts';
 
 export interface ExportSenderDependencies extends ExportSource {
@@ -48,22 +48,11 @@ interface Origin {
   readonly linkId: string | null;
 }
 
-/** Sends an export as a file. */
-export type SendExport = (
-  request: FastifyRequest,
-  reply: FastifyReply,
-  file: RequestedFile,
-  origin: Origin,
-) => Promise<FastifyReply>;
-
 /**
- * Every download is counted and written to the audit log when it ends. The app waits for these
- * lines when it closes.
+ * Returns a function that sends an export as a file. Every download is counted and written to the
+ * audit log when it ends. The app waits for these lines when it closes.
  */
-export function createExportSender(
-  app: FastifyInstance,
-  dependencies: ExportSenderDependencies,
-): SendExport {
+export function createExportSender(app: FastifyInstance, dependencies: ExportSenderDependencies) {
   const { db, log, metrics, now } = dependencies;
   const pending = new Set<Promise<void>>();
   app.addHook('onClose', async () => {
@@ -102,13 +91,13 @@ export function createExportSender(
    * @throws AppError `unavailable` if that takes longer than half the time of a stalled download
    */
   async function renderMissing(
-    { plan }: ExportDescription,
+    { sections }: ExportDescription,
     environmentId: string,
     signal: AbortSignal,
   ): Promise<void> {
     const late = AbortSignal.timeout(dependencies.downloadStallMs / 2);
     const stop = AbortSignal.any([signal, late]);
-    for (const { snapshotDate, rendered } of plan.sections) {
+    for (const { snapshotDate, rendered } of sections) {
       if (rendered !== null) continue;
       const rendering = dependencies.renderer.render({ environmentId, date: snapshotDate }, stop);
       await Promise.race([rendering, once(stop, 'abort')]).catch((error: unknown) => {
@@ -118,7 +107,12 @@ export function createExportSender(
     }
   }
 
-  return async (request, reply, file, origin) => {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    file: RequestedFile,
+    origin: Origin,
+  ): Promise<FastifyReply> => {
     const { environmentId, format } = file;
     const asOf = file.asOf ?? isoDate(now());
     const dates = shownDates(file.aggregation, asOf);
@@ -146,7 +140,7 @@ export function createExportSender(
       }
       const takePlace = () => dependencies.parquetPlaces.takeForDownload(environmentId);
       const opened = await openExport(dependencies, wanted(), { signal, takePlace });
-      if (opened.plan.sections.every(({ rendered }) => rendered !== null)) return opened;
+      if (isRendered(opened)) return opened;
       try {
         if (needsLength) throw notRendered();
         const release = dependencies.sessionLimit.acquire(environmentId);
@@ -162,7 +156,7 @@ export function createExportSender(
       describe: async () => fileOf(await describe()),
       async open(signal: AbortSignal) {
         const opened = await open(signal);
-        rowCount = opened.plan.rowCount;
+        rowCount = opened.rowCount;
         return { ...fileOf(opened), bytes: opened.bytes };
       },
     };
@@ -185,7 +179,7 @@ function notRendered(): AppError {
 }
 
 function describeFile(
-  { plan, contentHash, lastModified, sizeBytes }: ExportDescription,
+  { rowCount, missingDates, contentHash, lastModified, sizeBytes }: ExportDescription,
   file: RequestedFile,
   asOf: string,
   isEncoded: boolean,
@@ -201,10 +195,10 @@ function describeFile(
         extension === 'csv' ? `${mediaType}; charset=utf-8; header=present` : mediaType,
       'content-disposition': `attachment; filename="${fileName}"`,
       'cache-control': 'private, no-cache',
-      'x-total-rows': String(plan.rowCount),
+      'x-total-rows': String(rowCount),
       ...(extension === 'csv' && { vary: 'accept-encoding' }),
       ...(isEncoded && { 'content-encoding': 'gzip' }),
-      ...(plan.missingDates.length > 0 && { 'x-missing-dates': plan.missingDates.join(',') }),
+      ...(missingDates.length > 0 && { 'x-missing-dates': missingDates.join(',') }),
     },
     etag: entityTag(contentHash, isEncoded ? 'csv-encoded' : extension),
     lastModified,
@@ -215,5 +209,5 @@ function describeFile(
 
 /** Returns the strong entity tag of a file. Its forms have different bytes or headers. */
 export function entityTag(contentHash: string, form: string): string {
-  return `"${contentHash}-${form}"`;
+  return `"${contentHash}-${form.replace('.', '-')}"`;
 }

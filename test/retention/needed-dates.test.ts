@@ -78,8 +78,8 @@ const someDates = fc
   .map(([every, indexes]) => indexes.filter(index => index % every === 0 || index % 97 === 0));
 
 /**
- * Returns the dates that exports show: the newest of each range, as plan-export.ts reads them from
- * the registry.
+ * Returns the dates that exports show: the newest of each range, as describe-export.ts reads them
+ * from the registry.
  */
 function shown(today: string, dates: readonly string[]): (string | null)[] {
   const sorted = dates.toSorted();

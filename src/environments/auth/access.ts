@@ -65,13 +65,18 @@ export function setCaller(request: FastifyRequest, reply: FastifyReply, caller: 
 /** Returns the caller as the audit log names it. */
 export function actorOf(request: FastifyRequest): Actor {
   const caller = callerOf(request);
-  const ids = { requestId: request.id, callerRequestId: callerRequestId(request.headers) };
   switch (caller.kind) {
     case 'operator':
-      return { kind: 'operator', id: null, ...ids };
+      return actorIn(request, { kind: 'operator', id: null });
     case 'api-key':
-      return { kind: 'api-key', id: caller.keyId, ...ids };
+      return actorIn(request, { kind: 'api-key', id: caller.keyId });
     case 'user':
-      return { kind: 'user', id: caller.subject, ...ids };
+      return actorIn(request, { kind: 'user', id: caller.subject });
   }
+}
+
+/** Adds the ids of the request to the author of a change. */
+export function actorIn(request: FastifyRequest, author: Pick<Actor, 'kind' | 'id'>): Actor {
+  const callerId = callerRequestId(request.headers);
+  return { ...author, requestId: request.id, callerRequestId: callerId };
 }

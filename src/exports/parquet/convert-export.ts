@@ -1,54 +1,43 @@
 import { createHash } from 'node:crypto';
 import { parquetColumns } from '../column-types.ts';
-import type { ExportDescription, OpenExport } from '../describe-export.ts';
+import type { ExportDescription } from '../describe-export.ts';
 import { convertInWorker } from './convert-in-worker.ts';
 import type { ParquetPlace } from './places.ts';
 import { parquetRenderer } from './renderer.ts';
 
-interface ConvertOptions {
-  /** Ends the conversion at once. */
-  readonly signal: AbortSignal;
-  /** Takes the place of the conversion when the first byte is read. */
-  readonly takePlace: () => ParquetPlace;
-}
-
 /** Describes the Parquet file of a CSV. Its length is unknown before its last byte. */
-export function describeParquet({
-  plan,
-  contentHash,
-  lastModified,
-}: ExportDescription): ExportDescription {
-  const content = JSON.stringify([parquetRenderer, parquetColumns, contentHash]);
-  return {
-    plan,
-    contentHash: createHash('sha256').update(content).digest('hex'),
-    lastModified,
-    sizeBytes: null,
-  };
+export function describeParquet(csv: ExportDescription): ExportDescription {
+  const content = JSON.stringify([parquetRenderer, parquetColumns, csv.contentHash]);
+  const contentHash = createHash('sha256').update(content).digest('hex');
+  return { ...csv, contentHash, sizeBytes: null };
 }
 
-/** Returns the Parquet file of an opened CSV. */
-export function convertToParquet(
-  csv: OpenExport,
-  { signal, takePlace }: ConvertOptions,
-): OpenExport {
-  return {
-    ...describeParquet(csv),
-    close: csv.close,
-    async *bytes() {
-      try {
-        const place = takePlace();
-        const stop = AbortSignal.any([signal, place.signal]);
-        // A slow reader may read no bytes for a long time.
-        stop.addEventListener('abort', place.release, { once: true });
-        try {
-          yield* convertInWorker(csv.bytes(), csv.plan.rowCount, stop);
-        } finally {
-          place.release();
-        }
-      } finally {
-        csv.close();
-      }
-    },
-  };
+interface OpenCsv {
+  readonly rowCount: number;
+  bytes(): AsyncGenerator<Buffer>;
+  close(): void;
+}
+
+/**
+ * Converts an opened CSV to Parquet, and closes it at the end.
+ * @param signal ends the conversion at once
+ */
+export async function* convertToParquet(
+  csv: OpenCsv,
+  takePlace: () => ParquetPlace,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  try {
+    const place = takePlace();
+    const stop = AbortSignal.any([signal, place.signal]);
+    // A slow reader may read no bytes for a long time.
+    stop.addEventListener('abort', place.release, { once: true });
+    try {
+      yield* convertInWorker(csv.bytes(), csv.rowCount, stop);
+    } finally {
+      place.release();
+    }
+  } finally {
+    csv.close();
+  }
 }
