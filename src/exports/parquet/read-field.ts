@@ -20,7 +20,10 @@ export const fieldReaders: Readonly<Record<ColumnDescription['type'], ReadField>
   timestamp: (bytes, from, to) => BigInt(readMs(bytes, from, to)),
   int32: (bytes, from, to) => readInteger(bytes, from, to),
   int64: (bytes, from, to) => BigInt(bytes.toString('latin1', from, to)),
-  'list<string>': (bytes, from, to, isEscaped) => readList(readText(bytes, from, to, isEscaped)),
+  'list<string>': (bytes, from, to, isEscaped) => {
+    requireFewItems(bytes, from, to);
+    return readList(readText(bytes, from, to, isEscaped));
+  },
 };
 
 function readText(bytes: Buffer, from: number, to: number, isEscaped: boolean): string {
@@ -38,6 +41,21 @@ function readMs(bytes: Buffer, from: number, to: number): number {
 /** Reads an integer of few digits. The writer refuses any other value. */
 function readInteger(bytes: Buffer, from: number, to: number): number {
   return Number(bytes.toString('latin1', from, to));
+}
+
+/**
+ * Most items of a list. An ingest accepts no longer list, because both lists of a row have the same
+ * number of items. A list by SQL with eight times as many would end the worker without this error.
+ */
+const maxItems = 2 ** 19;
+const comma = 0x2c;
+
+/** @throws Error for a list that may have too many items */
+function requireFewItems(bytes: Buffer, from: number, to: number): void {
+  if (to - from < maxItems) return;
+  let commas = 0;
+  for (let at = from; at < to; at += 1) if (bytes[at] === comma) commas += 1;
+  if (commas >= maxItems) throw new Error(`A list has more than ${maxItems} items.`);
 }
 
 const quote = '"';

@@ -158,6 +158,16 @@ t.test(
   },
 );
 
+t.test('fails for a list that would fill the memory', t => {
+  const list = (items: number) => ','.repeat(items - 1);
+  t.throws(() => encode([line({ names: list(2 ** 19 + 1) })]), {
+    message: 'A list has more than 524288 items.',
+  });
+  const longest = { names: list(2 ** 19), ids: list(2 ** 19) };
+  t.equal(encode([line(longest)]).toString('latin1', 0, 4), 'PAR1');
+  t.end();
+});
+
 t.test('fails instead of ending a file that lacks rows', t => {
   const cases: [string, string, RegExp][] = [
     ['fewer rows', line({}), /expected 2, read 1/],
