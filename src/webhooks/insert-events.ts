@@ -12,10 +12,17 @@ interface InsertedEvent {
   readonly type: EventType;
 }
 
+const recentMs = 60 * 60_000;
+/** Highest number of recent events that is distinguished. */
+const maxRecent = 1_000;
+
 /**
  * Inserts events and their jobs in one transaction. Skips environments without a webhook, and
  * failures of a config that already has a failure event that day. The unique key decides, also
  * between concurrent transactions.
+ *
+ * The more events an environment had within the last hour, the later its next one is sent. Slow
+ * receivers of a few environments with many events therefore do not delay the events of others.
  *
  * An event that the webhook does not select gets no job. Failures are inserted even then, so that a
  * webhook that selects only `export.recovered` receives recoveries.
@@ -35,7 +42,9 @@ export async function insertEvents(
     type,
     data,
   }));
-  const { rows } = await sql<InsertedEvent & { readonly isSelected: boolean }>`
+  const { rows } = await sql<
+    InsertedEvent & { readonly isSelected: boolean; readonly recent: number }
+  >`
     with event as (
       select given.*, given.type = any (webhook.events) as is_selected
       from json_to_recordset(${JSON.stringify(given)}::json)
@@ -51,13 +60,22 @@ export async function insertEvents(
       returning environment_id, config_id, id, type
     )
     select environment_id as "environmentId", config_id as "configId", inserted.id as "eventId",
-      type, event.is_selected as "isSelected"
+      type, event.is_selected as "isSelected",
+      (
+        select count(*)::int from (
+          select from webhook_events as earlier
+          where earlier.environment_id = inserted.environment_id
+            and earlier.created_at > ${new Date(now.getTime() - recentMs)}
+          limit ${maxRecent}
+        ) as recent
+      ) as recent
     from inserted join event using (environment_id, config_id, type)`.execute(trx);
   const jobs = rows
     .filter(row => row.isSelected)
-    .map(({ environmentId, eventId }) => ({
+    .map(({ environmentId, eventId, recent }) => ({
       data: { environmentId, eventId },
       group: { id: environmentId },
+      priority: -recent,
     }));
   if (jobs.length > 0) await boss.insert(webhookQueue, jobs, { db: fromKysely(trx) });
   return rows;
