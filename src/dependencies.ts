@@ -9,6 +9,7 @@ import type { ClientEnvironment } from './destinations/s3/client.ts';
 import { createRoles } from './destinations/s3/roles.ts';
 import { createIssuerKeys } from './environments/auth/jwks.ts';
 import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
+import { createRequestTurns, type RequestTurns } from './environments/auth/request-turns.ts';
 import { runErrorCodes } from './export-configs/run-error.ts';
 import { checkRedeliveriesOf } from './export-runs/redeliveries-repository.ts';
 import { selectQueueState } from './export-runs/select-queue-state.ts';
@@ -47,6 +48,8 @@ export interface Dependencies {
    */
   readonly sessionPool: Pool;
   readonly renderer: Renderer;
+  /** Turns of short requests, so that a burst of one environment does not delay others. */
+  readonly requestTurns: RequestTurns;
   readonly downloadLimit: ConcurrencyLimit;
   /** Limits the downloads that hold a connection of `sessionPool`. */
   readonly sessionLimit: ConcurrencyLimit;
@@ -96,6 +99,12 @@ const limits = {
   ingestsPerEnvironment: 2,
   jobConnections: 4,
 } as const;
+
+/**
+ * Turns of short requests. A check of a bucket may keep two turns of its environment for 20 s. The
+ * list of exports needs four connections.
+ */
+const requestTurnsOptions = { perGroup: 6, waiting: 256, waitMs: 10_000 } as const;
 
 /**
  * Places for checks of buckets and webhooks. A check of an endpoint that does not answer takes 12
@@ -180,6 +189,7 @@ export function createDependencies(
       metrics,
       onRendered: checkRedeliveriesOf,
     }),
+    requestTurns: createRequestTurns({ ...requestTurnsOptions, now: () => performance.now() }),
     downloadLimit,
     sessionLimit,
     parquetPlaces: createParquetPlaces(parquetPlacesOptions),

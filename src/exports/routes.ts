@@ -215,7 +215,7 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
       app.route({
         method: ['GET', 'HEAD'],
         url: `/environments/:environmentId/exports/:aggregation.${extension}`,
-        config: needsManualExport,
+        config: { ...needsManualExport, hasOwnLimit: true },
         schema: {
           ...documentation,
           tags,

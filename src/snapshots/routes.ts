@@ -95,7 +95,7 @@ export function snapshotRoutes(
       );
 
       uploads.put('/environments/:environmentId/snapshots/:date', {
-        config: { access: { environment: writeScope } },
+        config: { access: { environment: writeScope }, hasOwnLimit: true },
         schema: {
           operationId: 'putSnapshot',
           summary: 'Ingest a snapshot',

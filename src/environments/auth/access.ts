@@ -34,6 +34,8 @@ export type Caller =
 declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Access;
+    /** True if the route limits its requests itself, because they take long. */
+    hasOwnLimit?: boolean;
   }
   interface FastifyRequest {
     caller: Caller | null;

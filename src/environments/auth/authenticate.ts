@@ -7,6 +7,7 @@ import type { Caller } from './access.ts';
 import { verifyApiKey } from './api-keys-repository.ts';
 import { isJwtShaped, type UserTokens } from './jwt.ts';
 import type { RateLimits } from './rate-limits.ts';
+import type { RequestTurns } from './request-turns.ts';
 import type { Scope } from './scopes.ts';
 
 export interface AuthenticateDependencies {
@@ -15,6 +16,7 @@ export interface AuthenticateDependencies {
   /** Verifier of user tokens; null if no identity provider is configured. */
   readonly userTokens: UserTokens | null;
   readonly limits: RateLimits;
+  readonly requestTurns: RequestTurns;
   readonly now: () => Date;
 }
 
@@ -73,13 +75,14 @@ async function findOperatorOrKey(
   request: FastifyRequest,
   token: string,
 ): Promise<Identity | string> {
-  const { db, limits, now } = dependencies;
+  const { db, limits, requestTurns, now } = dependencies;
   await limits.admitLogin(request, token);
   if (isOperator(dependencies, token)) {
     limits.rememberLogin(request, token);
     return { caller: { kind: 'operator' }, rights: null, environment: null };
   }
-  const apiKey = await verifyApiKey(db, token, now());
+  // The look-ups of one key wait for each other, so that its burst does not delay other keys.
+  const apiKey = await requestTurns.run(tokenStart(token), () => verifyApiKey(db, token, now()));
   if (apiKey === null) return 'The token is unknown, revoked or expired.';
   limits.rememberLogin(request, token);
   const { id, scopes, environment } = apiKey;
@@ -97,6 +100,11 @@ export function unauthenticated(detail: string): AppError {
 function bearerToken(request: FastifyRequest): string | null {
   const [, token] = /^Bearer +([\x21-\x7e]+) *$/i.exec(request.headers.authorization ?? '') ?? [];
   return token ?? null;
+}
+
+/** Returns the start of a token, which for an API key is `whx_` and its id. */
+function tokenStart(token: string): string {
+  return token.slice(0, 20);
 }
 
 /** Compares in constant time. */

@@ -5,6 +5,7 @@ import { findEnvironment, isEnvironmentId } from '../environments-repository.ts'
 import { type Feature, planAllows, requiredPlan } from '../plans.ts';
 import { type Access, setCaller } from './access.ts';
 import { type AuthenticateDependencies, authenticate } from './authenticate.ts';
+import type { RequestTurns } from './request-turns.ts';
 import { type Scope, scopesAllow } from './scopes.ts';
 
 /**
@@ -23,6 +24,7 @@ export function registerAuthorization(
   const routes: RouteOptions[] = [];
   app.addHook('onRoute', route => {
     routes.push(route);
+    handleInTurn(route, dependencies.requestTurns);
   });
   app.addHook('onReady', done => {
     const silent = routes.find(route => route.config?.access === undefined);
@@ -34,6 +36,21 @@ export function registerAuthorization(
     if (request.is404 || access === 'public' || access === undefined) return;
     await authorize(dependencies, request, reply, access);
   });
+}
+
+/**
+ * Lets the handler of a route wait for its turn. Requests of the operator do not wait. The body has
+ * arrived by then, so that a slow sender keeps no turn.
+ */
+function handleInTurn(route: RouteOptions, turns: RequestTurns): void {
+  const { handler } = route;
+  route.handler = async function (request, reply) {
+    const { caller, environment, method } = request;
+    const hasOwnLimit = request.routeOptions.config.hasOwnLimit === true && method !== 'HEAD';
+    const work = async () => await handler.call(this, request, reply);
+    if (environment === null || caller?.kind === 'operator' || hasOwnLimit) return await work();
+    return await turns.run(environment.id, work);
+  };
 }
 
 async function authorize(
@@ -62,8 +79,11 @@ async function authorize(
     return;
   }
 
+  const { db, requestTurns } = dependencies;
+  const id = environmentId ?? '';
+  const find = () => findEnvironment(db, id);
   const environment =
-    identity.environment ?? (await findEnvironment(dependencies.db, environmentId ?? ''));
+    identity.environment ?? (await (rights === null ? find() : requestTurns.run(id, find)));
   if (environment === null) throw notFound('environment');
   request.environment = environment;
   if (rights !== null) {
