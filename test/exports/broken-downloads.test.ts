@@ -71,22 +71,24 @@ async function outcomes(outcome: string): Promise<number> {
   return Number(new RegExp(`whx_downloads_total{outcome="${outcome}"} (\\d+)`).exec(text)?.[1]);
 }
 
-/** Terminates the database session of the download. */
-async function killSession(): Promise<void> {
+/** Terminates the database session of each download. */
+async function killSessions(downloads: readonly RawConnection[]): Promise<void> {
+  const killed = new Set<number>();
   await eventually(async () => {
-    const { rowCount } = await pool.query(
-      `select pg_terminate_backend(pid) from pg_stat_activity
+    const { rows: sessions } = await pool.query<{ pid: number }>(
+      `select pid, pg_terminate_backend(pid) from pg_stat_activity
        where datname = current_database() and application_name ~ 'warehouse-export (export|session)'
          and state <> 'idle'`,
     );
-    return rowCount !== 0;
-  }, 'the database session of the download');
+    for (const { pid } of sessions) killed.add(pid);
+    return killed.size >= downloads.length;
+  }, 'a database session of each download');
 }
 
 interface FaultCase {
   readonly outcome: 'stalled' | 'reader_gone' | 'failed';
   readonly states: readonly State[];
-  readonly happen: (connection: RawConnection) => Promise<void>;
+  readonly happen: (downloads: readonly RawConnection[]) => Promise<void>;
 }
 
 /** Faults during a download and the outcome that the metrics report. */
@@ -99,12 +101,12 @@ const faults: Record<string, FaultCase> = {
   'the reader ends its side': {
     outcome: 'reader_gone',
     states: ['fresh', 'rendered'],
-    happen: async ({ socket }: RawConnection) => {
-      socket.end();
+    happen: async downloads => {
+      for (const { socket } of downloads) socket.end();
       await untilNoneActive();
     },
   },
-  'the database ends the session': { outcome: 'failed', states: ['fresh'], happen: killSession },
+  'the database ends the session': { outcome: 'failed', states: ['fresh'], happen: killSessions },
   'a chunk is damaged': {
     outcome: 'failed',
     states: ['rendered'],
@@ -124,22 +126,27 @@ const faults: Record<string, FaultCase> = {
   },
 };
 
+/** Lets a fault happen to a download of each form at once. */
 async function breaks(t: Test, { outcome, happen }: FaultCase, state: State): Promise<void> {
-  for (const { version, encoding } of formsOf(state)) {
-    const what = `HTTP/${version}, ${encoding}`;
-    const before = await outcomes(outcome);
-    setStallTime(outcome === 'stalled' ? 400 : 60_000);
-    const connection = await pausedDownload(state, version, encoding);
-    await happen(connection);
-    connection.socket.resume();
+  const before = await outcomes(outcome);
+  setStallTime(outcome === 'stalled' ? 400 : 60_000);
+  const downloads = await Promise.all(
+    formsOf(state).map(async ({ version, encoding }) => ({
+      what: `HTTP/${version}, ${encoding}`,
+      connection: await pausedDownload(state, version, encoding),
+    })),
+  );
+  await happen(downloads.map(({ connection }) => connection));
+  for (const { connection } of downloads) connection.socket.resume();
+  for (const { what, connection } of downloads) {
     t.equal(await connection.closed, 'ECONNRESET', what);
     const received = connection.received().toString('latin1');
     t.notOk(received.endsWith('0\r\n\r\n'), what);
     t.equal(/\r\ncontent-length: /i.test(received), state === 'rendered', `${what}: length`);
-    await untilNoneActive();
-    t.equal(await outcomes(outcome), before + 1, `${what}: ${outcome}`);
-    if (state === 'rendered') await restoreChunks();
   }
+  await untilNoneActive();
+  t.equal(await outcomes(outcome), before + downloads.length, outcome);
+  if (state === 'rendered') await restoreChunks();
 }
 
 for (const state of ['fresh', 'rendered'] as const) {
@@ -153,10 +160,10 @@ for (const state of ['fresh', 'rendered'] as const) {
 
 t.test('curl fails when it stalls', needsProgram('curl'), async t => {
   setStallTime(400);
-  for (const state of ['fresh', 'rendered'] as const) {
-    for (const { version, encoding } of formsOf(state)) {
-      const before = await outcomes('stalled');
-      const what = `HTTP/${version}, ${encoding}`;
+  const before = await outcomes('stalled');
+  const states = ['fresh', 'rendered'] as const;
+  const readers = states.flatMap(state =>
+    formsOf(state).map(({ version, encoding }) => {
       const curl = spawn(
         'curl',
         [
@@ -166,15 +173,16 @@ t.test('curl fails when it stalls', needsProgram('curl'), async t => {
         { stdio: ['ignore', 'pipe', 'ignore'] },
       );
       t.teardown(() => void curl.kill());
-      const ended = once(curl, 'close');
-      // curl stalls because nothing reads its output.
-      await once(curl.stdout, 'readable');
-      await untilNoneActive();
-      curl.stdout.resume();
-      t.not((await ended)[0], 0, what);
-      t.equal(await outcomes('stalled'), before + 1);
-    }
-  }
+      const what = `HTTP/${version}, ${encoding}, ${state}`;
+      return { what, curl, started: once(curl.stdout, 'readable'), ended: once(curl, 'close') };
+    }),
+  );
+  // curl stalls because nothing reads its output.
+  await Promise.all(readers.map(({ started }) => started));
+  await untilNoneActive();
+  for (const { curl } of readers) curl.stdout.resume();
+  for (const { what, ended } of readers) t.not((await ended)[0], 0, what);
+  t.equal(await outcomes('stalled'), before + readers.length);
 });
 
 t.test('does not treat a slow database as a stalled reader', async t => {
