@@ -143,8 +143,7 @@ export function createDependencies(
   const pools = {
     api: pool('api', limits.apiConnections),
     export: pool('export', limits.exportConnections, config.snapshotDatabaseUrl),
-    // Two more than the limit, so that an excess request is refused instead of waiting.
-    session: pool('session', limits.sessions + 2, config.snapshotDatabaseUrl),
+    session: pool('session', limits.sessions, config.snapshotDatabaseUrl),
     render: pool('render', 2 * renderingsAtOnce),
     ingest: pool('ingest', limits.ingests),
     run: pool('run', runsAtOnce, config.snapshotDatabaseUrl),

@@ -85,6 +85,8 @@ async function transferFile(
         if (place === null) throw new Error('This file has no place for its conversion.');
         return place;
       },
+      // Each run has a connection in the pool of runs.
+      takeSession: () => () => {},
     },
   );
   try {

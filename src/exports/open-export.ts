@@ -41,6 +41,11 @@ interface OpenOptions {
   readonly signal: AbortSignal;
   /** Takes the place of a conversion to Parquet when the first byte is read. */
   readonly takePlace: () => ParquetPlace;
+  /**
+   * Takes a place before the connection of a file with a section that is not rendered. Returns a
+   * function that releases it, which is called when the export closes.
+   */
+  readonly takeSession: () => () => void;
 }
 
 /** Describes a file without reading it. */
@@ -56,11 +61,11 @@ export async function describeExport(
 export async function openExport(
   source: ExportSource,
   wanted: WantedExport,
-  { signal, takePlace }: OpenOptions,
+  options: OpenOptions,
 ): Promise<OpenExport> {
-  const csv = await openCsv(source, wanted, signal);
+  const csv = await openCsv(source, wanted, options);
   if (wanted.format === 'csv') return csv;
-  const bytes = () => convertToParquet(csv, takePlace, signal);
+  const bytes = () => convertToParquet(csv, options.takePlace, options.signal);
   return { ...describeParquet(csv), bytes, close: csv.close };
 }
 
@@ -73,7 +78,7 @@ export async function openExport(
 async function openCsv(
   exports: ExportSource,
   wanted: WantedExport,
-  signal: AbortSignal,
+  { signal, takeSession }: OpenOptions,
 ): Promise<OpenExport> {
   const { environmentId, compression } = wanted;
   // The bytes are read after this span has ended.
@@ -81,7 +86,8 @@ async function openCsv(
   const closing = new AbortController();
   const closed = AbortSignal.any([signal, closing.signal]);
   const close = () => closing.abort(new Error('The export was closed before its end.'));
-  const [description, session] = await openView(exports, wanted, closed).catch((error: unknown) => {
+  const opening = openView(exports, wanted, closed, takeSession);
+  const [description, session] = await opening.catch((error: unknown) => {
     close();
     throw error;
   });
@@ -138,16 +144,19 @@ async function openCsv(
 
 /**
  * Describes a CSV that is about to be read.
- * @param signal also closes the session
+ * @param signal also closes the session and releases its place
  * @returns also the transaction in which it was described; null if all sections are rendered
  */
 async function openView(
   { exportPool, sessionPool }: ExportSource,
   wanted: WantedExport,
   signal: AbortSignal,
+  takeSession: OpenOptions['takeSession'],
 ): Promise<[ExportDescription, Lease | null]> {
   const described = await borrow(exportPool, signal, client => describeCsv(client, wanted));
   if (isRendered(described)) return [described, null];
+  signal.throwIfAborted();
+  signal.addEventListener('abort', takeSession(), { once: true });
   const session = await lease(sessionPool, signal);
   await session.client.query(`
     begin isolation level repeatable read read only;

@@ -15,7 +15,7 @@ import { AppError } from '../shared/errors.ts';
 import { extensionOf, type FileForm, mediaTypes } from '../shared/file-format.ts';
 import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
-import { type ExportDescription, isRendered, type WantedExport } from './describe-export.ts';
+import type { ExportDescription, WantedExport } from './describe-export.ts';
 import { describeExport, type ExportSource, type OpenExport, openExport } from './open-export.ts';
 import type { ParquetPlaces } from './parquet/places.ts';
 
@@ -139,18 +139,11 @@ export function createExportSender(app: FastifyInstance, dependencies: ExportSen
         await describe();
       }
       const takePlace = () => dependencies.parquetPlaces.takeForDownload(environmentId);
-      const opened = await openExport(dependencies, wanted(), { signal, takePlace });
-      if (isRendered(opened)) return opened;
-      try {
+      const takeSession = () => {
         if (needsLength) throw notRendered();
-        const release = dependencies.sessionLimit.acquire(environmentId);
-        if (signal.aborted) release();
-        else signal.addEventListener('abort', release, { once: true });
-        return opened;
-      } catch (error) {
-        opened.close();
-        throw error;
-      }
+        return dependencies.sessionLimit.acquire(environmentId);
+      };
+      return await openExport(dependencies, wanted(), { signal, takePlace, takeSession });
     };
     const download = {
       describe: async () => fileOf(await describe()),

@@ -31,7 +31,8 @@ async function open(
 ) {
   const wanted = { environmentId, dates, format: 'csv', compression } as const;
   const takePlace = () => app.dependencies.parquetPlaces.takeForDownload(environmentId);
-  return await openExport(app.dependencies, wanted, { signal, takePlace });
+  const takeSession = () => app.dependencies.sessionLimit.acquire(environmentId);
+  return await openExport(app.dependencies, wanted, { signal, takePlace, takeSession });
 }
 
 const dates = shownDates('3-months-weekly', today);
