@@ -142,7 +142,9 @@ t.test(
     t.ok(receiver.received.every(message => message.isSignedWith(secret)));
     const { objects } = await contentsOf(s3Destination({ key }));
     t.equal(objects.length, 4);
-    const succeeded = receiver.received.map(message => message.json).at(-1);
+    const succeeded = receiver.received
+      .map(message => message.json)
+      .find(({ data }) => data.runId === last.id);
     const manifestKey = `${key}/_manifest/company-adoption_acme_2026-03-14.csv.json`;
     t.ok(objects.includes(manifestKey));
     t.strictSame(succeeded, {
