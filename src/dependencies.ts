@@ -86,7 +86,8 @@ export interface Dependencies {
 }
 
 /**
- * Concurrency limits. A process opens at most the sum of these connections and one for each run.
+ * Concurrency limits. A process opens at most the connections of the API, of exports and of jobs.
+ * Each session, ingest and run takes one more, and each rendering takes two.
  */
 const limits = {
   apiConnections: 10,
