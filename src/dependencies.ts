@@ -102,8 +102,9 @@ const limits = {
 } as const;
 
 /**
- * Turns of short requests. A check of a bucket may keep two turns of its environment for 20 s. The
- * list of exports needs four connections.
+ * Turns of short requests. An environment has at most two checks of endpoints at once. Each keeps a
+ * turn for up to 20 s, or 40 s with a role. The list of exports takes up to four connections in one
+ * turn.
  */
 const requestTurnsOptions = { perGroup: 6, waiting: 256, waitMs: 10_000 } as const;
 

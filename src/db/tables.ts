@@ -255,7 +255,7 @@ interface FailureWebhooksTable {
   events: Generated<string[]>;
 }
 
-/** Event for a webhook. Kept for a few days, for retries and to push only once a day. */
+/** Event for a webhook. Kept for a week, for retries and to find earlier failures of the day. */
 interface WebhookEventsTable {
   environment_id: string;
   config_id: string;

@@ -39,11 +39,11 @@ export interface OpenExport extends ExportDescription {
 interface OpenOptions {
   /** Closes the export at once, also while the database sorts. */
   readonly signal: AbortSignal;
-  /** Takes the place of a conversion to Parquet when the first byte is read. */
+  /** Takes a place for a conversion to Parquet. Called when the first byte is read. */
   readonly takePlace: () => ParquetPlace;
   /**
-   * Takes a place before the connection of a file with a section that is not rendered. Returns a
-   * function that releases it, which is called when the export closes.
+   * Takes a place for a file with a section that is not rendered. Called before the file takes a
+   * connection of `sessionPool`. Returns a function that releases the place; called at the close.
    */
   readonly takeSession: () => () => void;
 }

@@ -116,8 +116,8 @@ export function createExportSender(app: FastifyInstance, dependencies: ExportSen
     const { environmentId, format } = file;
     const asOf = file.asOf ?? isoDate(now());
     const dates = shownDates(file.aggregation, asOf);
-    // The end of the connection ends a file over HTTP/1.0. A killed process ends it in the same
-    // way, so a CSV is sent with its length. The ends of gzip files and Parquet show in the file.
+    // Over HTTP/1.0 the end of the connection ends a file without a length, even if the process is
+    // killed. A CSV is therefore sent with its length. Readers notice incomplete gzip and Parquet.
     const needsLength = request.raw.httpVersion === '1.0' && format === 'csv';
     let isEncoded = extensionOf(file) === 'csv' && acceptsGzip(request);
     let rowCount = 0;

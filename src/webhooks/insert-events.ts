@@ -13,7 +13,7 @@ interface InsertedEvent {
 }
 
 const recentMs = 60 * 60_000;
-/** Highest number of recent events that is distinguished. */
+/** Maximum number of recent events that are counted. */
 const maxRecent = 1_000;
 
 /**

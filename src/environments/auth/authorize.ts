@@ -39,8 +39,9 @@ export function registerAuthorization(
 }
 
 /**
- * Lets the handler of a route wait for its turn. Requests of the operator do not wait. The body has
- * arrived by then, so that a slow sender keeps no turn.
+ * Lets the handler of a route wait for its turn. Requests of the operator do not wait. Routes with
+ * their own limit do not wait either, except for HEAD. The wait begins after the body of a short
+ * request has arrived, so that a slow sender keeps no turn.
  */
 function handleInTurn(route: RouteOptions, turns: RequestTurns): void {
   const { handler } = route;

@@ -15,9 +15,9 @@ export interface RequestTurns {
 }
 
 export interface RequestTurnsOptions {
-  /** Requests of a group that are handled at once. */
+  /** Maximum number of requests of a group that are handled at once. */
   readonly perGroup: number;
-  /** Requests of a group that wait. */
+  /** Maximum number of requests of a group that wait. */
   readonly waiting: number;
   /** Longest wait in ms. A request that waited longer is refused when its turn comes. */
   readonly waitMs: number;

@@ -6,7 +6,7 @@ import { AppError } from '../../shared/errors.ts';
  */
 export interface ParquetPlaces {
   /**
-   * Takes a place for a download. A download that has had its place for long gives way.
+   * Takes a place for a download. Ends a download that has had its place for `shareMs`.
    * @throws AppError `too_many_downloads` if all places are taken, or if the environment has one
    */
   takeForDownload(environmentId: string): ParquetPlace;
@@ -31,7 +31,7 @@ export interface ParquetPlacesOptions {
   readonly total: number;
   /** Time in ms after which a download gives way, because its reader may be slow. */
   readonly shareMs: number;
-  /** Longest wait of a run in ms. It keeps a worker from other runs. */
+  /** Longest wait of a run in ms. A waiting run keeps a worker from other runs. */
   readonly waitMs: number;
 }
 
@@ -100,7 +100,7 @@ export function createParquetPlaces(options: ParquetPlacesOptions): ParquetPlace
     }
   }
 
-  /** Resolves when a returned place was passed on. */
+  /** Waits until another conversion passes its place on to this run. */
   async function waitForPlace(environmentId: string, signal: AbortSignal): Promise<ParquetPlace> {
     const { promise, resolve, reject } = Promise.withResolvers<ParquetPlace>();
     const run = { environmentId, grant: resolve };

@@ -44,8 +44,9 @@ function readInteger(bytes: Buffer, from: number, to: number): number {
 }
 
 /**
- * Most items of a list. An ingest accepts no longer list, because both lists of a row have the same
- * number of items. A list by SQL with eight times as many would end the worker without this error.
+ * Maximum number of items of a list. An ingest accepts no longer list, because both lists of a row
+ * have the same number of items. A backend may insert a longer list by SQL. Without this error, a
+ * list with eight times as many items ends the worker thread.
  */
 const maxItems = 2 ** 19;
 const comma = 0x2c;

@@ -2,7 +2,7 @@ import { Quoting } from '../../shared/csv-scanner.ts';
 
 /** Size of the buffers that go to Postgres. */
 const bufferBytes = 64 * 1024;
-/** Maximum bytes of a field beyond the length of its CSV text: its length and eight bytes. */
+/** Maximum bytes of a field beyond its CSV text: four for its length, eight for its value. */
 const maxExtraBytes = 12;
 
 const dayMs = 86_400_000;
