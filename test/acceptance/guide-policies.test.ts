@@ -24,8 +24,8 @@ import {
 } from '../helpers/s3.ts';
 
 /**
- * The policies in the guides, with users and roles of Ceph that have exactly these rights. The
- * texts come from the guides. Uploads with a KMS key show that S3 needs no other right for them.
+ * Reads the policies from the guides and gives users and roles of Ceph exactly these rights.
+ * Uploads with a KMS key show that S3 needs no other right for them.
  */
 
 t.setTimeout(120_000);
@@ -66,7 +66,7 @@ async function runTwice(t: Test, app: TestApp, body: object) {
   return await startRun(app, id);
 }
 
-t.test('the policy of a user', needsS3, async t => {
+t.test('exports with the policy that the guide gives a user', needsS3, async t => {
   const app = await startExportApp(t);
   await app.putEnvironment('acme');
   await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
@@ -101,7 +101,8 @@ t.test('the policy of a user', needsS3, async t => {
 
 const needsAws = { ...needsS3, ...(await needsPort443()) };
 
-t.test('the policies of a role, without kms actions, which Ceph refuses', needsAws, async t => {
+// The statement for a KMS key is not tried, because Ceph refuses `kms:` actions.
+t.test('exports with the policies that the guide gives a role', needsAws, async t => {
   const aws = await startAws(t, [
     '--rgw-crypt-s3-kms-backend=testing',
     `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,

@@ -120,7 +120,7 @@ t.test('answers each caller of each route according to scope, environment and pl
         t.equal(answer.status, status, `${route} on ${plan}: ${who}`);
         if (code !== null) t.equal(answer.json.code, code, `${route} on ${plan}: ${who}`);
       };
-      // The free plan allows least, so a plan that is checked too early shows there.
+      // The free plan includes the fewest routes, so a plan check before the caller fails here.
       if (plan === 'free') {
         await expect('no token', null, 401, 'unauthenticated');
         await expect(

@@ -35,7 +35,7 @@ export async function startTraceReceiver(): Promise<TraceReceiver> {
   const bodies: string[] = [];
   const server = http.createServer(async (request, response) => {
     const body = await readBody(request);
-    // A service that shuts down or is killed breaks its last request.
+    // A service that shuts down or is killed may abort its last request.
     if (body === null) return;
     bodies.push(body);
     spans.push(...spansOf(JSON.parse(body)));

@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 /**
- * Reads a value again and again until it is as wanted.
+ * Calls `ask` every 100 ms until `isWanted` accepts its answer.
  *
- * @throws after the time limit
+ * @throws Error after `limitMs`
  */
 export async function until<T>(
   ask: () => Promise<T>,

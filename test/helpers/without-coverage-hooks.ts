@@ -3,8 +3,8 @@
  * tap adds them even when coverage is off. They read every module and its source map, so a test of
  * the whole service needs 1 s more of CPU time to start. They also disable Node's compile cache.
  *
- * `test/run.ts` loads this file by `NODE_OPTIONS`, which comes before the hooks. tap passes the
- * variable on to test processes. They do not pass it on.
+ * `test/run.ts` loads this file by `NODE_OPTIONS`, so it runs before the hooks. tap passes the
+ * variable on to test processes. A test process does not pass it on to the processes it starts.
  */
 import module from 'node:module';
 

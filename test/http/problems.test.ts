@@ -57,7 +57,7 @@ t.test('answers 405 with Allow to every method that a known path does not have',
       .map(name => name.toUpperCase())
       .toSorted()
       .join(', ');
-    // One path tries every token with every method. On the others the tokens take turns.
+    // One path gets every token with every method. Other paths get one token for each method.
     const isThorough = template === '/v1/environments/{environmentId}';
     for (const method of every.filter(name => !allow.split(', ').includes(name))) {
       for (const token of isThorough ? tokens : tokens.slice(count % 4, (count % 4) + 1)) {

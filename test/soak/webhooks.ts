@@ -62,7 +62,7 @@ export async function startWebhooks(
   const receiver = await startWebhookReceiver(t);
   const proxy = await startTcpProxy(Number(new URL(receiver.url).port));
   t.teardown(proxy.close);
-  // A worker that is killed during a delivery is noticed sooner.
+  // The queue then notices sooner that a worker was killed during a delivery.
   await world.admin.query('update pgboss.queue set expire_seconds = 20 where name = $1', [
     webhookQueue,
   ]);

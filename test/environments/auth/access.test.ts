@@ -168,7 +168,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
     });
 
     for (const [route, rule] of Object.entries(rules)) {
-      // A public route does not know of plans.
+      // Public routes have no plan.
       if (rule.needs === 'public' && plan !== 'free') continue;
       let spareId = '';
       /** Creates what the next successful call changes or deletes. */
@@ -236,7 +236,7 @@ t.test('allows each route exactly the callers, scopes and plans of its rule', as
         continue;
       }
 
-      // The free plan allows least, so a plan that is checked too early shows there.
+      // The free plan includes the fewest routes, so a plan check before the caller fails here.
       if (plan === 'free') {
         const unknownKey = `whx_${'0'.repeat(16)}_${'0'.repeat(64)}`;
         const [, , secret = ''] = foreign.token.split('_');
