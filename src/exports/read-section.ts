@@ -73,7 +73,7 @@ async function* storedBytes(
   if (start >= Math.min(end, length)) return;
   const first =
     start === 0 ? { index: 0, start: 0 } : await findChunk(withClient, snapshot, form, start);
-  const chunks = readChunks(withClient, snapshot, { first: first.index, ahead: 1 });
+  const chunks = readChunks(withClient, snapshot, first.index);
   const pieces =
     form === 'plain'
       ? mapAhead(chunks, chunksAhead, chunk => inflateShown(section, chunk))

@@ -31,24 +31,25 @@ export class DamagedChunkError extends Error {
 const batchBytes = 256 * 1024;
 /** Maximum number of chunks per query, in case their sizes differ much. */
 const batchChunks = 16;
+/** Number of batches that are fetched in advance. */
+const batchesAhead = 1;
 
 /**
  * Streams the chunks of a rendered snapshot in order, starting with `first`. No connection is held
  * while the reader uses a chunk.
- * @param ahead number of batches that are fetched in advance
  * @throws DamagedChunkError if a chunk is missing or its bytes have changed
  */
 export async function* readChunks(
   withClient: WithClient,
   snapshot: RenderedSnapshot,
-  { first, ahead }: { readonly first: number; readonly ahead: number },
+  first: number,
 ): AsyncGenerator<Chunk> {
   const average = snapshot.deflatedBytes / snapshot.chunkCount;
   const size = Math.min(batchChunks, Math.max(1, Math.floor(batchBytes / average)));
   const batches: { from: number; to: number }[] = [];
   for (let from = first; from < snapshot.chunkCount; from += size)
     batches.push({ from, to: Math.min(from + size, snapshot.chunkCount) });
-  const read = mapAhead(batches, ahead, ({ from, to }) =>
+  const read = mapAhead(batches, batchesAhead, ({ from, to }) =>
     withClient(client => readBatch(client, snapshot, from, to)),
   );
   for await (const chunks of read) yield* chunks;
