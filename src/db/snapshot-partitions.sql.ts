@@ -1,3 +1,5 @@
+import type { PoolClient } from 'pg';
+
 /** Names, locks and statements for the partitions of `snapshot_rows`, one for each day. */
 
 /** Returns the name of the partition that `ensure_snapshot_partition` creates for a day. */
@@ -18,6 +20,16 @@ export function partitionLockName(date: string): string {
  */
 export function dayLockName(date: string): string {
   return `warehouse-export day ${date}`;
+}
+
+/**
+ * Holds the lock of a day shared until the end of the transaction. Waits while retention removes
+ * the partition.
+ */
+export async function holdDay(client: PoolClient, date: string): Promise<void> {
+  await client.query('select pg_advisory_xact_lock_shared(hashtextextended($1, 0))', [
+    dayLockName(date),
+  ]);
 }
 
 /**

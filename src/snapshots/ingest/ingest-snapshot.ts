@@ -5,7 +5,7 @@ import { from as copyFrom } from 'pg-copy-streams';
 import { type Actor, recordChange } from '../../audit/audit-log.ts';
 import { inTransaction } from '../../db/borrow.ts';
 import { createKyselyOn } from '../../db/connect.ts';
-import { dayLockName, partitionName, snapshotLockName } from '../../db/snapshot-partitions.sql.ts';
+import { holdDay, partitionName, snapshotLockName } from '../../db/snapshot-partitions.sql.ts';
 import type { Caller } from '../../environments/auth/access.ts';
 import { recheckAccess } from '../../environments/auth/recheck-access.ts';
 import type { Environment } from '../../environments/environments-repository.ts';
@@ -84,9 +84,7 @@ async function beginLocked(client: PoolClient, environmentId: string, date: stri
     // In a separate transaction, so that its locks end before the body is read.
     await client.query('select ensure_snapshot_partition($1::date)', [date]);
     await client.query('begin; set local statement_timeout = 0');
-    await client.query('select pg_advisory_xact_lock_shared(hashtextextended($1, 0))', [
-      dayLockName(date),
-    ]);
+    await holdDay(client, date);
     const { rowCount } = await client.query(
       `select from pg_class join pg_inherits on inhrelid = pg_class.oid
        where relname = $1 and inhparent = 'snapshot_rows'::regclass and not inhdetachpending`,

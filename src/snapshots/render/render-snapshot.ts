@@ -2,7 +2,7 @@ import pLimit from 'p-limit';
 import type { Pool, PoolClient } from 'pg';
 import { borrow } from '../../db/borrow.ts';
 import { isOrphaned } from '../../db/errors.ts';
-import { attachDetachedDay, dayLockName } from '../../db/snapshot-partitions.sql.ts';
+import { attachDetachedDay, holdDay } from '../../db/snapshot-partitions.sql.ts';
 import type { Metrics, RenderingOutcome } from '../../observability/metrics.ts';
 import { withSpan } from '../../observability/tracing.ts';
 import { combineCrcs } from '../../shared/combine-crcs.ts';
@@ -120,9 +120,7 @@ async function renderWith(
   const { environmentId, date } = snapshot;
   await writer.query(beginWriting);
   // While retention detaches the day's partition, its rows are not visible.
-  await writer.query('select pg_advisory_xact_lock_shared(hashtextextended($1, 0))', [
-    dayLockName(date),
-  ]);
+  await holdDay(writer, date);
   await reader.query(attachDetachedDay, [date]);
   await writer.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [
     `warehouse-export render ${environmentId} ${date}`,
