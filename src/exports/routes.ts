@@ -2,9 +2,10 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses, readProblems } from '../http/problem.ts';
-import { date, isoDate, literals, nullable } from '../http/schemas.ts';
+import { date, literals, nullable } from '../http/schemas.ts';
 import { validationFailed } from '../shared/errors.ts';
 import { extensionOf, mediaTypes } from '../shared/file-format.ts';
+import { isoDate } from '../shared/iso-date.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
 import { describeExport } from './open-export.ts';

@@ -2,7 +2,6 @@ import { once } from 'node:events';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
-import { isoDate } from '../http/schemas.ts';
 import {
   acceptsGzip,
   type DownloadFile,
@@ -13,6 +12,7 @@ import type { Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError } from '../shared/errors.ts';
 import { extensionOf, type FileForm, mediaTypes } from '../shared/file-format.ts';
+import { isoDate } from '../shared/iso-date.ts';
 import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
 import type { ExportDescription, WantedExport } from './describe-export.ts';

@@ -36,8 +36,3 @@ export function documentedAs<T extends TSchema>(schema: T, document: object) {
 export function nullable<T extends ReturnType<typeof Type.String>>(schema: T) {
   return Type.Unsafe<string | null>({ ...schema, type: ['string', 'null'] });
 }
-
-/** Returns the UTC date of an instant as `YYYY-MM-DD`. */
-export function isoDate(instant: Date): string {
-  return instant.toISOString().slice(0, 10);
-}

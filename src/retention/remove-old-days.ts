@@ -3,6 +3,7 @@ import { DatabaseError } from 'pg';
 import type { Database } from '../db/database.ts';
 import { dayLockName, partitionLockName, partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';
+import { isoDate } from '../shared/iso-date.ts';
 import { firstDayNeeded, isNeeded } from './needed-dates.ts';
 import {
   deleteSnapshots,
@@ -52,7 +53,7 @@ const shortPatience = sql`set lock_timeout = '2s'`;
 export async function removeOldDays(db: Database, options: RemovalOptions): Promise<RemovedDays> {
   let [partitions, snapshots] = [0, 0];
   const kept: Record<Blocker, string[]> = { 'in use': [], unrendered: [], unregistered: [] };
-  for (const day of await listOldDays(db, dateOf(options.now))) {
+  for (const day of await listOldDays(db, isoDate(options.now))) {
     if (options.signal.aborted) break;
     const removed = await db.connection().execute(session => removeDay(session, day, options));
     if (typeof removed === 'string') kept[removed].push(day);
@@ -155,7 +156,7 @@ async function inspectDay(
   // A snapshot that is registered after this check is in the list that is read next.
   if (isStored && (await ask(trx, hasUnregisteredRows(day)))) return 'unregistered';
   const snapshots = await listSnapshotsOfDay(trx, day);
-  const candidates = snapshots.filter(({ next }) => !isNeeded(dateOf(now), day, next));
+  const candidates = snapshots.filter(({ next }) => !isNeeded(isoDate(now), day, next));
   const ids = candidates.map(({ environmentId }) => environmentId);
   const unneeded = await lockUnneededSnapshots(trx, day, ids);
   if (!isStored) return unneeded;
@@ -199,8 +200,4 @@ function isInUse(error: unknown): boolean {
 async function ask(session: Kysely<Tables>, condition: RawBuilder<unknown>): Promise<boolean> {
   const { rows } = await sql<{ answer: boolean }>`select (${condition}) as answer`.execute(session);
   return rows[0]?.answer === true;
-}
-
-function dateOf(instant: Date): string {
-  return instant.toISOString().slice(0, 10);
 }

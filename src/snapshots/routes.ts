@@ -5,11 +5,12 @@ import { actorOf, callerOf, environmentOf } from '../environments/auth/access.ts
 import { environmentParams } from '../environments/routes.ts';
 import { isDatePart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
-import { date, instant, isoDate, nullable } from '../http/schemas.ts';
+import { date, instant, nullable } from '../http/schemas.ts';
 import { openStreamedBody, type StreamedBody, streamedBodyHeaders } from '../http/streamed-body.ts';
 import type { IngestOutcome, Metrics } from '../observability/metrics.ts';
 import type { ConcurrencyLimit } from '../shared/concurrency-limit.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
+import { isoDate } from '../shared/iso-date.ts';
 import { type IngestDependencies, ingestSnapshot } from './ingest/ingest-snapshot.ts';
 import {
   deleteSnapshot,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import t from 'tap';
 import { runQueue } from '../../src/db/job-queue.ts';
-import { isoDate } from '../../src/http/schemas.ts';
+import { isoDate } from '../../src/shared/iso-date.ts';
 import { configBody, makeConfig, startExportApp } from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';

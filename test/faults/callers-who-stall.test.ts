@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import t from 'tap';
-import { isoDate } from '../../src/http/schemas.ts';
+import { isoDate } from '../../src/shared/iso-date.ts';
 import { ingestColumns } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';

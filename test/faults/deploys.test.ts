@@ -2,7 +2,7 @@ import http from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { freePort } from '../../dev/free-port.ts';
-import { isoDate } from '../../src/http/schemas.ts';
+import { isoDate } from '../../src/shared/iso-date.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { startBalancer } from '../helpers/balancer.ts';

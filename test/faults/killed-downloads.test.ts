@@ -1,5 +1,5 @@
 import t from 'tap';
-import { isoDate } from '../../src/http/schemas.ts';
+import { isoDate } from '../../src/shared/iso-date.ts';
 import { startApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { ask } from '../helpers/http-client.ts';
