@@ -20,7 +20,7 @@ export interface FreshChunk extends Chunk {
 
 /**
  * Minimum plain size of a chunk in bytes. Larger chunks compress no better (0.1 % less at 1 MiB),
- * and a stalled reader holds two of them.
+ * and a stalled reader holds three of them.
  */
 const minPlainBytes = 512 * 1024;
 
