@@ -1,4 +1,5 @@
 import { DateTime } from 'luxon';
+import { isoDate } from '../shared/iso-date.ts';
 
 /** Computes the slots of schedules. A slot is a 00:00 UTC. */
 
@@ -28,7 +29,7 @@ export function nextSlot(schedule: Schedule, instant: Date): Date {
  * Returns the day that ends at the slot, `YYYY-MM-DD`. The run of the slot exports its snapshot.
  */
 export function snapshotDateOf(slot: Date): string {
-  return DateTime.fromJSDate(slot, { zone: 'utc' }).minus({ days: 1 }).toFormat('yyyy-MM-dd');
+  return isoDate(DateTime.fromJSDate(slot, { zone: 'utc' }).minus({ days: 1 }));
 }
 
 function startOf(schedule: Schedule, instant: Date): DateTime {

@@ -1,4 +1,5 @@
 import { DateTime } from 'luxon';
+import { isoDate } from '../shared/iso-date.ts';
 
 /**
  * Defines the four manual exports: the dates of a file, and the days from which each date may take
@@ -62,8 +63,4 @@ function sundays(start: DateTime, end: DateTime): ShownDate[] {
     dates.push({ date: isoDate(sunday), from: isoDate(sunday.minus({ days: 6 })) });
   }
   return dates;
-}
-
-function isoDate(day: DateTime): string {
-  return day.toFormat('yyyy-MM-dd');
 }

@@ -1,4 +1,5 @@
 import { DateTime } from 'luxon';
+import { isoDate } from '../shared/iso-date.ts';
 
 /**
  * Decides which snapshots exports can still show. The manual exports (exports/aggregations.ts) show
@@ -7,26 +8,25 @@ import { DateTime } from 'luxon';
  */
 
 /**
- * Returns true if exports can still show the snapshot of `date`.
+ * Returns the first day from which all snapshots are needed.
  * @param today current UTC date, `YYYY-MM-DD`
- * @param next date of the environment's next newer snapshot; null if there is none
  */
-export function isNeeded(today: string, date: string, next: string | null): boolean {
-  if (next === null || next > today || date >= firstDayNeeded(today)) return true;
-  const day = utcDay(date);
-  const sunday = day.plus({ days: 7 - day.weekday });
-  return next > isoDate(sunday) && sunday >= utcDay(today).minus({ months: 6 }).minus({ weeks: 1 });
-}
-
-/** Returns the first day from which all snapshots are needed. */
 export function firstDayNeeded(today: string): string {
   return isoDate(utcDay(today).minus({ days: 31 }));
 }
 
-function utcDay(date: string): DateTime {
-  return DateTime.fromISO(date, { zone: 'utc' });
+/**
+ * Returns the last day of the time in which a newer snapshot replaces an older one in all exports.
+ * The older one is needed if its environment has no newer one up to and including that day.
+ * @param date day of the older snapshot, before `firstDayNeeded`
+ */
+export function lastDayToReplace(today: string, date: string): string {
+  const day = utcDay(date);
+  const sunday = day.plus({ days: 7 - day.weekday });
+  const firstSunday = utcDay(today).minus({ months: 6 }).minus({ weeks: 1 });
+  return sunday >= firstSunday ? isoDate(sunday) : today;
 }
 
-function isoDate(day: DateTime): string {
-  return day.toFormat('yyyy-MM-dd');
+function utcDay(date: string): DateTime {
+  return DateTime.fromISO(date, { zone: 'utc' });
 }

@@ -4,21 +4,17 @@ import type { Database } from '../db/database.ts';
 import { dayLockName, partitionLockName, partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';
 import { isoDate } from '../shared/iso-date.ts';
-import { firstDayNeeded, isNeeded } from './needed-dates.ts';
-import {
-  deleteSnapshots,
-  listSnapshotsOfDay,
-  lockUnneededSnapshots,
-} from './unneeded-snapshots.ts';
+import { firstDayNeeded, lastDayToReplace } from './needed-dates.ts';
+import { deleteSnapshots, lockUnneededSnapshots } from './unneeded-snapshots.ts';
 
 /** Result of the removal of days before the last 31. */
 export interface RemovedDays {
-  readonly partitions: number;
-  readonly snapshots: number;
+  partitions: number;
+  snapshots: number;
   /** Days that keep their rows because a snapshot that may be read is not rendered. */
-  readonly unrendered: readonly string[];
+  readonly unrendered: string[];
   /** Days that keep their rows because some belong to no registered snapshot. */
-  readonly unregistered: readonly string[];
+  readonly unregistered: string[];
 }
 
 export interface RemovalOptions {
@@ -38,7 +34,7 @@ type Blocker = 'in use' | 'unrendered' | 'unregistered';
  * Longest time for which rows are read after their snapshot was rendered. Transactions that began
  * before may still read them, and no download or run takes a day.
  */
-const rowsAreReadForMs = 24 * 60 * 60 * 1000;
+const rowsAreReadFor = sql`interval '24 hours'`;
 
 /**
  * Lock timeout of short waits. Longer than `deadlock_timeout`, after which autovacuum yields. Short
@@ -51,19 +47,18 @@ const shortPatience = sql`set lock_timeout = '2s'`;
  * no export can show any more. Works day by day. Skips days that are in use until the next night.
  */
 export async function removeOldDays(db: Database, options: RemovalOptions): Promise<RemovedDays> {
-  let [partitions, snapshots] = [0, 0];
-  const kept: Record<Blocker, string[]> = { 'in use': [], unrendered: [], unregistered: [] };
+  const done: RemovedDays = { partitions: 0, snapshots: 0, unrendered: [], unregistered: [] };
   for (const day of await listOldDays(db, isoDate(options.now))) {
     if (options.signal.aborted) break;
     const removed = await db.connection().execute(session => removeDay(session, day, options));
-    if (typeof removed === 'string') kept[removed].push(day);
+    if (removed === 'in use') continue;
+    if (typeof removed === 'string') done[removed].push(day);
     else {
-      snapshots += removed.snapshots;
-      partitions += removed.partitions;
+      done.snapshots += removed.snapshots;
+      done.partitions += removed.partitions;
     }
   }
-  const { unrendered, unregistered } = kept;
-  return { partitions, snapshots, unrendered, unregistered };
+  return done;
 }
 
 /**
@@ -121,7 +116,7 @@ async function removeLockedDay(
     // Detaching and attaching again delays other work, so inspect before.
     const found = await session.transaction().execute(inspect);
     if (typeof found === 'string') return found;
-    if (await areRowsInLongUse(session, patienceMs)) return 'in use';
+    if (await ask(session, areRowsInLongUse(patienceMs))) return 'in use';
     await sql`set lock_timeout = ${sql.lit(patienceMs)}`.execute(session);
     await sql`alter table snapshot_rows detach partition ${partition} concurrently`.execute(
       session,
@@ -153,19 +148,18 @@ async function inspectDay(
   isStored: boolean,
 ): Promise<readonly string[] | Blocker> {
   await sql`set local statement_timeout = 0`.execute(trx);
-  // A snapshot that is registered after this check is in the list that is read next.
+  // A snapshot that is registered after this check is found by the last one.
   if (isStored && (await ask(trx, hasUnregisteredRows(day)))) return 'unregistered';
-  const snapshots = await listSnapshotsOfDay(trx, day);
-  const candidates = snapshots.filter(({ next }) => !isNeeded(isoDate(now), day, next));
-  const ids = candidates.map(({ environmentId }) => environmentId);
-  const unneeded = await lockUnneededSnapshots(trx, day, ids);
+  const lastDay = lastDayToReplace(isoDate(now), day);
+  const unneeded = await lockUnneededSnapshots(trx, day, lastDay);
   if (!isStored) return unneeded;
-  const deleted = new Set(unneeded);
-  const kept = snapshots.filter(({ environmentId }) => !deleted.has(environmentId));
-  if (kept.some(({ renderedAt }) => renderedAt === null)) return 'unrendered';
-  const renderedBefore = new Date(now.getTime() - rowsAreReadForMs);
-  const isRead = kept.some(({ renderedAt }) => renderedAt !== null && renderedAt >= renderedBefore);
-  return isRead ? 'in use' : unneeded;
+  const { rows } = await sql<{ blocker: Blocker | null }>`
+    select case when bool_or(rendered_at is null) then 'unrendered'
+      when bool_or(rendered_at >= ${now}::timestamptz - ${rowsAreReadFor}) then 'in use' end as blocker
+    from snapshots as kept left join rendered_snapshots using (environment_id, version)
+    where kept.snapshot_date = ${day}::date
+      and environment_id <> all(${unneeded}::text[])`.execute(trx);
+  return rows[0]?.blocker ?? unneeded;
 }
 
 /** True if the partition has rows that belong to no registered snapshot of the day. */
@@ -173,21 +167,15 @@ const hasUnregisteredRows = (day: string) => sql`exists (
   select from ${sql.table(partitionName(day))} as stored
   where not exists (
     select from snapshots
-    where environment_id = stored.environment_id and snapshot_date = stored.snapshot_date
-      and snapshot_date = ${day}::date))`;
+    where environment_id = stored.environment_id and snapshot_date = ${day}::date))`;
 
-/** Returns true if a transaction that uses rows of any day is already older than `ms`. */
-async function areRowsInLongUse(session: Kysely<Tables>, ms: number): Promise<boolean> {
-  return await ask(
-    session,
-    sql`exists (
-      select from pg_locks join pg_stat_activity using (pid)
-      where locktype = 'relation' and relation = 'snapshot_rows'::regclass
-        and database = (select oid from pg_database where datname = current_database())
-        and pid <> pg_backend_pid()
-        and xact_start < clock_timestamp() - ${ms}::integer * interval '1 ms')`,
-  );
-}
+/** True if a transaction that uses rows of any day is already older than `ms`. */
+const areRowsInLongUse = (ms: number) => sql`exists (
+  select from pg_locks join pg_stat_activity using (pid)
+  where locktype = 'relation' and relation = 'snapshot_rows'::regclass
+    and database = (select oid from pg_database where datname = current_database())
+    and pid <> pg_backend_pid()
+    and xact_start < clock_timestamp() - ${ms}::integer * interval '1 ms')`;
 
 /** Returns true for a lock or statement timeout, another pending detachment, or a missing table. */
 function isInUse(error: unknown): boolean {

@@ -2,45 +2,27 @@ import { sql, type Transaction } from 'kysely';
 import { recordChanges, systemActor } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
 
-/** Reads and deletes the registry entries of one day. */
-
-export interface SnapshotOfDay {
-  readonly environmentId: string;
-  /** Date of the environment's next newer snapshot; null if there is none. */
-  readonly next: string | null;
-  /** Time of rendering; null if the current version is not rendered. */
-  readonly renderedAt: Date | null;
-}
-
-export async function listSnapshotsOfDay(
-  trx: Transaction<Tables>,
-  day: string,
-): Promise<readonly SnapshotOfDay[]> {
-  const { rows } = await sql<SnapshotOfDay>`
-    select environment_id as "environmentId", rendered_at as "renderedAt",
-      (select min(newer.snapshot_date) from snapshots as newer
-        where newer.environment_id = snapshot.environment_id
-          and newer.snapshot_date > ${day}::date) as next
-    from snapshots as snapshot left join rendered_snapshots using (environment_id, version)
-    where snapshot.snapshot_date = ${day}::date
-    order by environment_id`.execute(trx);
-  return rows;
-}
+/** Finds and deletes the snapshots of one day that no export can show any more. */
 
 /**
- * Locks snapshots that no export can show any more, so that no run can be requested for them. Skips
- * those that another transaction has locked or that a run or a backfill has to read.
+ * Locks unneeded snapshots, so that no run can be requested for them. Skips those that another
+ * transaction has locked or that a run or a backfill has to read.
+ * @param lastDay last day on which a newer snapshot makes a snapshot unneeded
  * @returns the environments of the locked snapshots that may be deleted
  */
 export async function lockUnneededSnapshots(
   trx: Transaction<Tables>,
   day: string,
-  environmentIds: readonly string[],
+  lastDay: string,
 ): Promise<string[]> {
   const { rows: locked } = await sql<{ id: string }>`
-    select environment_id as id from snapshots
-    where snapshot_date = ${day}::date and environment_id = any(${environmentIds})
-    for update skip locked`.execute(trx);
+    select environment_id as id from snapshots as snapshot
+    where snapshot_date = ${day}::date
+      and exists (
+        select from snapshots as newer
+        where newer.environment_id = snapshot.environment_id
+          and newer.snapshot_date > ${day}::date and newer.snapshot_date <= ${lastDay}::date)
+    for update of snapshot skip locked`.execute(trx);
   // A statement after the lock, because it must see every run that was requested before.
   const { rows } = await sql<{ id: string }>`
     select candidate as id from unnest(${locked.map(({ id }) => id)}::text[]) as locked (candidate)

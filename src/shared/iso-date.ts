@@ -1,4 +1,6 @@
+import type { DateTime } from 'luxon';
+
 /** Returns the UTC date of an instant as `YYYY-MM-DD`. */
-export function isoDate(instant: Date): string {
-  return instant.toISOString().slice(0, 10);
+export function isoDate(instant: Date | DateTime): string {
+  return new Date(instant.valueOf()).toISOString().slice(0, 10);
 }

@@ -1,4 +1,4 @@
-import { isNeeded } from '../../src/retention/needed-dates.ts';
+import { firstDayNeeded, lastDayToReplace } from '../../src/retention/needed-dates.ts';
 
 /**
  * Returns the dates to keep, oldest first.
@@ -6,5 +6,8 @@ import { isNeeded } from '../../src/retention/needed-dates.ts';
  */
 export function neededDates(today: string, dates: readonly string[]): string[] {
   const sorted = dates.toSorted();
-  return sorted.filter((date, index) => isNeeded(today, date, sorted[index + 1] ?? null));
+  return sorted.filter((date, index) => {
+    const next = sorted[index + 1] ?? null;
+    return next === null || date >= firstDayNeeded(today) || next > lastDayToReplace(today, date);
+  });
 }
