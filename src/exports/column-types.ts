@@ -8,6 +8,18 @@ export interface ColumnDescription {
   readonly nullable: boolean;
 }
 
+const types: Record<Column['kind'], ColumnDescription['type']> = {
+  id: 'string',
+  text: 'string',
+  label: 'string',
+  'shown-date': 'date',
+  instant: 'timestamp',
+  digit: 'int32',
+  count: 'int64',
+  names: 'list<string>',
+  ids: 'list<string>',
+};
+
 /** Columns of a CSV file in its order. */
 export const csvColumns: readonly ColumnDescription[] = columns.map(column =>
   describe(column, column.header),
@@ -22,25 +34,6 @@ export const parquetColumns: readonly ColumnDescription[] = columns.map(column =
 );
 
 function describe(column: Column, name: string): ColumnDescription {
-  return { name, type: typeOf(column), nullable: 'nullable' in column && column.nullable };
-}
-
-function typeOf(column: Column): ColumnDescription['type'] {
-  switch (column.kind) {
-    case 'id':
-    case 'text':
-    case 'label':
-      return 'string';
-    case 'shown-date':
-      return 'date';
-    case 'instant':
-      return 'timestamp';
-    case 'digit':
-      return 'int32';
-    case 'count':
-      return 'int64';
-    case 'names':
-    case 'ids':
-      return 'list<string>';
-  }
+  const nullable = 'nullable' in column && column.nullable;
+  return { name, type: types[column.kind], nullable };
 }
