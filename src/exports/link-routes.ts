@@ -18,7 +18,7 @@ import { type Environment, findEnvironment } from '../environments/environments-
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses, writeProblems } from '../http/problem.ts';
 import { fileFormat, instant, literals } from '../http/schemas.ts';
-import { AppError, validationFailed } from '../shared/errors.ts';
+import { validationFailed } from '../shared/errors.ts';
 import { compressionFaults, compressions } from '../shared/file-format.ts';
 import { isoDate } from '../shared/iso-date.ts';
 import { shownDates } from './aggregations.ts';
@@ -217,10 +217,7 @@ async function grantedEnvironment(
  * @throws AppError `validation_failed` if the caller sent no host, as HTTP/1.0 allows
  */
 function originOf(request: FastifyRequest): string {
-  if (request.host === '') {
-    throw new AppError('validation_failed', 'A link needs a host: send the Host header.', {
-      members: { errors: [] },
-    });
-  }
+  if (request.host === '')
+    throw validationFailed([{ path: '/headers/host', message: 'is required for a link' }]);
   return `${request.protocol === 'https' ? 'https' : 'http'}://${request.host}`;
 }
