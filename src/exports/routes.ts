@@ -63,13 +63,11 @@ const fileHeaders = {
 
 /** Returns the responses of a route that sends files with these extensions, without its problems. */
 export function fileResponses(...extensions: (keyof typeof mediaTypes)[]) {
-  const schemas = {
-    csv: { schema: Type.String({ examples: [example] }) },
-    'csv.gz': { schema: Type.String({ format: 'binary' }) },
-    parquet: { schema: Type.String({ format: 'binary' }) },
-  };
   const content = Object.fromEntries(
-    extensions.map(extension => [mediaTypes[extension], schemas[extension]]),
+    extensions.map(extension => {
+      const options = extension === 'csv' ? { examples: [example] } : { format: 'binary' };
+      return [mediaTypes[extension], { schema: Type.String(options) }];
+    }),
   );
   return {
     200: {
