@@ -210,7 +210,7 @@ export function createDependencies(
         }),
       ),
     jobs: createJobQueue(pools.jobs, error => log.warn({ err: error }, 'job queue error')),
-    runSource: { exportPool: pools.run, sessionPool: pools.run },
+    runSource: { exportPool: pools.run, sessionPool: pools.run, sessionLimit: null },
     clientEnvironment: { allowlist: parseEndpointAllowlist(config.s3EndpointAllowlist), roles },
     pools,
     metrics,

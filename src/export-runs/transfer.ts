@@ -1,10 +1,12 @@
 import type { S3Client } from '@aws-sdk/client-s3';
+import { borrow } from '../db/borrow.ts';
 import { manifestKey, objectKey } from '../destinations/object-key.ts';
 import { putManifest, removeManifest } from '../destinations/s3/manifest.ts';
 import { type UploadRequest, uploadObject } from '../destinations/s3/upload.ts';
 import type { ConfigSettings } from '../export-configs/repository.ts';
 import { onlyThatDay } from '../exports/aggregations.ts';
 import { csvColumns, parquetColumns } from '../exports/column-types.ts';
+import { describeExport } from '../exports/describe-export.ts';
 import { type ExportSource, openExport } from '../exports/open-export.ts';
 import type { ParquetPlace, ParquetPlaces } from '../exports/parquet/places.ts';
 import { extensionOf, mediaTypes } from '../shared/file-format.ts';
@@ -76,19 +78,16 @@ async function transferFile(
   const { environmentId, configId, runId, snapshotDate, config, signal } = request;
   const { destination, format, compression, encryption } = config;
   const dates = [onlyThatDay(snapshotDate)];
-  const opened = await openExport(
-    source,
-    { environmentId, dates, format, compression },
-    {
-      signal,
-      takePlace: () => {
-        if (place === null) throw new Error('This file has no place for its conversion.');
-        return place;
-      },
-      // Each run has a connection in the pool of runs.
-      takeSession: () => () => {},
-    },
+  const described = await borrow(source.exportPool, signal, connection =>
+    describeExport(connection, { environmentId, dates, format, compression }),
   );
+  const opened = await openExport(source, described, {
+    signal,
+    takePlace: () => {
+      if (place === null) throw new Error('This file has no place for its conversion.');
+      return place;
+    },
+  });
   try {
     const [section] = opened.sections;
     if (section === undefined) throw new SnapshotAbsentError(`no snapshot of ${snapshotDate}`);

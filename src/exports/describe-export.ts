@@ -1,10 +1,14 @@
 import { createHash } from 'node:crypto';
+import type { ClientBase } from 'pg';
 import { withSpan } from '../observability/tracing.ts';
 import type { Compression, FileForm } from '../shared/file-format.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { renderer } from '../snapshots/render/chunks.ts';
+import type { RenderedSnapshot } from '../snapshots/render/read-chunks.ts';
 import type { ShownDate } from './aggregations.ts';
+import { parquetColumns } from './column-types.ts';
 import { gzipFrameBytes } from './gzip-file.ts';
+import { parquetRenderer } from './parquet/renderer.ts';
 
 /** Content and form of a file. */
 export interface WantedExport extends FileForm {
@@ -22,19 +26,18 @@ export interface ExportSection {
   readonly rowCount: number;
   readonly completedAt: Date;
   /** Rendered form of this version; null while it is not rendered. */
-  readonly rendered: {
-    readonly plainBytes: number;
-    readonly deflatedBytes: number;
-    readonly chunkCount: number;
-    /** CRC-32 of the plain rows. */
-    readonly crc32: number;
-    /** Versions of the rendering code and of zlib. */
-    readonly renderer: string;
-  } | null;
+  readonly rendered: RenderedSection | null;
+}
+
+interface RenderedSection extends RenderedSnapshot {
+  /** CRC-32 of the plain rows. */
+  readonly crc32: number;
+  /** Versions of the rendering code and of zlib. */
+  readonly renderer: string;
 }
 
 /** Properties of a file that are known before its first byte. */
-export interface ExportDescription {
+export interface ExportDescription extends WantedExport {
   /** Sections in the order of the file. */
   readonly sections: readonly ExportSection[];
   /** Dates without a snapshot. */
@@ -52,9 +55,7 @@ export interface ExportDescription {
 }
 
 /** Pool, or connection inside a transaction. */
-interface Queryable {
-  query<R extends object>(text: string, values: unknown[]): Promise<{ rows: R[] }>;
-}
+export type Queryable = Pick<ClientBase, 'query'>;
 
 /** Version of the CSV format. Change it when equal rows shall give other bytes. */
 const csvVersion = 'csv 1';
@@ -66,7 +67,8 @@ const csvVersion = 'csv 1';
 const findSections = `
   select shown.date, found.snapshot_date as "snapshotDate", found.version,
     found.row_count as "rowCount", found.completed_at as "completedAt",
-    (select json_build_object('plainBytes', plain_bytes, 'deflatedBytes', deflated_bytes,
+    (select json_build_object('environmentId', environment_id, 'version', version,
+        'plainBytes', plain_bytes, 'deflatedBytes', deflated_bytes,
         'chunkCount', chunk_count, 'crc32', crc32, 'renderer', renderer)
       from rendered_snapshots where environment_id = $1 and version = found.version) as rendered
   from unnest($2::date[], $3::date[]) as shown (date, first)
@@ -82,32 +84,41 @@ const findSections = `
   order by shown.date`;
 
 /**
- * Describes a CSV, plain or as gzip. The registry of complete snapshots has the snapshot of each
- * date.
+ * Describes a file without reading its rows. The registry of complete snapshots has the snapshot of
+ * each date.
  */
-export async function describeCsv(
+export async function describeExport(
   db: Queryable,
-  { environmentId, dates: shown, compression }: WantedExport,
+  wanted: WantedExport,
 ): Promise<ExportDescription> {
-  const dates = shown.map(({ date }) => date);
-  const values = [environmentId, dates, shown.map(({ from }) => from)];
-  const { rows: sections } = await withSpan(
-    'read the registry',
-    { 'whx.dates': dates.length },
-    () => db.query<ExportSection>(findSections, values),
+  const dates = wanted.dates.map(({ date }) => date);
+  const values = [wanted.environmentId, dates, wanted.dates.map(({ from }) => from)];
+  const { rows } = await withSpan('read the registry', { 'whx.dates': dates.length }, () =>
+    db.query<ExportSection>(findSections, values),
   );
+  return describeSections(wanted, rows);
+}
+
+/** Describes a file that consists of these sections. */
+export function describeSections(
+  wanted: WantedExport,
+  sections: readonly ExportSection[],
+): ExportDescription {
+  const { format, compression } = wanted;
+  const found = new Set(sections.map(({ date }) => date));
   const completed = sections.map(({ completedAt }) => completedAt.getTime());
   const lengths = sections.map(section => sectionLength(section, compression));
   const frameBytes = compression === 'none' ? Buffer.byteLength(headerLine) : gzipFrameBytes;
   return {
+    ...wanted,
     sections,
-    missingDates: dates.filter(date => sections.every(section => section.date !== date)),
+    missingDates: wanted.dates.map(({ date }) => date).filter(date => !found.has(date)),
     rowCount: sections.reduce((sum, section) => sum + section.rowCount, 0),
-    contentHash: hashContent(sections, compression),
+    contentHash: hashContent(wanted, sections),
     lastModified: completed.length === 0 ? null : new Date(Math.max(...completed)),
     sizeBytes: lengths.reduce(
       (sum, length) => (sum === null || length === null ? null : sum + length),
-      frameBytes,
+      format === 'csv' ? frameBytes : null,
     ),
   };
 }
@@ -124,7 +135,7 @@ export function isShownElsewhere({ date, snapshotDate }: ExportSection): boolean
   return date !== snapshotDate;
 }
 
-/** Returns the length of a section in the file; null while it is unknown. */
+/** Returns the length of a section in a CSV; null while it is unknown. */
 export function sectionLength(section: ExportSection, compression: Compression): number | null {
   const { rendered } = section;
   if (rendered === null) return null;
@@ -132,7 +143,10 @@ export function sectionLength(section: ExportSection, compression: Compression):
   return isShownElsewhere(section) ? null : rendered.deflatedBytes;
 }
 
-function hashContent(sections: readonly ExportSection[], compression: Compression): string {
+function hashContent(
+  { format, compression }: FileForm,
+  sections: readonly ExportSection[],
+): string {
   const hashed = sections.map(section => {
     const { date, version, rendered } = section;
     if (compression === 'none') return [date, version];
@@ -140,8 +154,11 @@ function hashContent(sections: readonly ExportSection[], compression: Compressio
     const isDeflatedHere = rendered === null || isShownElsewhere(section);
     return [date, version, isDeflatedHere ? renderer : rendered.renderer];
   });
-  const content = [csvVersion, compression, ...(compression === 'none' ? [] : [renderer])];
-  return createHash('sha256')
-    .update(JSON.stringify([...content, hashed]))
-    .digest('hex');
+  const deflation = compression === 'none' ? [] : [renderer];
+  const csv = hash([csvVersion, compression, ...deflation, hashed]);
+  return format === 'csv' ? csv : hash([parquetRenderer, parquetColumns, csv]);
+}
+
+function hash(content: readonly unknown[]): string {
+  return createHash('sha256').update(JSON.stringify(content)).digest('hex');
 }

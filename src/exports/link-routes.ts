@@ -22,8 +22,8 @@ import { validationFailed } from '../shared/errors.ts';
 import { compressionFaults, compressions } from '../shared/file-format.ts';
 import { isoDate } from '../shared/iso-date.ts';
 import { shownDates } from './aggregations.ts';
+import { describeExport } from './describe-export.ts';
 import { type LinkGrant, type LinkTokens, maxTokenLength } from './link-tokens.ts';
-import { describeExport } from './open-export.ts';
 import {
   aggregationSchema,
   asOfSchema,
@@ -114,7 +114,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
         const origin = publicUrl ?? originOf(request);
         const dates = shownDates(aggregation, asOf ?? isoDate(issuedAt));
         const wanted = { environmentId, dates, format, compression };
-        const { rowCount, sizeBytes } = await describeExport(dependencies, wanted);
+        const { rowCount, sizeBytes } = await describeExport(dependencies.exportPool, wanted);
         const expires = linkExpiry(callerOf(request), issuedAt, expiresInSeconds);
         const expiresAt = expires.toISOString();
         const file = { aggregation, asOf: asOf ?? null, format, compression };

@@ -2,12 +2,7 @@ import type { PoolClient } from 'pg';
 import { mapAhead } from '../shared/map-ahead.ts';
 import { type Chunk, inflateChunk, makeChunks } from '../snapshots/render/chunks.ts';
 import { copyRows } from '../snapshots/render/copy-rows.ts';
-import {
-  findChunk,
-  type RenderedSnapshot,
-  readChunks,
-  type WithClient,
-} from '../snapshots/render/read-chunks.ts';
+import { findChunk, readChunks, type WithClient } from '../snapshots/render/read-chunks.ts';
 import { replaceDates } from '../snapshots/render/records.ts';
 import { type ExportSection, isShownElsewhere } from './describe-export.ts';
 import type { GzipTrailer } from './gzip-file.ts';
@@ -61,19 +56,18 @@ export async function* readSection(
 
 /** Streams a range of a rendered section. Skips the chunks before the range. */
 async function* storedBytes(
-  { environmentId, withClient }: SectionSource,
+  { withClient }: SectionSource,
   section: ExportSection,
   form: 'plain' | 'deflated',
   { start, end }: ByteRange,
 ): AsyncGenerator<Buffer> {
   const { version, rendered } = section;
   if (rendered === null) throw new Error(`Snapshot version ${version} is not rendered.`);
-  const snapshot: RenderedSnapshot = { environmentId, version, ...rendered };
   const length = form === 'plain' ? rendered.plainBytes : rendered.deflatedBytes;
   if (start >= Math.min(end, length)) return;
   const first =
-    start === 0 ? { index: 0, start: 0 } : await findChunk(withClient, snapshot, form, start);
-  const chunks = readChunks(withClient, snapshot, first.index);
+    start === 0 ? { index: 0, start: 0 } : await findChunk(withClient, rendered, form, start);
+  const chunks = readChunks(withClient, rendered, first.index);
   const pieces =
     form === 'plain'
       ? mapAhead(chunks, chunksAhead, chunk => inflateShown(section, chunk))
@@ -88,7 +82,7 @@ async function* storedBytes(
     if (at >= Math.min(end, length)) return;
   }
   throw new Error(
-    `Snapshot version ${version} of ${environmentId}: ` +
+    `Snapshot version ${version} of ${rendered.environmentId}: ` +
       `the chunks are not ${length} ${form} bytes long.`,
   );
 }

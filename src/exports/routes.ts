@@ -8,7 +8,7 @@ import { extensionOf, mediaTypes } from '../shared/file-format.ts';
 import { isoDate } from '../shared/iso-date.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { aggregations, aggregationTitles, shownDates } from './aggregations.ts';
-import { describeExport } from './open-export.ts';
+import { describeExport } from './describe-export.ts';
 import { createExportSender, type ExportSenderDependencies, entityTag } from './send-export.ts';
 
 export const aggregationSchema = literals(aggregations, {
@@ -138,7 +138,7 @@ const needsManualExport = {
 const callerProblemCodes = [...readProblems, 'plan_upgrade_required'] as const;
 
 export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPluginCallbackTypebox {
-  const { now } = dependencies;
+  const { exportPool, now } = dependencies;
   return (app, _options, done) => {
     const send = createExportSender(app, dependencies);
 
@@ -189,7 +189,7 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
         const items = aggregations.map(async aggregation => {
           const dates = shownDates(aggregation, today);
           const wanted = { environmentId: id, dates, format: 'csv', compression: 'none' } as const;
-          const described = await describeExport(dependencies, wanted);
+          const described = await describeExport(exportPool, wanted);
           const { sections, missingDates, rowCount, sizeBytes } = described;
           const shown = new Map(sections.map(section => [section.date, section.snapshotDate]));
           return {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
-import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { borrow } from '../db/borrow.ts';
 import type { Database } from '../db/database.ts';
 import {
   acceptsGzip,
@@ -15,17 +16,20 @@ import { extensionOf, type FileForm, mediaTypes } from '../shared/file-format.ts
 import { isoDate } from '../shared/iso-date.ts';
 import type { Renderer } from '../snapshots/render/render-snapshot.ts';
 import { type Aggregation, shownDates } from './aggregations.ts';
-import type { ExportDescription, WantedExport } from './describe-export.ts';
-import { describeExport, type ExportSource, type OpenExport, openExport } from './open-export.ts';
+import {
+  describeExport,
+  describeSections,
+  type ExportDescription,
+  isRendered,
+  type Queryable,
+} from './describe-export.ts';
+import { type ExportSource, openExport } from './open-export.ts';
 import type { ParquetPlaces } from './parquet/places.ts';
 
 export interface ExportSenderDependencies extends ExportSource {
   readonly db: Database;
-  readonly log: FastifyBaseLogger;
   readonly renderer: Renderer;
   readonly downloadLimit: ConcurrencyLimit;
-  /** Limits downloads that hold a database connection because a snapshot is not rendered. */
-  readonly sessionLimit: ConcurrencyLimit;
   /** Limits the conversions to Parquet. */
   readonly parquetPlaces: ParquetPlaces;
   /** Time in milliseconds without a byte sent after which a download is aborted. */
@@ -53,7 +57,7 @@ interface Origin {
  * audit log when it ends. The app waits for these lines when it closes.
  */
 export function createExportSender(app: FastifyInstance, dependencies: ExportSenderDependencies) {
-  const { db, log, metrics, now } = dependencies;
+  const { db, exportPool, metrics, now } = dependencies;
   const pending = new Set<Promise<void>>();
   app.addHook('onClose', async () => {
     await Promise.all(pending);
@@ -64,6 +68,7 @@ export function createExportSender(app: FastifyInstance, dependencies: ExportSen
    * because the reader already has the file.
    */
   function record(
+    request: FastifyRequest,
     { environmentId, aggregation, format, compression, asOf }: RequestedFile,
     { actor, linkId }: Origin,
     ended: EndedDownload,
@@ -79,31 +84,28 @@ export function createExportSender(app: FastifyInstance, dependencies: ExportSen
       targetId: aggregation,
       details: { ...sent, ...(range !== null && { range }), ...(linkId !== null && { linkId }) },
     }).catch((error: unknown) => {
-      const { requestId } = actor;
-      log.error({ err: error, requestId, outcome }, 'audit line of a download lost');
+      request.log.error({ err: error, outcome }, 'audit line of a download lost');
     });
     pending.add(line);
     void line.finally(() => pending.delete(line));
   }
 
   /**
-   * Renders the snapshots of a file that are not rendered.
-   * @throws AppError `unavailable` if that takes longer than half the time of a stalled download
+   * Renders the sections of a file that are not rendered. Gives up after half the time of a stalled
+   * download.
    */
   async function renderMissing(
-    { sections }: ExportDescription,
-    environmentId: string,
+    { environmentId, sections }: ExportDescription,
     signal: AbortSignal,
   ): Promise<void> {
     const late = AbortSignal.timeout(dependencies.downloadStallMs / 2);
     const stop = AbortSignal.any([signal, late]);
-    for (const { snapshotDate, rendered } of sections) {
-      if (rendered !== null) continue;
-      const rendering = dependencies.renderer.render({ environmentId, date: snapshotDate }, stop);
+    for (const { snapshotDate: date, rendered } of sections) {
+      if (rendered !== null || stop.aborted) continue;
+      const rendering = dependencies.renderer.render({ environmentId, date }, stop);
       await Promise.race([rendering, once(stop, 'abort')]).catch((error: unknown) => {
-        if (!late.aborted) throw error;
+        if (!stop.aborted) throw error;
       });
-      if (late.aborted) throw notRendered();
     }
   }
 
@@ -119,64 +121,55 @@ export function createExportSender(app: FastifyInstance, dependencies: ExportSen
     // Over HTTP/1.0 the end of the connection ends a file without a length, even if the process is
     // killed. A CSV is therefore sent with its length. Readers notice incomplete gzip and Parquet.
     const needsLength = request.raw.httpVersion === '1.0' && format === 'csv';
-    let isEncoded = extensionOf(file) === 'csv' && acceptsGzip(request);
+    const isEncoded = extensionOf(file) === 'csv' && acceptsGzip(request);
+    const compression = isEncoded ? 'gzip' : file.compression;
+    const wanted = { environmentId, dates, format, compression };
+    const describe = async (db: Queryable): Promise<ExportDescription> => {
+      const described = await describeExport(db, wanted);
+      const isPlain = needsLength && isEncoded && described.sizeBytes === null;
+      return isPlain
+        ? describeSections({ ...wanted, compression: 'none' }, described.sections)
+        : described;
+    };
     let rowCount = 0;
-    const wanted = (): WantedExport => {
-      const compression = isEncoded ? 'gzip' : file.compression;
-      return { environmentId, dates, format, compression };
-    };
-    const describe = async (): Promise<ExportDescription> => {
-      const described = await describeExport(dependencies, wanted());
-      if (!needsLength || !isEncoded || described.sizeBytes !== null) return described;
-      isEncoded = false;
-      return await describe();
-    };
-    const fileOf = (description: ExportDescription) =>
-      describeFile(description, file, asOf, isEncoded);
-    const open = async (signal: AbortSignal): Promise<OpenExport> => {
-      if (needsLength) {
-        await renderMissing(await describeExport(dependencies, wanted()), environmentId, signal);
-        await describe();
-      }
-      const takePlace = () => dependencies.parquetPlaces.takeForDownload(environmentId);
-      const takeSession = () => {
-        if (needsLength) throw notRendered();
-        return dependencies.sessionLimit.acquire(environmentId);
-      };
-      return await openExport(dependencies, wanted(), { signal, takePlace, takeSession });
-    };
     const download = {
-      describe: async () => fileOf(await describe()),
+      describe: async () => describeFile(await describe(exportPool), file, asOf),
       async open(signal: AbortSignal) {
-        const opened = await open(signal);
+        let described = await borrow(exportPool, signal, describe);
+        if (needsLength && !isRendered(described)) {
+          await renderMissing(described, signal);
+          described = await borrow(exportPool, signal, describe);
+          // The time was too short, a snapshot was replaced, or a replica lags behind.
+          if (!isRendered(described)) {
+            const detail =
+              'A snapshot of the file is not rendered yet. Try again later, or use HTTP/1.1.';
+            throw new AppError('unavailable', detail, { headers: { 'retry-after': '10' } });
+          }
+        }
+        const opened = await openExport(dependencies, described, {
+          signal,
+          takePlace: () => dependencies.parquetPlaces.takeForDownload(environmentId),
+        });
         rowCount = opened.rowCount;
-        return { ...fileOf(opened), bytes: opened.bytes };
+        return { ...describeFile(opened, file, asOf), bytes: opened.bytes };
       },
     };
     return await sendDownload(request, reply, download, {
       concurrencyLimit: dependencies.downloadLimit,
       environmentId,
       stallTimeoutMs: dependencies.downloadStallMs,
-      onEnd: ended => record(file, origin, ended, rowCount),
+      onEnd: ended => record(request, file, origin, ended, rowCount),
     });
   };
 }
 
-/** Error for a file over HTTP/1.0 whose length is not known yet. */
-function notRendered(): AppError {
-  return new AppError(
-    'unavailable',
-    'A snapshot of the file is not rendered yet. Try again later, or use HTTP/1.1.',
-    { headers: { 'retry-after': '10' } },
-  );
-}
-
 function describeFile(
-  { rowCount, missingDates, contentHash, lastModified, sizeBytes }: ExportDescription,
+  description: ExportDescription,
   file: RequestedFile,
   asOf: string,
-  isEncoded: boolean,
 ): DownloadFile {
+  const { rowCount, missingDates, contentHash, lastModified, sizeBytes } = description;
+  const isEncoded = description.compression !== file.compression;
   const extension = extensionOf(file);
   const mediaType = mediaTypes[extension];
   const fileName = `${file.environmentId}_${file.aggregation}_${asOf}.${extension}`;

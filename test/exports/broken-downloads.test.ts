@@ -206,11 +206,11 @@ t.test('sends every CSV over HTTP/1.0 with its length, or answers 503', async t 
   await app.putEnvironment('old', 'pro');
   for (const date of ['2026-03-01', '2026-03-02'])
     await writeDenseSnapshot(pool, { environmentId: 'old', date, rows: 10 });
-  const read = async (query = '') => {
+  const read = async (query = '', version = '1.0') => {
     const connection = await connectRaw(app.port);
     connection.socket.write(
-      `GET ${pathOf('old')}${query} HTTP/1.0\r\nHost: x\r\nAccept-Encoding: gzip\r\n` +
-        `Authorization: Bearer ${testAdminToken}\r\n\r\n`,
+      `GET ${pathOf('old')}${query} HTTP/${version}\r\nHost: x\r\nAccept-Encoding: gzip\r\n` +
+        `Authorization: Bearer ${testAdminToken}\r\nConnection: close\r\n\r\n`,
     );
     t.equal(await connection.closed, 'end');
     const received = connection.received();
@@ -236,4 +236,18 @@ t.test('sends every CSV over HTTP/1.0 with its length, or answers 503', async t 
   await pool.query(`delete from snapshots where snapshot_date = '2026-03-02'`);
   t.notOk((await read()).isGzip, 'no gzip of a snapshot under another date');
   t.ok((await read('?asOf=2026-03-01')).isGzip);
+
+  const countQueries = async (query: string, version: string) => {
+    let count = 0;
+    const onAcquire = () => {
+      count += 1;
+    };
+    app.dependencies.exportPool.on('acquire', onAcquire);
+    await read(query, version);
+    app.dependencies.exportPool.off('acquire', onAcquire);
+    return count;
+  };
+  const queries = await countQueries('?asOf=2026-03-01', '1.1');
+  for (const query of ['?asOf=2026-03-01', ''])
+    t.equal(await countQueries(query, '1.0'), queries, `${query}: reads the registry once`);
 });

@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto';
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
 import { type ShownDate, shownDates } from '../../src/exports/aggregations.ts';
+import { describeExport } from '../../src/exports/describe-export.ts';
 import { openExport } from '../../src/exports/open-export.ts';
 import type { Compression } from '../../src/shared/file-format.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
@@ -31,8 +32,8 @@ async function open(
 ) {
   const wanted = { environmentId, dates, format: 'csv', compression } as const;
   const takePlace = () => app.dependencies.parquetPlaces.takeForDownload(environmentId);
-  const takeSession = () => app.dependencies.sessionLimit.acquire(environmentId);
-  return await openExport(app.dependencies, wanted, { signal, takePlace, takeSession });
+  const described = await describeExport(app.dependencies.exportPool, wanted);
+  return await openExport(app.dependencies, described, { signal, takePlace });
 }
 
 const dates = shownDates('3-months-weekly', today);

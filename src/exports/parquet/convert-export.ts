@@ -1,16 +1,5 @@
-import { createHash } from 'node:crypto';
-import { parquetColumns } from '../column-types.ts';
-import type { ExportDescription } from '../describe-export.ts';
 import { convertInWorker } from './convert-in-worker.ts';
 import type { ParquetPlace } from './places.ts';
-import { parquetRenderer } from './renderer.ts';
-
-/** Describes the Parquet file of a CSV. Its length is unknown before its last byte. */
-export function describeParquet(csv: ExportDescription): ExportDescription {
-  const content = JSON.stringify([parquetRenderer, parquetColumns, csv.contentHash]);
-  const contentHash = createHash('sha256').update(content).digest('hex');
-  return { ...csv, contentHash, sizeBytes: null };
-}
 
 interface OpenCsv {
   readonly rowCount: number;
