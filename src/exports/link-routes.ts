@@ -30,7 +30,7 @@ import {
   fileProblemCodes,
   fileResponses,
   requireAsOf,
-} from './routes.ts';
+} from './schemas.ts';
 import { createExportSender, type ExportSenderDependencies } from './send-export.ts';
 
 interface LinkRouteDependencies extends ExportSenderDependencies {
