@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import { recordChange } from '../audit/audit-log.ts';
-import type { Database } from '../db/database.ts';
 import {
   actorIn,
   actorOf,
@@ -10,11 +9,10 @@ import {
   callerOf,
   environmentOf,
 } from '../environments/auth/access.ts';
-import { findApiKey } from '../environments/auth/api-keys-repository.ts';
 import { unauthenticated } from '../environments/auth/authenticate.ts';
-import { requirePlan, requireScope } from '../environments/auth/authorize.ts';
+import { requirePlan } from '../environments/auth/authorize.ts';
 import type { RateLimits } from '../environments/auth/rate-limits.ts';
-import { type Environment, findEnvironment } from '../environments/environments-repository.ts';
+import { findEnvironmentOf } from '../environments/auth/recheck-access.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses, writeProblems } from '../http/problem.ts';
 import { fileFormat, instant, literals } from '../http/schemas.ts';
@@ -23,7 +21,7 @@ import { compressionFaults, compressions } from '../shared/file-format.ts';
 import { isoDate } from '../shared/iso-date.ts';
 import { shownDates } from './aggregations.ts';
 import { describeExport } from './describe-export.ts';
-import { type LinkGrant, type LinkTokens, maxTokenLength } from './link-tokens.ts';
+import { type LinkTokens, maxTokenLength } from './link-tokens.ts';
 import {
   aggregationSchema,
   asOfSchema,
@@ -164,7 +162,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
       handler: async (request, reply) => {
         const grant = await linkTokens.verify(request.params.token, now());
         if (grant !== null) await limits.countLinkRequest(request, grant.linkId, grant.maker);
-        const environment = grant === null ? null : await grantedEnvironment(db, grant, now());
+        const environment = grant && (await findEnvironmentOf(db, grant, 'exports:read', now()));
         if (grant === null || environment === null) {
           await limits.countFailedLogin(request, null);
           throw unauthenticated(
@@ -190,26 +188,6 @@ function linkExpiry(caller: Caller, issuedAt: Date, expiresInSeconds: number): D
   const lastMs = caller.kind === 'user' ? Math.min(wantedMs, caller.expiresAt.getTime()) : wantedMs;
   // Tokens store whole seconds.
   return new Date(Math.floor(lastMs / 1000) * 1000);
-}
-
-/**
- * Returns the environment of a link if its creator may still read it.
- *
- * @returns null if the environment was deleted or the API key was revoked
- * @throws AppError `insufficient_scope`
- */
-async function grantedEnvironment(
-  db: Database,
-  { environmentId, incarnation, maker }: LinkGrant,
-  now: Date,
-): Promise<Environment | null> {
-  const apiKey =
-    maker.kind === 'api-key' && maker.id !== null ? await findApiKey(db, maker.id, now) : null;
-  const environment =
-    maker.kind === 'api-key' ? apiKey?.environment : await findEnvironment(db, environmentId);
-  if (environment?.id !== environmentId || environment.createdAt !== incarnation) return null;
-  if (apiKey !== null) requireScope(apiKey.scopes, 'exports:read');
-  return environment;
 }
 
 /**

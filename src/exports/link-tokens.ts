@@ -1,16 +1,13 @@
 import { createHash, hkdfSync } from 'node:crypto';
 import { errors, jwtVerify, SignJWT } from 'jose';
-import type { Actor } from '../audit/audit-log.ts';
 import type { EncryptionKey } from '../config/config.ts';
+import type { Grant } from '../environments/auth/recheck-access.ts';
 import type { RequestedFile } from './send-export.ts';
 
 /** File that a download link opens, and the creator of the link. */
-export interface LinkGrant extends RequestedFile {
+export interface LinkGrant extends RequestedFile, Grant {
   /** Id of the link in the audit log. Not a secret. */
   readonly linkId: string;
-  /** Differs between the environment and a later one with the same id. */
-  readonly incarnation: string;
-  readonly maker: Pick<Actor, 'kind' | 'id'>;
 }
 
 export type LinkTokens = ReturnType<typeof createLinkTokens>;

@@ -1,7 +1,9 @@
-import type { DatabaseOrTransaction } from '../../db/database.ts';
+import type { Actor } from '../../audit/audit-log.ts';
+import type { Database, DatabaseOrTransaction } from '../../db/database.ts';
 import { notFound } from '../../shared/errors.ts';
-import type { Environment } from '../environments-repository.ts';
+import { type Environment, findEnvironment } from '../environments-repository.ts';
 import type { Caller } from './access.ts';
+import { findApiKey } from './api-keys-repository.ts';
 import { unauthenticated } from './authenticate.ts';
 import { requireScope } from './authorize.ts';
 import type { Scope } from './scopes.ts';
@@ -50,4 +52,33 @@ export async function recheckAccess(
 
 function noLongerValid() {
   return unauthenticated('The token was revoked or expired while the request ran.');
+}
+
+/** Access that a caller passed on, such as with a signed link. */
+export interface Grant {
+  readonly environmentId: string;
+  /** Differs between the environment and a later one with the same id. */
+  readonly incarnation: string;
+  readonly maker: Pick<Actor, 'kind' | 'id'>;
+}
+
+/**
+ * Returns the environment of a grant if its maker still has access.
+ *
+ * @returns null if the environment was deleted or the API key was revoked
+ * @throws AppError `insufficient_scope`
+ */
+export async function findEnvironmentOf(
+  db: Database,
+  { environmentId, incarnation, maker }: Grant,
+  scope: Scope,
+  now: Date,
+): Promise<Environment | null> {
+  const apiKey =
+    maker.kind === 'api-key' && maker.id !== null ? await findApiKey(db, maker.id, now) : null;
+  const environment =
+    maker.kind === 'api-key' ? apiKey?.environment : await findEnvironment(db, environmentId);
+  if (environment?.id !== environmentId || environment.createdAt !== incarnation) return null;
+  if (apiKey !== null) requireScope(apiKey.scopes, scope);
+  return environment;
 }
