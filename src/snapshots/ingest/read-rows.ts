@@ -15,7 +15,7 @@ import { compareLists, createLists, type FieldRule, ruleOf } from './validation.
 export type RowReader = ReturnType<typeof createRowReader>;
 
 /** Longest time without a turn of the event loop, in milliseconds. */
-const turnMs = 10;
+const turnMs = 2;
 
 /**
  * Creates a reader of a CSV body. It encodes rows for COPY up to the first error and finds all

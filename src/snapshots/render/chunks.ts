@@ -1,5 +1,7 @@
+import { availableParallelism } from 'node:os';
 import { promisify } from 'node:util';
 import { constants, crc32, deflateRaw, deflateRawSync, inflateRaw } from 'node:zlib';
+import pLimit from 'p-limit';
 import { mapAhead } from '../../shared/map-ahead.ts';
 import { cutRecords } from './records.ts';
 
@@ -20,7 +22,7 @@ export interface FreshChunk extends Chunk {
 
 /**
  * Minimum plain size of a chunk in bytes. Larger chunks compress no better (0.1 % less at 1 MiB),
- * and a stalled reader holds three of them.
+ * and a stalled reader holds two of them.
  */
 const minPlainBytes = 512 * 1024;
 
@@ -39,6 +41,11 @@ export const renderer = `1 zlib ${process.versions['zlib']}`;
 
 const deflate = promisify(deflateRaw);
 const inflate = promisify(inflateRaw);
+/**
+ * Limits the chunks inflated at once to the number of cores. More threads are no faster and would
+ * take CPU time from other requests.
+ */
+const limitInflates = pLimit(availableParallelism());
 
 /** Returns the checksum of a chunk. It covers the position of the chunk and its bytes. */
 export function chunkChecksum(version: string, index: number, deflated: Buffer): number {
@@ -68,12 +75,13 @@ export function deflateTextSync(text: string): FreshChunk {
  * @throws Error if the data is invalid or has another length than the chunk states
  */
 export async function inflateChunk({ plainBytes, deflated }: Chunk): Promise<Buffer> {
-  const plain = await inflate(deflated, {
+  const options = {
     finishFlush: constants.Z_SYNC_FLUSH,
     // A little more than needed, because otherwise zlib allocates a second buffer.
     chunkSize: plainBytes + 64,
     maxOutputLength: plainBytes,
-  });
+  };
+  const plain = await limitInflates(() => inflate(deflated, options));
   if (plain.length !== plainBytes) {
     throw new Error(`Damaged chunk: expected ${plainBytes} plain bytes, found ${plain.length}.`);
   }
