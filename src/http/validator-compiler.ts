@@ -1,6 +1,7 @@
 import { type TSchema, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import type { FastifySchemaCompiler } from 'fastify';
 import { Settings } from 'typebox/system';
+import { lazily } from '../shared/lazily.ts';
 import { maxValues } from './json-bodies.ts';
 
 /**
@@ -12,11 +13,14 @@ export function configureValidator(): void {
 }
 
 /**
- * Compiles route schemas. A whole number in a query must be in decimal digits: TypeBox alone also
- * converts `1.5`, `0x10`, `1e2`, `+5` and an empty text to an integer.
+ * Returns validators of route schemas. Each is compiled at its first request, because compiling all
+ * of them takes a large part of the CPU time in which the service starts.
+ *
+ * A whole number in a query must be in decimal digits: TypeBox alone also converts `1.5`, `0x10`,
+ * `1e2`, `+5` and an empty text to an integer.
  */
 export const compileValidator: FastifySchemaCompiler<TSchema> = route => {
-  const validate = TypeBoxValidatorCompiler(route);
+  const validate = lazily(() => TypeBoxValidatorCompiler(route));
   if (route.httpPart !== 'querystring') return validate;
   const integers = integerProperties(route.schema);
   return (query: Readonly<Record<string, unknown>>) => {
