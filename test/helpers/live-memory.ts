@@ -12,6 +12,8 @@ const sampleEveryMs = 50;
  * Unlike the resident set size it does not depend on when V8 collects or other threads allocate.
  */
 export function liveMemoryMib(): number {
+  // The first collection frees buffers in the background. The second waits for that.
+  collectGarbage();
   collectGarbage();
   const { heapUsed, arrayBuffers } = process.memoryUsage();
   return (heapUsed + arrayBuffers) / 2 ** 20;
