@@ -1,13 +1,14 @@
 import t from 'tap';
 import { openSecret } from '../../src/encryption/secrets.ts';
 import { maxConfigs } from '../../src/export-configs/repository.ts';
+import { startTestApp } from '../helpers/app.ts';
 import {
   configBody,
   credentialsOf,
   makeConfig,
   startExportApp,
 } from '../helpers/export-configs.ts';
-import { contentsOf, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
+import { contentsOf, freshPrefix, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
 
 /** Export configs over HTTP, checked against the real S3 server. */
 
@@ -371,4 +372,247 @@ t.test('allows at most 50 configs in an environment, also at once', needsS3, asy
   t.equal((await app.call(`${path}/${id}`, { method: 'DELETE' })).status, 204);
   const last = await Promise.all([create(), create()]);
   t.same(last.map(({ status }) => status).sort(), [201, 409]);
+});
+
+t.test('refuses configs that write the same object', async t => {
+  const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
+  const pathOf = (environmentId: string) => `/v1/environments/${environmentId}/export-configs`;
+
+  t.test('rejects a config that writes the same object as another one', needsS3, async t => {
+    const path = pathOf('acme');
+    await app.putEnvironment('acme');
+    await app.putEnvironment('other');
+    const key = freshPrefix();
+    const first = await makeConfig(app, 'acme', configBody('full', { key, name: 'First' }));
+    const post = (overrides: object) =>
+      app.call(path, { method: 'POST', json: configBody('full', { key, ...overrides }) });
+
+    for (const [what, overrides] of [
+      ['the same body', {}],
+      ['slashes around the folder', { key: `/${key}/` }],
+      ['another schedule', { schedule: 'weekly' }],
+      ['a config that is off', { enabled: false }],
+      ['another region label', { region: 'auto' }],
+      ['another user', { accessKeyId: 'AKIAOTHER' }],
+    ] as const) {
+      const answer = await post(overrides);
+      t.equal(answer.status, 409, what);
+      t.equal(answer.json.code, 'conflict');
+      t.match(answer.json.detail, `"First" (${first.id})`, what);
+    }
+    t.equal(
+      (await post({ compression: 'gzip' })).status,
+      201,
+      'a different compression is a different object',
+    );
+    t.equal((await post({ key: `${key}/{date}` })).status, 201, 'another folder');
+    const template = await post({ key: `${key}/{year}-{month}-{day}` });
+    t.equal(template.status, 409, 'placeholders that give the same folder');
+    const literal = await post({ key: `${key}/2026-03-02` });
+    t.equal(literal.status, 409, 'a literal folder that equals the template on one day');
+    const elsewhere = await app.call(pathOf('other'), {
+      method: 'POST',
+      json: configBody('full', { key }),
+    });
+    t.equal(elsewhere.status, 201, 'object names contain the environment id');
+
+    await app.call(`${path}/${first.id}`, { method: 'DELETE' });
+    t.equal((await post({})).status, 201, 'the conflicting config was deleted');
+  });
+
+  t.test('rejects a PATCH that leads to the object of another config', needsS3, async t => {
+    const path = pathOf('patched');
+    await app.putEnvironment('patched');
+    const first = await makeConfig(app, 'patched');
+    const second = await makeConfig(app, 'patched', configBody('full', { compression: 'gzip' }));
+    const patch = (json: object) => app.call(`${path}/${second.id}`, { method: 'PATCH', json });
+    t.equal(
+      (await patch({ key: first.key })).status,
+      200,
+      'the compression differs, so the same folder is allowed',
+    );
+    const refused = await patch({ compression: 'none' });
+    t.equal(refused.status, 409);
+    t.match(refused.json.detail, first.id);
+    t.equal((await app.call(`${path}/${second.id}`)).json.compression, 'gzip');
+    t.equal((await patch({ compression: 'none', key: freshPrefix() })).status, 200);
+    t.equal((await patch({ name: 'Renamed', enabled: false })).status, 200);
+
+    // Configs that were saved by versions before this rule may share an object.
+    await app.database.pool.query(
+      `update export_configs set key = $1 where environment_id = 'patched'`,
+      [first.key],
+    );
+    t.equal((await patch({ name: 'Still there' })).status, 200, 'other fields can be changed');
+    t.equal((await patch({ enabled: true })).status, 200);
+    t.equal(
+      (await patch({ key: freshPrefix() })).status,
+      200,
+      'moving to another folder resolves the conflict',
+    );
+  });
+
+  t.test(
+    'stores only one of several conflicting configs that are saved concurrently',
+    needsS3,
+    async t => {
+      const path = pathOf('concurrent');
+      await app.putEnvironment('concurrent');
+      const { bucket } = s3Server();
+      const key = freshPrefix();
+      const folders = ['{date}', '{year}-{month}-{day}', '2026-03-02', '{date}', '{year}-03-02'];
+      const answers = await Promise.all(
+        folders.map(folder =>
+          app.call(path, { method: 'POST', json: configBody('full', { key: `${key}/${folder}` }) }),
+        ),
+      );
+      t.equal(answers.filter(({ status }) => status === 201).length, 1);
+      // The service checks two buckets of an environment at the same time.
+      t.ok(answers.every(({ status }) => [201, 409, 429].includes(status)));
+
+      const ids: string[] = [];
+      for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'concurrent')).id);
+      const target = freshPrefix();
+      const patched = await Promise.all(
+        ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
+      );
+      t.equal(patched.filter(({ status }) => status === 200).length, 1);
+      t.ok(patched.every(({ status }) => [200, 409, 429].includes(status)));
+      const { rows } = await app.database.pool.query(
+        'select count(*)::int as n from export_configs where bucket = $1 and key = $2',
+        [bucket, target],
+      );
+      t.equal(rows[0].n, 1);
+    },
+  );
+});
+
+/**
+ * Changes that send a config back as it was read. No server listens at the destinations, so a check
+ * of the bucket fails.
+ */
+t.test('accepts a config as it was read', async t => {
+  const app = await startTestApp(t);
+  await app.putEnvironment('acme');
+  const { pool } = app.database;
+  const path = '/v1/environments/acme/export-configs';
+  const insert = (id: string, columns: object) => {
+    const at = '2026-03-01T10:00:00Z';
+    const row = {
+      environment_id: 'acme',
+      id,
+      name: 'Nightly',
+      enabled: true,
+      schedule: 'daily',
+      region: 'eu-west-1',
+      key: 'exports/date={date}',
+      access_key_id: 'AKIAEXAMPLE',
+      sealed_secret: 'sealed',
+      compression: 'none',
+      manifest: true,
+      active_since: at,
+      created_at: at,
+      updated_at: at,
+      ...columns,
+    };
+    const places = Object.keys(row).map((_name, index) => `$${index + 1}`);
+    const text = `insert into export_configs (${Object.keys(row)}) values (${places})`;
+    return pool.query(text, Object.values(row));
+  };
+  await insert('aws', {
+    provider: 'aws',
+    bucket: 'acme',
+    encryption: 'aws:kms',
+    kms_key_id: 'alias/x',
+  });
+  await insert('role', {
+    provider: 'aws',
+    bucket: 'acme',
+    access_key_id: null,
+    sealed_secret: null,
+    role_arn: 'arn:aws:iam::123456789012:role/exports',
+    external_id: 'id-of-acme',
+  });
+  await insert('root', { provider: 'aws', bucket: 'acme', region: 'cn-north-1', key: '' });
+  await insert('gcp', { provider: 'gcp', bucket: 'acme_exports', compression: 'gzip' });
+  await insert('custom', {
+    provider: 'custom',
+    bucket: 'acme',
+    endpoint: 'https://s3.example.com:9000',
+    encryption: 'AES256',
+    enabled: false,
+    turned_off_at: '2026-03-01T12:00:00Z',
+    turned_off_message: '10 slots in a row failed.',
+  });
+  await pool.query(
+    `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at, finished_at, error_code, error_message)
+   select environment_id, id, 'run-' || id, 'manual', '2026-02-28', 'failed', now(), now(), 'timeout', 'It took too long.'
+   from export_configs`,
+  );
+  const read = async (id: string) => (await app.call(`${path}/${id}`)).json;
+  const patch = (id: string, json: object) => app.call(`${path}/${id}`, { method: 'PATCH', json });
+  const stored = async () => (await pool.query('select * from export_configs order by id')).rows;
+  const before = await stored();
+
+  t.test('accepts every config as it was read, and changes and checks nothing', async t => {
+    app.setNow('2026-03-04T10:00:00.000Z');
+    for (const { id } of before) {
+      const config = await read(id);
+      const answer = await patch(id, config);
+      t.equal(answer.status, 200, answer.text);
+      t.strictSame(answer.json, config);
+      t.strictSame(await read(id), config);
+    }
+    t.strictSame(await stored(), before);
+    t.equal(
+      (await pool.query(`select from audit_log where action like 'export_config%'`)).rowCount,
+      0,
+    );
+  });
+
+  t.test('ignores other values of read-only properties', async t => {
+    const others = { id: 'x', createdAt: 7, updatedAt: null, status: { status: 'successful' } };
+    for (const { id } of before) t.equal((await patch(id, others)).status, 200);
+    t.strictSame(await stored(), before);
+  });
+
+  t.test('changes one field of a config that is sent as it was read', async t => {
+    const config = await read('aws');
+    const { json } = await patch('aws', { ...config, name: 'Renamed' });
+    t.match(json, {
+      name: 'Renamed',
+      bucketUrl: config.bucketUrl,
+      updatedAt: '2026-03-04T10:00:00.000Z',
+    });
+    t.equal((await patch('aws', { ...config, name: 'Nightly' })).status, 200);
+  });
+
+  t.test('accepts null only for fields of other providers', async t => {
+    const table: [id: string, body: object, path: string | null][] = [
+      ['aws', { bucket: null, region: null, key: null, endpoint: null }, null],
+      ['gcp', { bucketUrl: null, endpoint: null }, null],
+      ['custom', { bucketUrl: null }, null],
+      ['aws', { bucketUrl: null }, '/bucketUrl'],
+      ['gcp', { bucket: null }, '/bucket'],
+      ['gcp', { key: null }, '/key'],
+      ['custom', { endpoint: null }, '/endpoint'],
+      ['custom', { region: null }, '/region'],
+      ['gcp', { name: null }, '/name'],
+      ['gcp', { accessKeyId: null }, '/accessKeyId'],
+      ['gcp', { secretAccessKey: null }, '/secretAccessKey'],
+      ['gcp', { provider: 'custom', endpoint: null }, '/endpoint'],
+      // Values that differ from what was read are no read-only values.
+      ['aws', { bucket: 'other' }, '/bucket'],
+      ['aws', { key: '' }, '/key'],
+      ['custom', { bucketUrl: 'https://acme.s3.eu-west-1.amazonaws.com' }, '/bucketUrl'],
+      ['gcp', { endpoint: 'https://s3.example.com' }, '/endpoint'],
+      ['gcp', { colour: 'red' }, '/colour'],
+    ];
+    for (const [id, body, field] of table) {
+      const { status, json } = await patch(id, body);
+      const what = `${id} ${JSON.stringify(body)}`;
+      t.equal(status, field === null ? 200 : 400, what);
+      if (field !== null) t.equal(json.errors[0].path, field, what);
+    }
+  });
 });

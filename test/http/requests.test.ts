@@ -2,7 +2,8 @@ import t from 'tap';
 import { exchange } from '../faults/raw-exchange.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
-import { ask, open } from '../helpers/http-client.ts';
+import { type Answer, ask, open } from '../helpers/http-client.ts';
+import { longestBlockMs } from '../helpers/longest-block.ts';
 import { connectRaw, eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
@@ -282,4 +283,208 @@ t.test('closes a connection without a request at shutdown, and answers a request
   await started.closed;
   t.match(started.received().toString(), /^HTTP\/1\.1 200 /);
   await closed;
+});
+
+t.test('answers requests from pages of other origins (CORS)', async t => {
+  const good = 'https://app.example.com';
+  const app = await startTestApp(t, { env: { CORS_ORIGINS: `${good},http://localhost:5173` } });
+  await app.putEnvironment('acme', 'pro');
+  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
+
+  const strangers = [
+    'https://app.example.com.evil.example',
+    'https://evil.example',
+    'http://app.example.com',
+    'https://app.example.com:8443',
+    'https://APP.example.com',
+    'https://app.example.com/',
+    'https://app.example.com, https://evil.example',
+    'null',
+    '*',
+    '',
+  ];
+
+  function corsHeaders(answer: Answer): Record<string, unknown> {
+    return Object.fromEntries(
+      Object.entries(answer.headers).filter(([name]) => name.startsWith('access-control-')),
+    );
+  }
+
+  const shown = {
+    'access-control-allow-origin': good,
+    'access-control-expose-headers':
+      'Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After, X-Missing-Dates, X-Request-Id, X-Total-Rows',
+  };
+
+  t.test('lets pages of an allowed origin read answers and problems', async t => {
+    const key = await app.makeKey('acme', ['snapshots:write']);
+    for (const [status, path, options] of [
+      [200, '/v1/environments/acme', {}],
+      [200, '/v1/environments/acme/exports/today.csv', {}],
+      [200, '/v1/environments/acme/exports/today.csv', { method: 'HEAD' }],
+      [200, '/health/live', { token: null }],
+      [400, '/v1/environments/acme?x=1', { method: 'PUT', json: {} }],
+      [400, '/v1/environments/%', {}],
+      [400, `/v1/downloads/${'x'.repeat(2_300)}`, {}],
+      [401, '/v1/environments/acme', { token: null }],
+      [401, '/v1/downloads/none', { token: null }],
+      [403, '/v1/environments/acme/exports', { token: key.token }],
+      [404, '/v1/environments/absent', {}],
+      [404, '/v1/nothing', {}],
+      [413, '/v1/environments/acme', { method: 'PUT', json: { name: 'x'.repeat(300_000) } }],
+      [
+        415,
+        '/v1/environments/acme',
+        { method: 'PUT', headers: { 'content-type': 'text/xml' }, body: '<a/>' },
+      ],
+    ] as const) {
+      const what = `${status} ${path}`;
+      const answer = await app.call(path, {
+        ...options,
+        headers: { origin: good, ...('headers' in options ? options.headers : {}) },
+      });
+      t.equal(answer.status, status, what);
+      t.strictSame(corsHeaders(answer), shown, what);
+      t.match(answer.headers.vary, /^(accept-encoding, )?Origin$/, what);
+    }
+  });
+
+  t.test('answers a preflight of every route without a token', async t => {
+    for (const [method, path] of [
+      ['PUT', '/v1/environments/acme'],
+      ['DELETE', '/v1/environments/absent'],
+      ['PATCH', '/v1/environments/acme/export-configs/x'],
+      ['GET', '/v1/environments/acme/exports/today.csv'],
+      ['POST', '/v1/nothing'],
+    ] as const) {
+      const answer = await ask(app.origin + path, {
+        method: 'OPTIONS',
+        headers: {
+          origin: good,
+          'access-control-request-method': method,
+          'access-control-request-headers': 'authorization,content-type',
+        },
+      });
+      t.equal(answer.status, 204, path);
+      t.equal(answer.text, '');
+      t.strictSame(corsHeaders(answer), {
+        ...shown,
+        'access-control-allow-methods': 'GET, HEAD, PUT, POST, PATCH, DELETE',
+        'access-control-allow-headers':
+          'Authorization, Content-Digest, Content-Encoding, Content-Type, Range, X-Request-Id, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since',
+        'access-control-max-age': '600',
+      });
+    }
+  });
+
+  t.test('sends no CORS headers to other origins or without an Origin header', async t => {
+    const preflight = { 'access-control-request-method': 'PUT' };
+    for (const origin of [...strangers, undefined]) {
+      const headers = origin === undefined ? {} : { origin };
+      const read = await app.call('/v1/environments/acme', { headers });
+      t.equal(read.status, 200, 'the browser, not the service, blocks the page');
+      t.strictSame(corsHeaders(read), {}, String(origin));
+      t.equal(read.headers.vary, 'Origin', 'the Vary header separates the answers in caches');
+      const broken = await app.call('/v1/environments/%', { headers });
+      t.equal(broken.status, 400);
+      t.strictSame(corsHeaders(broken), {}, String(origin));
+      t.equal(broken.headers.vary, 'Origin');
+      const asked = await ask(`${app.origin}/v1/environments/acme`, {
+        method: 'OPTIONS',
+        headers: { ...headers, ...preflight },
+      });
+      t.equal(asked.status, 404, String(origin));
+      t.equal(asked.json.code, 'not_found');
+      t.strictSame(corsHeaders(asked), {}, String(origin));
+    }
+  });
+
+  t.test('sends no CORS headers without CORS_ORIGINS', async t => {
+    const plain = await startApp(t, { databaseUrl: app.database.url });
+    for (const method of ['GET', 'OPTIONS']) {
+      const answer = await plain.call('/v1/environments', { method, headers: { origin: good } });
+      t.equal(answer.status, method === 'GET' ? 200 : 405);
+      t.strictSame(corsHeaders(answer), {});
+      t.notOk(answer.headers.vary);
+    }
+  });
+});
+
+t.test('limits JSON bodies', async t => {
+  const app = await startTestApp(t);
+  await app.putEnvironment('acme');
+
+  const environment = '/v1/environments/acme';
+  const routes = [
+    ['PUT', environment],
+    ['POST', `${environment}/api-keys`],
+    ['POST', `${environment}/download-links`],
+    ['POST', `${environment}/export-configs`],
+    ['POST', `${environment}/export-configs/validate`],
+  ] as const;
+
+  /** Returns bodies of about the given size that are expensive to parse or to validate. */
+  const shapes: Readonly<Record<string, (bytes: number) => string>> = {
+    'many unknown properties': bytes =>
+      `{${Array.from({ length: bytes / 9 }, (_, index) => `"p${index}":1`).join(',')}}`,
+    'nested arrays': bytes => '['.repeat(bytes / 2) + ']'.repeat(bytes / 2),
+    'nested arrays in a field': bytes =>
+      `{"scopes":${'['.repeat(bytes / 2 - 10)}${']'.repeat(bytes / 2 - 10)}}`,
+    'nested objects': bytes => `${'{"a":'.repeat(bytes / 6 - 2)}1${'}'.repeat(bytes / 6 - 2)}`,
+    'a long string': bytes => `{"name":"${'x'.repeat(bytes - 20)}"}`,
+    'a long property name': bytes => `{"${'~/'.repeat(bytes / 2 - 20)}":1}`,
+    'a long number': bytes => `{"expiresInSeconds":${'9'.repeat(bytes - 30)}}`,
+    'a number beyond every range': bytes => `{"expiresInSeconds":1e${'9'.repeat(bytes - 30)}}`,
+    'many items': bytes => `{"scopes":[${'1,'.repeat(bytes / 2 - 20)}1]}`,
+    'many equal items': bytes =>
+      `{"name":"x","scopes":[${'"exports:read",'.repeat(bytes / 15 - 20)}"exports:read"]}`,
+    'many prototypes': bytes => `{${'"__proto__":1,'.repeat(bytes / 14 - 2)}"a":1}`,
+  };
+
+  for (const kib of [15, 18, 250]) {
+    t.test(`answers bodies of ${kib} KiB without blocking the event loop`, async t => {
+      for (const [shape, make] of Object.entries(shapes)) {
+        const body = make(Math.floor(kib * 1024));
+        for (const [method, path] of routes) {
+          const send = () =>
+            app.call(path, { method, body, headers: { 'content-type': 'application/json' } });
+          const blockedMs = await longestBlockMs(async () => {
+            const answer = await send();
+            const what = `${method} ${path}: ${shape}: ${answer.text.slice(0, 200)}`;
+            t.equal(answer.status, kib > 16 ? 413 : 400, what);
+            if (kib > 16) t.equal(answer.json.code, 'payload_too_large', what);
+            else t.ok(answer.json.errors.length <= 20, what);
+            t.ok(answer.text.length < 8_192, `${what}: ${answer.text.length} bytes`);
+          });
+          t.ok(blockedMs < 50, `${method} ${path}: ${shape}: ${blockedMs} ms`);
+        }
+      }
+    });
+  }
+
+  const put = async (body: string) => {
+    const headers = { 'content-type': 'application/json' };
+    const answer = await app.call(environment, { method: 'PUT', body, headers });
+    return answer.json.errors as { path: string; message: string }[];
+  };
+
+  t.test('names the first unknown properties as JSON pointers', async t => {
+    t.strictSame(await put('{"name":"a","plan":"pro","a/b":1,"c~d":1}'), [
+      { path: '/a~1b', message: 'is not a known property' },
+      { path: '/c~0d', message: 'is not a known property' },
+    ]);
+    const many = Object.fromEntries(Array.from({ length: 30 }, (_, index) => [`p${index}`, 1]));
+    const errors = await put(JSON.stringify({ name: 'a', plan: 'pro', ...many }));
+    t.equal(errors.length, 20);
+    t.strictSame(errors[0], { path: '/p0', message: 'is not a known property' });
+  });
+
+  t.test('refuses too many values and too deep nesting by name', async t => {
+    t.strictSame(await put(JSON.stringify({ name: 'a', plan: Array(200).fill(1) })), [
+      { path: '', message: 'has more than 200 values' },
+    ]);
+    t.strictSame(await put(`{"name":${'['.repeat(9)}${']'.repeat(9)}}`), [
+      { path: '', message: 'is nested more than 8 levels deep' },
+    ]);
+  });
 });
