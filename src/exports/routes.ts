@@ -102,7 +102,8 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
       handler: async request => {
         const { id } = environmentOf(request);
         const today = isoDate(now());
-        const items = aggregations.map(async aggregation => {
+        // One after the other, because parallel queries would take a connection each.
+        const items = await Array.fromAsync(aggregations, async aggregation => {
           const dates = shownDates(aggregation, today);
           const wanted = { environmentId: id, dates, format: 'csv', compression: 'none' } as const;
           const described = await describeExport(exportPool, wanted);
@@ -120,7 +121,7 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
             href: `/v1/environments/${id}/exports/${aggregation}.csv`,
           };
         });
-        return { items: await Promise.all(items), nextCursor: null };
+        return { items, nextCursor: null };
       },
     });
 
