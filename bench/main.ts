@@ -23,7 +23,7 @@ import { measureRuns } from './runs.ts';
 
 const usage = `Compares this service with other ways to do the same work, on the same rows, in turns.
 
-  npm run bench                      all measurements, less than 10 minutes on 2 cores
+  npm run bench                      all measurements, 15 to 30 minutes on 2 cores
   npm run bench -- --quick           a trial of less than a minute; its figures mean nothing
   npm run bench -- --only downloads,ingests
 
