@@ -17,7 +17,7 @@ const path = `/v1/environments/${environmentId}/export-configs`;
 
 /** Starts a gateway whose key service has the key `testkey-1`, for uploads with `aws:kms`. */
 async function startKmsGateway(t: { teardown(handler: () => Promise<void>): void }) {
-  const gateway = await startGateway(undefined, [
+  const gateway = await startGateway([
     '--rgw-crypt-s3-kms-backend=testing',
     `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,
     '--rgw-crypt-require-ssl=false',

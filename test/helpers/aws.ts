@@ -113,7 +113,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
   const operator = { account: account(), ...keyPair() };
   const customer = { account: account(), ...keyPair() };
   const [gateway, pem] = await Promise.all([
-    startGateway(undefined, [
+    startGateway([
       '--rgw-s3-auth-use-sts=true',
       `--rgw-sts-key=${randomBytes(8).toString('hex')}`,
       ...options,

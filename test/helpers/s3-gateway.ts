@@ -10,22 +10,28 @@ export interface Gateway {
   readonly port: number;
   /** Sends SIGKILL. Resolves after the exit of the process. */
   readonly kill: () => Promise<void>;
+  /** Starts a killed gateway again, at the same port. */
+  readonly restart: () => Promise<void>;
 }
 
 const startLimitMs = 60_000;
 
-/**
- * Starts the gateway.
- *
- * @param port port of a killed gateway to replace; default: a free port
- * @param options options of `radosgw`
- */
-export async function startGateway(
-  port?: number,
-  options: readonly string[] = [],
-): Promise<Gateway> {
-  port ??= await freePort();
+/** @param options options of `radosgw` */
+export async function startGateway(options: readonly string[] = []): Promise<Gateway> {
+  const port = await freePort();
   const endpoint = `http://127.0.0.1:${port}`;
+  let child = await startProcess(port, options);
+  return {
+    endpoint,
+    port,
+    kill: () => killAndWait(child),
+    restart: async () => {
+      child = await startProcess(port, options);
+    },
+  };
+}
+
+async function startProcess(port: number, options: readonly string[]): Promise<ChildProcess> {
   const child = spawn(
     'radosgw',
     [
@@ -39,16 +45,15 @@ export async function startGateway(
     ],
     { stdio: 'ignore' },
   );
-  const kill = () => killAndWait(child);
   const deadline = Date.now() + startLimitMs;
-  while (!(await answers(endpoint))) {
+  while (!(await answers(`http://127.0.0.1:${port}`))) {
     if (Date.now() > deadline || child.exitCode !== null) {
-      await kill();
+      await killAndWait(child);
       throw new Error('the second gateway did not start');
     }
     await delay(100);
   }
-  return { endpoint, port, kill };
+  return child;
 }
 
 async function killAndWait(child: ChildProcess): Promise<void> {

@@ -1,6 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { StopMode } from '../../dev/postgres-server.ts';
-import { startGateway } from '../helpers/s3-gateway.ts';
 import type { Random } from './random.ts';
 import { insist, type World } from './world.ts';
 
@@ -104,10 +103,9 @@ export const cutConnections: Fault = world =>
 
 export const killStorage: Fault = async (world, random) => {
   world.counts['storage faults'] += 1;
-  const { port, kill } = world.gateway.current;
-  await kill();
+  await world.gateway.kill();
   await delay(random.integer(3_000));
-  world.gateway.current = await startGateway(port);
+  await world.gateway.restart();
 };
 
 type Weighted = readonly (readonly [weight: number, fault: Fault])[];

@@ -29,7 +29,7 @@ export interface World {
   readonly databaseProxy: TcpProxy;
   /** Direct connection of the test to the database. Fails while the database is down. */
   readonly admin: pg.Pool;
-  readonly gateway: { current: Gateway };
+  readonly gateway: Gateway;
   /**
    * Slow proxy between the service and the storage. Uploads then last long enough to be hit by a
    * fault.
@@ -156,9 +156,9 @@ export async function startWorld(t: {
   admin.on('connect', client => client.on('error', () => {}));
   closers.push(() => admin.end());
   const jobs = createJobQueue(admin, () => {});
-  const gateway = { current: await startGateway() };
-  closers.push(() => gateway.current.kill());
-  const storage = await startS3Proxy(gateway.current.endpoint);
+  const gateway = await startGateway();
+  closers.push(gateway.kill);
+  const storage = await startS3Proxy(gateway.endpoint);
   const deniedFolders = new Set<string>();
   storage.decide(({ method = '', url = '' }) => {
     if (/partNumber=/.test(url)) return 'slow';

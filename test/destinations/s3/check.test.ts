@@ -228,7 +228,7 @@ t.test('reaches the bucket of a Ceph tenant', needsS3, async t => {
 });
 
 t.test('fails both checks when the endpoint contains the bucket', needsS3, async t => {
-  const gateway = await startGateway(undefined, ['--rgw-dns-name=s3.lab.example']);
+  const gateway = await startGateway(['--rgw-dns-name=s3.lab.example']);
   t.teardown(gateway.kill);
   const environment: ClientEnvironment = {
     allowlist: parseEndpointAllowlist(['127.0.0.0/8']),
