@@ -138,19 +138,25 @@ export async function create(
     mayBeDenied: new Set(),
     slots: new Set(),
   };
+  const from = Date.now();
   const answer = await world
     .call(api, pathOf(environmentId), { method: 'POST', json })
     .catch(() => null);
   if (answer?.status === 201) config.id = answer.json.id;
   else if (answer === null || answer.status === 503)
     config.id = (await findByKey(world, config)) ?? '';
-  else if (answer.status !== 422) {
+  else if (answer.status !== 422 || !wasStorageAway(world, from)) {
     world.faults.push(`a valid config was answered ${answer.status} ${answer.text}`);
   }
   if (config.id === '') return;
   config.isDeleted = false;
   config.isBusy = false;
   configs.known.push(config);
+}
+
+/** Returns true if a check since that time may have failed. */
+function wasStorageAway({ outages }: World, from: number): boolean {
+  return outages.storage.some(({ to }) => to >= from);
 }
 
 async function findByKey(
@@ -192,10 +198,12 @@ async function change(
   // This may cancel a running run, or prevent a run that is about to start.
   if (kind !== 'describe' && configs.currentSlot !== null)
     config.mayBeWithoutRun.add(configs.currentSlot);
+  const from = Date.now();
   const answer = await world
     .call(api, path, kind === 'delete' ? { method: 'DELETE' } : { method: 'PATCH', json: patch })
     .catch(() => null);
-  if (answer !== null && ![200, 204, 422, 503].includes(answer.status)) {
+  const mayRefuse = wasStorageAway(world, from) ? [422] : [];
+  if (answer !== null && ![200, 204, 503, ...mayRefuse].includes(answer.status)) {
     world.faults.push(`${kind} of a config was answered ${answer.status} ${answer.text}`);
   }
   await insist(async () => {

@@ -44,7 +44,7 @@ export const crashDatabase: Fault = async (world, random) => {
 export const restartDatabase: Fault = (world, random) => stopDatabase(world, random, 'fast');
 
 async function stopDatabase(world: World, random: Random, mode: StopMode): Promise<void> {
-  await asOutage(world, async () => {
+  await asOutage(world, 'database', async () => {
     await world.server.stop(mode);
     await delay(random.integer(2_000));
     // After SIGKILL the child processes of Postgres need a moment to exit.
@@ -52,10 +52,14 @@ async function stopDatabase(world: World, random: Random, mode: StopMode): Promi
   });
 }
 
-async function asOutage(world: World, work: () => Promise<unknown>): Promise<void> {
-  world.counts['database faults'] += 1;
+async function asOutage(
+  world: World,
+  what: 'database' | 'storage',
+  work: () => Promise<unknown>,
+): Promise<void> {
+  world.counts[`${what} faults`] += 1;
   const outage = { from: Date.now(), to: Infinity };
-  world.outages.push(outage);
+  world.outages[what].push(outage);
   await work();
   outage.to = Date.now();
 }
@@ -71,7 +75,7 @@ export const killBackend: Fault = async (world, random) => {
     )
     .catch(() => ({ rows: [] }));
   if (rows.length === 0) return;
-  await asOutage(world, async () => {
+  await asOutage(world, 'database', async () => {
     process.kill(random.pick(rows).pid, 'SIGKILL');
     await insist(() => world.admin.query('select'));
   });
@@ -85,7 +89,7 @@ export const failOver: Fault = async (world, random) => {
       await world.admin.query('select pg_reload_conf()');
     });
   };
-  await asOutage(world, async () => {
+  await asOutage(world, 'database', async () => {
     world.databaseProxy.cut();
     await setReadOnly('on');
     await delay(random.integer(1_500));
@@ -96,17 +100,17 @@ export const failOver: Fault = async (world, random) => {
 };
 
 export const cutConnections: Fault = world =>
-  asOutage(world, async () => {
+  asOutage(world, 'database', async () => {
     world.databaseProxy.cut();
     world.databaseProxy.open();
   });
 
-export const killStorage: Fault = async (world, random) => {
-  world.counts['storage faults'] += 1;
-  await world.gateway.kill();
-  await delay(random.integer(3_000));
-  await world.gateway.restart();
-};
+export const killStorage: Fault = (world, random) =>
+  asOutage(world, 'storage', async () => {
+    await world.gateway.kill();
+    await delay(random.integer(3_000));
+    await world.gateway.restart();
+  });
 
 type Weighted = readonly (readonly [weight: number, fault: Fault])[];
 

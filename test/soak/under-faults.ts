@@ -39,7 +39,7 @@ export function report(
   console.error(`${what} (seed ${seed}): ${figures.join(', ')}; ${faults.length} lost or wrong`);
   for (const line of faults.flatMap(fault => linesAbout(world, fault))) console.error(line);
   if (unexpectedErrors(world).length > 0) {
-    console.error(`outages of the database: ${JSON.stringify(world.outages)}`);
+    console.error(`outages of the database: ${JSON.stringify(world.outages.database)}`);
     for (const line of linesWith(world, 'PartLostError')) console.error(line);
   }
 }

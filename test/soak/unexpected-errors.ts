@@ -46,7 +46,9 @@ export function unexpectedErrors(world: World): string[] {
 
 function isOfAnOutage(world: World, line: Readonly<Record<string, unknown>>): boolean {
   const at = Number(line['time']);
-  const isThen = world.outages.some(({ from, to }) => at >= from && at <= to + aftermathMs);
+  const isThen = world.outages.database.some(
+    ({ from, to }) => at >= from && at <= to + aftermathMs,
+  );
   return (
     isThen &&
     expected.includes(String(line['msg'])) &&

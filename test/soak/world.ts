@@ -43,8 +43,8 @@ export interface World {
   /** Findings: everything that must not happen but did. */
   readonly faults: string[];
   readonly counts: Record<Count, number>;
-  /** Times in which the database was unreachable or read-only. */
-  readonly outages: Span[];
+  /** Times in which the database was unreachable or read-only, or the storage was unreachable. */
+  readonly outages: Readonly<Record<'database' | 'storage', Span[]>>;
   /** Current date of the service. */
   today(): string;
   turnClock(): void;
@@ -208,7 +208,7 @@ export async function startWorld(t: {
     history,
     faults,
     counts: counted,
-    outages: [],
+    outages: { database: [], storage: [] },
     today: () => new Date(Date.now() + clockOffsetMs).toISOString().slice(0, 10),
     turnClock() {
       clockOffsetMs += dayMs;
