@@ -28,7 +28,7 @@ import {
 } from '../../src/destinations/s3/client.ts';
 import { createRoles } from '../../src/destinations/s3/roles.ts';
 import { loopback, radosgwAdmin } from './s3.ts';
-import { startGateway } from './s3-gateway.ts';
+import { type Gateway, startGateway } from './s3-gateway.ts';
 import { registerSecret } from './secrets.ts';
 
 const hostNames = ['s3.us-east-1.amazonaws.com', 'sts.us-east-1.amazonaws.com'] as const;
@@ -48,12 +48,18 @@ export interface AwsRequest {
 export interface Aws {
   /** Environment of S3 clients that reaches the front, with the identity of the operator. */
   readonly clientEnvironment: ClientEnvironment;
+  /** Variables with which `service-with-clock.ts` reaches the front and assumes roles. */
+  readonly variables: Readonly<Record<string, string>>;
+  readonly gateway: Gateway;
+  /** Port on 127.0.0.1 to which the front forwards. Default: that of the gateway. */
+  port: number;
   readonly requests: AwsRequest[];
   /** Access key of the operator, which may assume the roles that trust its account. */
   readonly operator: Credentials;
   readonly operatorAccount: string;
   /** Access key of the customer, which owns the bucket. */
   readonly customer: Credentials;
+  readonly customerAccount: string;
   readonly destination: Destination;
   /** Ids that the trust policies of roles demand, by ARN. Other roles demand none. */
   readonly externalIds: Map<string, string>;
@@ -126,7 +132,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
 
   const requests: AwsRequest[] = [];
   const externalIds = new Map<string, string>();
-  const aws = { sessionMs: null as number | null };
+  const aws = { sessionMs: null as number | null, port: gateway.port };
   const front = https.createServer(pem, (request, response) => {
     handle(request, response).catch(() => response.destroy());
   });
@@ -138,21 +144,21 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     const form = body === null ? null : new URLSearchParams(body);
     requests.push({ host, method, path: url, accessKeyId, form });
     const forwarded = http.request({
-      ...{ host: '127.0.0.1', port: gateway.port, method, path: url, headers, agent: false },
+      ...{ host: '127.0.0.1', port: aws.port, method, path: url, headers, agent: false },
     });
-    if (form === null || body === null) {
-      const [[answer]] = await Promise.all([
-        once(forwarded, 'response') as Promise<[http.IncomingMessage]>,
-        pipeline(request, forwarded),
-      ]);
+    const [[answer]] = await Promise.all([
+      once(forwarded, 'response') as Promise<[http.IncomingMessage]>,
+      pipeline(body === null ? request : [body], forwarded),
+    ]);
+    if (form === null) {
       response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
       return await pipeline(answer, response);
     }
-    forwarded.end(body);
-    const [answer] = (await once(forwarded, 'response')) as [http.IncomingMessage];
     const demanded = externalIds.get(form.get('RoleArn') ?? '');
     const isRefused = demanded !== undefined && form.get('ExternalId') !== demanded;
     const [status, document] = stsAnswer(answer.statusCode ?? 502, await text(answer), isRefused);
+    const secrets = document.matchAll(/<(?:SecretAccessKey|SessionToken)>([^<]+)/g);
+    for (const [, secret = ''] of secrets) registerSecret(secret);
     response.writeHead(status, { 'content-type': 'text/xml' });
     response.end(
       aws.sessionMs === null
@@ -190,10 +196,20 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
   owner.destroy();
   return Object.assign(aws, {
     clientEnvironment,
+    variables: {
+      TEST_AWS_ADDRESS: address,
+      NODE_EXTRA_CA_CERTS: path.join(directory, 'front.crt'),
+      AWS_ASSUME_ROLE: 'true',
+      AWS_REGION: 'us-east-1',
+      AWS_ACCESS_KEY_ID: operator.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: operator.secretAccessKey,
+    },
+    gateway,
     requests,
     operator: keyOf(operator),
     operatorAccount: operator.account,
     customer: keyOf(customer),
+    customerAccount: customer.account,
     destination,
     externalIds,
     createRole: async (

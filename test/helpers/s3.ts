@@ -80,20 +80,21 @@ export interface PolicyStatement {
 }
 
 /**
- * Sets the rights of a user on a bucket, as an IAM policy does. Removes all other rights. The
- * bucket belongs to `full`.
+ * Sets the rights of a user on a bucket, as an IAM policy does. Removes all other rights.
+ *
+ * @param owner client of the owner of the bucket, which is destroyed. Default: a client of `full`
  */
 export async function setPolicy(
   bucket: string,
   uid: string,
   statements: readonly PolicyStatement[],
+  owner = independentClient(),
 ): Promise<void> {
-  const client = independentClient();
   const Principal = { AWS: [`arn:aws:iam:::user/${uid}`] };
   const Statement = statements.map(statement => ({ ...statement, Principal }));
   const Policy = JSON.stringify({ Version: '2012-10-17', Statement });
-  await client.send(new PutBucketPolicyCommand({ Bucket: bucket, Policy }));
-  client.destroy();
+  await owner.send(new PutBucketPolicyCommand({ Bucket: bucket, Policy }));
+  owner.destroy();
 }
 
 /** Returns the keys of objects and of unfinished uploads under a prefix. */

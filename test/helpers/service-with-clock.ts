@@ -1,9 +1,22 @@
 /**
  * Starts the service as src/main.ts does, with another clock: the real one plus the milliseconds in
- * `TEST_CLOCK_FILE`.
+ * `TEST_CLOCK_FILE`. If `TEST_AWS_ADDRESS` is set, connections to AWS go to that address.
  */
 import fs from 'node:fs';
+import https from 'node:https';
+import type { LookupFunction } from 'node:net';
 import { serve } from '../../src/serve.ts';
+
+const awsAddress = process.env['TEST_AWS_ADDRESS'];
+if (awsAddress !== undefined) {
+  const lookup: LookupFunction = (_host, { all }, found) =>
+    all ? found(null, [{ address: awsAddress, family: 4 }]) : found(null, awsAddress, 4);
+  const { createConnection } = https.Agent.prototype;
+  https.Agent.prototype.createConnection = function (options, callback) {
+    const isAws = options.host?.endsWith('.amazonaws.com');
+    return createConnection.call(this, isAws ? { ...options, lookup } : options, callback);
+  };
+}
 
 const file = process.env['TEST_CLOCK_FILE'] ?? '';
 

@@ -1,4 +1,4 @@
-import { freshPrefix, s3Server } from '../helpers/s3.ts';
+import { withAccessKey, withRole } from './buckets.ts';
 import type { Random } from './random.ts';
 import { insist, type ProcessName, type World } from './world.ts';
 
@@ -102,26 +102,22 @@ export async function create(
   random: Random,
   { api, environmentId }: { api: ProcessName; environmentId: string },
 ): Promise<void> {
-  const { endpoint: _endpoint, bucket, region, users } = s3Server();
-  const key = freshPrefix();
+  // One of five configs uses a role: three of those that exist at the start.
+  const isForRole = configs.known.length % 5 === 2;
+  const { aws } = world;
+  const { key, body } =
+    aws !== null && isForRole ? await withRole(world, aws, environmentId) : withAccessKey(world);
   const schedule = random.chance(0.85) ? 'daily' : 'weekly';
-  const { accessKeyId, secretAccessKey } = users.full;
   const isParquet = random.chance(0.3);
   const json = {
     name: 'Nightly',
     schedule,
-    provider: 'custom',
-    endpoint: world.storage.endpoint,
-    bucket,
-    region,
-    key,
+    ...body,
     format: isParquet ? 'parquet' : 'csv',
     compression: !isParquet && random.chance(0.5) ? 'gzip' : 'none',
     manifest: random.chance(0.5),
     catchUp: random.chance(0.5) ? 'all' : 'newest',
     redeliver: random.chance(0.5),
-    accessKeyId,
-    secretAccessKey,
   };
   world.counts['config changes'] += 1;
   const config: KnownConfig = {

@@ -3,7 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { onlyThatDay } from '../../src/exports/aggregations.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
-import { readObject, s3Server } from '../helpers/s3.ts';
+import { readObject } from '../helpers/s3.ts';
+import { bucketOf, usesRole } from './buckets.ts';
 import { type ConfigModel, type KnownConfig, withFreeConfig } from './config-model.ts';
 import { csvOfParquet } from './csv-of-parquet.ts';
 import type { Random } from './random.ts';
@@ -89,9 +90,8 @@ export async function hasten(world: World): Promise<void> {
  */
 export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
   const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? run.trigger}`;
-  const stored = await insist(() => readObject(s3Server().bucket, run.object_key)).catch(
-    () => null,
-  );
+  const bucket = bucketOf(world, run.object_key);
+  const stored = await insist(() => readObject(bucket, run.object_key)).catch(() => null);
   if (stored === null) {
     world.faults.push(`${what}: there is no object ${run.object_key}`);
     return;
@@ -113,6 +113,7 @@ export async function checkObject(world: World, run: RunRow, span: Span): Promis
   }
   const text = await textOf(run.object_key, body);
   if (run.object_key.endsWith('.parquet')) world.counts['Parquet objects'] += 1;
+  if (usesRole(run.object_key)) world.counts['compared objects of roles'] += 1;
   const totalRows = Number(metadata['row-count']);
   const fault = world.model.faultOf(
     run.environment_id,

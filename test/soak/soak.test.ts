@@ -27,6 +27,10 @@ t.test(
     });
     report(`soak of ${minutes} min`, seed, { world, faults });
     t.strictSame(faults, []);
+    t.ok(
+      world.aws === null || world.counts['compared objects of roles'] > 0,
+      'compares objects of roles',
+    );
     t.strictSame(unexpectedErrors(world), []);
   },
 );

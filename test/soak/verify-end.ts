@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { aggregations } from '../../src/exports/aggregations.ts';
-import { contentsOf, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
+import { contentsOf, readObject, s3Destination } from '../helpers/s3.ts';
+import { bucketOf, usesRole } from './buckets.ts';
 import type { ConfigModel, KnownConfig } from './config-model.ts';
 import { hasten, isOver, type RunRow, readRuns } from './runs.ts';
 import { shownOn } from './snapshot-model.ts';
@@ -48,7 +49,8 @@ async function verifyConfig(
 ): Promise<void> {
   const what = `${config.environmentId} ${config.id}`;
   const runs = allRuns.filter(run => run.config_id === config.id);
-  const found = await insist(() => contentsOf(s3Destination({ key: config.key })));
+  const bucket = bucketOf(world, config.key);
+  const found = await insist(() => contentsOf(s3Destination({ bucket, key: config.key })));
   if (found.unfinished.length > 0)
     world.faults.push(`${what}: unfinished uploads ${found.unfinished}`);
   if (config.isDeleted) {
@@ -85,7 +87,8 @@ async function verifyConfig(
   );
   if (unknown.length > 0) world.faults.push(`${what}: no run wrote ${unknown}`);
   for (const [key, sha256] of written) {
-    const { body } = await insist(() => readObject(s3Server().bucket, key));
+    const { body } = await insist(() => readObject(bucket, key));
+    if (usesRole(key)) world.counts['compared objects of roles'] += 1;
     if (createHash('sha256').update(body).digest('hex') !== sha256 && !isUncertain(key)) {
       world.faults.push(`${what}: ${key} differs from the object of the last run`);
     }

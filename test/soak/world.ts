@@ -2,12 +2,16 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
+import type { Test } from 'tap';
 import { type PostgresServer, startPostgresServer } from '../../dev/postgres-server.ts';
 import { createJobQueue, retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
+import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
 import type { EventType } from '../../src/webhooks/events.ts';
+import { type Aws, needsPort443, startAws } from '../helpers/aws.ts';
 import { type Answer, type Ask, ask } from '../helpers/http-client.ts';
 import { eventually } from '../helpers/raw-http.ts';
+import { setPolicy } from '../helpers/s3.ts';
 import { type Gateway, startGateway } from '../helpers/s3-gateway.ts';
 import { type S3Proxy, startS3Proxy } from '../helpers/s3-proxy.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
@@ -37,6 +41,10 @@ export interface World {
   readonly storage: S3Proxy;
   /** Folders in which the storage refuses new objects. */
   readonly deniedFolders: Set<string>;
+  /** Stand-in for AWS before the same storage. Null if its port cannot be used. */
+  readonly aws: Aws | null;
+  /** Roles by environment. */
+  readonly roleArns: Map<string, string>;
   readonly processes: Map<ProcessName, ApiProcess>;
   /** Every process that was ever started. */
   readonly history: { name: ProcessName; service: ApiProcess }[];
@@ -83,6 +91,7 @@ export type Count =
   | 'redeliveries'
   | 'denied runs'
   | 'Parquet objects'
+  | 'compared objects of roles'
   | EventType
   | 'messages'
   | 'rotated secrets'
@@ -109,6 +118,7 @@ const counts = (): Record<Count, number> => ({
   redeliveries: 0,
   'denied runs': 0,
   'Parquet objects': 0,
+  'compared objects of roles': 0,
   'export.succeeded': 0,
   'export.failed': 0,
   'export.recovered': 0,
@@ -125,9 +135,7 @@ const counts = (): Record<Count, number> => ({
 const dayMs = 86_400_000;
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 
-export async function startWorld(t: {
-  teardown(handler: () => Promise<void>): void;
-}): Promise<World> {
+export async function startWorld(t: Test): Promise<World> {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-world-'));
   const clockFile = path.join(directory, 'clock');
   const closers: (() => Promise<unknown>)[] = [
@@ -156,9 +164,14 @@ export async function startWorld(t: {
   admin.on('connect', client => client.on('error', () => {}));
   closers.push(() => admin.end());
   const jobs = createJobQueue(admin, () => {});
-  const gateway = await startGateway();
+  const { skip = null } = await needsPort443();
+  if (skip !== null) t.pass('configs with a role in the mixed load', { skip });
+  const aws =
+    skip === null ? await startAws({ teardown: closer => void closers.push(closer) }) : null;
+  const gateway = aws?.gateway ?? (await startGateway());
   closers.push(gateway.kill);
   const storage = await startS3Proxy(gateway.endpoint);
+  closers.push(storage.close);
   const deniedFolders = new Set<string>();
   storage.decide(({ method = '', url = '' }) => {
     if (/partNumber=/.test(url)) return 'slow';
@@ -167,7 +180,10 @@ export async function startWorld(t: {
       isNewObject && [...deniedFolders].some(folder => url.includes(`/${folder}/company`));
     return isDenied ? 'deny' : 'pass';
   });
-  closers.push(storage.close);
+  if (aws !== null) {
+    aws.port = Number(new URL(storage.endpoint).port);
+    await letTestRead(aws);
+  }
 
   const databaseUrl = server.url.replace(`:${server.port}`, `:${databaseProxy.port}`);
   let clockOffsetMs = 0;
@@ -187,6 +203,7 @@ export async function startWorld(t: {
       TEST_CLOCK_FILE: clockFile,
       PROCESS_ROLE: name.endsWith('worker') ? 'worker' : 'api',
       SHUTDOWN_DRAIN_SECONDS: '1',
+      ...aws?.variables,
       ...(port === undefined ? {} : { PORT: String(port) }),
     });
     ports.set(name, service.port);
@@ -204,6 +221,8 @@ export async function startWorld(t: {
     gateway,
     storage,
     deniedFolders,
+    aws,
+    roleArns: new Map(),
     processes,
     history,
     faults,
@@ -247,6 +266,15 @@ export async function startWorld(t: {
     },
     close,
   };
+}
+
+/** Lets the owner of the other bucket read the objects that roles write. */
+async function letTestRead({ destination, customer, clientEnvironment }: Aws): Promise<void> {
+  const { bucket } = destination;
+  const owner = createS3Client(destination, { ...customer }, clientEnvironment, runPatience);
+  const Action = ['s3:GetObject', 's3:ListBucket', 's3:ListBucketMultipartUploads'];
+  const Resource = [`arn:aws:s3:::${bucket}`, `arn:aws:s3:::${bucket}/*`];
+  await setPolicy(bucket, 'full', [{ Effect: 'Allow', Action, Resource }], owner);
 }
 
 /**
