@@ -17,7 +17,9 @@ export async function writeDenseSnapshot(
   await pool.query(
     `insert into snapshot_rows (environment_id, snapshot_date, company_id, company_name, feature_id, feature_name,
        first_seen, last_seen, stars_state, frequency, feedback_count)
-     select $1, $2, to_char(n, 'FM00000000'), (select string_agg(md5(concat($4::text, n, '-', i)), '') from generate_series(1, 20) as i),
+     select $1, $2, to_char(n, 'FM00000000'),
+       (select string_agg(encode(sha512(convert_to(concat($4::text, n, '-', i), 'UTF8')), 'hex'), '')
+        from generate_series(1, 5) as i),
        'f1', 'Export', '2026-01-01T00:00:00Z', '2026-01-01T00:00:00Z', 1, 0, 0
      from generate_series(1, $3::int) as n`,
     [environmentId, date, rows, salt],
