@@ -13,7 +13,7 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 t.setTimeout(300_000);
 
-const kills = 3;
+const kills = 2;
 /** Number of runs that one worker executes at once. */
 const runsAKill = 2;
 const environments = Array.from({ length: kills * runsAKill }, (_, index) => `env-${index}`);
@@ -23,7 +23,7 @@ const size = { rows: 1_000, nameBytes: 9_000 };
  * Maximum number of requests of both runs before each kill. A run needs at least four, so the first
  * kill always leaves an unfinished run.
  */
-const maxRequests = [3, 6, 6];
+const maxRequests = [3, 6];
 
 t.test(
   'writes one complete object per slot when workers are killed at random instants',
