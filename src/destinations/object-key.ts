@@ -10,24 +10,29 @@ export interface ObjectName extends FileForm {
 }
 
 /** Placeholders of a folder, with their values for one run. */
-const placeholders: Readonly<Record<string, (name: ObjectName) => string>> = {
+const placeholders = {
   '{date}': name => name.snapshotDate,
   '{year}': name => name.snapshotDate.slice(0, 4),
   '{month}': name => name.snapshotDate.slice(5, 7),
   '{day}': name => name.snapshotDate.slice(8, 10),
   '{environmentId}': name => name.environmentId,
-};
+} satisfies Record<string, (name: ObjectName) => string>;
 
+export type Placeholder = keyof typeof placeholders;
 export const placeholderNames = Object.keys(placeholders);
 
 const placeholder = /\{[^{}]*\}/g;
+
+function isPlaceholder(text: string): text is Placeholder {
+  return Object.hasOwn(placeholders, text);
+}
 
 /**
  * Returns the first unknown placeholder or stray brace of a folder, or null. Braces are reserved
  * for placeholders, so that a misspelt one is an error.
  */
 export function unknownPlaceholder(folder: string): string | null {
-  const unknown = folder.match(placeholder)?.find(text => !Object.hasOwn(placeholders, text));
+  const unknown = folder.match(placeholder)?.find(text => !isPlaceholder(text));
   if (unknown !== undefined) return unknown;
   return /[{}]/.exec(folder.replaceAll(placeholder, ''))?.[0] ?? null;
 }
@@ -35,7 +40,7 @@ export function unknownPlaceholder(folder: string): string | null {
 /** Returns the folder with its placeholders replaced. Unknown placeholders stay. */
 export function renderFolder(folder: string, name: ObjectName): string {
   return folder.replaceAll(placeholder, text =>
-    Object.hasOwn(placeholders, text) ? (placeholders[text]?.(name) ?? text) : text,
+    isPlaceholder(text) ? placeholders[text](name) : text,
   );
 }
 

@@ -1,6 +1,7 @@
 /** Decides whether two exports of one environment can write the same object. */
 import type { FileForm } from '../shared/file-format.ts';
 import type { Destination } from './destination.ts';
+import type { Placeholder } from './object-key.ts';
 
 export interface ExportTarget extends FileForm {
   readonly destination: Destination;
@@ -57,7 +58,8 @@ type Token = string | number;
 const year = [0, 1, 2, 3];
 const month = [4, 5];
 const day = [6, 7];
-const digits: Readonly<Record<string, readonly Token[]>> = {
+type DatePlaceholder = Exclude<Placeholder, '{environmentId}'>;
+const digits: Readonly<Record<DatePlaceholder, readonly Token[]>> = {
   '{date}': [...year, '-', ...month, '-', ...day],
   '{year}': year,
   '{month}': month,
@@ -67,8 +69,12 @@ const digits: Readonly<Record<string, readonly Token[]>> = {
 function tokensOf(environmentId: string, folder: string): Token[] {
   return folder
     .replaceAll('{environmentId}', environmentId)
-    .split(/(\{(?:date|year|month|day)\})/)
-    .flatMap(part => digits[part] ?? [...part]);
+    .split(/(\{[^{}]*\})/)
+    .flatMap(part => (isDatePlaceholder(part) ? digits[part] : [...part]));
+}
+
+function isDatePlaceholder(text: string): text is DatePlaceholder {
+  return Object.hasOwn(digits, text);
 }
 
 /** Pair of tokens that must be equal. */
