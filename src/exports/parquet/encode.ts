@@ -3,7 +3,7 @@ import { ByteWriter, ParquetWriter } from 'hyparquet-writer';
 import { type CsvRecord, createCsvScanner, Quoting } from '../../shared/csv-scanner.ts';
 import { parquetColumns } from '../column-types.ts';
 import { type FieldValue, fieldReaders } from './read-field.ts';
-import { createdBy } from './renderer.ts';
+import { codec, compressionLevel, createdBy } from './renderer.ts';
 import { parquetSchema } from './schema.ts';
 
 /** Converts the CSV of one file to Parquet. Works synchronously, so call it in a worker thread. */
@@ -33,7 +33,7 @@ const groupBytes = 2 * 2 ** 20;
  */
 const maxRowBytes = 16 * 2 ** 20;
 
-const level = { params: { [constants.ZSTD_c_compressionLevel]: 3 } };
+const level = { params: { [constants.ZSTD_c_compressionLevel]: compressionLevel } };
 
 /**
  * Columns with statistics. The writer keeps the lowest and the highest value of every row group
@@ -49,11 +49,11 @@ const readers = parquetColumns.map(({ type }) => fieldReaders[type]);
 
 export function createParquetEncoder(): ParquetEncoder {
   const writer = new DrainedWriter();
-  const compressors = { ZSTD: (bytes: Uint8Array) => zstdCompressSync(bytes, level) };
+  const compressors = { [codec]: (bytes: Uint8Array) => zstdCompressSync(bytes, level) };
   const file = new ParquetWriter({
     writer,
     schema: parquetSchema,
-    codec: 'ZSTD',
+    codec,
     compressors,
     createdBy,
   });

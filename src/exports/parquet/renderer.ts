@@ -7,5 +7,8 @@ const conversion = 1;
 /** Name of the writing program in the file. Readers parse it, so it has their usual form. */
 export const createdBy = `warehouse-export version ${conversion} (build hyparquet-writer ${writerVersion})`;
 
+export const codec = 'ZSTD';
+export const compressionLevel = 3;
+
 /** Identifies what determines the bytes of a Parquet file, except its columns and rows. */
-export const parquetRenderer = `${createdBy} zstd ${process.versions['zstd']}`;
+export const parquetRenderer = `${createdBy} ${codec} ${compressionLevel} ${process.versions['zstd']}`;
