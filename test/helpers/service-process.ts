@@ -5,9 +5,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { freePort } from '../../dev/free-port.ts';
 import { ask } from './http-client.ts';
-import { eventually } from './raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from './secrets.ts';
 import { compileCache, startFlags } from './start-flags.ts';
+import { until } from './until.ts';
 
 export interface ServiceProcess {
   readonly pid: number;
@@ -92,7 +92,7 @@ export async function startApiProcess(
   });
   const origin = `http://127.0.0.1:${port}`;
   try {
-    await eventually(() => isReady(origin), 'the service', startLimitMs);
+    await until(() => isReady(origin), Boolean, startLimitMs);
   } catch (cause) {
     const how = await Promise.race([service.ended, 'still running']);
     await service.end('SIGKILL');
