@@ -89,21 +89,23 @@ t.test('traces an ingest and a download with the trace of their callers', async 
     t.equal(answer.headers['x-total-rows'], '2');
     const spans = [
       download,
-      '  wait for a connection',
-      '  wait for a connection',
       '  read the registry',
-      ...(isRendered ? [] : ['  wait for a connection', '  read the registry']),
+      ...(isRendered ? [] : ['  read the registry']),
       '  section',
-      // Chunks are read ahead of the section.
-      ...(isRendered ? ['  wait for a connection'] : []),
-      // The audit line is written after the last byte.
-      '  wait for a connection',
     ];
+    const waits = 4;
     await eventually(
-      () => receiver.tree(caller.traceId).length >= spans.length,
+      () => receiver.tree(caller.traceId).length >= spans.length + waits,
       'all spans of the download',
     );
-    t.strictSame(receiver.tree(caller.traceId), spans);
+    // Start times are in whole milliseconds, and a wait can begin in that of another span.
+    const isWait = (line: string) => line === '  wait for a connection';
+    const tree = receiver.tree(caller.traceId);
+    t.strictSame(
+      tree.filter(line => !isWait(line)),
+      spans,
+    );
+    t.equal(tree.filter(isWait).length, waits);
     const root = spanOf(caller.traceId, download);
     t.equal(root?.parentSpanId, caller.spanId, 'the span continues the trace of the caller');
     t.match(root?.attributes, {
