@@ -190,10 +190,9 @@ async function showStatus() {
   element('history').hidden = current === null;
   if (current === null) return;
   const configPath = { ...path, configId: current.id };
-  const [status, runs] = await Promise.all([
-    client.api.getExportConfigStatus({ path: configPath }),
-    client.api.listRuns({ path: configPath, query: { limit: 10 } }),
-  ]);
+  // The runs first: the status then knows the end of every run that the list shows as ended.
+  const runs = await client.api.listRuns({ path: configPath, query: { limit: 10 } });
+  const status = await client.api.getExportConfigStatus({ path: configPath });
   if (configPath.configId !== current?.id) return;
   show('last-export', localTime(status.lastRunAt, 'Never'));
   const style = { successful: 'success', failed: 'failed', 'never ran before': '' }[status.status];

@@ -24,6 +24,13 @@ t.test('the settings page', needs, async t => {
     (await page.$$eval(selector, ([node]) => node?.textContent?.trim())) ?? '';
   const shows = (selector: string, pattern: RegExp) =>
     eventually(async () => pattern.test(await text(selector)), `${selector}: ${pattern}`);
+  const runEnded = () =>
+    eventually(async () => {
+      const { json } = await app.call(`/v1/environments/${environmentId}/export-configs`);
+      const { id } = json.items[0];
+      const runs = await app.call(`/v1/environments/${environmentId}/export-configs/${id}/runs`);
+      return runs.json.items[0]?.finishedAt != null;
+    }, 'the end of the run');
   const type = async (name: string, value: string) => {
     await page.$eval(`[name="${name}"]`, node => {
       node.setAttribute('value', '');
@@ -75,6 +82,12 @@ t.test('the settings page', needs, async t => {
     await shows('#save-state', /^Saved$/);
     t.equal(await text('#last-export'), 'Never');
     t.equal(await text('#next-export'), 'Mar 3, 2026, 1:00 AM', 'local time');
+    // The run ends while the page reads status and history.
+    await page.setRequestInterception(true);
+    page.on('request', async request => {
+      if (request.method() === 'GET' && request.url().includes('/runs?')) await runEnded();
+      await request.continue();
+    });
     await page.click('#run-now');
     await shows('#run-state', /^Started for 2026-03-02$/);
     await shows('#result', /^Successful$/);
