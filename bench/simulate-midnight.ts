@@ -14,13 +14,13 @@ const { values } = parseArgs({
     /** Share of snapshots without a rendering at midnight. Their run renders them first. */
     unrendered: { type: 'string', default: '0' },
     /** Rendering: the database reads and sorts rows, the worker compresses them. */
-    'database-render-row-us': { type: 'string', default: '2.6' },
-    'worker-render-row-us': { type: 'string', default: '2.2' },
+    'database-render-row-us': { type: 'string', default: '4.9' },
+    'worker-render-row-us': { type: 'string', default: '5.5' },
     /** A rendered export: the database reads chunks, the worker sends them plain. */
-    'database-row-us': { type: 'string', default: '0.1' },
-    'worker-row-us': { type: 'string', default: '1.0' },
-    'database-run-ms': { type: 'string', default: '10' },
-    'worker-run-ms': { type: 'string', default: '18' },
+    'database-row-us': { type: 'string', default: '0.3' },
+    'worker-row-us': { type: 'string', default: '3.7' },
+    'database-run-ms': { type: 'string', default: '28' },
+    'worker-run-ms': { type: 'string', default: '32' },
     /** Waiting for requests to the bucket. It overlaps with reading for large files. */
     'storage-run-ms': { type: 'string', default: '120' },
     'tick-us': { type: 'string', default: '60' },
