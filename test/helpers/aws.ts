@@ -3,9 +3,10 @@
  * behind a front with Amazon's host names.
  *
  * The gateway decides about signatures, accounts, roles and their policies. The front decides the
- * condition `sts:ExternalId`, because RADOS Gateway never fills that key. It also gives errors of
- * STS Amazon's form, which the SDK expects. This does not prove how Amazon evaluates conditions,
- * limits sessions or throttles.
+ * condition `sts:ExternalId`, because RADOS Gateway never fills that key, and the statements of roles
+ * for KMS keys, because it refuses `kms:` actions. It also gives errors of STS Amazon's form, which
+ * the SDK expects. This does not prove how Amazon evaluates conditions and policies of keys, limits
+ * sessions or throttles.
  */
 import { execFile } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
@@ -82,6 +83,18 @@ export interface TrustStatement {
   readonly Condition?: { readonly StringEquals: { readonly 'sts:ExternalId': string } };
 }
 
+/** Statement of a role about KMS keys. */
+interface KeyStatement {
+  readonly Action: readonly string[];
+  /** ARN of a key, or its name in the gateway. */
+  readonly Resource: string;
+}
+
+function isKeyStatement(statement: object): statement is KeyStatement {
+  const { Action } = statement as Partial<KeyStatement>;
+  return Array.isArray(Action) && Action.some(action => action.startsWith('kms:'));
+}
+
 /** Returns a statement that trusts an account, whatever external id it sends. */
 export function trustOf(account: string): TrustStatement {
   return {
@@ -132,6 +145,19 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
 
   const requests: AwsRequest[] = [];
   const externalIds = new Map<string, string>();
+  const keyStatements = new Map<string, readonly KeyStatement[]>();
+  /** ARN of the role of each session, by its access key id. */
+  const roleOfSession = new Map<string, string>();
+  /** Returns true if the role of a session lacks a right for the KMS key of an upload. */
+  const lacksKeyRight = (accessKeyId: string, { method, headers }: http.IncomingMessage) => {
+    const role = roleOfSession.get(accessKeyId);
+    if (role === undefined || headers['x-amz-server-side-encryption'] !== 'aws:kms') return false;
+    const key = headers['x-amz-server-side-encryption-aws-kms-key-id'];
+    // Of the requests with this header, only the start of a multipart upload is a POST.
+    const needed = ['kms:GenerateDataKey', ...(method === 'POST' ? ['kms:Decrypt'] : [])];
+    const rights = (keyStatements.get(role) ?? []).filter(({ Resource }) => Resource === key);
+    return needed.some(action => !rights.some(({ Action }) => Action.includes(action)));
+  };
   const aws = { sessionMs: null as number | null, port: gateway.port };
   const front = https.createServer(pem, (request, response) => {
     handle(request, response).catch(() => response.destroy());
@@ -143,6 +169,12 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     const body = host === stsHost ? await text(request) : null;
     const form = body === null ? null : new URLSearchParams(body);
     requests.push({ host, method, path: url, accessKeyId, form });
+    if (lacksKeyRight(accessKeyId, request)) {
+      await text(request);
+      response.writeHead(403, { 'content-type': 'application/xml' });
+      response.end('<Error><Code>AccessDenied</Code><Message>refused</Message></Error>');
+      return;
+    }
     const forwarded = http.request({
       ...{ host: '127.0.0.1', port: aws.port, method, path: url, headers, agent: false },
     });
@@ -159,6 +191,8 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     const [status, document] = stsAnswer(answer.statusCode ?? 502, await text(answer), isRefused);
     const secrets = document.matchAll(/<(?:SecretAccessKey|SessionToken)>([^<]+)/g);
     for (const [, secret = ''] of secrets) registerSecret(secret);
+    const [, session = ''] = /<AccessKeyId>([^<]+)/.exec(document) ?? [];
+    roleOfSession.set(session, form.get('RoleArn') ?? '');
     response.writeHead(status, { 'content-type': 'text/xml' });
     response.end(
       aws.sessionMs === null
@@ -221,9 +255,11 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
       const trusting = trust.map(({ Condition: _condition, ...statement }) => statement);
       const trustPolicy = `--assume-role-policy-doc=${policy(trusting)}`;
       await radosgwAdmin('role', 'create', ...role, '--path=/', trustPolicy);
-      const rights = ['--policy-name=p', `--policy-doc=${policy(statements)}`];
+      const ofBuckets = statements.filter(statement => !isKeyStatement(statement));
+      const rights = ['--policy-name=p', `--policy-doc=${policy(ofBuckets)}`];
       await radosgwAdmin('role-policy', 'put', ...role, ...rights);
       const arn = `arn:aws:iam::${customer.account}:role/${name}`;
+      keyStatements.set(arn, statements.filter(isKeyStatement));
       const demanded = trust.map(({ Condition }) => Condition?.StringEquals['sts:ExternalId']);
       for (const externalId of demanded) if (externalId) externalIds.set(arn, externalId);
       return arn;
