@@ -34,6 +34,7 @@ export function createLinkTokens(
     new Uint8Array(hkdfSync('sha256', key, salt, audience, 32));
   const secrets = new Map(keys.map(key => [key.id, secretOf(key)]));
   const [first] = keys;
+  const signingSecret = secretOf(first);
   return {
     async sign(grant: LinkGrant, issuedAt: Date, expiresAt: Date): Promise<string> {
       return await new SignJWT({ grant })
@@ -41,7 +42,7 @@ export function createLinkTokens(
         .setAudience(audience)
         .setIssuedAt(issuedAt)
         .setExpirationTime(expiresAt)
-        .sign(secretOf(first));
+        .sign(signingSecret);
     },
 
     /** Verifies a token. @returns null if it was changed, has expired or is of another service */
