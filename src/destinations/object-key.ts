@@ -21,7 +21,8 @@ const placeholders = {
 export type Placeholder = keyof typeof placeholders;
 export const placeholderNames = Object.keys(placeholders);
 
-const placeholder = /\{[^{}]*\}/g;
+/** Matches placeholders, known or not. A split by it keeps them. */
+export const placeholder = /(\{[^{}]*\})/g;
 
 function isPlaceholder(text: string): text is Placeholder {
   return Object.hasOwn(placeholders, text);

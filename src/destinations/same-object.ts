@@ -1,7 +1,7 @@
 /** Decides whether two exports of one environment can write the same object. */
 import type { FileForm } from '../shared/file-format.ts';
 import type { Destination } from './destination.ts';
-import type { Placeholder } from './object-key.ts';
+import { type Placeholder, placeholder } from './object-key.ts';
 
 export interface ExportTarget extends FileForm {
   readonly destination: Destination;
@@ -69,7 +69,7 @@ const digits: Readonly<Record<DatePlaceholder, readonly Token[]>> = {
 function tokensOf(environmentId: string, folder: string): Token[] {
   return folder
     .replaceAll('{environmentId}', environmentId)
-    .split(/(\{[^{}]*\})/)
+    .split(placeholder)
     .flatMap(part => (isDatePlaceholder(part) ? digits[part] : [...part]));
 }
 
