@@ -1,3 +1,5 @@
+import { parseString } from 'fast-csv';
+
 /**
  * Reads strict RFC 4180 CSV, without code of the service. One rule of docs/file-format.md is added
  * that readers from packages lack: an empty field without quotes is null, `""` is an empty string.
@@ -41,6 +43,11 @@ export function parseCsv(text: string): (string | null)[][] {
     at += 1;
   }
   return records;
+}
+
+/** Reads CSV with a package, which does not tell null from the empty string. */
+export async function parseWithPackage(text: string): Promise<string[][]> {
+  return await parseString<string[], string[]>(text).toArray();
 }
 
 /** Returns the items of a list field: joined by commas and quoted inside where needed. */
