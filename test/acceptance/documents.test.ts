@@ -6,12 +6,12 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
-import { DuckDBInstance } from '@duckdb/node-api';
 import { createClient } from '@warehouse-export/client';
 import pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
+import { openDuckDb } from '../helpers/read-parquet.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 
 const root = path.join(import.meta.dirname, '../..');
@@ -335,12 +335,8 @@ t.test('loads exports into warehouses as docs/ingest.md says', async t => {
     const directory = await exportTo(t, names);
     const [createTable = '', load = '', askSegments = '', ...rest] = blocksOf('DuckDB');
     t.same(rest, [], 'the test runs every block');
-    const instance = await DuckDBInstance.create(':memory:');
-    const connection = await instance.connect();
-    t.teardown(() => {
-      connection.closeSync();
-      instance.closeSync();
-    });
+    const { connection, close } = await openDuckDb();
+    t.teardown(close);
     const ask = async (sql: string) => (await connection.runAndReadAll(sql)).getRowObjectsJson();
 
     // DuckDB looks for a file name without a folder in the working directory, as for a reader of the

@@ -11,7 +11,6 @@ import {
   PutBucketNotificationConfigurationCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
-import { DuckDBInstance } from '@duckdb/node-api';
 import { createClient } from '@warehouse-export/client';
 import t, { type Test } from 'tap';
 import type { Access } from '../../src/destinations/destination.ts';
@@ -28,6 +27,7 @@ import {
   startExportWorker,
 } from '../helpers/export-configs.ts';
 import { needsProgram } from '../helpers/programs.ts';
+import { openDuckDb } from '../helpers/read-parquet.ts';
 import {
   contentsOf,
   createUser,
@@ -318,12 +318,8 @@ t.test('sets buckets up as the guides say', async t => {
         fs.mkdirSync(path.dirname(target), { recursive: true });
         fs.writeFileSync(target, (await readObject(bucket, key)).body);
       }
-      const instance = await DuckDBInstance.create(':memory:');
-      const duckdb = await instance.connect();
-      t.teardown(() => {
-        duckdb.closeSync();
-        instance.closeSync();
-      });
+      const { connection: duckdb, close } = await openDuckDb();
+      t.teardown(close);
       const ask = async (sql: string) => (await duckdb.runAndReadAll(sql)).getRowObjectsJson();
       for (const createView of [csvView, parquetView]) {
         t.match(createView, "'s3://acme-exports/exports/");

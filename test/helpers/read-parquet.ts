@@ -17,11 +17,25 @@ export interface ParquetFile {
   readonly rows: readonly (readonly unknown[])[];
 }
 
-/** Loads DuckDB; null if its native package is missing on this platform. */
-export const duckDb = await import('@duckdb/node-api').catch(() => null);
+/** Null if the native package is missing on this platform. */
+const duckDb = await import('@duckdb/node-api').catch(() => null);
 
 /** Reason to skip a test that needs DuckDB, else false. */
 export const withoutDuckDb = duckDb === null ? 'DuckDB has no package for this platform' : false;
+
+/** @throws Error if DuckDB is missing */
+export async function openDuckDb(options: Readonly<Record<string, string>> = {}) {
+  if (duckDb === null) throw new Error('DuckDB is missing.');
+  const instance = await duckDb.DuckDBInstance.create(':memory:', options);
+  const connection = await instance.connect();
+  return {
+    connection,
+    close(): void {
+      connection.closeSync();
+      instance.closeSync();
+    },
+  };
+}
 
 const hex = (column: string) => `hex(encode(${column}))`;
 
@@ -35,11 +49,9 @@ function comparable([name, type]: readonly [string, string]): string {
 }
 
 export async function readParquet(t: TestWithDirectory, bytes: Buffer): Promise<ParquetFile> {
-  if (duckDb === null) throw new Error('DuckDB is missing.');
   const file = path.join(t.testdir({}), 'file.parquet');
   fs.writeFileSync(file, bytes);
-  const instance = await duckDb.DuckDBInstance.create(':memory:');
-  const connection = await instance.connect();
+  const { connection, close } = await openDuckDb();
   try {
     const ask = async (sql: string) => (await connection.runAndReadAll(sql)).getRowsJson();
     const described = await ask(`describe select * from '${file}'`);
@@ -47,8 +59,7 @@ export async function readParquet(t: TestWithDirectory, bytes: Buffer): Promise<
     const rows = await ask(`select ${columns.map(comparable).join(', ')} from '${file}'`);
     return { columns, rows };
   } finally {
-    connection.closeSync();
-    instance.closeSync();
+    close();
   }
 }
 

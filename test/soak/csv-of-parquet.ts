@@ -2,23 +2,18 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { csvField, csvList, exportHeader } from '../helpers/adoption-rows.ts';
-import { duckDb } from '../helpers/read-parquet.ts';
+import { openDuckDb } from '../helpers/read-parquet.ts';
 
 /** Reads Parquet files with DuckDB. */
 
 type Value = string | number | null | readonly string[];
 
-let connecting: ReturnType<typeof connect> | null = null;
-
-async function connect() {
-  if (duckDb === null) throw new Error('DuckDB is missing.');
-  return await (await duckDb.DuckDBInstance.create(':memory:', { threads: '1' })).connect();
-}
+let opening: ReturnType<typeof openDuckDb> | null = null;
 
 /** Returns the CSV file with the same rows, in the same order. */
 export async function csvOfParquet(bytes: Buffer): Promise<string> {
-  connecting ??= connect();
-  const connection = await connecting;
+  opening ??= openDuckDb({ threads: '1' });
+  const { connection } = await opening;
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-parquet-'));
   try {
     const file = path.join(directory, 'file.parquet');
