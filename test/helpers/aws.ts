@@ -14,7 +14,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
-import net, { type LookupFunction } from 'node:net';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -28,6 +28,7 @@ import {
   runPatience,
 } from '../../src/destinations/s3/client.ts';
 import { createRoles } from '../../src/destinations/s3/roles.ts';
+import { lookupOf } from './lookup-of.ts';
 import { loopback, radosgwAdmin } from './s3.ts';
 import { type Gateway, startGateway } from './s3-gateway.ts';
 import { registerSecret } from './secrets.ts';
@@ -86,7 +87,7 @@ export interface TrustStatement {
 /** Statement of a role about KMS keys. */
 interface KeyStatement {
   readonly Action: readonly string[];
-  /** ARN of a key, or its name in the gateway. */
+  /** Name of a key in the gateway. */
   readonly Resource: string;
 }
 
@@ -191,8 +192,8 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     const [status, document] = stsAnswer(answer.statusCode ?? 502, await text(answer), isRefused);
     const secrets = document.matchAll(/<(?:SecretAccessKey|SessionToken)>([^<]+)/g);
     for (const [, secret = ''] of secrets) registerSecret(secret);
-    const [, session = ''] = /<AccessKeyId>([^<]+)/.exec(document) ?? [];
-    roleOfSession.set(session, form.get('RoleArn') ?? '');
+    const [, session] = /<AccessKeyId>([^<]+)/.exec(document) ?? [];
+    if (session !== undefined) roleOfSession.set(session, form.get('RoleArn') ?? '');
     response.writeHead(status, { 'content-type': 'text/xml' });
     response.end(
       aws.sessionMs === null
@@ -213,8 +214,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     await once(front, 'close');
   });
 
-  const resolve: LookupFunction = (_host, { all }, found) =>
-    all ? found(null, [{ address, family: 4 }]) : found(null, address, 4);
+  const resolve = lookupOf(address);
   const roles = createRoles({ region: 'us-east-1', resolve, extraCa: pem.cert });
   t.teardown(async () => roles.destroy());
   const clientEnvironment = { allowlist: loopback, resolve, extraCa: pem.cert, roles };

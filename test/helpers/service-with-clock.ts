@@ -4,13 +4,12 @@
  */
 import fs from 'node:fs';
 import https from 'node:https';
-import type { LookupFunction } from 'node:net';
 import { serve } from '../../src/serve.ts';
+import { lookupOf } from './lookup-of.ts';
 
 const awsAddress = process.env['TEST_AWS_ADDRESS'];
 if (awsAddress !== undefined) {
-  const lookup: LookupFunction = (_host, { all }, found) =>
-    all ? found(null, [{ address: awsAddress, family: 4 }]) : found(null, awsAddress, 4);
+  const lookup = lookupOf(awsAddress);
   const { createConnection } = https.Agent.prototype;
   https.Agent.prototype.createConnection = function (options, callback) {
     const isAws = options.host?.endsWith('.amazonaws.com');
