@@ -22,7 +22,7 @@ async function startKmsGateway(t: { teardown(handler: () => Promise<void>): void
     `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,
     '--rgw-crypt-require-ssl=false',
   ]);
-  t.teardown(gateway.kill);
+  t.teardown(gateway.stop);
   return gateway;
 }
 

@@ -142,7 +142,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     createAccount(operator),
     createAccount(customer),
   ]);
-  t.teardown(gateway.kill);
+  t.teardown(gateway.stop);
 
   const requests: AwsRequest[] = [];
   const externalIds = new Map<string, string>();

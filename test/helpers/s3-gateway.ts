@@ -8,6 +8,11 @@ import { s3Server } from './s3.ts';
 export interface Gateway {
   readonly endpoint: string;
   readonly port: number;
+  /**
+   * Sends SIGTERM. Resolves after the exit of the process, also if it was killed before. For
+   * teardowns: the store waits up to 30 s for a killed gateway at the next change of a bucket.
+   */
+  readonly stop: () => Promise<void>;
   /** Sends SIGKILL. Resolves after the exit of the process. */
   readonly kill: () => Promise<void>;
   /** Starts a killed gateway again, at the same port. */
@@ -24,7 +29,8 @@ export async function startGateway(options: readonly string[] = []): Promise<Gat
   return {
     endpoint,
     port,
-    kill: () => killAndWait(child),
+    stop: () => end(child, 'SIGTERM'),
+    kill: () => end(child, 'SIGKILL'),
     restart: async () => {
       child = await startProcess(port, options);
     },
@@ -48,7 +54,7 @@ async function startProcess(port: number, options: readonly string[]): Promise<C
   const deadline = Date.now() + startLimitMs;
   while (!(await answers(`http://127.0.0.1:${port}`))) {
     if (Date.now() > deadline || child.exitCode !== null) {
-      await killAndWait(child);
+      await end(child, 'SIGKILL');
       throw new Error('the second gateway did not start');
     }
     await delay(100);
@@ -56,9 +62,9 @@ async function startProcess(port: number, options: readonly string[]): Promise<C
   return child;
 }
 
-async function killAndWait(child: ChildProcess): Promise<void> {
+async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
-  child.kill('SIGKILL');
+  child.kill(signal);
   await once(child, 'exit');
 }
 

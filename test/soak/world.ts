@@ -169,7 +169,7 @@ export async function startWorld(t: Test): Promise<World> {
   const aws =
     skip === null ? await startAws({ teardown: closer => void closers.push(closer) }) : null;
   const gateway = aws?.gateway ?? (await startGateway());
-  closers.push(gateway.kill);
+  closers.push(gateway.stop);
   const storage = await startS3Proxy(gateway.endpoint);
   closers.push(storage.close);
   const deniedFolders = new Set<string>();

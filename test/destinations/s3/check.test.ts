@@ -229,7 +229,7 @@ t.test('reaches the bucket of a Ceph tenant', needsS3, async t => {
 
 t.test('fails both checks when the endpoint contains the bucket', needsS3, async t => {
   const gateway = await startGateway(['--rgw-dns-name=s3.lab.example']);
-  t.teardown(gateway.kill);
+  t.teardown(gateway.stop);
   const environment: ClientEnvironment = {
     allowlist: parseEndpointAllowlist(['127.0.0.0/8']),
     resolve: (_name, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]),

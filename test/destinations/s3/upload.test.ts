@@ -273,7 +273,7 @@ t.test(
   needsS3,
   async t => {
     const gateway = await startGateway();
-    t.teardown(gateway.kill);
+    t.teardown(gateway.stop);
     const destination = s3Destination();
     const client = s3Client('full', { ...destination, endpoint: gateway.endpoint });
     const other = s3Client('full');
