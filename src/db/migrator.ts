@@ -12,18 +12,20 @@ export const migrationFolder = path.join(import.meta.dirname, '../../migrations'
 
 /**
  * Longest wait for a lock. Statements of the service queue behind the waiting one, so they wait at
- * most this long.
+ * most this long. A migration that waits twice while it holds a lock must end before a statement
+ * that waits for it looks for a deadlock and fails. Postgres does that after 1 s by default:
+ * https://www.postgresql.org/docs/current/runtime-config-locks.html
  */
-const lockTimeoutMs = 1_000;
+const lockTimeoutMs = 300;
 /** Pause before the next try, in which the service gets the lock. */
 const pauseMs = 2_000;
 /** Longest time for all tries. */
 const patienceMs = 30 * 60_000;
 
 /**
- * Migrates the database to the newest schema, forward only. Several processes may call it at once:
- * Kysely's migrator holds an advisory lock and works in one transaction. Afterwards pg-boss updates
- * its schema.
+ * Migrates the database to the newest schema, forward only. Several processes may call it at once,
+ * because Kysely's migrator holds an advisory lock. Each migration is a transaction of its own, so
+ * that it locks few tables. Afterwards pg-boss updates its schema.
  *
  * @returns the names of the migrations that were applied now
  * @throws {UnsuitableDatabaseError} if the database can never be used
@@ -54,11 +56,17 @@ export async function migrateToLatest(databaseUrl: string): Promise<string[]> {
 
 async function migrateGivingWay(migrator: Migrator): Promise<string[]> {
   const deadline = Date.now() + patienceMs;
+  const names: string[] = [];
   for (;;) {
-    const { error, results } = await migrator.migrateToLatest();
-    if (error === undefined) return (results ?? []).map(result => result.migrationName);
-    if (!isHeldUp(error) || Date.now() > deadline) throw error;
-    await delay(pauseMs);
+    const { error, results = [] } = await migrator.migrateUp();
+    if (error === undefined) {
+      if (results.length === 0) return names;
+      names.push(...results.map(result => result.migrationName));
+    } else if (isHeldUp(error) && Date.now() <= deadline) {
+      await delay(pauseMs);
+    } else {
+      throw error;
+    }
   }
 }
 

@@ -21,9 +21,11 @@ const released = '0003-automatic-exports';
 const migrationFolder = path.join(import.meta.dirname, '../../migrations');
 
 /**
- * Starts a database of the previous version with an environment, a config and the rows of one day.
+ * Starts a database of an earlier version with an environment, a config and the rows of one day.
+ *
+ * @param migration the newest migration of that version
  */
-async function start(t: Test) {
+async function start(t: Test, migration = released) {
   const server = await startPostgresServer();
   t.teardown(server.remove);
   const pool = createPool({
@@ -35,7 +37,7 @@ async function start(t: Test) {
   });
   const db = createKysely(pool);
   const provider = new FileMigrationProvider({ fs, path, migrationFolder });
-  const { error } = await new Migrator({ db, provider }).migrateTo(released);
+  const { error } = await new Migrator({ db, provider }).migrateTo(migration);
   await db.destroy();
   if (error !== undefined) throw error;
   await installJobQueue(server.url);
@@ -196,6 +198,35 @@ t.test('does not block callers while a migration waits for a lock', async t => {
       t.ok((await migrating).length > 0, 'the migration completes');
       const longestMs = await untilEnd();
       t.ok(longestMs < 2_500, `callers waited at most ${Math.round(longestMs)} ms`);
+    });
+  }
+});
+
+t.test('never makes a statement of the service fail with a deadlock', async t => {
+  const cases = [
+    { since: released, table: 'export_runs', next: 'export_configs' },
+    { since: released, table: 'export_configs', next: 'snapshots' },
+    { since: '0011-caller-request-ids', table: 'export_runs', next: 'export_configs' },
+    { since: '0015-export-format', table: 'snapshots', next: 'rendered_snapshots' },
+  ];
+  for (const { since, table, next } of cases) {
+    await t.test(`${table}, then ${next}, since ${since}`, async t => {
+      const { server, connect } = await start(t, since);
+      const caller = await connect();
+      await caller.query('begin');
+      await caller.query(`lock table ${table} in row exclusive mode`);
+      const migrating = migrateToLatest(server.url);
+      // The caller asks for the second table as soon as the migration holds it.
+      await caller.query(`
+        do $$ begin
+          loop
+            exit when exists (select from pg_locks where relation = '${next}'::regclass and granted
+              and mode in ('ShareLock', 'ShareRowExclusiveLock', 'AccessExclusiveLock'));
+          end loop;
+          lock table ${next} in row exclusive mode;
+        end $$`);
+      await caller.query('commit');
+      t.ok((await migrating).length > 0, 'the migration completes');
     });
   }
 });
