@@ -214,6 +214,7 @@ t.test('never makes a statement of the service fail with a deadlock', async t =>
       const { server, connect } = await start(t, since);
       const caller = await connect();
       await caller.query('begin');
+      await caller.query(`set local statement_timeout = '60s'`);
       await caller.query(`lock table ${table} in row exclusive mode`);
       const migrating = migrateToLatest(server.url);
       // The caller asks for the second table as soon as the migration holds it.
