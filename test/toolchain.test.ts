@@ -1,5 +1,6 @@
 import t from 'tap';
 import { createTapReport } from './helpers/tap-report.ts';
+import { waitFor } from './helpers/wait-for.ts';
 
 const tap = `TAP version 14
 # Subtest: test/good.test.ts
@@ -50,4 +51,27 @@ t.test('reports no totals for a run without a summary of tap', async t => {
   const report = createTapReport(() => {});
   report.write('TAP version 14\n# Subtest: test/good.test.ts\n    ok 1 - one\n');
   t.equal(report.totals(), null);
+});
+
+t.test('throws the last answer or error when a wait exceeds its limit', async t => {
+  const limitMs = 50;
+  let asked = 0;
+  const count = () => ++asked;
+  t.equal(await waitFor('three', count, { isWanted: answer => answer === 3 }), 3);
+  await t.rejects(waitFor('zero', count, { isWanted: answer => answer === 0, limitMs }), {
+    message: /^Waited 50 ms for zero, last answer: \d+$/,
+  });
+  const cause = new Error('broken');
+  const fail = () => {
+    asked += 1;
+    throw cause;
+  };
+  asked = 0;
+  await t.rejects(waitFor('an answer', fail, { limitMs }), cause);
+  t.equal(asked, 1, 'an error ends the wait');
+  await t.rejects(waitFor('an answer', fail, { limitMs, retriesErrors: true }), {
+    message: 'Waited 50 ms for an answer, last error: Error: broken',
+    cause,
+  });
+  t.ok(asked > 2, 'the wait continues after an error');
 });

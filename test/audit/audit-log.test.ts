@@ -10,9 +10,9 @@ import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { configBody, credentialsOf, startExportApp } from '../helpers/export-configs.ts';
 import { ask, open } from '../helpers/http-client.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
@@ -321,7 +321,7 @@ t.test('records downloads', async t => {
   let seen = 0;
   /** Waits for exactly one further audit entry of a download and returns it. */
   async function nextLine(environmentId = 'acme'): Promise<Line | undefined> {
-    await eventually(async () => (await countLines()) > seen, 'an audit entry of a download');
+    await waitFor('an audit entry of a download', async () => (await countLines()) > seen);
     seen += 1;
     if ((await countLines()) !== seen) throw new Error('more audit entries than downloads');
     return (await linesOf(environmentId, 'export.downloaded'))[0];
@@ -411,9 +411,8 @@ t.test('records downloads', async t => {
   t.test('logs an audit entry that cannot be written and completes the download', async t => {
     await pool.query('alter table audit_log add constraint closed check (false) not valid');
     t.equal((await app.download('acme', 'today')).status, 200);
-    await eventually(
-      () => app.log.some(line => line['msg'] === 'audit line of a download lost'),
-      'the log line',
+    await waitFor('a line in the log', () =>
+      app.log.some(line => line['msg'] === 'audit line of a download lost'),
     );
     await pool.query('alter table audit_log drop constraint closed');
     t.equal((await app.download('acme', 'today')).status, 200);

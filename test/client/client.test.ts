@@ -24,10 +24,10 @@ import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { credentialsOf, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
 import { startProgram } from '../helpers/programs.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme');
@@ -441,9 +441,8 @@ t.test('works as its README says', async t => {
       const text = { id: 'msg_2', body: 'text' };
       const fault = await send(text.body, signatureHeaders(secret, text, new Date()));
       t.equal(fault, 500, 'an error that the sender did not cause');
-      await eventually(
-        () => /missing\nNightly The bucket is gone\.\n.*does not match.*\n.*JSON/.test(output()),
-        'the output of both messages',
+      await waitFor('the output of both messages', () =>
+        /missing\nNightly The bucket is gone\.\n.*does not match.*\n.*JSON/.test(output()),
       );
     });
   });
@@ -452,13 +451,11 @@ t.test('works as its README says', async t => {
     const { stdout } = startProgram(t, process.execPath, [file]);
     const send = async (body: string, headers: Record<string, string>) =>
       (await fetch(`http://127.0.0.1:${port}`, { method: 'POST', body, headers })).status;
-    await eventually(
-      () =>
-        send('', {}).then(
-          () => true,
-          () => false,
-        ),
-      'the receiver',
+    await waitFor('the receiver', () =>
+      send('', {}).then(
+        () => true,
+        () => false,
+      ),
     );
     return { send, output: stdout };
   }

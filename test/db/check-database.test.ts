@@ -9,9 +9,9 @@ import { freePort } from '../../dev/free-port.ts';
 import { checkDatabase, describeDatabaseError } from '../../src/db/check-database.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 import { compileCache } from '../helpers/start-flags.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 t.setTimeout(300_000);
 
@@ -163,7 +163,7 @@ async function startPgBouncer(
     await exited;
   });
   const url = `postgres://postgres@127.0.0.1:${port}/${database.name}`;
-  await eventually(() => isOpen(port), 'PgBouncer');
+  await waitFor('PgBouncer', () => isOpen(port));
   return { url };
 }
 

@@ -16,12 +16,12 @@ import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { configBody, makeConfig, runReader, startExportWorker } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 // A separate server, because the tests stop it while the service runs.
@@ -72,7 +72,7 @@ for (const mode of ['immediate', 'fast'] as const) {
           `GET /v1/environments/${environmentId}/exports/today.csv HTTP/${version}\r\nHost: x\r\n` +
             `Authorization: Bearer ${testAdminToken}\r\nAccept-Encoding: ${encoding}\r\n\r\n`,
         );
-        await connection.until(/\r\n\r\n/);
+        await connection.waitFor(/\r\n\r\n/);
         downloads.push({ what: `HTTP/${version}, ${encoding}`, connection });
       }
       const ingest = await connectRaw(app.port);
@@ -80,7 +80,7 @@ for (const mode of ['immediate', 'fast'] as const) {
       ingest.socket.write(
         `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nAuthorization: Bearer ${testAdminToken}\r\nContent-Length: 1000000\r\n\r\n${start}`,
       );
-      await eventually(() => app.dependencies.ingestLimit.active === 1);
+      await waitFor('the start of the ingest', () => app.dependencies.ingestLimit.active === 1);
 
       // The test server writes its log lazily. The checkpoint makes sure that no data is lost.
       await pool.query('checkpoint');
@@ -105,9 +105,9 @@ for (const mode of ['immediate', 'fast'] as const) {
       }
       t.equal((await app.ingest('acme', '2026-02-28', ingestBody([adoptionRow()]))).status, 503);
       t.equal((await app.call('/health/live')).status, 200);
-      await eventually(
+      await waitFor(
+        'the value 0 of whx_database_up',
         async () => (await metricsOf()).get('whx_database_up') === 0,
-        'metric whx_database_up is 0',
       );
       t.notOk(
         [...(await metricsOf()).keys()].some(series => series.startsWith('whx_slots_late')),
@@ -119,13 +119,13 @@ for (const mode of ['immediate', 'fast'] as const) {
       t.notMatch(ingest.received().toString(), /^HTTP\/1\.1 20/);
 
       await server.start();
-      await eventually(
+      await waitFor(
+        'the readiness of the service',
         async () => (await app.call('/health/ready')).status === 200,
-        'the service is ready again',
       );
-      await eventually(
+      await waitFor(
+        'the value 0 of whx_slots_late',
         async () => (await metricsOf()).get('whx_slots_late{waiting_for="run"}') === 0,
-        'metric whx_slots_late is reported again',
       );
       t.equal((await metricsOf()).get('whx_database_up'), 1);
       const whole = await app.download('acme', 'today');
@@ -137,7 +137,8 @@ for (const mode of ['immediate', 'fast'] as const) {
         ),
         ['2026-03-02'],
       );
-      await eventually(
+      await waitFor(
+        'the end of all downloads and ingests',
         () => app.dependencies.downloadLimit.active + app.dependencies.ingestLimit.active === 0,
       );
     },
@@ -181,27 +182,25 @@ t.test('survives a crash of the database during a run', async t => {
       const { json } = await app.call(`/v1/environments/acme/export-configs/${id}/runs`, {
         method: 'POST',
       });
-      await until(
-        async () => proxy.requests.some(request => request.includes('partNumber=1')),
-        Boolean,
+      await waitFor('the upload of a part', () =>
+        proxy.requests.some(request => request.includes('partNumber=1')),
       );
 
       await server.stop('immediate');
       t.equal((await app.call('/v1/environments')).status, 503);
       proxy.decide(() => 'pass');
       // The worker aborts the upload although it cannot write to the database.
-      await until(
-        () => contentsOf(s3Destination({ key })),
-        found => found.unfinished.length === 0,
-      );
+      await waitFor('the abort of the upload', () => contentsOf(s3Destination({ key })), {
+        isWanted: found => found.unfinished.length === 0,
+      });
       await server.start();
       const runs = runReader(app, 'acme');
-      await until(
-        () => app.call('/health/ready'),
-        answer => answer.status === 200,
-      );
+      await waitFor('the readiness of the service', () => app.call('/health/ready'), {
+        isWanted: answer => answer.status === 200,
+      });
       // Simulates 20 s without a heartbeat and skips the delay before the next attempt.
-      await until(
+      await waitFor(
+        'the second attempt',
         async () => {
           await query(
             `update pgboss.job set heartbeat_on = now() - interval '1 hour' where name = 'run-export' and state = 'active'`,
@@ -209,7 +208,7 @@ t.test('survives a crash of the database during a run', async t => {
           await hastenRetries(app.dependencies.pools.api);
           return await runs.read(json.id);
         },
-        run => run.attempts === 2,
+        { isWanted: run => run.attempts === 2 },
       );
       const run = await runs.finished(json.id);
       t.match(run, { state: 'successful', attempts: 2, rowCount, error: null });

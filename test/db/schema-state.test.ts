@@ -7,11 +7,15 @@ import { installJobQueue, runQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { startApp, type TestApp } from '../helpers/app.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** Waits until readiness has this status. Probes share one look-up for a second. */
 const becomesReady = (app: TestApp, status: number) =>
-  eventually(async () => (await app.call('/health/ready')).status === status, `ready ${status}`);
+  waitFor(
+    `the answer ${status} to the readiness probe`,
+    async () => (await app.call('/health/ready')).status === status,
+  );
 
 t.test('readiness names npm run migrate while migrations are pending', async t => {
   const { url, pool, name } = await createTestDatabase(t);
@@ -78,7 +82,7 @@ t.test('answers 1,000 pipelined readiness probes with a few database queries', a
   connection.socket.write('GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(probes));
   const started = performance.now();
   const answered = () => connection.received().toString('latin1').split('HTTP/1.1 200 ').length - 1;
-  await eventually(() => answered() === probes, 'every probe', 120_000);
+  await waitFor('the answers to all probes', () => answered() === probes, { limitMs: 120_000 });
   const seconds = (performance.now() - started) / 1000;
   t.ok(queries <= seconds + 2, `${queries} look-ups in ${seconds} s`);
 });

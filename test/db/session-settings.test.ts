@@ -11,7 +11,7 @@ import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, type TestApp } from '../helpers/app.ts';
 import { startExportWorker } from '../helpers/export-configs.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 t.setTimeout(300_000);
 
@@ -209,7 +209,9 @@ t.test('migrate, worker and job queue work with every setting on a role', async 
     worker.wake();
     const state = async () =>
       (await pool.query('select state from pgboss.job where id = $1', [id])).rows[0]?.state;
-    await eventually(async () => (await state()) === 'completed', `a job of ${queue}`, 60_000);
+    await waitFor(`the end of a job of ${queue}`, async () => (await state()) === 'completed', {
+      limitMs: 60_000,
+    });
   }
 });
 

@@ -12,9 +12,9 @@ import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { needsProgram, startProgram } from '../helpers/programs.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { registerSecret } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 const examples = path.join(import.meta.dirname, '../../examples');
 const app = await startTestApp(t);
@@ -78,14 +78,14 @@ t.test('receive-webhooks.ts prints each event once', async t => {
   const program = startProgram(t, process.execPath, [`${examples}/receive-webhooks.ts`], {
     env: { ...process.env, WEBHOOK_SECRET: secret, PORT: String(port) },
   });
-  await eventually(() => program.stdout().includes('Listening'), 'the start');
+  await waitFor('the start', () => program.stdout().includes('Listening'));
   const event = { type: 'export.recovered', timestamp: '', data: { configName: 'Nightly' } };
   const body = JSON.stringify(event);
   const headers = signatureHeaders(secret, { id: 'msg_1', body }, new Date());
   const send = async (text: string) =>
     (await fetch(`http://127.0.0.1:${port}`, { method: 'POST', headers, body: text })).status;
   t.same([await send(body), await send(body), await send(`${body} `)], [204, 204, 400]);
-  await eventually(() => program.stderr().includes('does not match'), 'the refusal');
+  await waitFor('the refusal', () => program.stderr().includes('does not match'));
   t.match(program.stdout(), /^Listening on port \d+\nNightly works again\n$/);
 });
 

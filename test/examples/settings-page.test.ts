@@ -7,9 +7,9 @@ import { buildClient, settingsPage } from '../../demo/settings-page.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { credentialsOf, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
 import { needsProgram } from '../helpers/programs.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** The settings page in a real browser, as a user of a customer sees it. */
 
@@ -23,14 +23,14 @@ t.test('the settings page', needs, async t => {
   const text = async (selector: string) =>
     (await page.$$eval(selector, ([node]) => node?.textContent?.trim())) ?? '';
   const shows = (selector: string, pattern: RegExp) =>
-    eventually(async () => pattern.test(await text(selector)), `${selector}: ${pattern}`);
+    waitFor(`${selector}: ${pattern}`, async () => pattern.test(await text(selector)));
   const runEnded = () =>
-    eventually(async () => {
+    waitFor('the end of the run', async () => {
       const { json } = await app.call(`/v1/environments/${environmentId}/export-configs`);
       const { id } = json.items[0];
       const runs = await app.call(`/v1/environments/${environmentId}/export-configs/${id}/runs`);
       return runs.json.items[0]?.finishedAt != null;
-    }, 'the end of the run');
+    });
   const type = async (name: string, value: string) => {
     await page.$eval(`[name="${name}"]`, node => {
       node.setAttribute('value', '');
@@ -50,9 +50,9 @@ t.test('the settings page', needs, async t => {
     await page.click('#download button');
     await shows('#download-state', /^acme_today_2026-03-02\.csv: 2,000 rows$/);
     const file = path.join(folder, 'acme_today_2026-03-02.csv');
-    await eventually(() => fs.existsSync(file), 'the file');
+    await waitFor('the file', () => fs.existsSync(file));
     const whole = (await app.download(environmentId, 'today')).body;
-    await eventually(() => fs.readFileSync(file).equals(whole), 'the content of the file');
+    await waitFor('the content of the file', () => fs.readFileSync(file).equals(whole));
     const seen = await page.evaluate('seen');
     t.equal((seen as number[]).at(-1), whole.length, 'the bar reaches the end');
   });

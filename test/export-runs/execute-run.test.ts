@@ -22,7 +22,7 @@ import {
   s3Server,
 } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /**
  * Runs from the slot to the object in the bucket, with the real database and the real S3 server.
@@ -118,10 +118,9 @@ t.test('writes file, manifest, run and status when a slot becomes due', needsS3,
   app.setNow('2026-03-03T00:00:00.000Z');
   await app.dependencies.jobs.send(tickQueue, {});
   wake();
-  const config = await until(
-    () => ofConfig(id),
-    found => found.status.status !== 'never ran before',
-  );
+  const config = await waitFor('the status of the first run', () => ofConfig(id), {
+    isWanted: found => found.status.status !== 'never ran before',
+  });
   t.strictSame(config.status, {
     status: 'successful',
     running: false,
@@ -230,10 +229,9 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
   );
   const { json } = await post(id);
   wake();
-  await until(
-    () => runs.read(json.id),
-    found => found.attempts === 1 && found.state === 'queued',
-  );
+  await waitFor('the end of the first attempt', () => runs.read(json.id), {
+    isWanted: found => found.attempts === 1 && found.state === 'queued',
+  });
   const folder = first.objectKey.split('/').slice(0, 2).join('/');
   t.strictSame((await contentsOf(s3Destination({ key: folder }))).objects, [first.objectKey]);
 });
@@ -326,10 +324,9 @@ t.test(
     const { json } = await post(id);
     wake();
     for (let attempt = 1; attempt < 3; attempt += 1) {
-      await until(
-        () => runs.read(json.id),
-        run => run.attempts === attempt && run.state === 'queued',
-      );
+      await waitFor(`the end of attempt ${attempt}`, () => runs.read(json.id), {
+        isWanted: run => run.attempts === attempt && run.state === 'queued',
+      });
       await hastenRetries(pool);
       wake();
     }
@@ -430,10 +427,9 @@ t.test('writes Parquet files', async t => {
     const config = await makeConfig(app, 'acme', configBody('full', { format: 'parquet' }));
     const places = [parquetPlaces.takeForDownload('one'), parquetPlaces.takeForDownload('two')];
     const isRunning = (id: string) =>
-      until(
-        () => runs.read(id),
-        run => run.state === 'running',
-      );
+      waitFor(`the start of run ${id}`, () => runs.read(id), {
+        isWanted: run => run.state === 'running',
+      });
     const first = await start(config.id);
     await isRunning(first.id);
     const off = await app.call(`${path}/${config.id}`, {
@@ -443,10 +439,9 @@ t.test('writes Parquet files', async t => {
     t.equal(off.status, 200);
     t.match(await runs.finished(first.id), { state: 'failed', error: { code: 'cancelled' } });
 
-    const second = await until(
-      () => start(config.id),
-      run => run.id !== undefined,
-    );
+    const second = await waitFor('an accepted run', () => start(config.id), {
+      isWanted: run => run.id !== undefined,
+    });
     await isRunning(second.id);
     t.throws(() => parquetPlaces.takeForDownload('three'), { code: 'too_many_downloads' });
     for (const { release } of places) release();
@@ -459,10 +454,9 @@ t.test('writes Parquet files', async t => {
     const place = parquetPlaces.takeForDownload('acme');
     waitMs = 1;
     const { id } = await start(config.id);
-    await until(
-      () => runs.read(id),
-      run => run.state === 'queued' && run.attempts === 1,
-    );
+    await waitFor('the end of the first attempt', () => runs.read(id), {
+      isWanted: run => run.state === 'queued' && run.attempts === 1,
+    });
     const { currentRun } = (await app.call(`${path}/${config.id}/status`)).json;
     t.match(currentRun, { id, waitingFor: 'retry', error: null });
     t.ok(Date.parse(currentRun.nextAttemptAt) > Date.now() + 30_000, 'other runs go first');

@@ -13,7 +13,7 @@ import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { registerSecret } from '../helpers/secrets.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** Callers cancel and hurry runs and start backfills, with a real worker and a real S3 server. */
@@ -79,10 +79,9 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   proxy.decide(({ method }) => (method === 'PUT' ? 'invalid-request' : 'pass'));
   wake();
   const untilWaiting = (attempts: number, runId = id) =>
-    until(
-      () => runs.read(runId),
-      run => run.state === 'queued' && run.attempts === attempts,
-    );
+    waitFor(`the end of attempt ${attempts}`, () => runs.read(runId), {
+      isWanted: run => run.state === 'queued' && run.attempts === attempts,
+    });
   const { error } = await untilWaiting(1);
   t.match(error, { code: 'unknown', hint: /documentation/ });
   // The answer to an attempt that has just failed is the same as later.
@@ -90,12 +89,13 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   wake();
   await untilWaiting(2);
   const postpone = () =>
-    until(
+    waitFor(
+      'a job that waits for its retry',
       () =>
         app.database.pool.query(
           `update pgboss.job set start_after = '2100-01-01T00:00:00Z' where state = 'retry' and name = 'run-export'`,
         ),
-      ({ rowCount }) => rowCount === 1,
+      { isWanted: ({ rowCount }) => rowCount === 1 },
     );
   await postpone();
   t.match(await status(), {
@@ -176,9 +176,10 @@ t.test('exports each snapshot of a range, oldest first, and reports progress', n
   t.match(second.headers['retry-after'], /^\d+$/);
 
   wake();
-  const finished = await until(
+  const finished = await waitFor(
+    'the end of the backfill',
     async () => (await app.call(`${path}/backfills/${id}`)).json,
-    backfill => backfill.state === 'finished',
+    { isWanted: backfill => backfill.state === 'finished' },
   );
   t.match(finished, { total: 3, successful: 3, failed: 0, finishedAt: String });
   const { items } = (await app.call(`${path}/runs`)).json;
@@ -255,9 +256,12 @@ t.test('turns a config off after repeated failures', async t => {
         app.setNow(`${dayOf(day)}T00:00:01.000Z`);
         await enqueueDue(db, jobs, new Date(`${dayOf(day)}T00:00:01.000Z`));
         worker.wake();
-        return await until(
+        return await waitFor(
+          `the end of the run of ${dayOf(day)}`,
           async () => (await app.call(`${path}/runs?limit=1`)).json.items[0],
-          run => run?.slot === `${dayOf(day)}T00:00:00.000Z` && run.finishedAt !== null,
+          {
+            isWanted: run => run?.slot === `${dayOf(day)}T00:00:00.000Z` && run.finishedAt !== null,
+          },
         );
       };
 
@@ -321,14 +325,15 @@ t.test('turns a config off after repeated failures', async t => {
       t.match(last, { state: 'successful' });
       worker.wake();
       await receiver.count(15);
-      await until(
+      await waitFor(
+        'the end of all deliveries',
         async () =>
           (
             await pool.query(
               `select from pgboss.job where name = 'deliver-webhook' and state < 'completed'`,
             )
           ).rowCount,
-        count => count === 0,
+        { isWanted: count => count === 0 },
       );
       t.strictSame(types(), [
         ...Array(11).fill('export.failed'),

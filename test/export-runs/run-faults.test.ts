@@ -12,7 +12,7 @@ import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { type Fate, startS3Proxy } from '../helpers/s3-proxy.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /**
@@ -73,13 +73,16 @@ async function start() {
     worker.wake();
   };
   const untilPartTwo = () =>
-    until(async () => proxy.requests().some(request => request.includes('partNumber=2')), Boolean);
+    waitFor('the upload of part 2', () =>
+      proxy.requests().some(request => request.includes('partNumber=2')),
+    );
   /** Waits until the deleted config is removed from the database. */
   const untilPurged = () =>
-    until(
+    waitFor(
+      'the removal of the config',
       async () =>
         (await pool.query('select from export_configs where id = $1', [config.id])).rowCount,
-      count => count === 0,
+      { isWanted: count => count === 0 },
     );
   const expectWhole = async (
     t: Test,
@@ -144,10 +147,9 @@ t.test(
     for (const [index, bad] of table.entries()) {
       fate = bad;
       await hasten();
-      const waiting = await until(
-        () => runs.read(id),
-        run => run.state === 'queued' && run.attempts === index + 1,
-      );
+      const waiting = await waitFor(`the end of attempt ${index + 1}`, () => runs.read(id), {
+        isWanted: run => run.state === 'queued' && run.attempts === index + 1,
+      });
       t.equal(waiting.error.code, codes[bad]);
       t.equal(waiting.finishedAt, null);
       t.strictSame(
@@ -174,10 +176,9 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
       isPart(request, 2) || request.method === 'DELETE';
     started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
     const id = await started.runNow();
-    await until(
-      () => started.runs.read(id),
-      run => run.state === 'queued' && run.attempts === 1,
-    );
+    await waitFor('the end of the first attempt', () => started.runs.read(id), {
+      isWanted: run => run.state === 'queued' && run.attempts === 1,
+    });
     t.equal((await contentsOf(started.destination)).unfinished.length, 1);
     return { ...started, id };
   };
@@ -185,10 +186,13 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
   await t.test('aborts the earlier upload before the next attempt', async t => {
     const { proxy, id, hasten, runs, expectWhole } = await leftBehind();
     await hasten();
-    await until(
-      async () => proxy.requests().filter(request => request.startsWith('DELETE')).length,
-      // Each S3 call is tried three times.
-      count => count >= 6,
+    await waitFor(
+      '6 requests that abort an upload',
+      () => proxy.requests().filter(request => request.startsWith('DELETE')).length,
+      {
+        // Each S3 call is tried three times.
+        isWanted: count => count >= 6,
+      },
     );
     t.match(await runs.read(id), { error: { code: 'storage_unavailable' } });
     proxy.decide(() => 'pass');
@@ -228,7 +232,7 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
           [config.id],
         )
       ).rowCount;
-    await until(jobs, count => count === 1);
+    await waitFor('a job that waits for its retry', jobs, { isWanted: count => count === 1 });
     t.equal((await contentsOf(destination)).unfinished.length, 1);
     proxy.decide(() => 'pass');
     await hasten();
@@ -272,10 +276,9 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
     const started = await start();
     started.proxy.decide(request => (isStart(request) ? 'lose' : 'pass'));
     const id = await started.runNow();
-    await until(
-      () => started.runs.read(id),
-      run => run.state === 'queued' && run.attempts === 1,
-    );
+    await waitFor('the end of the first attempt', () => started.runs.read(id), {
+      isWanted: run => run.state === 'queued' && run.attempts === 1,
+    });
     t.equal(
       (await contentsOf(started.destination)).unfinished.length,
       3,
@@ -306,10 +309,9 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
       attempts: 2,
       error: { code: 'endpoint_unreachable' },
     });
-    const isClean = await until(
-      () => contentsOf(destination),
-      found => found.unfinished.length === 0,
-    );
+    const isClean = await waitFor('the abort of the upload', () => contentsOf(destination), {
+      isWanted: found => found.unfinished.length === 0,
+    });
     t.strictSame(isClean, nothing);
   });
 
@@ -351,11 +353,10 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
     t.match(await started.runs.read(id), { state: 'running', attempts: 1 });
     t.equal((await contentsOf(started.destination)).unfinished.length, 1);
     const isClean = () =>
-      until(
-        () => contentsOf(started.destination),
-        found => found.unfinished.length === 0,
-        5_000,
-      );
+      waitFor('the abort of the upload', () => contentsOf(started.destination), {
+        isWanted: found => found.unfinished.length === 0,
+        limitMs: 5_000,
+      });
     return { ...started, id, isClean };
   };
 
@@ -450,11 +451,10 @@ t.test(
     worker.wake();
     const run = await runs.finished(id);
     t.match(run, { state: 'failed', error: { code: 'internal_error' } });
-    await until(
-      () => contentsOf(destination),
-      found => found.unfinished.length === 0,
-      10_000,
-    );
+    await waitFor('the abort of the upload', () => contentsOf(destination), {
+      isWanted: found => found.unfinished.length === 0,
+      limitMs: 10_000,
+    });
   },
 );
 
@@ -471,7 +471,7 @@ t.test('does not let one environment with many configs delay the others', needsS
   for (const id of many) await runNow(id);
   const query = `select from export_runs where state = 'running' and environment_id = $1`;
   const running = async () => (await pool.query(query, [environmentId])).rowCount;
-  await until(running, count => count === 2);
+  await waitFor('two running runs', running, { isWanted: count => count === 2 });
   const started = await app.call(`/v1/environments/${other}/export-configs/${mine.id}/runs`, {
     method: 'POST',
   });

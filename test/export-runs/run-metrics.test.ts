@@ -11,9 +11,9 @@ import {
   startExportWorker,
 } from '../helpers/export-configs.ts';
 import { emptyTables } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { difference, readMetrics } from '../helpers/read-metrics.ts';
 import { needsS3 } from '../helpers/s3.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** Metrics of runs, with the real storage. */
 
@@ -38,7 +38,8 @@ t.test('counts successful and failed runs with rows, bytes and duration', needsS
     worker.wake();
     const run = await runs.finished(started.json.id);
     // The worker updates the row before it counts the run.
-    await eventually(
+    await waitFor(
+      'the count of the attempt',
       async () =>
         difference(
           before,
@@ -49,7 +50,6 @@ t.test('counts successful and failed runs with rows, bytes and duration', needsS
             await scrape(),
           )('whx_run_attempt_duration_seconds_count{outcome="failed"}') ===
         1,
-      'the attempt is counted',
     );
     return { run, more: difference(before, await scrape()) };
   };
@@ -91,10 +91,10 @@ t.test('counts a run that fails without an attempt', async t => {
      values ('acme', 'a', 'r1', 'schedule', '2026-03-03T00:00:00Z', '2026-03-02', 'queued', now())`,
   );
   startExportWorker(t, app);
-  await eventually(async () => {
+  await waitFor('the count of the failed run', async () => {
     const metrics = readMetrics((await app.call('/metrics', { token: null })).text);
     return metrics.get('whx_runs_total{state="failed",code="snapshot_missing"}') === 1;
-  }, 'the tick counts the failed run');
+  });
 });
 
 /**

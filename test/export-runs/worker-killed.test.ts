@@ -6,7 +6,7 @@ import { configBody, makeConfig, startExportApp } from '../helpers/export-config
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { startServiceProcess } from '../helpers/service-process.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Kills real worker processes with SIGKILL during runs of several parts. Uses the real clock. */
@@ -63,7 +63,8 @@ t.test(
       );
       const worker = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
       t.teardown(() => worker.end('SIGKILL'));
-      await until(
+      await waitFor(
+        'the start of a run',
         async () =>
           (
             await pool.query(
@@ -71,14 +72,13 @@ t.test(
               [mine],
             )
           ).rowCount,
-        count => count !== null && count > 0,
+        { isWanted: count => count !== null && count > 0 },
       );
       const wanted =
         proxy.requests.length + Math.floor(Math.random() * ((maxRequests[kill] ?? 0) + 1));
-      await until(
-        async () => proxy.requests.length,
-        count => count >= wanted,
-      );
+      await waitFor(`${wanted} requests to the storage`, () => proxy.requests.length, {
+        isWanted: count => count >= wanted,
+      });
       t.equal(await worker.end('SIGKILL'), 'SIGKILL');
       const running = (await states()).filter(run => run.state === 'running');
       killedAt.push(
@@ -98,10 +98,13 @@ t.test(
           [runQueue, lastKill],
         )
       ).rows;
-    await until(heldByDead, jobs => jobs.length === 0, 50_000);
+    await waitFor('the end of all jobs of killed workers', heldByDead, {
+      isWanted: jobs => jobs.length === 0,
+      limitMs: 50_000,
+    });
     const isOver = (runs: { state: string }[]) =>
       runs.every(run => run.state === 'successful' || run.state === 'failed');
-    await until(states, isOver, 120_000);
+    await waitFor('the end of all runs', states, { isWanted: isOver, limitMs: 120_000 });
 
     const { rows: runs } = await pool.query('select * from export_runs order by environment_id');
     t.equal(runs.length, environments.length, 'one run per slot');
@@ -132,7 +135,7 @@ t.test(
       await app.call(`/v1/environments/${environmentId}/export-configs/${id}/runs`, {
         method: 'POST',
       });
-      await until(async () => proxy.requests.some(isPartTwo), Boolean);
+      await waitFor('the upload of part 2', () => proxy.requests.some(isPartTwo));
       proxy.decide(() => 'pass');
       const second = startServiceProcess(url, { PROCESS_ROLE: 'worker' });
       t.teardown(() => second.end('SIGKILL'));
@@ -141,12 +144,12 @@ t.test(
       t.equal(await survivor.end('SIGTERM'), 0);
       const tookMs = Date.now() - toldAt;
       t.ok(tookMs < 30_000, `stopped after ${tookMs} ms`);
-      const run = await until(
+      const run = await waitFor(
+        'a successful run',
         async () =>
           (await pool.query('select * from export_runs where environment_id = $1', [environmentId]))
             .rows[0],
-        found => found.state === 'successful',
-        8_000,
+        { isWanted: found => found.state === 'successful', limitMs: 8_000 },
       );
       t.equal(run.attempts, 2);
       t.strictSame(await contentsOf(s3Destination({ key: body.key })), {

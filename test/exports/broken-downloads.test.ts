@@ -7,9 +7,10 @@ import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { open } from '../helpers/http-client.ts';
 import { startNginx } from '../helpers/nginx.ts';
 import { needsProgram } from '../helpers/programs.ts';
-import { connectRaw, eventually, type RawConnection } from '../helpers/raw-http.ts';
+import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** Every way in which a download can be interrupted, as the reader sees it. */
 
@@ -56,7 +57,7 @@ async function pausedDownload(
     `GET ${pathOf(state)} HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\n` +
       `Accept-Encoding: ${encoding}\r\nConnection: close\r\n\r\n`,
   );
-  await connection.until(/^HTTP\/1\.1 200 OK\r\n.*\r\n\r\n.{500}/s);
+  await connection.waitFor(/^HTTP\/1\.1 200 OK\r\n.*\r\n\r\n.{500}/s);
   return connection;
 }
 
@@ -66,7 +67,7 @@ function setStallTime(stallMs: number): void {
 }
 
 const untilNoneActive = () =>
-  eventually(() => app.dependencies.downloadLimit.active === 0, 'no download');
+  waitFor('the end of all downloads', () => app.dependencies.downloadLimit.active === 0);
 
 async function outcomes(outcome: string): Promise<number> {
   // The route keeps its text for a second.
@@ -77,7 +78,7 @@ async function outcomes(outcome: string): Promise<number> {
 /** Terminates the database session of each download. */
 async function killSessions(downloads: readonly RawConnection[]): Promise<void> {
   const killed = new Set<number>();
-  await eventually(async () => {
+  await waitFor('a database session of each download', async () => {
     const { rows: sessions } = await pool.query<{ pid: number }>(
       `select pid, pg_terminate_backend(pid) from pg_stat_activity
        where datname = current_database() and application_name ~ 'warehouse-export (export|session)'
@@ -85,13 +86,13 @@ async function killSessions(downloads: readonly RawConnection[]): Promise<void> 
     );
     for (const { pid } of sessions) killed.add(pid);
     return killed.size >= downloads.length;
-  }, 'a database session of each download');
+  });
 }
 
 interface FaultCase {
   readonly outcome: 'stalled' | 'reader_gone' | 'failed';
   readonly states: readonly State[];
-  readonly happen: (downloads: readonly RawConnection[]) => Promise<void>;
+  readonly happen: (downloads: readonly RawConnection[]) => Promise<unknown>;
 }
 
 /** Faults during a download and the outcome that the metrics report. */
@@ -196,7 +197,7 @@ t.test('does not treat a slow database as a stalled reader', async t => {
   await locker.query('begin; lock table snapshot_rows in access exclusive mode');
   const startedAt = performance.now();
   const answer = app.download('small', 'today');
-  await eventually(() => performance.now() - startedAt > 1_000, 'longer than the stall limit');
+  await waitFor('a time longer than the stall limit', () => performance.now() - startedAt > 1_000);
   await locker.query('rollback');
   locker.release();
   const { status, text } = await answer;
@@ -296,10 +297,10 @@ t.test('streams through nginx', async t => {
       return response;
     };
     const untilStalled = (count: number) =>
-      eventually(async () => {
+      waitFor(`${count} stalled downloads`, async () => {
         const { text } = await app.call('/metrics');
         return text.includes(`whx_downloads_total{outcome="stalled"} ${count}`);
-      }, `${count} stalled downloads`);
+      });
 
     await t.test('breaks a stalled download visibly', async t => {
       const stalled = await Promise.all(
@@ -337,9 +338,9 @@ t.test('streams through nginx', async t => {
       for await (const chunk of response) {
         bytes += chunk.length;
         const dueMs = (bytes / direct) * 4 * stallMs;
-        await eventually(
-          () => performance.now() - startedAt >= dueMs,
+        await waitFor(
           'the next quarter of the stall limit',
+          () => performance.now() - startedAt >= dueMs,
         );
       }
       return bytes;

@@ -8,9 +8,9 @@ import { startTestApp, testNow } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 import { needsProgram, startProgram } from '../helpers/programs.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 t.setTimeout(300_000);
 
@@ -376,7 +376,10 @@ t.test('resumes downloads', async t => {
     args: readonly string[],
   ): Promise<void> {
     const program = startProgram(t, name, args);
-    await eventually(() => fs.existsSync(file) && fs.statSync(file).size > 100_000, 'a part');
+    await waitFor(
+      'part of the file',
+      () => fs.existsSync(file) && fs.statSync(file).size > 100_000,
+    );
     program.child.kill('SIGKILL');
     await program.ended;
   }

@@ -4,9 +4,9 @@ import { createConcurrencyLimit } from '../../src/shared/concurrency-limit.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { open } from '../helpers/http-client.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 t.setTimeout(600_000);
 
@@ -39,7 +39,7 @@ for (const environmentId of ['one', 'two', 'three', 'fresh']) {
 const readers: IncomingMessage[] = [];
 t.teardown(async () => {
   for (const reader of readers) reader.destroy();
-  await eventually(() => downloadLimit.active === 0);
+  await waitFor('the end of all downloads', () => downloadLimit.active === 0);
 });
 
 /** Requests a file without reading it. Returns the status. */
@@ -72,13 +72,13 @@ t.test('allows 32 downloads of an environment and a total for the process', asyn
 });
 
 t.test('holds no database connection for stalled readers', async t => {
-  await eventually(async () => {
+  await waitFor('the end of all queries', async () => {
     const { rows } = await app.database.pool.query(
       `select from pg_stat_activity where datname = current_database()
          and application_name ~ 'warehouse-export (export|session)' and state <> 'idle'`,
     );
     return rows.length === 0;
-  }, 'no download has a running query');
+  });
   t.equal(downloadLimit.active, total);
 });
 
@@ -94,10 +94,10 @@ t.test('serves short requests while all download slots are taken', async t => {
 
 t.test('releases the slot of a download that ends or is aborted', async t => {
   for (const reader of readers.splice(0, 30)) reader.destroy();
-  await eventually(() => downloadLimit.active === total - 30);
+  await waitFor('the end of 30 downloads', () => downloadLimit.active === total - 30);
   t.equal((await app.download('three', 'today')).status, 200);
   for (const reader of readers.splice(0, 5)) for await (const _chunk of reader);
-  await eventually(() => downloadLimit.active === total - 35);
+  await waitFor('the end of 5 more downloads', () => downloadLimit.active === total - 35);
 });
 
 t.test('allows 8 downloads of snapshots that are not rendered in an environment', async t => {
@@ -112,18 +112,21 @@ t.test('allows 8 downloads of snapshots that are not rendered in an environment'
   t.equal((await app.download('three', 'today')).status, 200);
   const active = downloadLimit.active - 8;
   for (const reader of readers.splice(-8)) reader.destroy();
-  await eventually(() => sessionLimit.active === 0);
-  await eventually(() => downloadLimit.active === active);
+  await waitFor('the release of all sessions', () => sessionLimit.active === 0);
+  await waitFor('the end of 8 downloads', () => downloadLimit.active === active);
 });
 
 t.test('releases the place of a refused or failed request', async t => {
   // A download that has just been read may still hold its place.
-  await eventually(() => downloadLimit.active === readers.length);
+  await waitFor(
+    'the end of the last complete download',
+    () => downloadLimit.active === readers.length,
+  );
   const { active } = downloadLimit;
   await app.putEnvironment('free', 'free');
   for (let count = 1; count <= 20; count += 1) {
     t.equal((await app.download('free', 'today')).status, 403);
     t.equal((await app.download('three', 'nonsense')).status, 400);
   }
-  await eventually(() => downloadLimit.active === active);
+  await waitFor('the end of all refused requests', () => downloadLimit.active === active);
 });

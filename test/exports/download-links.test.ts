@@ -3,8 +3,9 @@ import t from 'tap';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { ask } from '../helpers/http-client.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 const app = await startTestApp(t);
 const rows = [adoptionRow()];
@@ -272,7 +273,7 @@ t.test('logs no token of a valid link, even when the URL is mistyped', async t =
     connection.socket.resetAndDestroy();
     await connection.closed;
   }
-  await eventually(() => app.log.length > pathsBefore + 8, 'log lines');
+  await waitFor('lines in the log', () => app.log.length > pathsBefore + 8);
   const lines = JSON.stringify(app.log);
   t.notOk(lines.includes(token.slice(-40)));
   t.notOk(lines.includes(token.slice(0, 80)));

@@ -9,8 +9,8 @@ import type { Compression } from '../../src/shared/file-format.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** Files of rendered snapshots, read from their chunks. */
 
@@ -187,7 +187,7 @@ t.test('holds no database connection while its reader waits', async t => {
   const borrowed = () =>
     [pools.export, pools.session].map(({ totalCount, idleCount }) => totalCount - idleCount);
   // Batches that are read ahead still arrive.
-  await eventually(() => borrowed().every(count => count === 0), 'no connection is borrowed');
+  await waitFor('the return of all connections', () => borrowed().every(count => count === 0));
   const { rows } = await pool.query(
     `select state from pg_stat_activity
      where datname = current_database() and application_name ~ 'export (export|session)'

@@ -7,8 +7,8 @@ import { startApp } from '../helpers/app.ts';
 import { makeConfig, startExportWorker } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { startReplica } from '../helpers/postgres-replica.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { needsS3, readObject, s3Server } from '../helpers/s3.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** Exports read from a real streaming replica (`SNAPSHOT_DATABASE_URL`) that may lag or be down. */
 
@@ -97,15 +97,15 @@ t.test('retries a scheduled run until the replica has its snapshot', needsS3, as
   await app.ingest('runs', today, ingestBody(rowsOf('day')));
   startExportWorker(t, app);
   const outcomes = () => app.log.filter(line => line['msg'] === 'run').map(line => line['outcome']);
-  await eventually(() => outcomes().length > 0, 'an attempt', 30_000);
+  await waitFor('the end of an attempt', () => outcomes().length > 0);
   const runs = `/v1/environments/runs/export-configs/${config.id}/runs`;
   t.not((await app.call(runs)).json.items[0].state, 'failed');
   await replica.resume();
   await replica.catchUp();
-  await eventually(async () => {
+  await waitFor('a successful run', async () => {
     await hastenRetries(app.dependencies.pools.api);
     return (await app.call(runs)).json.items[0].state === 'successful';
-  }, 'a successful run');
+  });
   t.equal(outcomes().at(0), 'retry');
   t.equal(outcomes().at(-1), 'successful');
   const [run] = (await app.call(runs)).json.items;

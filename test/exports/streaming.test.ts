@@ -4,8 +4,9 @@ import { startApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { liveMemoryMib } from '../helpers/live-memory.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Downloads of snapshots that are not rendered: COPY at the pace of the reader. */
@@ -43,18 +44,19 @@ async function busyBackends(): Promise<Backend[]> {
 }
 
 const untilNoneBusy = () =>
-  eventually(async () => (await busyBackends()).length === 0, 'no busy export', 1_500);
+  waitFor('the end of all queries', async () => (await busyBackends()).length === 0, {
+    limitMs: 1_500,
+  });
 /** Waits until Postgres blocks because the service does not read. */
 const untilHeldBack = () =>
-  eventually(
-    async () => (await busyBackends()).some(({ wait_event }) => wait_event === 'ClientWrite'),
-    'back-pressure',
+  waitFor('back-pressure', async () =>
+    (await busyBackends()).some(({ wait_event }) => wait_event === 'ClientWrite'),
   );
 
 t.afterEach(async () => {
-  await eventually(
+  await waitFor(
+    'the release of all download slots',
     () => app.dependencies.downloadLimit.active === 0,
-    'all download slots are released',
   );
   await untilNoneBusy();
 });
@@ -94,7 +96,7 @@ t.test('ends the query within a second when the reader disconnects', async t => 
     for (const pause of [true, false]) {
       const connection = await connectRaw(app.port, pause ? 1 : Number.POSITIVE_INFINITY);
       connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
-      await eventually(async () => (await busyBackends()).length === 1);
+      await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
       const goneAt = performance.now();
       connection.socket.destroy();
       await untilNoneBusy();
@@ -110,12 +112,12 @@ t.test('ends the query when the reader disconnects before the first row', async 
     try {
       const connection = await connectRaw(app.port);
       connection.socket.write(rawRequest('1.1'));
-      await eventually(async () => {
+      await waitFor('a query that waits for the lock', async () => {
         const { rows: waiting } = await pool.query(
           `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
         );
         return waiting.length === 1;
-      }, 'the query waits for the lock');
+      });
       const goneAt = performance.now();
       connection.socket.destroy();
       await untilNoneBusy();
@@ -136,9 +138,9 @@ t.test('resets the connection when a download fails after the first byte', async
         rawRequest('1.1', `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
       );
       // Waits until the reader has paused. The header line arrives alone.
-      await connection.until(/^.{1000}/s);
+      await connection.waitFor(/^.{1000}/s);
       // With gzip the socket buffers hold the whole file, so the query may end soon.
-      await eventually(async () => (await busyBackends()).length === 1);
+      await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
       const [backend] = await busyBackends();
       await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
       connection.socket.resume();
@@ -157,7 +159,7 @@ t.test('resets the connection or sends the whole file when the caller closes its
   for (const version of ['1.1', '1.0']) {
     const connection = await connectRaw(app.port, 1_000);
     connection.socket.write(rawRequest(version, 'Connection: close'));
-    await connection.until(/^.{1000}/s);
+    await connection.waitFor(/^.{1000}/s);
     connection.socket.end();
     connection.socket.resume();
     const how = await connection.closed;
@@ -204,7 +206,7 @@ t.test('sends two files over one keep-alive connection', async t => {
   const connection = await connectRaw(app.port);
   for (let count = 1; count <= 2; count += 1) {
     connection.socket.write(rawRequest('1.1').replace('/acme/', '/small/'));
-    await connection.until(new RegExp(`(?:[\\s\\S]*\\r\\n0\\r\\n\\r\\n){${count}}`));
+    await connection.waitFor(new RegExp(`(?:[\\s\\S]*\\r\\n0\\r\\n\\r\\n){${count}}`));
   }
   connection.socket.destroy();
   t.equal(connection.received().toString().split('HTTP/1.1 200 OK').length, 3);

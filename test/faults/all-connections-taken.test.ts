@@ -5,7 +5,7 @@ import { migrateToLatest } from '../../src/db/migrator.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import type { Answer } from '../helpers/http-client.ts';
-import { eventually } from '../helpers/raw-http.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** More requests than database connections. */
 
@@ -30,17 +30,17 @@ t.test('answers 503 with Retry-After while all connections of a pool are in use'
   const blocker = await pool.connect();
   await blocker.query('begin; lock table environments in access exclusive mode');
   const asked = Array.from({ length: 40 }, () => app.call('/v1/environments/acme'));
-  await eventually(
+  await waitFor(
+    '25 requests that wait for a connection',
     () => app.dependencies.pools.api.waitingCount >= 25,
-    'requests wait for a connection',
   );
   const ready = await app.call('/health/live');
   t.equal(ready.status, 200);
   // Requests that wait for a connection are answered after 5 s. Those with a connection wait for
   // the lock.
-  await eventually(
+  await waitFor(
+    'the answers to all waiting requests',
     () => app.dependencies.pools.api.waitingCount === 0,
-    'waiting requests are answered',
   );
   await blocker.query('rollback');
   blocker.release();
@@ -85,9 +85,9 @@ t.test('answers 503 with Retry-After when Postgres has no connections left', asy
   }
   t.comment(`${refused.length} of ${answers.length} requests were answered 429 or 503`);
   for (const other of others) await other.end();
-  await eventually(
+  await waitFor(
+    'a download without a restart',
     async () => (await app.download('acme', 'today')).text === file,
-    'downloads work again without a restart',
   );
   t.equal((await app.ingest('acme', today, ingestBody(rows))).status, 200);
 });

@@ -6,9 +6,10 @@ import { startApp } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { connectRaw, eventually, type RawConnection } from '../helpers/raw-http.ts';
+import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { isFullScale, scaled } from './scale.ts';
 
 /** Callers that stall, against the real service in a separate process. */
@@ -16,7 +17,7 @@ import { isFullScale, scaled } from './scale.ts';
 t.setTimeout(400_000);
 
 /** Timeouts are 60 s and checked every 30 s. */
-const patienceMs = 120_000;
+const limitMs = 120_000;
 const promptMs = 2_000;
 const environments = ['acme', 'beta', 'gamma'];
 /** More rows than the socket buffers of both sides hold. */
@@ -121,10 +122,8 @@ t.test(
         `${authorized(`GET /v1/environments/${environments[index % 3]}/exports/today.csv`)}\r\n`,
       1,
     );
-    await eventually(
-      () => downloads.connections.every(({ received }) => received().length > 0),
-      'an answer to each download',
-      30_000,
+    await waitFor('an answer to each download', () =>
+      downloads.connections.every(({ received }) => received().length > 0),
     );
     const statuses = downloads.connections.map(({ received }) =>
       received().toString('latin1', 9, 12),
@@ -153,7 +152,7 @@ t.test(
       // off.
       if (what === downloads.what) {
         const isOver = async () => (await metric('whx_downloads_in_progress')) === 0;
-        await eventually(isOver, 'the end of all stalled downloads', patienceMs);
+        await waitFor('the end of all stalled downloads', isOver, { limitMs });
       }
       let closed = 0;
       for (const connection of connections) {
@@ -165,13 +164,9 @@ t.test(
         const hasAnswer = /^HTTP\/1\.1 (429|409)/.test(connection.received().toString('latin1'));
         if (hasAnswer && what !== uploads.what) connection.socket.destroy();
       }
-      await eventually(() => closed === connections.length, `the end of ${what}`, patienceMs);
+      await waitFor(`the end of ${what}`, () => closed === connections.length, { limitMs });
     }
-    await eventually(
-      () => openFiles() <= filesBefore + 5,
-      'the end of all connections',
-      patienceMs,
-    );
+    await waitFor('the end of all connections', () => openFiles() <= filesBefore + 5, { limitMs });
     t.equal(await metric('whx_downloads_in_progress'), 0);
     t.equal(await metric('whx_ingests_in_progress'), 0);
     t.ok((await slowest()) < promptMs);

@@ -3,7 +3,7 @@ import { tickQueue } from '../../src/db/job-queue.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { makeConfig, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
 import { contentsOf, needsS3, s3Destination } from '../helpers/s3.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /** The clock of a worker jumps by a day and back. 2026-03-02 is a Monday. */
 
@@ -34,13 +34,13 @@ async function start(t: Test) {
   /** Sets the clock, makes the workers tick and waits until `newest` describes the newest run. */
   const at = async (instant: string, newest: string) => {
     app.setNow(instant);
-    await until(
+    await waitFor(
+      `the newest run ${newest}`,
       async () => {
         await app.dependencies.jobs.send(tickQueue);
         return (await runs())[0] ?? 'none';
       },
-      found => found === newest,
-      20_000,
+      { isWanted: found => found === newest, limitMs: 20_000 },
     );
   };
   const objects = async () =>

@@ -9,9 +9,9 @@ import { startBalancer } from '../helpers/balancer.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { type Ask, ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { isFullScale } from './scale.ts';
 
 /**
@@ -46,7 +46,7 @@ t.test('drops no request during a rolling restart', async t => {
   });
   const balancer = await startBalancer(ports);
   t.teardown(balancer.close);
-  await eventually(() => balancer.ready.size === 2, 'both processes are ready');
+  await waitFor('two ready processes', () => balancer.ready.size === 2);
 
   const agent = new http.Agent({ keepAlive: true, maxSockets: 12 });
   t.teardown(async () => agent.destroy());
@@ -114,7 +114,7 @@ t.test('drops no request during a rolling restart', async t => {
     for (const [index, port] of ports.entries()) {
       t.equal(await services[index]?.end('SIGTERM'), 0, 'exit code of the old process');
       services[index] = await start(port);
-      await eventually(() => balancer.ready.has(port), 'the new process is ready');
+      await waitFor('the readiness of the new process', () => balancer.ready.has(port));
     }
   }
   over.abort();
@@ -150,9 +150,9 @@ t.test('drains, completes downloads and exits after SIGTERM', async t => {
 
   const toldAt = Date.now();
   service.signal('SIGTERM');
-  await eventually(
+  await waitFor(
+    'the answer 503 to the readiness probe',
     async () => (await get('/health/ready')).status === 503,
-    'readiness answers 503',
   );
   t.ok(Date.now() - toldAt < 1_000, 'at once');
   const served = await get('/v1/environments/acme');
@@ -168,13 +168,11 @@ t.test('drains, completes downloads and exits after SIGTERM', async t => {
   service.signal('SIGTERM');
   service.signal('SIGINT');
 
-  await eventually(
-    () =>
-      get('/health/live').then(
-        () => false,
-        () => true,
-      ),
-    'new connections are refused',
+  await waitFor('the refusal of new connections', () =>
+    get('/health/live').then(
+      () => false,
+      () => true,
+    ),
   );
   t.ok(Date.now() - toldAt >= 1_500, 'after the drain period');
   let bytes = 0;

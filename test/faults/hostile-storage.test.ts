@@ -11,7 +11,7 @@ import {
 } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { isFullScale } from './scale.ts';
 
 /** A worker stays useful and its log short while a storage answers with bad intent. */
@@ -97,10 +97,9 @@ async function failOnce(environmentId: string) {
   const path = `/v1/environments/${environmentId}`;
   const started = await app.call(`${path}/export-configs/${id}/runs`, { method: 'POST' });
   const runs = runReader(app, environmentId);
-  const run = await until(
-    () => runs.read(started.json.id),
-    ({ state, attempts }) => state === 'queued' && attempts === 1,
-  );
+  const run = await waitFor('the end of the first attempt', () => runs.read(started.json.id), {
+    isWanted: ({ state, attempts }) => state === 'queued' && attempts === 1,
+  });
   steps = {};
   seen.length = 0;
   return {
@@ -145,16 +144,12 @@ t.test('ends a cancelled run before it cleans up', async t => {
   await hasten();
   const { error } = await finished();
   t.equal(error.code, 'plan_upgrade_required');
-  await until(
-    async () => isOpen,
-    open => open,
-  );
+  await waitFor('a request that lists uploads', () => isOpen);
   t.equal((await app.call(path, { method: 'DELETE' })).status, 204);
-  await until(
-    async () => isOpen,
-    open => !open,
-    5_000,
-  );
+  await waitFor('the end of that request', () => isOpen, {
+    isWanted: open => !open,
+    limitMs: 5_000,
+  });
   t.equal(count('put'), 0, 'nothing is uploaded');
 });
 
@@ -163,7 +158,8 @@ t.test('cleans up cancelled runs of slow storages in the slow lane', async t => 
   isLaneFull = true;
   await app.call(`${path}/export-configs/${configId}`, { method: 'DELETE' });
   await hasten();
-  await until(
+  await waitFor(
+    'a cleanup that waits for the slow lane',
     async () => {
       const { rows } = await app.database.pool.query<{ output: string }>(
         `select output::text from pgboss.job
@@ -171,15 +167,14 @@ t.test('cleans up cancelled runs of slow storages in the slow lane', async t => 
       );
       return rows[0]?.output ?? '';
     },
-    output => output.includes('slow lane'),
+    { isWanted: output => output.includes('slow lane') },
   );
   t.strictSame(seen, [], 'no request is sent while the lane is full');
   isLaneFull = false;
   await hasten();
-  await until(
-    async () => count('list uploads'),
-    listed => listed === 1,
-  );
+  await waitFor('a request that lists uploads', () => count('list uploads'), {
+    isWanted: listed => listed === 1,
+  });
   t.equal((await app.call(`${path}/export-configs/${configId}`)).status, 404);
 });
 

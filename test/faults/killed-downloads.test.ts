@@ -5,11 +5,11 @@ import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { needsProgram, startProgram } from '../helpers/programs.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { isFullScale } from './scale.ts';
 
 /** Downloads with curl from a process that is killed. */
@@ -50,10 +50,10 @@ for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
         `${service.origin}/v1/environments/${form.environmentId}/exports/today.csv`,
       ]),
     }));
-    await eventually(async () => {
+    await waitFor('the start of all downloads', async () => {
       const metrics = readMetrics((await ask(`${service.origin}/metrics`)).text);
       return metrics.get('whx_downloads_in_progress') === downloads.length;
-    }, 'all downloads');
+    });
     const ended = await service.end(signal);
     t.equal(ended, signal === 'SIGKILL' ? 'SIGKILL' : 0);
     for (const { form, curl } of downloads) {

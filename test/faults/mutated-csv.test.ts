@@ -10,8 +10,9 @@ import {
   ingestBody,
 } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { fileOf } from './csv-oracle.ts';
 import { scaled } from './scale.ts';
 
@@ -247,7 +248,7 @@ async function hangUp(body: Buffer, packing: Sending['packing'], share: number):
     connection.socket.destroy(),
   );
   await connection.closed;
-  await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the ingest');
+  await waitFor('the end of the ingest', () => app.dependencies.ingestLimit.active === 0);
 }
 
 function* piecesOf(body: Buffer, bytes: number): Generator<Buffer> {

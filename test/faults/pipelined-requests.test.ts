@@ -1,8 +1,9 @@
 import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { exchange } from './raw-exchange.ts';
 import { scaled } from './scale.ts';
 
@@ -60,7 +61,7 @@ async function send({ request, status, count }: (typeof bursts)[string]): Promis
     rest = text.slice(-12);
   });
   connection.socket.write(request.repeat(count));
-  await eventually(() => answered >= count, `${count} answers`, 120_000);
+  await waitFor(`${count} answers`, () => answered >= count, { limitMs: 120_000 });
   connection.socket.destroy();
 }
 
@@ -105,5 +106,5 @@ t.test('keeps no connection that has ended', async () => {
     new Promise<number>((resolve, reject) => {
       app.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
     });
-  await eventually(async () => (await open()) === 0, 'the end of all connections');
+  await waitFor('the end of all connections', async () => (await open()) === 0);
 });

@@ -14,7 +14,7 @@ import { createCheckPlaces } from '../../src/shared/check-places.ts';
 import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { registerSecret } from '../helpers/secrets.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { scaled } from './scale.ts';
 
 t.setTimeout(300_000);
@@ -60,10 +60,7 @@ t.test('admits two checks of an environment and eight of a process', async t => 
   const validate = (id: string) => app.call(`${path(id)}/validate`, { method: 'POST', json });
   const own = `${path('a')}/${stored.json.id}`;
   const held = [validate('a'), validate('a')];
-  await until(
-    async () => waiting.length,
-    count => count === 4,
-  );
+  await waitFor('4 held requests', () => waiting.length, { isWanted: count => count === 4 });
   const refusals = {
     validate: await validate('a'),
     'validate a stored config': await app.call(`${own}/validate`, { method: 'POST' }),
@@ -82,20 +79,16 @@ t.test('admits two checks of an environment and eight of a process', async t => 
     'no check is needed',
   );
   for (const id of ['b', 'c', 'd']) held.push(validate(id), validate(id));
-  await until(
-    async () => waiting.length,
-    count => count === 16,
-  );
+  await waitFor('16 held requests', () => waiting.length, { isWanted: count => count === 16 });
   t.equal((await validate('e')).status, 429, 'the limit of the process is reached');
 
   isHeld = false;
   for (const send of waiting) send();
   for (const { status, json } of await Promise.all(held))
     t.match({ status, json }, { status: 200 });
-  await until(
-    async () => app.dependencies.checkPlaces.active,
-    active => active === 0,
-  );
+  await waitFor('the end of all checks', () => app.dependencies.checkPlaces.active, {
+    isWanted: active => active === 0,
+  });
   t.match((await validate('e')).json, { valid: true });
 });
 
@@ -125,10 +118,9 @@ t.test('checks buckets of other environments while four use slow endpoints', asy
     });
   const { checkPlaces } = app.dependencies;
   const untilActive = (wanted: number) =>
-    until(
-      async () => checkPlaces.active,
-      active => active === wanted,
-    );
+    waitFor(`${wanted} active checks`, () => checkPlaces.active, {
+      isWanted: active => active === wanted,
+    });
   const validateTwiceEach = () => slowOnes.flatMap(id => [validate(id), validate(id)]);
 
   const first = validateTwiceEach();
@@ -137,10 +129,7 @@ t.test('checks buckets of other environments while four use slow endpoints', asy
   const patient = validate('e', quick);
   // Slow endpoints end after 12 s.
   nowMs += 12_000;
-  await until(
-    async () => waiting.length,
-    count => count === 16,
-  );
+  await waitFor('16 held requests', () => waiting.length, { isWanted: count => count === 16 });
   for (const end of waiting.splice(0)) end();
   t.match((await patient).json, { valid: true }, 'waits for a place');
   await Promise.all(first);
@@ -149,10 +138,7 @@ t.test('checks buckets of other environments while four use slow endpoints', asy
   const second = validateTwiceEach();
   await untilActive(2);
   t.match((await validate('e', quick)).json, { valid: true });
-  await until(
-    async () => waiting.length,
-    count => count === 4,
-  );
+  await waitFor('4 held requests', () => waiting.length, { isWanted: count => count === 4 });
   for (const end of waiting.splice(0)) end();
   const statuses = (await Promise.all(second)).map(({ status }) => status);
   t.strictSame(statuses.toSorted(), [200, 200, 429, 429, 429, 429, 429, 429]);
@@ -195,10 +181,9 @@ t.test('answers other requests in time while name servers are slow', async t => 
     ended += 1;
     return answer;
   });
-  await until(
-    async () => questions,
-    asked => asked >= count,
-  );
+  await waitFor('a DNS query of each check', () => questions, {
+    isWanted: asked => asked >= count,
+  });
   const startedAt = performance.now();
   const ready = await app.call('/health/ready');
   const exported = await app.download('acme', 'today');

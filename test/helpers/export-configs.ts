@@ -2,7 +2,7 @@ import type { S3User } from '../../dev/s3-server.ts';
 import { startWorker } from '../../src/worker.ts';
 import { startTestApp, type TestApp } from './app.ts';
 import { freshPrefix, s3Server } from './s3.ts';
-import { until } from './until.ts';
+import { waitFor } from './wait-for.ts';
 
 type Options = Parameters<typeof startTestApp>[1];
 
@@ -78,10 +78,9 @@ export function runReader(app: TestApp, environmentId: string) {
   return {
     read,
     finished: (runId: string, limitMs?: number) =>
-      until(
-        () => read(runId),
-        run => run.state === 'successful' || run.state === 'failed',
+      waitFor(`the end of run ${runId}`, () => read(runId), {
+        isWanted: run => run.state === 'successful' || run.state === 'failed',
         limitMs,
-      ),
+      }),
   };
 }

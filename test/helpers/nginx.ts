@@ -3,7 +3,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { freePort } from '../../dev/free-port.ts';
 import { startProgram } from './programs.ts';
-import { connectRaw, eventually } from './raw-http.ts';
+import { connectRaw } from './raw-http.ts';
+import { waitFor } from './wait-for.ts';
 
 /**
  * Starts nginx in front of a service on 127.0.0.1.
@@ -44,11 +45,11 @@ export async function startNginx(
       }
     }`,
   );
-  const nginx = startProgram(t, 'nginx', ['-p', directory, '-c', configFile, '-e', 'stderr']);
-  await eventually(async () => {
+  startProgram(t, 'nginx', ['-p', directory, '-c', configFile, '-e', 'stderr']);
+  await waitFor('nginx', async () => {
     const connection = await connectRaw(port).catch(() => null);
     connection?.socket.destroy();
     return connection !== null;
-  }, `nginx (${nginx.stderr()})`);
+  });
   return port;
 }

@@ -5,7 +5,7 @@ import path from 'node:path';
 import pg from 'pg';
 import { freePort } from '../../dev/free-port.ts';
 import type { PostgresServer } from '../../dev/postgres-server.ts';
-import { eventually } from './raw-http.ts';
+import { waitFor } from './wait-for.ts';
 
 /** A streaming replica of a server of the tests. */
 export interface PostgresReplica {
@@ -86,14 +86,14 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
       stdio: ['ignore', log, log],
     });
     fs.closeSync(log);
-    await eventually(
+    await waitFor(
+      'the replica',
       () =>
         ask(url(primary.url), 'select 1').then(
           () => true,
           () => false,
         ),
-      'the replica',
-      60_000,
+      { limitMs: 60_000 },
     );
   };
   const stop = async () => {
@@ -109,13 +109,13 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
     stop,
     async pause() {
       await ask(url(primary.url), 'select pg_wal_replay_pause()');
-      await eventually(async () => {
+      await waitFor('a paused replica', async () => {
         const [state] = await ask<{ state: string }>(
           url(primary.url),
           'select pg_get_wal_replay_pause_state() as state',
         );
         return state?.state === 'paused';
-      }, 'a paused replica');
+      });
     },
     async resume() {
       await ask(url(primary.url), 'select pg_wal_replay_resume()');
@@ -131,13 +131,13 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
         primary.url,
         'select pg_current_wal_flush_lsn() as lsn',
       );
-      await eventually(async () => {
+      await waitFor('a replica that has caught up', async () => {
         const [replica] = await ask<{ done: boolean }>(
           url(primary.url),
           `select pg_last_wal_replay_lsn() >= '${primaryAt?.lsn}' as done`,
         );
         return replica?.done === true;
-      }, 'a replica that has caught up');
+      });
     },
     async remove() {
       await stop();

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import net from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
+import { waitFor } from './wait-for.ts';
 
 /** A TCP connection whose received data and end a test can read. */
 export interface RawConnection {
@@ -12,7 +12,7 @@ export interface RawConnection {
    */
   readonly closed: Promise<string>;
   /** Waits until the received data matches. */
-  until(pattern: RegExp): Promise<void>;
+  waitFor(pattern: RegExp): Promise<unknown>;
 }
 
 /**
@@ -48,23 +48,9 @@ export async function connectRaw(
     socket,
     received,
     closed,
-    until: pattern => eventually(() => pattern.test(received().toString('latin1')), `${pattern}`),
+    waitFor: pattern =>
+      waitFor(`data that matches ${pattern}`, () => received().toString('latin1'), {
+        isWanted: text => pattern.test(text),
+      }),
   };
-}
-
-/**
- * Waits until a condition holds.
- *
- * @throws after 30 s, because a busy machine may be slow
- */
-export async function eventually(
-  isSo: () => boolean | Promise<boolean>,
-  what = 'it',
-  patienceMs = 30_000,
-): Promise<void> {
-  const deadline = Date.now() + patienceMs;
-  while (!(await isSo())) {
-    if (Date.now() > deadline) throw new Error(`${what} did not happen within ${patienceMs} ms`);
-    await delay(10);
-  }
 }

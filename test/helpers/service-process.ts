@@ -7,7 +7,7 @@ import { freePort } from '../../dev/free-port.ts';
 import { ask } from './http-client.ts';
 import { testAdminToken, testEncryptionKeys } from './secrets.ts';
 import { compileCache, startFlags } from './start-flags.ts';
-import { until } from './until.ts';
+import { waitFor } from './wait-for.ts';
 
 export interface ServiceProcess {
   readonly pid: number;
@@ -92,7 +92,7 @@ export async function startApiProcess(
   });
   const origin = `http://127.0.0.1:${port}`;
   try {
-    await until(() => isReady(origin), Boolean, startLimitMs);
+    await waitFor(`the service at ${origin}`, () => isReady(origin), { limitMs: startLimitMs });
   } catch (cause) {
     const how = await Promise.race([service.ended, 'still running']);
     await service.end('SIGKILL');

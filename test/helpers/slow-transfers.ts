@@ -4,8 +4,8 @@ import { snapshotLockName } from '../../src/db/snapshot-partitions.sql.ts';
 import { adoptionRow, ingestColumns, ingestLine } from './adoption-rows.ts';
 import type { startTestApp } from './app.ts';
 import { open } from './http-client.ts';
-import { eventually } from './raw-http.ts';
 import { testAdminToken } from './secrets.ts';
+import { waitFor } from './wait-for.ts';
 import { writeWideSnapshot } from './wide-snapshot.ts';
 
 type App = Awaited<ReturnType<typeof startTestApp>>;
@@ -27,7 +27,7 @@ export async function slowIngest(
   // A test that fails before it awaits the answer reports its failure itself.
   answer.catch(() => {});
   // The ingest takes and releases other advisory locks before this one.
-  await eventually(async () => {
+  await waitFor('an ingest that holds its lock', async () => {
     const { rowCount } = await app.database.pool.query(
       `select from pg_locks
        where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())
@@ -35,7 +35,7 @@ export async function slowIngest(
       [snapshotLockName(environmentId, day)],
     );
     return rowCount === 1;
-  }, 'an ingest that holds its lock');
+  });
   return {
     async end(): Promise<number> {
       body.end();
@@ -61,12 +61,12 @@ export async function slowExport(app: App, environmentId: string) {
     },
   );
   reader.pause();
-  await eventually(async () => {
+  await waitFor('an export that waits for its reader', async () => {
     const { rowCount } = await pool.query(
       `select from pg_stat_activity where datname = current_database() and wait_event = 'ClientWrite'`,
     );
     return rowCount === 1;
-  }, 'an export that waits for its reader');
+  });
   return {
     /**
      * Reads the rest.

@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { readBody } from './read-body.ts';
-import { until } from './until.ts';
+import { waitFor } from './wait-for.ts';
 
 /** A message as it came over the socket. */
 export interface Received {
@@ -71,11 +71,10 @@ export async function startWebhookReceiver(
       behave = next;
     },
     count: (wanted, limitMs) =>
-      until(
-        async () => received,
-        found => found.length >= wanted,
+      waitFor(`${wanted} messages`, () => received, {
+        isWanted: found => found.length >= wanted,
         limitMs,
-      ),
+      }),
     close,
   };
 }

@@ -6,8 +6,9 @@ import { adoptionRow, ingestBody, ingestColumns } from '../helpers/adoption-rows
 import { startTestApp } from '../helpers/app.ts';
 import { type Answer, ask } from '../helpers/http-client.ts';
 import { peakMemoryMib } from '../helpers/live-memory.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
@@ -260,12 +261,12 @@ async function sendThrough(
       ]);
   }
   connection.socket.write('0\r\n\r\n');
-  await connection.until(/\r\n\r\n/);
+  await connection.waitFor(/\r\n\r\n/);
   const text = connection.received().toString();
   // The same connection must serve another request.
   if (closed === null) {
     connection.socket.write('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n');
-    await connection.until(/\{"status":"ok"\}/);
+    await connection.waitFor(/\{"status":"ok"\}/);
   }
   connection.socket.destroy();
   return { text, closed };
@@ -306,7 +307,7 @@ t.test(
       t.match(answer, new RegExp(`"code":"${code}"`), name);
       t.equal(closed, null, `${name}: not reset`);
     }
-    await eventually(() => app.dependencies.ingestLimit.active === 0);
+    await waitFor('the end of all ingests', () => app.dependencies.ingestLimit.active === 0);
   },
 );
 
@@ -390,12 +391,12 @@ t.test('logs a caller that disconnects in the middle of a body as information', 
     `PUT /v1/environments/acme/snapshots/2026-03-01 HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
       `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${ingestColumns.join(',')}\n`,
   );
-  await eventually(() => app.dependencies.ingestLimit.active === 1);
+  await waitFor('the start of the ingest', () => app.dependencies.ingestLimit.active === 1);
   connection.socket.destroy();
-  await eventually(() => app.dependencies.ingestLimit.active === 0);
+  await waitFor('the end of the ingest', () => app.dependencies.ingestLimit.active === 0);
   const hungUp = () =>
     app.log.slice(lines).find(line => line['msg'] === 'request aborted by the caller');
-  await eventually(() => hungUp() !== undefined, 'the line in the log');
+  await waitFor('the line in the log', () => hungUp() !== undefined);
   t.equal(hungUp()?.['level'], 30);
   t.equal(
     app.log.slice(lines).some(line => Number(line['level']) > 30),

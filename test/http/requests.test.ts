@@ -4,8 +4,9 @@ import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { type Answer, ask, open } from '../helpers/http-client.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /**
  * Rules for requests that hold before any route, and the ids of requests: every answer has an id of
@@ -200,7 +201,7 @@ for (const [what, method, path, headers, body, status] of [
     if (status >= 400) t.equal(answer.json.requestId, given, 'problem');
     // Requests of links are logged only if the service fails.
     if (!path.startsWith('/v1/downloads/')) {
-      await eventually(() => linesOf(given).length >= 1, 'the log');
+      await waitFor('a line in the log', () => linesOf(given).length >= 1);
       for (const line of linesOf(given)) t.equal(line['callerRequestId'], id);
     }
   });
@@ -215,7 +216,9 @@ t.test('gives a request with a malformed host an id before any route', async t =
   const text = connection.received().toString();
   const [, id = ''] = /"requestId":"([0-9a-f-]{36})"/.exec(text) ?? [];
   t.match(text, new RegExp(`x-request-id: ${id}\r\n`, 'i'));
-  await eventually(() => linesOf(id).some(line => line['callerRequestId'] === 'before'));
+  await waitFor('a line in the log', () =>
+    linesOf(id).some(line => line['callerRequestId'] === 'before'),
+  );
 });
 
 t.test('gives an answer to malformed HTTP an id', async t => {
@@ -244,7 +247,9 @@ t.test('logs the id of a failed download before and after the first byte', async
   const response = await open(url, { headers: { ...authorization, 'x-request-id': after } });
   const given = String(response.headers['x-request-id']);
   response.on('error', () => {}).resume();
-  await eventually(() => linesOf(given).some(line => line['msg'] === 'download failed'), 'the log');
+  await waitFor('a line in the log', () =>
+    linesOf(given).some(line => line['msg'] === 'download failed'),
+  );
 });
 
 t.test('gives two requests with the same caller id different ids', async t => {
@@ -261,7 +266,7 @@ t.test('logs the caller of each request', async t => {
     const { headers } = await app.call('/v1/environments/acme', { token });
     const lines = () =>
       linesOf(String(headers['x-request-id'])).filter(line => line['msg'] === 'request completed');
-    await eventually(() => lines().length === 1, 'the log');
+    await waitFor('a line in the log', () => lines().length === 1);
     return lines()[0]?.['caller'];
   };
   t.strictSame(await completed(testAdminToken), { kind: 'operator' });

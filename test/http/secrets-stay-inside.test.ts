@@ -13,7 +13,7 @@ import { type Answer, ask } from '../helpers/http-client.ts';
 import { makeIssuerKey, startIssuer } from '../helpers/issuer.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
 import { registerSecret, testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 /**
  * Searches everything that leaves the service for every secret: bodies, headers, log lines, jobs
@@ -118,13 +118,14 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
     runIds.push(run.json.id);
   }
   for (const id of runIds) {
-    await until(
+    await waitFor(
+      `the end of run ${id}`,
       async () => {
         // A secret that does not open is tried three times. The pauses are up to half a minute.
         await hastenRetries(pool);
         return await runs.read(id);
       },
-      ({ state }) => state === 'successful' || state === 'failed',
+      { isWanted: ({ state }) => state === 'successful' || state === 'failed' },
     );
   }
   t.equal((await runs.read(runIds[0] ?? '')).state, 'successful');

@@ -7,10 +7,10 @@ import { freePort } from '../../dev/free-port.ts';
 import { createLogDestination } from '../../src/observability/log-destination.ts';
 import { ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
 import { isReady } from '../helpers/service-process.ts';
 import { compileCache, startFlags } from '../helpers/start-flags.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 t.setTimeout(300_000);
 
@@ -76,7 +76,7 @@ t.test('ends on a signal in every state of stdout and stderr', async t => {
       });
       t.teardown(() => child.kill('SIGKILL'));
       const exited = once(child, 'exit');
-      await eventually(() => isReady(`http://127.0.0.1:${port}`), 'the service', 90_000);
+      await waitFor('the service', () => isReady(`http://127.0.0.1:${port}`), { limitMs: 90_000 });
       closings[title]?.(child);
       if (amount === 'much') {
         const url = `http://127.0.0.1:${port}/v1/environments/${'x'.repeat(60)}`;

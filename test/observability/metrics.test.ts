@@ -6,10 +6,11 @@ import { parse } from 'yaml';
 import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
-import { connectRaw, eventually } from '../helpers/raw-http.ts';
+import { connectRaw } from '../helpers/raw-http.ts';
 import { difference, readMetrics } from '../helpers/read-metrics.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 import { parseQuery, type Selector } from './parse-query.ts';
 
@@ -31,7 +32,7 @@ await writeWideSnapshot(pool, {
 const scrape = async () => readMetrics(await app.dependencies.metrics.render());
 const authorization = { authorization: `Bearer ${testAdminToken}` };
 const idle = () =>
-  eventually(() => app.dependencies.downloadLimit.active === 0, 'the end of the downloads');
+  waitFor('the end of the downloads', () => app.dependencies.downloadLimit.active === 0);
 
 t.test('counts a complete download, before and after rendering', async t => {
   for (const isRendered of [false, true]) {
@@ -107,7 +108,7 @@ t.test('counts ingests by their outcome', async t => {
       `PUT ${new URL(url).pathname} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
         `Authorization: Bearer ${testAdminToken}\r\nContent-Length: 1000\r\n\r\n${csv.slice(0, 100)}`,
     );
-    await eventually(() => app.dependencies.ingestLimit.active === 1, 'the start of the ingest');
+    await waitFor('the start of the ingest', () => app.dependencies.ingestLimit.active === 1);
     connection.socket.destroy();
   };
   for (const [outcome, act, rows] of [
@@ -127,7 +128,7 @@ t.test('counts ingests by their outcome', async t => {
   ] as const) {
     const before = await scrape();
     await act();
-    await eventually(() => app.dependencies.ingestLimit.active === 0, 'the end of the ingest');
+    await waitFor('the end of the ingest', () => app.dependencies.ingestLimit.active === 0);
     const more = difference(before, await scrape());
     t.equal(more(`whx_ingests_total{outcome="${outcome}"}`), 1, outcome);
     t.equal(more('whx_ingest_rows_total'), rows, outcome);

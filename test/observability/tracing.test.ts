@@ -4,13 +4,12 @@ import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { configBody } from '../helpers/export-configs.ts';
 import { type Ask, ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderSnapshots } from '../helpers/render-snapshots.ts';
 import { needsS3 } from '../helpers/s3.ts';
 import { registerSecret, testAdminToken, usedSecrets } from '../helpers/secrets.ts';
 import { startApiProcess, startServiceProcess } from '../helpers/service-process.ts';
 import { startTraceReceiver } from '../helpers/trace-receiver.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Tests the traces of a service process that sends them to a receiver on loopback. */
@@ -44,7 +43,7 @@ function call(path: string, { headers, ...rest }: Ask = {}) {
 }
 
 const received = (traceId: string, name: string) =>
-  eventually(() => spanOf(traceId, name) !== undefined, name);
+  waitFor(`a span named ${name}`, () => spanOf(traceId, name) !== undefined);
 const spanOf = (traceId: string, name: string) =>
   receiver.spans.find(span => span.traceId === traceId && span.name === name);
 
@@ -94,9 +93,9 @@ t.test('traces an ingest and a download with the trace of their callers', async 
       '  section',
     ];
     const waits = 4;
-    await eventually(
-      () => receiver.tree(caller.traceId).length >= spans.length + waits,
+    await waitFor(
       'all spans of the download',
+      () => receiver.tree(caller.traceId).length >= spans.length + waits,
     );
     // Start times are in whole milliseconds, and a wait can begin in that of another span.
     const isWait = (line: string) => line === '  wait for a connection';
@@ -165,10 +164,9 @@ t.test('sends the trace of a manual run when its worker shuts down', needsS3, as
     body: '{}',
   });
   const run = started.json;
-  await until(
-    async () => (await call(`${path}/runs/${run.id}`)).json,
-    found => found.state === 'successful',
-  );
+  await waitFor('a successful run', async () => (await call(`${path}/runs/${run.id}`)).json, {
+    isWanted: found => found.state === 'successful',
+  });
   t.equal(spanOf(caller.traceId, 'run'), undefined, 'the worker waits for more spans');
   t.equal(await worker.end('SIGTERM'), 0);
   const tree = receiver.tree(caller.traceId);

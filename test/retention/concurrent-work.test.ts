@@ -4,10 +4,10 @@ import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/ad
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { open } from '../helpers/http-client.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { renderSnapshots } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { slowExport, slowIngest } from '../helpers/slow-transfers.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Tests retention during exports, ingests and deletions. */
@@ -93,9 +93,8 @@ t.test('waits for older transactions and does not block other work', async t => 
   const reader = await openReader();
   const ingesting = await slowIngest(app, 'one', '2026-03-01');
   const tidying = tidy();
-  await eventually(
-    async () => (await partitions()).some(({ pending }) => pending),
-    'a detachment that waits',
+  await waitFor('a detachment that waits', async () =>
+    (await partitions()).some(({ pending }) => pending),
   );
   const client = await pool.connect();
   await client.query(`set lock_timeout = '1s'`);
@@ -121,12 +120,11 @@ t.test('renders no snapshot of a day while its partition is being detached', asy
   await fillSnapshot(pool, 'one', old, 10);
   const reader = await openReader();
   const tidying = tidy();
-  await eventually(
-    async () => (await partitions()).some(({ pending }) => pending),
-    'a detachment that waits',
+  await waitFor('a detachment that waits', async () =>
+    (await partitions()).some(({ pending }) => pending),
   );
   const rendering = app.dependencies.renderer.render({ environmentId: 'one', date: old }, never);
-  await Promise.race([rendering, eventually(isAnyLockAwaited, 'a rendering that waits')]);
+  await Promise.race([rendering, waitFor('a rendering that waits', isAnyLockAwaited)]);
   await reader.end();
   t.equal(await rendering, 'superseded', 'the snapshot was deleted meanwhile');
   t.match(await tidying, { partitions: 1, snapshots: 1 });
@@ -137,7 +135,7 @@ t.test('does not remove a day while a snapshot of it is being rendered', async t
   const other = await pool.connect();
   await other.query(`begin; select from environments where id = 'one' for update`);
   const rendering = app.dependencies.renderer.render({ environmentId: 'one', date: old }, never);
-  await eventually(isAnyLockAwaited, 'a rendering that waits for the environment');
+  await waitFor('a rendering that waits for the environment', isAnyLockAwaited);
   t.match(await tidy(), { partitions: 0, snapshots: 0 });
   await other.query('commit');
   other.release();
@@ -305,7 +303,7 @@ t.test('serves the same file before, during and after its days are dropped', asy
   begun.pause();
   const reader = await openReader();
   const tidying = tidy();
-  await eventually(async () => (await partitions()).some(({ pending }) => pending), 'a detachment');
+  await waitFor('a detachment', async () => (await partitions()).some(({ pending }) => pending));
   t.ok((await read()) === before, 'while the detachment waits for a transaction');
   await reader.end();
   t.match(await tidying, { partitions: 2, unrendered: [], unregistered: [] });

@@ -8,8 +8,8 @@ import { testNow } from '../helpers/app.ts';
 import { daysBefore } from '../helpers/days.ts';
 import { startExportWorker } from '../helpers/export-configs.ts';
 import { neededDates } from '../helpers/needed-dates.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { retentionSettings, startWithSnapshots } from '../helpers/retention.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
 const today = testNow.slice(0, 10);
 const { app, pool, reset, fill, tidy, render, ...look } = await startWithSnapshots(t);
@@ -168,10 +168,8 @@ t.test('runs one retention job at a time, every night', async t => {
   t.ok(await jobs.send(retentionQueue), 'another process queued the job');
   t.equal(await jobs.send(retentionQueue), null, 'never two');
   startExportWorker(t, app);
-  await eventually(
-    () => app.log.some(({ msg }) => msg === 'retention finished'),
-    'the end of the nightly job',
-    30_000,
+  await waitFor('the end of the nightly job', () =>
+    app.log.some(({ msg }) => msg === 'retention finished'),
   );
   t.match(
     app.log.find(({ msg }) => msg === 'retention finished'),
@@ -181,10 +179,7 @@ t.test('runs one retention job at a time, every night', async t => {
     app.log.find(({ msg }) => String(msg).startsWith('old days kept: rows')),
     { level: 40, days: ['2025-06-04'] },
   );
-  await eventually(
-    async () => (await jobs.getSchedules(retentionQueue)).length === 1,
-    'a schedule',
-  );
+  await waitFor('a schedule', async () => (await jobs.getSchedules(retentionQueue)).length === 1);
   t.match(await jobs.getSchedules(retentionQueue), [
     { cron: '30 3 * * *', timezone: 'UTC', options: { missed: 'once' } },
   ]);

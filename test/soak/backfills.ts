@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { waitFor } from '../helpers/wait-for.ts';
 import { type ConfigModel, withFreeConfig } from './config-model.ts';
 import { dayBefore } from './ingests.ts';
 import type { Random } from './random.ts';
 import { checkObject, hasten, readRuns } from './runs.ts';
-import { insist, type ProcessName, type World } from './world.ts';
+import { type ProcessName, throughOutages, type World } from './world.ts';
 
 /** Time limit for a backfill of a few days. */
 const limitMs = 240_000;
@@ -45,11 +46,15 @@ export async function backfillSomeConfig(
         world.faults.push(`a cancellation was answered ${cancelled.status} ${cancelled.text}`);
     }
     for (;;) {
-      const found = await insist(async () => {
-        const read = await world.call('elder api', `${path}/${id}`);
-        if (read.status !== 200) throw new Error(`${read.status} ${read.text}`);
-        return read.json;
-      });
+      const found = await waitFor(
+        `the state of backfill ${id}`,
+        async () => {
+          const read = await world.call('elder api', `${path}/${id}`);
+          if (read.status !== 200) throw new Error(`${read.status} ${read.text}`);
+          return read.json;
+        },
+        throughOutages,
+      );
       const runs = (await readRuns(world)).filter(run => run.backfill_id === id);
       const isOver = found.state !== 'running' && runs.every(run => run.finished_at !== null);
       if (!isOver) {

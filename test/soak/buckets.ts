@@ -1,7 +1,8 @@
 import { type Aws, trustOf } from '../helpers/aws.ts';
 import { freshPrefix, s3Server } from '../helpers/s3.ts';
 import { registerSecret } from '../helpers/secrets.ts';
-import { insist, type World } from './world.ts';
+import { waitFor } from '../helpers/wait-for.ts';
+import { throughOutages, type World } from './world.ts';
 
 /** Buckets of the configs: one for access keys, and one of another account for roles. */
 
@@ -37,11 +38,15 @@ export async function withRole(world: World, aws: Aws, environmentId: string) {
 
 /** Creates a role that the service may assume for the environment. @returns its ARN */
 async function createRole({ call }: World, aws: Aws, environmentId: string): Promise<string> {
-  const externalId = await insist(async () => {
-    const { status, json } = await call('elder api', `/v1/environments/${environmentId}`);
-    if (status !== 200) throw new Error(`${status}`);
-    return registerSecret(json.externalId);
-  });
+  const externalId = await waitFor(
+    'the external id',
+    async () => {
+      const { status, json } = await call('elder api', `/v1/environments/${environmentId}`);
+      if (status !== 200) throw new Error(`${status}`);
+      return registerSecret(json.externalId);
+    },
+    throughOutages,
+  );
   const bucket = `arn:aws:s3:::${aws.destination.bucket}`;
   const ofBucket = ['s3:ListBucket', 's3:ListBucketMultipartUploads'];
   const ofObjects = ['s3:PutObject', 's3:AbortMultipartUpload', 's3:DeleteObject'];

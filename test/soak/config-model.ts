@@ -1,6 +1,7 @@
+import { waitFor } from '../helpers/wait-for.ts';
 import { withAccessKey, withRole } from './buckets.ts';
 import type { Random } from './random.ts';
-import { insist, type ProcessName, type World } from './world.ts';
+import { type ProcessName, throughOutages, type World } from './world.ts';
 
 /** Expected state of one export config, from the answers that callers received. */
 export interface KnownConfig {
@@ -159,11 +160,15 @@ async function findByKey(
   world: World,
   { environmentId, key }: KnownConfig,
 ): Promise<string | null> {
-  return await insist(async () => {
-    const answer = await world.call('elder api', `${pathOf(environmentId)}?limit=100`);
-    if (answer.status !== 200) throw new Error(`${answer.status}`);
-    return answer.json.items.find((item: { key: string }) => item.key === key)?.id ?? null;
-  });
+  return await waitFor(
+    'the list of configs',
+    async () => {
+      const answer = await world.call('elder api', `${pathOf(environmentId)}?limit=100`);
+      if (answer.status !== 200) throw new Error(`${answer.status}`);
+      return answer.json.items.find((item: { key: string }) => item.key === key)?.id ?? null;
+    },
+    throughOutages,
+  );
 }
 
 async function change(
@@ -202,16 +207,20 @@ async function change(
   if (answer !== null && ![200, 204, 503, ...mayRefuse].includes(answer.status)) {
     world.faults.push(`${kind} of a config was answered ${answer.status} ${answer.text}`);
   }
-  await insist(async () => {
-    const found = await world.call('elder api', path);
-    if (found.status === 404) {
-      config.isDeleted = true;
-      return;
-    }
-    if (found.status !== 200) throw new Error(`${found.status}`);
-    config.enabled = found.json.enabled;
-    config.schedule = found.json.schedule;
-  });
+  await waitFor(
+    'the state of a config',
+    async () => {
+      const found = await world.call('elder api', path);
+      if (found.status === 404) {
+        config.isDeleted = true;
+        return;
+      }
+      if (found.status !== 200) throw new Error(`${found.status}`);
+      config.enabled = found.json.enabled;
+      config.schedule = found.json.schedule;
+    },
+    throughOutages,
+  );
   if (answer?.status === 204 && !config.isDeleted)
     world.faults.push('a deleted config still exists');
   if (

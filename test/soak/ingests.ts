@@ -1,7 +1,8 @@
 import { gzipSync } from 'node:zlib';
+import { waitFor } from '../helpers/wait-for.ts';
 import { bodyOf, type Content } from './contents.ts';
 import type { Random } from './random.ts';
-import { insist, type ProcessName, type World } from './world.ts';
+import { type ProcessName, throughOutages, type World } from './world.ts';
 
 const daysBack = 45;
 let contents = 0;
@@ -101,10 +102,11 @@ export async function ingestSurely(
   random: Random,
   wanted: { environmentId: string; date: string; isLarge: boolean },
 ): Promise<void> {
-  await insist(async () => {
-    const content = newContent(random, wanted.isLarge);
-    if (!(await ingest(world, 'elder api', { ...wanted, content })))
-      throw new Error('not ingested');
+  const ingestAgain = () =>
+    ingest(world, 'elder api', { ...wanted, content: newContent(random, wanted.isLarge) });
+  await waitFor(`an ingest of ${wanted.environmentId} ${wanted.date}`, ingestAgain, {
+    ...throughOutages,
+    isWanted: Boolean,
   });
 }
 

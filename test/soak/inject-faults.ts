@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { StopMode } from '../../dev/postgres-server.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import type { Random } from './random.ts';
-import { insist, type World } from './world.ts';
+import { throughOutages, type World } from './world.ts';
 
 /** A fault of a deployment. Resolves when everything runs again. */
 export type Fault = (world: World, random: Random) => Promise<void>;
@@ -15,17 +16,16 @@ async function killProcess(world: World, random: Random, name: 'api' | 'worker')
   world.counts.kills += 1;
   await world.processes.get(name)?.end('SIGKILL');
   await delay(random.integer(1_500));
-  await insist(() => world.start(name));
+  await waitFor(`the start of ${name}`, () => world.start(name), throughOutages);
 }
 
 async function untilUploading(world: World, thenMs: number): Promise<void> {
-  const deadline = Date.now() + 15_000;
-  const ask = `select from export_runs where state = 'running' and upload_id is not null`;
-  while (Date.now() < deadline) {
-    const { rowCount } = await world.admin.query(ask).catch(() => ({ rowCount: 0 }));
-    if (rowCount) return await delay(thenMs);
-    await delay(20);
-  }
+  const query = `select from export_runs where state = 'running' and upload_id is not null`;
+  const isUploading = async () => (await world.admin.query(query)).rowCount;
+  await waitFor('an upload', isUploading, { limitMs: 15_000, retriesErrors: true }).then(
+    () => delay(thenMs),
+    () => {},
+  );
 }
 
 /** Sends SIGTERM to a process and starts a new one, as a deploy does. */
@@ -34,7 +34,7 @@ export const deploy: Fault = async (world, random) => {
   world.counts.deploys += 1;
   const code = await world.processes.get(name)?.end('SIGTERM');
   if (code !== 0) world.faults.push(`${name} ended with ${code} after SIGTERM`);
-  await insist(() => world.start(name));
+  await waitFor(`the start of ${name}`, () => world.start(name), throughOutages);
 };
 
 export const crashDatabase: Fault = async (world, random) => {
@@ -48,7 +48,10 @@ async function stopDatabase(world: World, random: Random, mode: StopMode): Promi
     await world.server.stop(mode);
     await delay(random.integer(2_000));
     // After SIGKILL the child processes of Postgres need a moment to exit.
-    await insist(() => world.server.start(), 60_000);
+    await waitFor('the start of Postgres', () => world.server.start(), {
+      ...throughOutages,
+      limitMs: 60_000,
+    });
   });
 }
 
@@ -77,17 +80,21 @@ export const killBackend: Fault = async (world, random) => {
   if (rows.length === 0) return;
   await asOutage(world, 'database', async () => {
     process.kill(random.pick(rows).pid, 'SIGKILL');
-    await insist(() => world.admin.query('select'));
+    await waitFor('the recovery of Postgres', () => world.admin.query('select'), throughOutages);
   });
 };
 
 /** Simulates a failover: connections break, then the server is unreachable, then read-only. */
 export const failOver: Fault = async (world, random) => {
   const setReadOnly = async (value: 'on' | 'off') => {
-    await insist(async () => {
-      await world.admin.query(`alter system set default_transaction_read_only = ${value}`);
-      await world.admin.query('select pg_reload_conf()');
-    });
+    await waitFor(
+      'a change of the read-only setting',
+      async () => {
+        await world.admin.query(`alter system set default_transaction_read_only = ${value}`);
+        await world.admin.query('select pg_reload_conf()');
+      },
+      throughOutages,
+    );
   };
   await asOutage(world, 'database', async () => {
     world.databaseProxy.cut();

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Test } from 'tap';
+import { waitFor } from '../helpers/wait-for.ts';
 import { backfillSomeConfig } from './backfills.ts';
 import { compareRegistry } from './compare-registry.ts';
 import {
@@ -24,7 +25,7 @@ import { verifyEnd } from './verify-end.ts';
 import { verifyWebhooks } from './verify-webhooks.ts';
 import { watchLeaks } from './watch-leaks.ts';
 import { hastenMessages, startWebhooks } from './webhooks.ts';
-import { apiNames, insist, startWorld, type World, workerNames } from './world.ts';
+import { apiNames, startWorld, throughOutages, type World, workerNames } from './world.ts';
 
 export interface MixedLoad {
   readonly seed: number;
@@ -148,7 +149,7 @@ export async function runMixedLoad(
       during(injectFaults(list), random => random.integer(wanted.quietMs), 50 + index),
     ),
   ]);
-  await insist(() => compareRegistry(world, 0));
+  await waitFor('a comparison of the registry', () => compareRegistry(world, 0), throughOutages);
   const runs = await verifyEnd(world, configs);
   await verifyWebhooks(world, configs, webhooks, runs);
   await leaks.verify(Date.now() - startedAt);
@@ -221,8 +222,8 @@ async function turnDay(world: World, configs: ConfigModel, random: Random): Prom
     ingestSurely(world, random, { environmentId: id, date: ending, isLarge });
   for (const environment of environments) if (environment.id !== late) await ingestDay(environment);
   configs.isClosed = true;
-  await insist(async () => {
-    if (configs.changing > 0) throw new Error('a config is being changed');
+  await waitFor('the end of all config changes', () => configs.changing === 0, {
+    limitMs: 180_000,
   });
   const from = Date.now();
   world.turnClock();

@@ -4,12 +4,13 @@ import { gunzipSync } from 'node:zlib';
 import { onlyThatDay } from '../../src/exports/aggregations.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { readObject } from '../helpers/s3.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { bucketOf, usesRole } from './buckets.ts';
 import { type ConfigModel, type KnownConfig, withFreeConfig } from './config-model.ts';
 import { csvOfParquet } from './csv-of-parquet.ts';
 import type { Random } from './random.ts';
 import type { Span } from './snapshot-model.ts';
-import { insist, type ProcessName, type World } from './world.ts';
+import { type ProcessName, throughOutages, type World } from './world.ts';
 
 export interface RunRow {
   readonly environment_id: string;
@@ -34,7 +35,8 @@ export const isOver = ({ state }: { state: string }) =>
   state === 'successful' || state === 'failed';
 
 export async function readRuns(world: World): Promise<RunRow[]> {
-  return await insist(
+  return await waitFor(
+    'all runs',
     async () =>
       (
         await world.admin.query<RunRow>(
@@ -42,6 +44,7 @@ export async function readRuns(world: World): Promise<RunRow[]> {
            from export_runs order by finished_at`,
         )
       ).rows,
+    throughOutages,
   );
 }
 
@@ -91,7 +94,11 @@ export async function hasten(world: World): Promise<void> {
 export async function checkObject(world: World, run: RunRow, span: Span): Promise<void> {
   const what = `${run.environment_id} ${run.config_id} ${run.slot?.toISOString() ?? run.trigger}`;
   const bucket = bucketOf(world, run.object_key);
-  const stored = await insist(() => readObject(bucket, run.object_key)).catch(() => null);
+  const stored = await waitFor(
+    'the object of a run',
+    () => readObject(bucket, run.object_key),
+    throughOutages,
+  ).catch(() => null);
   if (stored === null) {
     world.faults.push(`${what}: there is no object ${run.object_key}`);
     return;

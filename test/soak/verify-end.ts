@@ -1,14 +1,15 @@
 import { createHash } from 'node:crypto';
 import { aggregations } from '../../src/exports/aggregations.ts';
 import { contentsOf, readObject, s3Destination } from '../helpers/s3.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { bucketOf, usesRole } from './buckets.ts';
 import type { ConfigModel, KnownConfig } from './config-model.ts';
 import { hasten, isOver, type RunRow, readRuns } from './runs.ts';
 import { shownOn } from './snapshot-model.ts';
-import { insist, type World } from './world.ts';
+import { throughOutages, type World } from './world.ts';
 
 /** Time limit for the remaining work after the load. Killed workers are noticed after 20 s. */
-const patienceMs = 180_000;
+const limitMs = 180_000;
 
 /**
  * Compares the database and the bucket with the answers that callers received, after all work has
@@ -16,7 +17,7 @@ const patienceMs = 180_000;
  * @returns all runs
  */
 export async function verifyEnd(world: World, configs: ConfigModel): Promise<readonly RunRow[]> {
-  await insist(async () => {
+  const countUnfinished = async () => {
     await hasten(world);
     await world.tick();
     const { rows } = await world.admin.query<{ left: number }>(
@@ -26,9 +27,13 @@ export async function verifyEnd(world: World, configs: ConfigModel): Promise<rea
               and config.id = config_id where config.redeliver and config.enabled and deleted_at is null)
          + (select count(*) from export_configs where deleted_at is not null) as left`,
     );
-    if (Number(rows[0]?.left) > 0)
-      throw new Error(`${rows[0]?.left} runs, backfills, checks and configs have not ended`);
-  }, patienceMs).catch((error: Error) => world.faults.push(error.message));
+    return Number(rows[0]?.left);
+  };
+  await waitFor('the end of all runs, backfills, checks and configs', countUnfinished, {
+    isWanted: left => left === 0,
+    limitMs,
+    retriesErrors: true,
+  }).catch((error: Error) => world.faults.push(error.message));
 
   const runs = await readRuns(world);
   for (const config of configs.known) {
@@ -50,7 +55,11 @@ async function verifyConfig(
   const what = `${config.environmentId} ${config.id}`;
   const runs = allRuns.filter(run => run.config_id === config.id);
   const bucket = bucketOf(world, config.key);
-  const found = await insist(() => contentsOf(s3Destination({ bucket, key: config.key })));
+  const found = await waitFor(
+    'the content of the bucket',
+    () => contentsOf(s3Destination({ bucket, key: config.key })),
+    throughOutages,
+  );
   if (found.unfinished.length > 0)
     world.faults.push(`${what}: unfinished uploads ${found.unfinished}`);
   if (config.isDeleted) {
@@ -87,7 +96,11 @@ async function verifyConfig(
   );
   if (unknown.length > 0) world.faults.push(`${what}: no run wrote ${unknown}`);
   for (const [key, sha256] of written) {
-    const { body } = await insist(() => readObject(bucket, key));
+    const { body } = await waitFor(
+      `the object ${key}`,
+      () => readObject(bucket, key),
+      throughOutages,
+    );
     if (usesRole(key)) world.counts['compared objects of roles'] += 1;
     if (createHash('sha256').update(body).digest('hex') !== sha256 && !isUncertain(key)) {
       world.faults.push(`${what}: ${key} differs from the object of the last run`);
@@ -100,9 +113,11 @@ async function verifyConfig(
  * A redelivery of that version may have failed, because the day was deleted meanwhile.
  */
 async function verifyRedeliveries(world: World): Promise<void> {
-  const { rows } = await insist(() =>
-    world.admin.query(
-      `select config.environment_id, config.id, delivered.snapshot_date
+  const { rows } = await waitFor(
+    'all redeliveries',
+    () =>
+      world.admin.query(
+        `select config.environment_id, config.id, delivered.snapshot_date
        from export_configs as config
        cross join lateral (
          select run.snapshot_date, (array_agg(run.snapshot_version order by run.finished_at desc))[1] as version
@@ -116,7 +131,8 @@ async function verifyRedeliveries(world: World): Promise<void> {
            select from export_runs as run
            where run.environment_id = config.environment_id and run.config_id = config.id and run.trigger = 'redelivery'
              and run.state = 'failed' and run.snapshot_version = snapshots.version)`,
-    ),
+      ),
+    throughOutages,
   );
   for (const row of rows) world.faults.push(`not delivered again: ${JSON.stringify(row)}`);
 }
@@ -127,12 +143,15 @@ async function verifyAuditLines(
   config: KnownConfig,
   runs: readonly RunRow[],
 ): Promise<void> {
-  const { rows } = await insist(() =>
-    world.admin.query<{ action: string; lines: number }>(
-      `select action, count(*)::int as lines from audit_log
+  const { rows } = await waitFor(
+    'the audit entries of a config',
+    () =>
+      world.admin.query<{ action: string; lines: number }>(
+        `select action, count(*)::int as lines from audit_log
        where environment_id = $1 and (target_id = $2 or details ->> 'configId' = $2) group by action`,
-      [config.environmentId, config.id],
-    ),
+        [config.environmentId, config.id],
+      ),
+    throughOutages,
   );
   const lines = new Map(rows.map(row => [row.action, row.lines]));
   const expectLines = (action: string, wanted: number) => {
@@ -150,7 +169,11 @@ async function verifyAuditLines(
 
 /** Compares every file with the answers that callers received. */
 async function verifyFiles(world: World): Promise<void> {
-  const listed = await insist(() => world.call('elder api', '/v1/environments'));
+  const listed = await waitFor(
+    'the list of environments',
+    () => world.call('elder api', '/v1/environments'),
+    throughOutages,
+  );
   for (const { id } of listed.json.items) {
     for (const aggregation of aggregations) {
       const span = { from: Date.now(), to: Date.now() };
@@ -170,15 +193,20 @@ async function verifyFiles(world: World): Promise<void> {
 /** Checks that no transaction, lock, download or ingest is left. */
 async function verifyIdle(world: World): Promise<void> {
   // A tick or a count of the queue may be running, but not for long.
-  await insist(async () => {
+  const readBusy = async () => {
     const { rows } = await world.admin.query(
       `select application_name, state, query from pg_stat_activity
        where application_name like 'warehouse-export%' and state <> 'idle' and now() - xact_start > interval '5 s'
        union all
        select 'lock', mode, objid::text from pg_locks where locktype = 'advisory' and granted`,
     );
-    if (rows.length > 0) throw new Error(`not idle at the end: ${JSON.stringify(rows)}`);
-  }, 20_000).catch((error: Error) => world.faults.push(error.message));
+    return rows;
+  };
+  await waitFor('the end of all transactions and locks', readBusy, {
+    isWanted: rows => rows.length === 0,
+    limitMs: 20_000,
+    retriesErrors: true,
+  }).catch((error: Error) => world.faults.push(error.message));
   for (const name of ['elder api', 'api'] as const) {
     const { text } = await world.call(name, '/metrics');
     for (const line of text.split('\n')) {

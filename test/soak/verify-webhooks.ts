@@ -1,13 +1,14 @@
 import { isDeepStrictEqual } from 'node:util';
 import { webhookQueue } from '../../src/db/job-queue.ts';
 import type { EventType } from '../../src/webhooks/events.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import type { ConfigModel, KnownConfig } from './config-model.ts';
 import { isOver, type RunRow } from './runs.ts';
 import { hastenMessages, type ReceivedEvent, type Webhooks } from './webhooks.ts';
-import { insist, type World } from './world.ts';
+import type { World } from './world.ts';
 
 /** Time limit for the messages that are left after the load. */
-const patienceMs = 120_000;
+const limitMs = 120_000;
 
 interface ExpectedEvent {
   readonly type: EventType;
@@ -26,14 +27,19 @@ export async function verifyWebhooks(
   webhooks: Webhooks,
   runs: readonly RunRow[],
 ): Promise<void> {
-  await insist(async () => {
+  const countUndelivered = async () => {
     await hastenMessages(world);
     const { rows } = await world.admin.query<{ left: number }>(
       `select count(*)::int as left from pgboss.job where name = $1 and state <= 'active'`,
       [webhookQueue],
     );
-    if (rows[0]?.left !== 0) throw new Error(`${rows[0]?.left} messages are not delivered`);
-  }, patienceMs).catch((error: Error) => world.faults.push(error.message));
+    return rows[0]?.left;
+  };
+  await waitFor('the delivery of all messages', countUndelivered, {
+    isWanted: left => left === 0,
+    limitMs,
+    retriesErrors: true,
+  }).catch((error: Error) => world.faults.push(error.message));
 
   const received = Map.groupBy(webhooks.received.values(), ({ data }) => data['configId']);
   for (const config of configs.known) {

@@ -4,9 +4,10 @@ import { defaultEventTypes, type EventType, eventTypes } from '../../src/webhook
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { startTcpProxy } from '../helpers/tcp-proxy.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { type Received, startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 import type { Random } from './random.ts';
-import { insist, type World } from './world.ts';
+import { throughOutages, type World } from './world.ts';
 
 /** Receiver of all webhooks. It is sometimes unreachable, and refuses some messages. */
 
@@ -133,15 +134,19 @@ export async function startWebhooks(
       const [environmentId, webhook] = random.pick([...webhooks]);
       webhook.uncertainUntil = Infinity;
       let attempts = 0;
-      await insist(async () => {
-        attempts += 1;
-        const path = `/v1/environments/${environmentId}/failure-webhook/rotate-secret`;
-        const answer = await world.call('elder api', path, { method: 'POST' });
-        if (answer.status !== 201) throw new Error(`${answer.status} ${answer.text}`);
-        webhook.oldSecret = webhook.secret;
-        webhook.oldUntil = Date.now() + sendMs;
-        webhook.secret = registerSecret(answer.json.failureWebhookSecret);
-      });
+      await waitFor(
+        'a new secret',
+        async () => {
+          attempts += 1;
+          const path = `/v1/environments/${environmentId}/failure-webhook/rotate-secret`;
+          const answer = await world.call('elder api', path, { method: 'POST' });
+          if (answer.status !== 201) throw new Error(`${answer.status} ${answer.text}`);
+          webhook.oldSecret = webhook.secret;
+          webhook.oldUntil = Date.now() + sendMs;
+          webhook.secret = registerSecret(answer.json.failureWebhookSecret);
+        },
+        throughOutages,
+      );
       webhook.uncertainUntil = attempts === 1 ? 0 : Date.now() + sendMs;
       world.counts['rotated secrets'] += 1;
     },

@@ -10,7 +10,6 @@ import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts
 import type { EventType } from '../../src/webhooks/events.ts';
 import { type Aws, needsPort443, startAws } from '../helpers/aws.ts';
 import { type Answer, type Ask, ask } from '../helpers/http-client.ts';
-import { eventually } from '../helpers/raw-http.ts';
 import { setPolicy } from '../helpers/s3.ts';
 import { type Gateway, startGateway } from '../helpers/s3-gateway.ts';
 import { type S3Proxy, startS3Proxy } from '../helpers/s3-proxy.ts';
@@ -277,27 +276,5 @@ async function letTestRead({ destination, customer, clientEnvironment }: Aws): P
   await setPolicy(bucket, 'full', [{ Effect: 'Allow', Action, Resource }], owner);
 }
 
-/**
- * Repeats work that fails during an outage until it succeeds.
- * @throws the last error after three minutes
- */
-export async function insist<T>(work: () => Promise<T>, patienceMs = 180_000): Promise<T> {
-  let result: { value: T } | undefined;
-  let last: unknown;
-  await eventually(
-    async () => {
-      result = await work().then(
-        value => ({ value }),
-        error => {
-          last = error;
-          return undefined;
-        },
-      );
-      return result !== undefined;
-    },
-    'an answer',
-    patienceMs,
-  ).catch(() => {});
-  if (result === undefined) throw last;
-  return result.value;
-}
+/** Options of `waitFor` for work that may fail during an outage: repeats it until it succeeds. */
+export const throughOutages = { isWanted: () => true, limitMs: 180_000, retriesErrors: true };

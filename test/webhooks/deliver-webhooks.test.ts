@@ -7,7 +7,7 @@ import { startWithRuns } from '../helpers/ended-runs.ts';
 import { startExportWorker } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { registerSecret } from '../helpers/secrets.ts';
-import { until } from '../helpers/until.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** Webhooks from the event to the receiver, delivered by real workers. */
@@ -34,7 +34,9 @@ async function start(t: Test, configs = ['a', 'b']) {
       )
     ).rows;
   // The worker may still record the last delivery of the test before.
-  await until(jobs, found => found.every(job => job['state'] !== 'active'));
+  await waitFor('the end of all earlier deliveries', jobs, {
+    isWanted: found => found.every(job => job['state'] !== 'active'),
+  });
   app.setNow(testNow);
   const started = await startWithRuns(app, {
     url: receiver.url,
@@ -52,7 +54,9 @@ async function start(t: Test, configs = ['a', 'b']) {
     wake();
   };
   const ended = (state: string) =>
-    until(jobs, found => found.length > 0 && found.every(job => job['state'] === state));
+    waitFor(`deliveries in state ${state}`, jobs, {
+      isWanted: found => found.length > 0 && found.every(job => job['state'] === state),
+    });
   /** Skips the delay before the next try of every waiting delivery. */
   const hasten = async () => {
     await hastenRetries(pool, webhookQueue);
@@ -141,10 +145,9 @@ t.test('retries a failed delivery with the same message until the receiver accep
     app.setNow(`2026-03-02T1${count}:00:00.000Z`);
     await receiver.count(count);
     if (count === 5) break;
-    await until(
-      jobs,
-      ([job]) => job?.['state'] === 'retry' && Number(job['retry_count']) === count - 1,
-    );
+    await waitFor(`the failure of try ${count}`, jobs, {
+      isWanted: ([job]) => job?.['state'] === 'retry' && Number(job['retry_count']) === count - 1,
+    });
     await hasten();
   }
   await ended('completed');
@@ -187,7 +190,7 @@ t.test('ends a delivery after about a day of retries', async t => {
 
   receiver.answer(response => response.writeHead(503).end());
   await failDay(2);
-  await until(jobs, ([job]) => job?.['state'] === 'retry');
+  await waitFor('a failed delivery', jobs, { isWanted: ([job]) => job?.['state'] === 'retry' });
   await pool.query(
     `update pgboss.job set retry_count = retry_limit - 1 where name = 'deliver-webhook'`,
   );
@@ -203,7 +206,9 @@ t.test('handles changes while a delivery waits for its retry', async t => {
     const started = await start(t);
     started.receiver.answer(response => response.writeHead(500).end());
     await started.failDay(2);
-    await until(started.jobs, ([job]) => job?.['state'] === 'retry');
+    await waitFor('a failed delivery', started.jobs, {
+      isWanted: ([job]) => job?.['state'] === 'retry',
+    });
     started.receiver.answer(response => response.writeHead(204).end());
     return started;
   };
@@ -261,7 +266,7 @@ t.test('stores and logs URL and secret only where they belong', async t => {
     .sealed_secret;
   receiver.answer(response => response.writeHead(500).end());
   await failDay(2);
-  await until(jobs, ([job]) => job?.['state'] === 'retry');
+  await waitFor('a failed delivery', jobs, { isWanted: ([job]) => job?.['state'] === 'retry' });
   const tried = await app.call('/v1/environments/acme/failure-webhook/test', { method: 'POST' });
   const queued = await jobs('*');
   t.match(queued[0], { data: { environmentId: 'acme' }, output: { message: 'not_accepted' } });
@@ -368,7 +373,7 @@ t.test('logs an unreadable secret and delivers the event after the secret is rot
   const { receiver, failDay, jobs, ended, hasten, logged } = await start(t);
   await pool.query(`update failure_webhooks set sealed_secret = 'v1.lost.' || repeat('A', 40)`);
   await failDay(2);
-  await until(jobs, ([job]) => job?.['state'] === 'retry');
+  await waitFor('a failed delivery', jobs, { isWanted: ([job]) => job?.['state'] === 'retry' });
   t.match(logged(), [
     { msg: 'webhook secret unreadable', level: 50 },
     { msg: 'webhook event not delivered', code: 'secret_unreadable', level: 40 },

@@ -6,10 +6,10 @@ import { startTestApp } from '../../helpers/app.ts';
 import { writeDenseSnapshot } from '../../helpers/dense-snapshot.ts';
 import { ask, open } from '../../helpers/http-client.ts';
 import { longestBlockMs } from '../../helpers/longest-block.ts';
-import { eventually } from '../../helpers/raw-http.ts';
 import { comparableRows, readParquet, withoutDuckDb } from '../../helpers/read-parquet.ts';
 import { renderAll } from '../../helpers/render-snapshots.ts';
 import { registerSecret, testAdminToken } from '../../helpers/secrets.ts';
+import { waitFor } from '../../helpers/wait-for.ts';
 
 t.setTimeout(300_000);
 
@@ -36,7 +36,10 @@ const pathOf = (aggregation = 'today', environment = 'acme') =>
   `/v1/environments/${environment}/exports/${aggregation}.parquet`;
 /** All places are free: an answer may be complete before its place is returned. */
 const allFree = () =>
-  eventually(() => parquetPlaces.taken === 0 && downloadLimit.active === 0, 'no download');
+  waitFor(
+    'the end of all downloads',
+    () => parquetPlaces.taken === 0 && downloadLimit.active === 0,
+  );
 t.afterEach(allFree);
 
 async function download(aggregation?: string, environment?: string) {
@@ -148,14 +151,14 @@ t.test('sends a Parquet file by link', async t => {
 });
 
 t.test('writes the format to the audit log', async () => {
-  await eventually(async () => {
+  await waitFor('both audit entries', async () => {
     const { rows: lines } = await app.database.pool.query(
       `select details->>'format' as format from audit_log
        where action in ('export.downloaded', 'download_link.created') and details->>'format' = 'parquet'
        group by action, 1`,
     );
     return lines.length === 2;
-  }, 'both lines');
+  });
 });
 
 t.test('frees the place and the worker when the reader disconnects', async t => {

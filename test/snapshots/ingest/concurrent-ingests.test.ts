@@ -10,9 +10,10 @@ import {
 } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { open } from '../../helpers/http-client.ts';
-import { connectRaw, eventually } from '../../helpers/raw-http.ts';
+import { connectRaw } from '../../helpers/raw-http.ts';
 import { testAdminToken } from '../../helpers/secrets.ts';
 import { slowExport, slowIngest } from '../../helpers/slow-transfers.ts';
+import { waitFor } from '../../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
@@ -22,12 +23,12 @@ const header = `${ingestColumns.join(',')}\n`;
 const date = '2026-03-02';
 
 const noIngests = () =>
-  eventually(async () => {
+  waitFor('the end of all ingests', async () => {
     const { rows } = await pool.query(
       `select from pg_stat_activity where datname = current_database() and application_name = 'warehouse-export ingest' and state <> 'idle'`,
     );
     return rows.length === 0 && app.dependencies.ingestLimit.active === 0;
-  }, 'the end of all ingests');
+  });
 
 t.test('answers 409 to a second ingest of the same snapshot, but not of another one', async t => {
   const slow = await slowIngest(app, 'one', date);
@@ -71,7 +72,7 @@ t.test('changes nothing and frees everything if the caller disconnects', async t
     connection.socket.write(
       version === 'chunked' ? `${text.length.toString(16)}\r\n${text}\r\n` : text,
     );
-    await eventually(() => app.dependencies.ingestLimit.active === 1);
+    await waitFor('the start of the ingest', () => app.dependencies.ingestLimit.active === 1);
     connection.socket.destroy();
     await noIngests();
     t.match((await app.download('one', 'today')).text, /Kept/, version);

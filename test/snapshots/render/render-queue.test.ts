@@ -10,8 +10,8 @@ import { startTestApp } from '../../helpers/app.ts';
 import { startExportWorker } from '../../helpers/export-configs.ts';
 import { fillSnapshot } from '../../helpers/fill-snapshot.ts';
 import { emptyTables } from '../../helpers/postgres.ts';
-import { eventually } from '../../helpers/raw-http.ts';
 import { renderAll } from '../../helpers/render-snapshots.ts';
+import { waitFor } from '../../helpers/wait-for.ts';
 
 const date = '2026-03-01';
 const body = (companyName: string) => ingestBody([adoptionRow({ companyName })]);
@@ -65,13 +65,13 @@ t.test('stores nothing of a version that was replaced while it was rendered', as
   // The rendering has written its chunks and waits for the lock of the environment.
   await locker.query(`begin; select from environments where id = 'acme' for update`);
   const rendering = app.dependencies.renderer.render({ environmentId: 'acme', date }, signal);
-  await eventually(async () => {
+  await waitFor('a rendering that waits for a lock', async () => {
     const { rowCount } = await pool.query(
       `select from pg_stat_activity where datname = current_database()
          and application_name = 'warehouse-export render' and wait_event_type = 'Lock'`,
     );
     return rowCount === 1;
-  }, 'the rendering waits');
+  });
   await locker.query('update snapshots set version = gen_random_uuid()');
   await locker.query('commit');
   locker.release();
@@ -86,13 +86,13 @@ t.test('stores nothing of an environment that was deleted while it was rendered'
   const locker = await pool.connect();
   await locker.query(`begin; select from environments where id = 'acme' for update`);
   const rendering = app.dependencies.renderer.render({ environmentId: 'acme', date }, signal);
-  await eventually(async () => {
+  await waitFor('a rendering that waits for a lock', async () => {
     const { rowCount } = await pool.query(
       `select from pg_stat_activity where datname = current_database()
          and application_name = 'warehouse-export render' and wait_event_type = 'Lock'`,
     );
     return rowCount === 1;
-  }, 'the rendering waits');
+  });
   await locker.query(`delete from environments where id = 'acme'; commit`);
   locker.release();
   t.equal(await rendering, 'superseded');
@@ -133,13 +133,13 @@ t.test('ends at once when its signal aborts', async t => {
     { environmentId: 'acme', date },
     controller.signal,
   );
-  await eventually(async () => {
+  await waitFor('a rendering that waits for a lock', async () => {
     const { rowCount } = await pool.query(
       `select from pg_stat_activity where datname = current_database()
          and application_name = 'warehouse-export render' and wait_event_type = 'Lock'`,
     );
     return rowCount === 1;
-  }, 'the rendering waits');
+  });
   controller.abort(new Error('stopping'));
   await t.rejects(rendering, { message: 'stopping' });
   await locker.query('rollback');
@@ -220,7 +220,9 @@ t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
   await fillSnapshot(pool, 'acme', '2026-02-28', 10);
   // Last in this file, because the worker would render the snapshots of other tests.
   startExportWorker(t, app);
-  await eventually(async () => (await rendered()) === 2, 'both are rendered', 20_000);
+  await waitFor('the rendering of both snapshots', async () => (await rendered()) === 2, {
+    limitMs: 20_000,
+  });
   const { rows } = await pool.query(
     `select snapshot_date, chunk_count, plain_bytes > 0 as "hasRows"
      from rendered_snapshots order by snapshot_date`,
