@@ -1,4 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises';
+import { waitFor } from '../test/helpers/wait-for.ts';
 import type { Bench, Section } from './bench.ts';
 import { serverCpuSeconds } from './proc.ts';
 import { forgetRendering } from './rendering.ts';
@@ -84,14 +84,17 @@ export async function measureCosts(bench: Bench): Promise<Section> {
 }
 
 async function untilFinished(bench: Bench): Promise<void> {
-  for (;;) {
+  const countUnfinished = async () => {
     const { rows } = await bench.pool.query<{ state: string; count: number }>(
       'select state, count(*) as count from export_runs group by state',
     );
     const count = (...states: string[]) =>
       rows.filter(({ state }) => states.includes(state)).reduce((sum, row) => sum + row.count, 0);
     if (count('failed') > 0) throw new Error('a run failed');
-    if (count('queued', 'running') === 0) return;
-    await delay(200);
-  }
+    return count('queued', 'running');
+  };
+  await waitFor('the end of all runs', countUnfinished, {
+    isWanted: left => left === 0,
+    limitMs: Number.POSITIVE_INFINITY,
+  });
 }

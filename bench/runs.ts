@@ -1,4 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises';
+import { waitFor } from '../test/helpers/wait-for.ts';
 import { copyThrough } from './baselines.ts';
 import { type Bench, formatNumber, type Section } from './bench.ts';
 import { alternate, type Contender } from './measure.ts';
@@ -145,14 +145,15 @@ export async function makeConfig(
 
 async function runNow(service: Service, bench: Bench, configId: string): Promise<Run> {
   const runs = `/v1/environments/${bench.environmentId}/export-configs/${configId}/runs`;
-  let run = (await service.call(runs, {
+  const { id } = (await service.call(runs, {
     method: 'POST',
     json: { snapshotDate: bench.date },
   })) as Run;
-  while (run.state === 'queued' || run.state === 'running') {
-    await delay(100);
-    run = (await service.call(`${runs}/${run.id}`)) as Run;
-  }
+  const read = async () => (await service.call(`${runs}/${id}`)) as Run;
+  const run = await waitFor('the end of the run', read, {
+    isWanted: ({ state }) => state !== 'queued' && state !== 'running',
+    limitMs: Number.POSITIVE_INFINITY,
+  });
   if (run.state !== 'successful') throw new Error(`run: ${JSON.stringify(run)}`);
   return run;
 }

@@ -3,9 +3,9 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { freePort } from '../dev/free-port.ts';
 import { startFlags } from '../test/helpers/start-flags.ts';
+import { waitFor } from '../test/helpers/wait-for.ts';
 import { cpuSeconds, residentMiB } from './proc.ts';
 
 /** The service in a separate process, as an operator starts it. */
@@ -85,15 +85,13 @@ export async function startService({
 }
 
 async function untilReady(child: ChildProcess, origin: string): Promise<void> {
-  for (const deadline = Date.now() + 30_000; Date.now() < deadline; await delay(20)) {
+  await waitFor('the readiness of the service', async () => {
     if (child.exitCode !== null) throw new Error(`the service ended with ${child.exitCode}`);
-    const isReady = await fetch(`${origin}/health/ready`).then(
+    return await fetch(`${origin}/health/ready`).then(
       ({ ok }) => ok,
       () => false,
     );
-    if (isReady) return;
-  }
-  throw new Error('the service was not ready within 30 s');
+  });
 }
 
 async function stop(child: ChildProcess): Promise<void> {

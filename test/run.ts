@@ -26,6 +26,7 @@ import { startS3Server, whyNoS3Server } from '../dev/s3-server.ts';
 import { createTemplateDatabase, dropTemplateDatabase } from './helpers/postgres.ts';
 import { usedSecrets } from './helpers/secrets.ts';
 import { createTapReport } from './helpers/tap-report.ts';
+import { waitFor } from './helpers/wait-for.ts';
 
 const root = path.join(import.meta.dirname, '..');
 const preload = path.join(root, 'test/helpers/without-coverage-hooks.ts');
@@ -211,15 +212,11 @@ function printedSecrets(): string[] {
  * @returns true if there were any
  */
 async function endGroup(child: ChildProcess): Promise<boolean> {
-  const deadline = Date.now() + 2_000;
-  while (signalGroup(child, 0)) {
-    if (Date.now() > deadline) {
-      signalGroup(child, 'SIGKILL');
-      return true;
-    }
-    await delay(50);
-  }
-  return false;
+  const isGone = () => !signalGroup(child, 0);
+  return await waitFor('the end of all processes', isGone, { limitMs: 2_000 }).then(
+    () => false,
+    () => signalGroup(child, 'SIGKILL'),
+  );
 }
 
 function signalGroup(child: ChildProcess, signal: NodeJS.Signals | 0): boolean {

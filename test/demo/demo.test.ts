@@ -5,14 +5,16 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
-import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
+import { waitFor } from '../helpers/wait-for.ts';
 
 const root = path.join(import.meta.dirname, '../..');
 const main = path.join(root, 'demo/main.ts');
 const compileCache = path.join(root, 'node_modules/.cache/compiled');
 
 t.setTimeout(180_000);
+/** Shorter than the time limit of the file, so that the error shows the output. */
+const outputLimitMs = 170_000;
 
 interface RunningDemo {
   readonly child: ChildProcess;
@@ -20,7 +22,7 @@ interface RunningDemo {
   /** Folder for temporary files. Its path is an argument of every process that the demo starts. */
   readonly temporary: string;
   /** Resolves once stdout contains the text. Rejects if the demo ends earlier. */
-  readonly until: (wanted: string) => Promise<string>;
+  readonly waitFor: (text: string) => Promise<string>;
   readonly stderr: () => string;
 }
 
@@ -63,15 +65,22 @@ async function start(
   child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
     stderr += chunk;
   });
-  const until = async (wanted: string) => {
-    while (!stdout.includes(wanted)) {
-      if (child.exitCode !== null)
-        throw new Error(`ended with ${child.exitCode}: ${stdout}${stderr}`);
-      await delay(50);
-    }
+  const readOutput = () => {
+    if (child.exitCode !== null)
+      throw new Error(`ended with ${child.exitCode}: ${stdout}${stderr}`);
     return stdout;
   };
-  return { child, port: freePort, temporary, until, stderr: () => stderr };
+  return {
+    child,
+    port: freePort,
+    temporary,
+    waitFor: text =>
+      waitFor(`the output "${text}"`, readOutput, {
+        isWanted: output => output.includes(text),
+        limitMs: outputLimitMs,
+      }),
+    stderr: () => stderr,
+  };
 }
 
 async function findFreePort(): Promise<number> {
@@ -97,13 +106,10 @@ async function processesOf(demo: RunningDemo): Promise<string[]> {
 }
 
 async function assertNothingLeft(t: Test, demo: RunningDemo): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  let left = await processesOf(demo);
-  while (left.length > 0 && Date.now() < deadline) {
-    await delay(100);
-    left = await processesOf(demo);
-  }
-  t.same(left, [], 'no process is left');
+  await waitFor('the end of all processes', () => processesOf(demo), {
+    isWanted: left => left.length === 0,
+    limitMs: 10_000,
+  });
   t.same(fs.readdirSync(demo.temporary), [], 'no temporary directory is left');
   await t.rejects(fetch(`http://127.0.0.1:${demo.port}/health/live`), 'nothing listens');
 }
@@ -154,7 +160,7 @@ const expected: Readonly<Record<string, RegExp>> = {
 
 t.test('prints commands that work as printed, and deletes everything on Ctrl-C', async t => {
   const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '16']);
-  const stdout = await demo.until('Ctrl-C stops the demo');
+  const stdout = await demo.waitFor('Ctrl-C stops the demo');
   const commands = new Map(
     [...stdout.matchAll(/^# (.+)\n((?:.+\n)+)/gm)].map(([, title = '', lines = '']) => [
       title,
@@ -190,7 +196,7 @@ t.test('prints commands that work as printed, and deletes everything on Ctrl-C',
 
 t.test('refuses a taken port with one line, and deletes everything on SIGTERM', async t => {
   const demo = await start(t, process.execPath, [main, '--days', '5']);
-  await demo.until('Loading demo-free');
+  await demo.waitFor('Loading demo-free');
   const second = await start(t, process.execPath, [main], demo.port);
   t.same(await once(second.child, 'close'), [1, null]);
   t.match(second.stderr(), /^Port \d+ is taken\. .*PORT=\d+ npm run demo\n$/);
@@ -207,7 +213,7 @@ t.test('refuses a taken port with one line, and deletes everything on SIGTERM', 
 
 t.test('reports a killed Postgres and deletes everything', async t => {
   const demo = await start(t, process.execPath, [main]);
-  await demo.until('Loading demo-free');
+  await demo.waitFor('Loading demo-free');
   const postmaster = (await processesOf(demo)).find(line => line.includes('postgres'));
   const exit = once(demo.child, 'exit');
   process.kill(Number(postmaster?.trim().split(/\s+/)[0]), 'SIGKILL');

@@ -3,21 +3,19 @@
  * first (`tap` section of package.json). The teardown is registered first and therefore runs last.
  */
 import net from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { waitFor } from './wait-for.ts';
 
 /** Time for sockets that were just closed. */
-const patienceMs = 3_000;
+const limitMs = 3_000;
 
 const before = countByType(process.getActiveResourcesInfo());
 
 t.teardown(async () => {
-  const deadline = Date.now() + patienceMs;
-  let left = newResources();
-  while (left.length > 0 && Date.now() < deadline) {
-    await delay(20);
-    left = newResources();
-  }
+  const left = await waitFor('the end of all resources', newResources, {
+    isWanted: resources => resources.length === 0,
+    limitMs,
+  }).catch(newResources);
   if (left.length === 0) return;
   // The leak would keep the process alive until tap's time limit.
   setTimeout(() => process.exit(1), 500).unref();

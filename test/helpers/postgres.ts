@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { migrateToLatest } from '../../src/db/migrator.ts';
+import { waitFor } from './wait-for.ts';
 
 export interface TestDatabase {
   readonly name: string;
@@ -33,7 +33,11 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
     const checkedOut = pool.totalCount - pool.idleCount;
     if (checkedOut === 0) await pool.end();
     await withClient(adminUrl, async client => {
-      const left = await backendsAfter(client, name, Date.now() + 3_000);
+      // Disconnecting clients need time to close.
+      const left = await waitFor('the end of all connections', () => backendsOf(client, name), {
+        isWanted: lines => lines.length === 0,
+        limitMs: 3_000,
+      }).catch(() => backendsOf(client, name));
       const message = `connections to the test's database were left open:\n${left.join('\n')}`;
       // Printed before the drop, which breaks those connections and may end this process.
       if (left.length > 0) console.error(`LEAK: ${message}`);
@@ -72,21 +76,14 @@ export async function dropTemplateDatabase(adminUrl: string, name: string): Prom
   );
 }
 
-/** Returns the connections that are still open after disconnecting clients had time to close. */
-async function backendsAfter(
-  client: pg.Client,
-  database: string,
-  deadline: number,
-): Promise<string[]> {
-  while (true) {
-    const { rows } = await client.query<{ line: string }>(
-      `select concat_ws(' | ', pid, nullif(application_name, ''), state, left(query, 200)) as line
-       from pg_stat_activity where datname = $1 and backend_type = 'client backend' and pid <> pg_backend_pid()`,
-      [database],
-    );
-    if (rows.length === 0 || Date.now() > deadline) return rows.map(row => row.line);
-    await delay(25);
-  }
+/** Returns a line for each client connection to the database. */
+async function backendsOf(client: pg.Client, database: string): Promise<string[]> {
+  const { rows } = await client.query<{ line: string }>(
+    `select concat_ws(' | ', pid, nullif(application_name, ''), state, left(query, 200)) as line
+     from pg_stat_activity where datname = $1 and backend_type = 'client backend' and pid <> pg_backend_pid()`,
+    [database],
+  );
+  return rows.map(row => row.line);
 }
 
 async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {

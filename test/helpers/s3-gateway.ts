@@ -1,9 +1,9 @@
 /** A second gateway to the same store, for tests that kill a gateway. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { setTimeout as delay } from 'node:timers/promises';
 import { freePort } from '../../dev/free-port.ts';
 import { s3Server } from './s3.ts';
+import { waitFor } from './wait-for.ts';
 
 export interface Gateway {
   readonly endpoint: string;
@@ -51,13 +51,15 @@ async function startProcess(port: number, options: readonly string[]): Promise<C
     ],
     { stdio: 'ignore' },
   );
-  const deadline = Date.now() + startLimitMs;
-  while (!(await answers(`http://127.0.0.1:${port}`))) {
-    if (Date.now() > deadline || child.exitCode !== null) {
-      await end(child, 'SIGKILL');
-      throw new Error('the second gateway did not start');
-    }
-    await delay(100);
+  const isReady = async () => {
+    if (child.exitCode !== null) throw new Error(`radosgw ended with ${child.exitCode}`);
+    return await answers(`http://127.0.0.1:${port}`);
+  };
+  try {
+    await waitFor('the second gateway', isReady, { limitMs: startLimitMs });
+  } catch (error) {
+    await end(child, 'SIGKILL');
+    throw error;
   }
   return child;
 }
