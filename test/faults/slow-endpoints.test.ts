@@ -138,6 +138,9 @@ t.test('checks buckets of other environments while four use slow endpoints', asy
   const second = validateTwiceEach();
   await untilActive(2);
   t.match((await validate('e', quick)).json, { valid: true });
+  let answered = 0;
+  for (const call of second) void call.then(() => (answered += 1));
+  await waitFor('6 refusals', () => answered === 6);
   await waitFor('4 held requests', () => waiting.length, { isWanted: count => count === 4 });
   for (const end of waiting.splice(0)) end();
   const statuses = (await Promise.all(second)).map(({ status }) => status);
