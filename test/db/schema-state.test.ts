@@ -92,7 +92,7 @@ t.test('migrates', async t => {
   const files = fs.readdirSync(path.join(import.meta.dirname, '../../migrations'));
   const names = files.map(file => path.basename(file, '.ts')).sort();
 
-  t.test('migrates an empty database once if several processes start together', async t => {
+  t.test('applies each migration once if several processes start together', async t => {
     const admin = new pg.Client({ connectionString: adminUrl });
     await admin.connect();
     const name = `whx_migrate_${randomBytes(6).toString('hex')}`;
@@ -102,11 +102,6 @@ t.test('migrates', async t => {
       url.pathname = `/${name}`;
       const done = await Promise.all(Array.from({ length: 4 }, () => migrateToLatest(url.href)));
       t.strictSame(done.flat().sort(), names);
-      t.equal(
-        done.filter(migrated => migrated.length > 0).length,
-        1,
-        'one process ran all migrations',
-      );
       t.strictSame(await migrateToLatest(url.href), [], 'another call migrates nothing');
     } finally {
       await admin.query(`drop database ${name}`);
