@@ -32,8 +32,11 @@ t.test('exports the snapshot that docs/ingest-by-sql.md writes, and replaces it'
   );
   t.same(rest, [], 'the test runs every block');
   const version = async () =>
-    (await app.database.pool.query<{ version: string }>('select version from snapshots')).rows[0]
-      ?.version;
+    (
+      await app.database.pool.query<{ version: string }>(
+        `select version from snapshots where environment_id = 'acme'`,
+      )
+    ).rows[0]?.version;
 
   await app.database.pool.query(partition);
   await app.database.pool.query(load);
@@ -52,13 +55,14 @@ t.test(
   async t => {
     const sql = [...sqlGuide.matchAll(/^```sql\n(.*?)^```$/gms)].at(-1)?.[1] ?? '';
     const lock = /select pg_advisory_xact_lock.*;/.exec(sql)?.[0] ?? '';
+    await app.putEnvironment('locked');
+    const header = (await app.download('locked', 'today')).text;
     const client = await app.database.pool.connect();
     try {
-      await client.query(`begin; ${lock}`);
-      const header = (await app.download('acme', 'today')).text;
-      t.equal((await app.ingest('acme', '2026-03-01', header)).status, 409);
+      await client.query(`begin; ${lock.replace('acme', 'locked')}`);
+      t.equal((await app.ingest('locked', '2026-03-01', header)).status, 409);
       await client.query('rollback');
-      t.equal((await app.ingest('acme', '2026-03-01', header)).status, 200);
+      t.equal((await app.ingest('locked', '2026-03-01', header)).status, 201);
     } finally {
       client.release();
     }

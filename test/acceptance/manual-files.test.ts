@@ -13,7 +13,6 @@ import { parseCsv, parseList, parseWithPackage } from '../helpers/csv-reader.ts'
 import { testAdminToken } from '../helpers/secrets.ts';
 
 const app = await startTestApp(t, { now: '2026-03-02T10:00:00.000Z' });
-await app.putEnvironment('acme', 'pro');
 
 /** The example of docs/file-format.md. */
 const example = `Company ID,Company Name,Feature Name,Feature ID,Date,First Seen,Last Seen,First Used,Last Used,STARS State Label,STARS State,Frequency Label,Frequency,Satisfaction Label,Satisfaction,Feedback Count,Segment Names,Segment IDs
@@ -27,7 +26,8 @@ const body = `Segment IDs,Segment Names,Company ID,Company Name,Feature ID,Featu
 `;
 
 t.test('exports only the header line before the first ingest', async t => {
-  const answer = await app.download('acme', 'today');
+  await app.putEnvironment('empty', 'pro');
+  const answer = await app.download('empty', 'today');
   t.equal(answer.status, 200);
   t.equal(answer.text, example.slice(0, example.indexOf('\n') + 1));
   t.equal(answer.headers['x-total-rows'], '0');
@@ -35,6 +35,7 @@ t.test('exports only the header line before the first ingest', async t => {
 });
 
 t.test('exports the example of docs/file-format.md byte for byte', async t => {
+  await app.putEnvironment('acme', 'pro');
   const ingested = await app.ingest('acme', '2026-03-02', body);
   t.equal(ingested.status, 201, ingested.text);
   t.match(ingested.json.version, /^[0-9a-f-]{36}$/);
@@ -58,14 +59,16 @@ t.test('exports the example of docs/file-format.md byte for byte', async t => {
 });
 
 t.test('ingests an exported file without a change', async t => {
-  const exported = (await app.download('acme', 'today')).body;
+  await app.putEnvironment('again', 'pro');
+  await app.ingest('again', '2026-03-02', body);
+  const exported = (await app.download('again', 'today')).body;
   for (let round = 1; round <= 2; round += 1) {
-    const ingested = await app.ingest('acme', '2026-03-02', exported, {
+    const ingested = await app.ingest('again', '2026-03-02', exported, {
       'content-type': 'text/csv; charset=utf-8',
     });
     t.equal(ingested.status, 200, ingested.text);
     t.equal(ingested.json.rowCount, 2);
-    t.ok((await app.download('acme', 'today')).body.equals(exported));
+    t.ok((await app.download('again', 'today')).body.equals(exported));
   }
 });
 
