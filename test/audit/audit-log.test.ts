@@ -16,23 +16,28 @@ import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
+await app.putEnvironment('acme', 'pro');
 const { db } = app.dependencies;
 const operator = { kind: 'operator', id: null };
 
-let seen = 0;
-/** Returns the lines since the last call, oldest first, without members that always differ. */
-async function fresh(): Promise<Record<string, unknown>[]> {
-  const { rows } = await app.database.pool.query(
-    'select * from audit_log where id > $1 order by id',
-    [seen],
-  );
-  seen = Number(rows.at(-1)?.id ?? seen);
-  return rows.map(({ id: _id, at: _at, request_id, ...line }) => {
-    const given = line['caller_request_id'];
-    if (given !== null) t.match(request_id, /^[0-9a-f-]{36}$/, 'the id of the service');
-    t.not(request_id, 'r-1');
-    return line;
-  });
+/**
+ * Returns a function that reads the lines since the last call, oldest first, without members that
+ * always differ.
+ */
+async function watchLog(): Promise<() => Promise<Record<string, unknown>[]>> {
+  const { pool } = app.database;
+  const last = await pool.query('select coalesce(max(id), 0) as id from audit_log');
+  let seen = last.rows[0].id;
+  return async () => {
+    const { rows } = await pool.query('select * from audit_log where id > $1 order by id', [seen]);
+    seen = rows.at(-1)?.id ?? seen;
+    return rows.map(({ id: _id, at: _at, request_id, ...line }) => {
+      const given = line['caller_request_id'];
+      if (given !== null) t.match(request_id, /^[0-9a-f-]{36}$/, 'the id of the service');
+      t.not(request_id, 'r-1');
+      return line;
+    });
+  };
 }
 const line = (line: object) => ({
   actor_kind: 'operator',
@@ -52,29 +57,35 @@ const send = (path: string, method: string, json?: unknown, token?: string) =>
   });
 
 t.test('records the creation, each real change and the deletion of an environment', async t => {
-  await send('acme', 'PUT', { name: 'Acme', plan: 'free' });
-  t.strictSame(await fresh(), [line({ action: 'environment.created', details: { plan: 'free' } })]);
-  await send('acme', 'PUT', { name: 'Acme', plan: 'pro' });
+  const fresh = await watchLog();
+  const own = { environment_id: 'brief', target_id: 'brief' };
+  await send('brief', 'PUT', { name: 'Brief', plan: 'free' });
+  t.strictSame(await fresh(), [
+    line({ ...own, action: 'environment.created', details: { plan: 'free' } }),
+  ]);
+  await send('brief', 'PUT', { name: 'Brief', plan: 'pro' });
   t.strictSame(await fresh(), [
     line({
+      ...own,
       action: 'environment.updated',
       details: { changed: ['plan'], plan: { before: 'free', after: 'pro' } },
     }),
   ]);
-  await send('acme', 'PUT', { name: 'ACME', plan: 'enterprise' });
+  await send('brief', 'PUT', { name: 'BRIEF', plan: 'enterprise' });
   t.strictSame((await fresh())[0]?.['details'], {
     changed: ['name', 'plan'],
     plan: { before: 'pro', after: 'enterprise' },
   });
-  t.equal((await send('acme', 'PUT', { name: 'ACME', plan: 'enterprise' })).status, 200);
+  t.equal((await send('brief', 'PUT', { name: 'BRIEF', plan: 'enterprise' })).status, 200);
   t.strictSame(await fresh(), []);
-  await send('acme', 'DELETE');
+  await send('brief', 'DELETE');
   t.strictSame(await fresh(), [
-    line({ action: 'environment.deleted', details: { plan: 'enterprise' } }),
+    line({ ...own, action: 'environment.deleted', details: { plan: 'enterprise' } }),
   ]);
 });
 
 t.test('records concurrent changes of one environment in their order', async t => {
+  const fresh = await watchLog();
   const plans = ['free', 'pro', 'enterprise'] as const;
   const answers = await Promise.all(
     Array.from({ length: 12 }, (_, index) =>
@@ -95,8 +106,7 @@ t.test('records concurrent changes of one environment in their order', async t =
 });
 
 t.test('records the creation and revocation of a key without its secret', async t => {
-  await app.putEnvironment('acme', 'pro');
-  await fresh();
+  const fresh = await watchLog();
   const body = { name: 'loader', scopes: ['exports:read'], expiresAt: '2027-01-01T00:00:00Z' };
   const made = await send('acme/api-keys', 'POST', body);
   registerSecret(made.json.key);
@@ -116,7 +126,7 @@ t.test('records the creation and revocation of a key without its secret', async 
 
 t.test('records each version of a snapshot and its deletion by a key', async t => {
   const key = await app.makeKey('acme', ['snapshots:write']);
-  await fresh();
+  const fresh = await watchLog();
   const versions: string[] = [];
   for (const rows of [[adoptionRow()], []]) {
     const { json } = await app.ingest('acme', '2026-03-01', ingestBody(rows));
@@ -145,7 +155,7 @@ t.test('records each version of a snapshot and its deletion by a key', async t =
 
 t.test('records no refused request', async t => {
   const reader = await app.makeKey('acme', ['exports:read']);
-  await fresh();
+  const fresh = await watchLog();
   const refused = [
     await send('acme', 'PUT', { name: '', plan: 'pro' }),
     await send('acme', 'PUT', { name: 'x', plan: 'pro' }, reader.token),
@@ -165,32 +175,33 @@ t.test('records no refused request', async t => {
 
 t.test('commits a change and its line together or not at all', async t => {
   const { pool } = app.database;
-  const key = await app.makeKey('acme', ['exports:read']);
-  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
-  await fresh();
+  await app.putEnvironment('whole', 'pro');
+  const key = await app.makeKey('whole', ['exports:read']);
+  await app.ingest('whole', '2026-03-01', ingestBody([adoptionRow()]));
+  const fresh = await watchLog();
   await pool.query('alter table audit_log add constraint closed check (false) not valid');
   const put = (id: string) =>
     db
       .transaction()
       .execute(trx => putEnvironment(trx, systemActor('test'), { id, name: 'x', plan: 'free' }));
   const changes: Record<string, () => Promise<unknown>> = {
-    update: () => put('acme'),
+    update: () => put('whole'),
     create: () => put('other'),
-    delete: () => deleteEnvironment(db, systemActor('test'), 'acme'),
-    revoke: () => revokeApiKey(db, systemActor('test'), 'acme', key.id),
-    snapshot: () => deleteSnapshot(db, systemActor('test'), 'acme', '2026-03-01'),
+    delete: () => deleteEnvironment(db, systemActor('test'), 'whole'),
+    revoke: () => revokeApiKey(db, systemActor('test'), 'whole', key.id),
+    snapshot: () => deleteSnapshot(db, systemActor('test'), 'whole', '2026-03-01'),
   };
   for (const [name, change] of Object.entries(changes))
     await t.rejects(async () => await change(), /closed/, name);
   await pool.query('alter table audit_log drop constraint closed');
-  t.equal((await app.call('/v1/environments/acme', { token: key.token })).json.plan, 'pro');
+  t.equal((await app.call('/v1/environments/whole', { token: key.token })).json.plan, 'pro');
   t.equal((await app.call('/v1/environments/other')).status, 404);
-  t.equal((await app.call('/v1/environments/acme/snapshots')).json.items.length, 1);
+  t.equal((await app.call('/v1/environments/whole/snapshots')).json.items.length, 1);
   t.strictSame(await fresh(), []);
 
   const undone = db.transaction().execute(async trx => {
     await recordChange(trx, systemActor('test'), {
-      environmentId: 'acme',
+      environmentId: 'whole',
       action: 'snapshot.deleted',
       targetId: null,
     });
