@@ -32,6 +32,8 @@ const after = readConfig(env).encryptionKeys;
 const rotate = () =>
   promisify(execFile)(process.execPath, [program], { env: { ...env, ...compileCache() } });
 
+t.beforeEach(() => emptyTables(pool));
+
 t.test('moves every secret to the first key in pages, and prints the number', async t => {
   const ids = ['acme', 'other'];
   const webhookSecrets = new Map<string, string>();
@@ -127,7 +129,6 @@ t.test('moves every secret to the first key in pages, and prints the number', as
 });
 
 t.test('keeps the new secret of a config that changes meanwhile', async t => {
-  await emptyTables(pool);
   await app.putEnvironment('acme');
   const [first, second] = after;
   const owner = { environmentId: 'acme', configId: 'c' };
