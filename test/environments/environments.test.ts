@@ -57,11 +57,16 @@ t.test('refuses invalid ids and bodies', async t => {
 });
 
 t.test('lists environments in pages, ordered by id', async t => {
-  for (const id of ['b', 'B', '9', '10', 'a_', 'a-']) await app.putEnvironment(id);
+  const own = ['b', 'B', '9', '10', 'a_', 'a-'];
+  for (const id of own) await app.putEnvironment(id);
   const first = (await app.call('/v1/environments?limit=5')).json;
   const second = (await app.call(`/v1/environments?limit=100&cursor=${first.nextCursor}`)).json;
   const ids = [...first.items, ...second.items].map((item: { id: string }) => item.id);
-  t.strictSame(ids, ['10', '9', 'B', 'a-', 'a_', 'acme', 'b', 'race']);
+  t.strictSame(ids, [...new Set(ids)].sort(), 'each environment once');
+  t.strictSame(
+    ids.filter(id => own.includes(id)),
+    ['10', '9', 'B', 'a-', 'a_', 'b'],
+  );
   t.equal(second.nextCursor, null);
 });
 

@@ -50,12 +50,14 @@ async function expectRefused(
 }
 
 t.test('accepts a valid token of each algorithm', async t => {
+  const fresh = await startApp(t, { databaseUrl: app.database.url, env: issuer.env });
+  const before = issuer.asked;
   for (const one of [key, rsa, ed]) {
-    const answer = await app.call(exportsOf('acme'), { token: await issuer.token(one) });
+    const answer = await fresh.call(exportsOf('acme'), { token: await issuer.token(one) });
     t.equal(answer.status, 200, one.alg);
     t.equal(answer.json.items.length, 4);
   }
-  t.equal(issuer.asked, 1, 'the keys are fetched once');
+  t.equal(issuer.asked - before, 1, 'the keys are fetched once');
 });
 
 t.test('gives a token the scopes and environments of its claims', async t => {
