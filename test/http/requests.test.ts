@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import t from 'tap';
 import { exchange } from '../faults/raw-exchange.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
@@ -139,11 +140,7 @@ const authorization = { authorization: `Bearer ${testAdminToken}` };
 const json = { 'content-type': 'application/json' };
 const linesOf = (id: string) => app.log.filter(line => line['requestId'] === id);
 const ownId = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-let made = 0;
-const newId = () => {
-  made += 1;
-  return `caller.${made}`;
-};
+const newId = () => `caller.${randomUUID()}`;
 
 for (const [what, method, path, headers, body, status] of [
   ['an answer', 'GET', '/v1/environments/acme', authorization, undefined, 200],
@@ -233,9 +230,11 @@ t.test('gives an answer to malformed HTTP an id', async t => {
 
 t.test('logs the id of a failed download before and after the first byte', async t => {
   const { pool } = app.database;
+  await app.putEnvironment('broken');
+  await app.ingest('broken', '2026-03-01', ingestBody([adoptionRow()]));
   const before = newId();
   await pool.query('alter table snapshots rename to hidden');
-  const url = `${app.origin}/v1/environments/acme/exports/today.csv`;
+  const url = `${app.origin}/v1/environments/broken/exports/today.csv`;
   const failed = await ask(url, { headers: { ...authorization, 'x-request-id': before } });
   await pool.query('alter table hidden rename to snapshots');
   t.equal(failed.status, 503);
@@ -243,7 +242,7 @@ t.test('logs the id of a failed download before and after the first byte', async
   t.ok(linesOf(failed.json.requestId).some(line => line['msg'] === 'request failed'));
 
   const after = newId();
-  await pool.query(`update snapshots set row_count = 99`);
+  await pool.query(`update snapshots set row_count = 99 where environment_id = 'broken'`);
   const response = await open(url, { headers: { ...authorization, 'x-request-id': after } });
   const given = String(response.headers['x-request-id']);
   response.on('error', () => {}).resume();
