@@ -225,7 +225,7 @@ t.test('aborts at most 20 uploads per sweep and ends when the sweep is aborted',
   });
   t.teardown(endpoint.close);
   const { destination } = endpoint;
-  const client = createS3Client(destination, { ...credentials }, environment, runPatience);
+  const client = createS3Client(destination, credentials, environment, runPatience);
   t.teardown(() => client.destroy());
   const signal = new AbortController().signal;
   t.equal(await abortOrphanedUploads(client, destination, key, ['u0'], signal), 20);

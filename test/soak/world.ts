@@ -270,7 +270,7 @@ export async function startWorld(t: Test): Promise<World> {
 /** Lets the owner of the other bucket read the objects that roles write. */
 async function letTestRead({ destination, customer, clientEnvironment }: Aws): Promise<void> {
   const { bucket } = destination;
-  const owner = createS3Client(destination, { ...customer }, clientEnvironment, runPatience);
+  const owner = createS3Client(destination, customer, clientEnvironment, runPatience);
   const Action = ['s3:GetObject', 's3:ListBucket', 's3:ListBucketMultipartUploads'];
   const Resource = [`arn:aws:s3:::${bucket}`, `arn:aws:s3:::${bucket}/*`];
   await setPolicy(bucket, 'full', [{ Effect: 'Allow', Action, Resource }], owner);

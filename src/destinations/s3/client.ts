@@ -67,7 +67,8 @@ export function createS3Client(
     ...addressing(destination),
     region: destination.region,
     // The SDK requests a new session five minutes before the last one expires.
-    credentials: isRole(access) ? () => startSession(access, environment) : access,
+    // The SDK adds a property to the object that it gets.
+    credentials: isRole(access) ? () => startSession(access, environment) : { ...access },
     requestHandler: createRequestHandler(createAgents(destination, environment), patience, pace),
     maxAttempts: patience.maxAttempts,
     retryMode: 'standard',
