@@ -134,15 +134,14 @@ for (let round = 0; round < 5; round += 1) {
 }
 
 t.test('accepts the answers of a working storage', async t => {
+  await answerWith({ kind: 'working' });
   t.equal((await check()).valid, true);
   t.match(await upload(100), { bytes: 100 });
   t.equal(await sweep(), 0);
   t.match(await webhook(), { delivered: true });
 });
 
-let worst = { blockMs: 0, title: '' };
 function judge(t: Test, title: string, { blockMs, tookMs }: { blockMs: number; tookMs: number }) {
-  if (blockMs > worst.blockMs) worst = { blockMs, title };
   t.ok(blockMs < maxBlockMs, `${title}: blocked for ${Math.round(blockMs)} ms`);
   t.ok(tookMs < 12_000, `${title}: took ${Math.round(tookMs)} ms`);
 }
@@ -202,10 +201,4 @@ t.test('is not blocked by key sets that are expensive to parse', async t => {
     await answerWith({ kind: 'keySet', name, size: scaled(4_096, 512) * kib });
     judge(t, name, await measure(issuerKeys));
   }
-});
-
-t.test('prints the longest block of the event loop', async t => {
-  t.comment(
-    `hostile answers: blocked for at most ${Math.round(worst.blockMs)} ms (${worst.title})`,
-  );
 });
