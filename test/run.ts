@@ -11,6 +11,7 @@
  * databases.
  * - `TEST_POSTGRES_BIN`: the bin directory of the Postgres to start. Default: the one of the npm
  * package.
+ * - `TEST_ORDER=reverse`: the tests of each file run in reverse order.
  * - `TEST_SCALE=full`: random tests try as many cases as in `npm run test:faults`.
  * - `CI=true`: installs a missing S3 server with apt, and fails without one.
  */
@@ -148,6 +149,8 @@ async function runTap(
   // Many tests wait for time limits, so more files run at a time than there are cores.
   const jobs = `--jobs=${os.availableParallelism() + 2}`;
   const fixed = ['--disable-coverage', jobs, '--timeout=300', '--reporter=tap', '--no-color'];
+  if (process.env['TEST_ORDER'] === 'reverse')
+    fixed.push('--node-arg=--import=./test/helpers/reverse-order.ts');
   // tap runs in a separate process group, so that processes that tests leave can be found and
   // ended.
   const child = spawn(process.execPath, [tap, 'run', ...fixed, ...options, ...files], {
