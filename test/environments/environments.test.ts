@@ -125,7 +125,9 @@ t.test('deletes an environment with more days than one transaction may lock', as
       const { rows } = await watcher.query<{ locks: number }>(
         `select coalesce(max(count), 0)::int as locks from (
            select count(*) from pg_locks
-           where locktype = 'relation' and mode = 'RowExclusiveLock' group by pid) as held`,
+           where locktype = 'relation' and mode = 'RowExclusiveLock'
+             and database = (select oid from pg_database where datname = current_database())
+           group by pid) as held`,
       );
       most.locks = Math.max(most.locks, rows[0]?.locks ?? 0);
     }
