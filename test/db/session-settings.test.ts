@@ -260,7 +260,7 @@ t.test('opens the connections of a pool', async t => {
       `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'under test'`,
     );
     t.ok(killed.rowCount);
-    while (broken.length === 0) await new Promise(resolve => setImmediate(resolve));
+    await waitFor('the report of the broken connection', () => broken.length > 0);
     t.equal((await pool.query('select 1 as one')).rows[0].one, 1);
   });
 
