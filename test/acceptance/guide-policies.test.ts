@@ -128,6 +128,10 @@ t.test('exports with the policies that the guide gives a role', needsAws, async 
     '--rgw-crypt-require-ssl=false',
   ]);
   const { destination, clientEnvironment, operator } = aws;
+  t.teardown(() => {
+    delete process.env['AWS_ACCESS_KEY_ID'];
+    delete process.env['AWS_SECRET_ACCESS_KEY'];
+  });
   process.env['AWS_ACCESS_KEY_ID'] = operator.accessKeyId;
   process.env['AWS_SECRET_ACCESS_KEY'] = operator.secretAccessKey;
   const app = await startExportApp(t, {

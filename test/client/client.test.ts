@@ -80,6 +80,8 @@ t.test('reports a service that does not answer, or a foreign answer', async t =>
 });
 
 t.test('yields the items of all pages', async t => {
+  await app.putEnvironment('paged');
+  const path = { environmentId: 'paged' };
   for (const name of ['one', 'two', 'three']) {
     await client.api.createApiKey({ path, body: { name, scopes: ['exports:read'] } });
   }
