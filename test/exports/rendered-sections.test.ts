@@ -7,7 +7,7 @@ import { describeExport } from '../../src/exports/describe-export.ts';
 import { openExport } from '../../src/exports/open-export.ts';
 import type { Compression } from '../../src/shared/file-format.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startTestApp, testNow } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { waitFor } from '../helpers/wait-for.ts';
@@ -56,19 +56,26 @@ await app.ingest('mixed', '2026-02-15', ingestBody([]));
 await writeDenseSnapshot(pool, { environmentId: 'mixed', date: '2026-02-20', rows: 1_600 });
 await app.ingest('mixed', '2026-03-01', ingestBody([adoptionRow()]));
 
+async function readMixed() {
+  const plain = await open('mixed', dates);
+  const gzip = await open('mixed', dates, 'gzip');
+  return {
+    sizeBytes: plain.sizeBytes,
+    plain: await collect(plain.bytes()),
+    gzip: await collect(gzip.bytes()),
+  };
+}
+
+const before = await readMixed();
+await renderAll(app);
+
 t.test('writes the same bytes before and after rendering', async t => {
-  const read = async () => ({
-    plain: await collect((await open('mixed', dates)).bytes()),
-    gzip: await collect((await open('mixed', dates, 'gzip')).bytes()),
-  });
-  const before = await read();
-  const unrendered = await open('mixed', dates);
-  t.equal(unrendered.sizeBytes, null, 'the size is unknown before rendering');
-  unrendered.close();
-  await renderAll(app);
-  const { rows } = await pool.query('select count(*)::int as chunks from snapshot_chunks');
-  t.ok(rows[0].chunks > 6, `${rows[0].chunks} chunks`);
-  const after = await read();
+  t.equal(before.sizeBytes, null, 'the size is unknown before rendering');
+  const { rowCount: chunks } = await pool.query(
+    `select from snapshot_chunks where environment_id = 'mixed'`,
+  );
+  t.ok(Number(chunks) > 6, `${chunks} chunks`);
+  const after = await readMixed();
   t.ok(after.plain.equals(before.plain));
   t.ok(after.gzip.equals(before.gzip));
   t.ok(gunzipSync(after.gzip).equals(after.plain));
@@ -150,11 +157,11 @@ t.test("shows today's snapshot under its date and under the next", async t => {
   await renderAll(app);
   t.equal((await app.download('dated', 'today')).text, exportHeader + exportPart(rows, today));
   app.setNow('2026-03-03T01:00:00.000Z');
+  t.teardown(() => app.setNow(testNow));
   const next = exportHeader + exportPart(rows, '2026-03-03');
   t.equal((await app.download('dated', 'today')).text, next);
   const gzip = await app.call('/v1/environments/dated/exports/today.csv.gz');
   t.equal(gunzipSync(gzip.body).toString(), next);
-  app.setNow('2026-03-02T10:00:00.000Z');
 });
 
 t.test('completes a file with the version that it started with', async t => {
@@ -249,9 +256,17 @@ t.test('never completes a file with damaged chunks', async t => {
 });
 
 t.test('deletes the chunks of a deleted environment', async t => {
-  await app.call('/v1/environments/mixed', { method: 'DELETE' });
-  for (const table of ['rendered_snapshots', 'snapshot_chunks']) {
-    const { rowCount } = await pool.query(`select from ${table} where environment_id = 'mixed'`);
-    t.equal(rowCount, 0, table);
-  }
+  await app.putEnvironment('deleted');
+  await app.ingest('deleted', today, ingestBody([adoptionRow()]));
+  await renderAll(app);
+  const counts = () =>
+    Promise.all(
+      ['rendered_snapshots', 'snapshot_chunks'].map(
+        async table =>
+          (await pool.query(`select from ${table} where environment_id = 'deleted'`)).rowCount,
+      ),
+    );
+  t.strictSame(await counts(), [1, 1]);
+  await app.call('/v1/environments/deleted', { method: 'DELETE' });
+  t.strictSame(await counts(), [0, 0]);
 });
