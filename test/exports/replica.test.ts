@@ -3,7 +3,7 @@ import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
-import { startApp } from '../helpers/app.ts';
+import { startApp, testNow } from '../helpers/app.ts';
 import { makeConfig, startExportWorker } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { startReplica } from '../helpers/postgres-replica.ts';
@@ -33,11 +33,18 @@ const rowsOf = (version: string, count = 3) =>
 const fileOf = (version: string, count = 3) =>
   exportHeader + exportPart(rowsOf(version, count), today);
 
-await app.putEnvironment('acme');
-await app.ingest('acme', today, ingestBody(rowsOf('first')));
-await replica.catchUp();
+const ingest = async (id: string, version: string, count?: number) =>
+  (await app.ingest(id, today, ingestBody(rowsOf(version, count)))).status;
+
+/** Creates an environment whose first snapshot the replica has. */
+async function createOnBoth(id: string): Promise<void> {
+  await app.putEnvironment(id);
+  await ingest(id, 'first');
+  await replica.catchUp();
+}
 
 t.test('reads rows and registry of exports from the replica only', async t => {
+  await createOnBoth('acme');
   t.equal((await app.download('acme', 'today')).text, fileOf('first'));
   const exporting = `select from pg_stat_activity where application_name = 'warehouse-export export'`;
   const count = async (url: string) => {
@@ -52,37 +59,37 @@ t.test('reads rows and registry of exports from the replica only', async t => {
 });
 
 t.test('serves the previous snapshot completely while the replica lags', async t => {
+  await createOnBoth('lagging');
   await replica.pause();
-  t.equal((await app.ingest('acme', today, ingestBody(rowsOf('second', 5)))).status, 200);
-  const [listed] = (await app.call('/v1/environments/acme/snapshots')).json.items;
+  t.equal(await ingest('lagging', 'second', 5), 200);
+  const [listed] = (await app.call('/v1/environments/lagging/snapshots')).json.items;
   t.equal(listed.rowCount, 5, 'the list of snapshots is read from the primary');
   for (const time of [1, 2]) {
-    const file = await app.download('acme', 'today');
+    const file = await app.download('lagging', 'today');
     t.equal(file.text, fileOf('first'), `time ${time}`);
     t.equal(file.headers['x-total-rows'], '3', 'header and rows are from one read view');
   }
   await replica.resume();
   await replica.catchUp();
   for (const time of [1, 2])
-    t.equal((await app.download('acme', 'today')).text, fileOf('second', 5), `time ${time}`);
+    t.equal((await app.download('lagging', 'today')).text, fileOf('second', 5), `time ${time}`);
 });
 
 t.test('shows a deleted snapshot until the replica applies the deletion', async t => {
+  await createOnBoth('deleted');
   await replica.pause();
-  t.equal(
-    (await app.call(`/v1/environments/acme/snapshots/${today}`, { method: 'DELETE' })).status,
-    204,
-  );
-  t.equal((await app.download('acme', 'today')).text, fileOf('second', 5));
+  const path = `/v1/environments/deleted/snapshots/${today}`;
+  t.equal((await app.call(path, { method: 'DELETE' })).status, 204);
+  t.equal((await app.download('deleted', 'today')).text, fileOf('first'));
   await replica.resume();
   await replica.catchUp();
-  t.equal((await app.download('acme', 'today')).text, exportHeader);
+  t.equal((await app.download('deleted', 'today')).text, exportHeader);
 });
 
 t.test('shows no data of an environment until the replica has it', async t => {
   await replica.pause();
   await app.putEnvironment('new');
-  await app.ingest('new', today, ingestBody(rowsOf('new')));
+  await ingest('new', 'new');
   t.equal((await app.download('new', 'today')).text, exportHeader);
   await replica.resume();
   await replica.catchUp();
@@ -93,8 +100,9 @@ t.test('retries a scheduled run until the replica has its snapshot', needsS3, as
   await app.putEnvironment('runs');
   const config = await makeConfig(app, 'runs');
   app.setNow('2026-03-03T00:00:30.000Z');
+  t.teardown(() => app.setNow(testNow));
   await replica.pause();
-  await app.ingest('runs', today, ingestBody(rowsOf('day')));
+  await ingest('runs', 'day');
   startExportWorker(t, app);
   const outcomes = () => app.log.filter(line => line['msg'] === 'run').map(line => line['outcome']);
   await waitFor('the end of an attempt', () => outcomes().length > 0);
@@ -110,17 +118,17 @@ t.test('retries a scheduled run until the replica has its snapshot', needsS3, as
   t.equal(outcomes().at(-1), 'successful');
   const [run] = (await app.call(runs)).json.items;
   t.equal((await readObject(s3Server().bucket, run.objectKey)).body.toString(), fileOf('day'));
-  app.setNow('2026-03-02T10:00:00.000Z');
 });
 
 t.test('answers 503 for exports only while the replica is down', async t => {
+  await createOnBoth('alone');
   await replica.stop();
-  const away = await app.download('new', 'today');
+  const away = await app.download('alone', 'today');
   t.equal(away.status, 503);
   t.equal(away.json.code, 'unavailable');
-  t.equal((await app.call('/v1/environments/new/snapshots')).status, 200);
-  t.equal((await app.ingest('new', today, ingestBody(rowsOf('newer')))).status, 200);
+  t.equal((await app.call('/v1/environments/alone/snapshots')).status, 200);
+  t.equal(await ingest('alone', 'second'), 200);
   await replica.start();
   await replica.catchUp();
-  t.equal((await app.download('new', 'today')).text, fileOf('newer'));
+  t.equal((await app.download('alone', 'today')).text, fileOf('second'));
 });
