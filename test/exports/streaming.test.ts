@@ -130,6 +130,7 @@ t.test('ends the query when the reader disconnects before the first row', async 
 });
 
 t.test('resets the connection when a download fails after the first byte', async t => {
+  const loggedBefore = app.log.length;
   for (const encoding of ['identity', 'gzip']) {
     for (const keep of ['keep-alive', 'close']) {
       const what = `${encoding}, ${keep}`;
@@ -150,12 +151,14 @@ t.test('resets the connection when a download fails after the first byte', async
       t.notOk(text.endsWith('0\r\n\r\n'), what);
     }
   }
-  const brokeOff = app.log.filter(line => line['msg'] === 'download failed');
-  t.equal(brokeOff.length, 4);
+  const failed = app.log.slice(loggedBefore).filter(({ msg }) => msg === 'download failed');
+  t.equal(failed.length, 4);
 });
 
 t.test('resets the connection or sends the whole file when the caller closes its side', async t => {
   const whole = (await app.download('acme', 'today')).body.length;
+  // HTTP/1.0 renders the snapshot.
+  t.teardown(() => pool.query('delete from rendered_snapshots'));
   for (const version of ['1.1', '1.0']) {
     const connection = await connectRaw(app.port, 1_000);
     connection.socket.write(rawRequest(version, 'Connection: close'));
