@@ -18,7 +18,6 @@ import { writeWideSnapshot } from '../../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
 const { pool } = app.database;
-for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
 const header = `${ingestColumns.join(',')}\n`;
 const date = '2026-03-02';
 
@@ -31,6 +30,7 @@ const noIngests = () =>
   });
 
 t.test('answers 409 to a second ingest of the same snapshot, but not of another one', async t => {
+  for (const id of ['one', 'two']) await app.putEnvironment(id, 'pro');
   const slow = await slowIngest(app, 'one', date);
   const refused = await app.ingest('one', date, ingestBody([adoptionRow()]));
   t.equal(refused.status, 409);
@@ -44,12 +44,13 @@ t.test('answers 409 to a second ingest of the same snapshot, but not of another 
 });
 
 t.test('answers 429 beyond the concurrency limit of ingests', async t => {
+  await app.putEnvironment('limited', 'pro');
   const slow = [
-    await slowIngest(app, 'one', '2026-02-01'),
-    await slowIngest(app, 'one', '2026-02-02'),
+    await slowIngest(app, 'limited', '2026-02-01'),
+    await slowIngest(app, 'limited', '2026-02-02'),
   ];
   t.equal(app.dependencies.ingestLimit.active, 2);
-  const refused = await app.ingest('one', '2026-02-03', ingestBody([adoptionRow()]));
+  const refused = await app.ingest('limited', '2026-02-03', ingestBody([adoptionRow()]));
   t.equal(refused.status, 429);
   t.equal(refused.json.code, 'rate_limited');
   t.match(String(refused.headers['retry-after']), /^\d+$/);
@@ -58,14 +59,15 @@ t.test('answers 429 beyond the concurrency limit of ingests', async t => {
 });
 
 t.test('changes nothing and frees everything if the caller disconnects', async t => {
-  await app.ingest('one', date, ingestBody([adoptionRow({ companyName: 'Kept' })]));
+  await app.putEnvironment('kept', 'pro');
+  await app.ingest('kept', date, ingestBody([adoptionRow({ companyName: 'Kept' })]));
   for (const version of ['chunked', 'with a length']) {
     const connection = await connectRaw(app.port);
     const row = ingestLine(adoptionRow({ companyName: 'Lost' }));
     const framing =
       version === 'chunked' ? 'Transfer-Encoding: chunked' : 'Content-Length: 1000000';
     connection.socket.write(
-      `PUT /v1/environments/one/snapshots/${date} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
+      `PUT /v1/environments/kept/snapshots/${date} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n` +
         `Authorization: Bearer ${testAdminToken}\r\n${framing}\r\n\r\n`,
     );
     const text = header + row;
@@ -75,20 +77,21 @@ t.test('changes nothing and frees everything if the caller disconnects', async t
     await waitFor('the start of the ingest', () => app.dependencies.ingestLimit.active === 1);
     connection.socket.destroy();
     await noIngests();
-    t.match((await app.download('one', 'today')).text, /Kept/, version);
+    t.match((await app.download('kept', 'today')).text, /Kept/, version);
   }
   t.equal(
-    (await app.ingest('one', date, ingestBody([adoptionRow()]))).status,
+    (await app.ingest('kept', date, ingestBody([adoptionRow()]))).status,
     200,
     'another ingest succeeds',
   );
 });
 
 t.test('accepts two concurrent ingests of the same new day', async t => {
+  for (const id of ['east', 'west']) await app.putEnvironment(id, 'pro');
   for (let day = 1; day <= 12; day += 1) {
     const fresh = `2025-05-${String(day).padStart(2, '0')}`;
     const answers = await Promise.all(
-      ['one', 'two'].map(id => app.ingest(id, fresh, ingestBody([adoptionRow()]))),
+      ['east', 'west'].map(id => app.ingest(id, fresh, ingestBody([adoptionRow()]))),
     );
     t.strictSame(
       answers.map(({ status }) => status),
@@ -105,20 +108,21 @@ t.test('accepts two concurrent ingests of the same new day', async t => {
 t.test(
   'creates the partition of a new day without blocking exports or waiting for them',
   async t => {
-    const reading = await slowExport(app, 'two');
+    for (const id of ['read', 'written']) await app.putEnvironment(id, 'pro');
+    const reading = await slowExport(app, 'read');
     const client = await pool.connect();
     await client.query(`set lock_timeout = '300ms'`);
     await client.query(`select ensure_snapshot_partition('2025-06-01')`);
     await client.query('set lock_timeout = default');
     client.release();
-    t.equal((await app.ingest('one', '2025-06-02', ingestBody([adoptionRow()]))).status, 201);
+    t.equal((await app.ingest('written', '2025-06-02', ingestBody([adoptionRow()]))).status, 201);
     // In the other direction: an export runs while the transaction that creates a partition is
     // open.
     const maker = await pool.connect();
     await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
-    const meanwhile = await app.download('one', '6-months-weekly');
+    const meanwhile = await app.download('written', '6-months-weekly');
     t.equal(meanwhile.status, 200);
-    t.equal((await app.ingest('one', '2025-06-02', ingestBody([adoptionRow()]))).status, 200);
+    t.equal((await app.ingest('written', '2025-06-02', ingestBody([adoptionRow()]))).status, 200);
     await maker.query('commit');
     maker.release();
 
@@ -127,22 +131,20 @@ t.test(
 );
 
 t.test('exports the old version of a snapshot that is replaced during the download', async t => {
-  const old = { environmentId: 'two', rows: 600, nameBytes: 50_000 };
+  await app.putEnvironment('replaced', 'pro');
+  const old = { environmentId: 'replaced', rows: 600, nameBytes: 50_000 };
   await writeWideSnapshot(pool, { ...old, date: '2026-02-20', letter: 'o' });
   await writeWideSnapshot(pool, { ...old, date: '2026-02-21', letter: 'o' });
-  for (const id of ['2026-02-27', '2026-02-28', '2026-03-02']) {
-    await app.call(`/v1/environments/two/snapshots/${id}`, { method: 'DELETE' });
-  }
-  const reader = await open(`${app.origin}/v1/environments/two/exports/30-days-daily.csv`, {
+  const reader = await open(`${app.origin}/v1/environments/replaced/exports/30-days-daily.csv`, {
     headers: { authorization: `Bearer ${testAdminToken}` },
   });
   reader.pause();
   const fresh: AdoptionRow[] = [adoptionRow({ companyName: 'new' })];
   // The download reads the first day now and the second day later.
   for (const day of ['2026-02-20', '2026-02-21'])
-    t.equal((await app.ingest('two', day, ingestBody(fresh))).status, 200);
+    t.equal((await app.ingest('replaced', day, ingestBody(fresh))).status, 200);
   t.equal(
-    (await app.call('/v1/environments/two/snapshots/2026-02-21', { method: 'DELETE' })).status,
+    (await app.call('/v1/environments/replaced/snapshots/2026-02-21', { method: 'DELETE' })).status,
     204,
   );
 
@@ -155,6 +157,6 @@ t.test('exports the old version of a snapshot that is replaced during the downlo
   t.ok(lines.every(line => line.includes(',ooo')));
   t.equal(lines.filter(line => line.includes(',2026-02-21,')).length, 600);
 
-  const next = await app.download('two', '30-days-daily');
+  const next = await app.download('replaced', '30-days-daily');
   t.equal(next.text, exportHeader + exportPart(fresh, '2026-02-20'));
 });
