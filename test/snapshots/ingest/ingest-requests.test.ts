@@ -13,7 +13,7 @@ import {
 import { startTestApp } from '../../helpers/app.ts';
 import { slowIngest } from '../../helpers/slow-transfers.ts';
 
-/** What an ingest checks beyond the rows: the request, the caller and the form of the body. */
+/** Tests the checks of an ingest beyond its rows: request, caller and form of the body. */
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
@@ -22,6 +22,8 @@ const date = '2026-03-02';
 const body = ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
 const packed = gzipSync(body);
 const gzipHeader = { 'content-encoding': 'gzip' };
+// Tests replace this snapshot.
+await app.ingest('acme', date, body);
 
 const digestOf = (key: 'sha-256' | 'sha-512', bytes: string | Buffer) =>
   `${key}=:${createHash(key.replace('-', '')).update(bytes).digest('base64')}:`;
@@ -37,12 +39,13 @@ t.test('verifies Content-Digest over the bytes as sent', async t => {
     [digestOf('sha-512', body), body, {}],
     [`${digestOf('sha-256', body)}, ${digestOf('sha-512', body)}`, body, {}],
     [digestOf('sha-256', packed), packed, gzipHeader],
+    ['', body, {}],
     ['md5=:AAAA:', body, {}],
     ['unknown=1, unixsum=?0', body, {}],
     [`md5=:AAAA:, ${digestOf('sha-256', body)};note=1`, body, {}],
   ] as const) {
     const answer = await app.ingest('acme', date, sent, { ...headers, 'content-digest': digest });
-    t.ok([200, 201].includes(answer.status), `${digest}: ${answer.text}`);
+    t.equal(answer.status, 200, `${digest}: ${answer.text}`);
   }
   const kept = await versionOf();
   for (const [digest, sent, headers] of [
@@ -58,7 +61,6 @@ t.test('verifies Content-Digest over the bytes as sent', async t => {
     t.equal(answer.json.code, 'digest_mismatch');
   }
   for (const digest of [
-    '',
     'sha-256',
     'sha-256=',
     'sha-256=:',
@@ -71,11 +73,10 @@ t.test('verifies Content-Digest over the bytes as sent', async t => {
     digestOf('sha-256', body).slice(0, -1),
   ]) {
     const answer = await app.ingest('acme', date, body, { 'content-digest': digest });
-    if (digest === '') continue;
     t.equal(answer.status, 400, digest);
     t.equal(answer.json.errors[0].path, '/headers/content-digest', digest);
   }
-  t.ok(kept !== null);
+  t.equal(await versionOf(), kept);
 });
 
 t.test('refuses a body with another number of rows than announced', async t => {

@@ -16,6 +16,8 @@ const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
 const date = '2026-03-02';
 const header = `${ingestColumns.join(',')}\n`;
+// Tests replace this snapshot.
+await app.ingest('acme', date, header);
 
 /** Returns the line of a row with raw CSV in one field. */
 const lineWith = (column: IngestColumn, raw: string, id = 'c1') =>
@@ -80,7 +82,7 @@ t.test('reads instants with and without quotes', async t => {
         'First Used': raw,
       }),
     );
-  t.equal((await app.ingest('acme', date, header + lines.join(''))).status, 201);
+  t.equal((await app.ingest('acme', date, header + lines.join(''))).status, 200);
   const [names = [], ...rows] = parseCsv((await app.download('acme', 'today')).text);
   t.equal(rows.length, 2 * goodInstants.length);
   for (const [index, [text, shown]] of goodInstants.entries()) {
