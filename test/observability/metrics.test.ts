@@ -3,6 +3,8 @@ import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { parse } from 'yaml';
+import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
+import { createPrometheusMetrics } from '../../src/observability/prometheus.ts';
 import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
@@ -16,12 +18,8 @@ import { parseQuery, type Selector } from './parse-query.ts';
 
 const app = await startTestApp(t);
 const { pool } = app.database;
-for (const id of ['small', 'wide', 'broken']) await app.putEnvironment(id, 'pro');
-await app.ingest(
-  'small',
-  '2026-03-01',
-  ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
-);
+const { text: metricsAtStart } = await app.call('/metrics', { token: null });
+for (const id of ['small', 'wide', 'acme']) await app.putEnvironment(id, 'pro');
 await writeWideSnapshot(pool, {
   environmentId: 'wide',
   date: '2026-03-01',
@@ -35,6 +33,8 @@ const idle = () =>
   waitFor('the end of the downloads', () => app.dependencies.downloadLimit.active === 0);
 
 t.test('counts a complete download, before and after rendering', async t => {
+  const rows = [adoptionRow(), adoptionRow({ companyId: 'c2' })];
+  await app.ingest('small', '2026-03-01', ingestBody(rows));
   for (const isRendered of [false, true]) {
     if (isRendered) await renderAll(app);
     const before = await scrape();
@@ -53,6 +53,7 @@ t.test('counts a complete download, before and after rendering', async t => {
 });
 
 t.test('counts a rendering and its bytes', async t => {
+  await renderAll(app);
   await app.ingest('small', '2026-03-01', ingestBody([adoptionRow()]));
   const before = await scrape();
   await renderAll(app);
@@ -62,12 +63,22 @@ t.test('counts a rendering and its bytes', async t => {
   t.equal(more('whx_rendering_duration_seconds_count{outcome="rendered"}'), 1);
   const { body } = await app.download('small', 'today');
   t.equal(more('whx_rendered_bytes_total'), body.length - exportHeader.length);
-  await app.ingest(
-    'small',
-    '2026-03-01',
-    ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
-  );
-  t.equal((await scrape()).get('whx_renderings_waiting'), 1);
+});
+
+t.test('counts the snapshots that wait to be rendered', async t => {
+  const { db, now } = app.dependencies;
+  const waiting = async () => {
+    // The service keeps the state of its queue for 15 s.
+    const metrics = createPrometheusMetrics({
+      ...app.dependencies,
+      runErrorCodes: [],
+      queueState: () => selectQueueState(db, now()),
+    });
+    return readMetrics(await metrics.render()).get('whx_renderings_waiting') ?? Number.NaN;
+  };
+  const before = await waiting();
+  await app.ingest('acme', '2026-02-02', ingestBody([adoptionRow()]));
+  t.equal(await waiting(), before + 1);
 });
 
 t.test('counts a download whose reader disconnects', async t => {
@@ -87,6 +98,8 @@ t.test('counts downloads that fail before and after their first byte', async t =
   t.equal((await app.download('small', 'today')).status, 503);
   await pool.query('alter table hidden rename to snapshots');
 
+  await app.putEnvironment('broken', 'pro');
+  t.teardown(() => app.call('/v1/environments/broken', { method: 'DELETE' }));
   await writeWideSnapshot(pool, {
     environmentId: 'broken',
     date: '2026-03-01',
@@ -101,7 +114,7 @@ t.test('counts downloads that fail before and after their first byte', async t =
 
 t.test('counts ingests by their outcome', async t => {
   const csv = ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]);
-  const url = `${app.origin}/v1/environments/broken/snapshots/2026-02-01`;
+  const url = `${app.origin}/v1/environments/acme/snapshots/2026-02-01`;
   const cutOff = async () => {
     const connection = await connectRaw(app.port);
     connection.socket.write(
@@ -112,16 +125,16 @@ t.test('counts ingests by their outcome', async t => {
     connection.socket.destroy();
   };
   for (const [outcome, act, rows] of [
-    ['complete', () => app.ingest('broken', '2026-02-01', csv), 2],
-    ['refused', () => app.ingest('broken', '2026-02-01', `${csv}bad\n`), 0],
+    ['complete', () => app.ingest('acme', '2026-02-01', csv), 2],
+    ['refused', () => app.ingest('acme', '2026-02-01', `${csv}bad\n`), 0],
     [
       'refused',
-      () => app.ingest('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }),
+      () => app.ingest('acme', '2026-02-01', gzipSync(csv), { 'content-encoding': 'br' }),
       0,
     ],
     [
       'complete',
-      () => app.ingest('broken', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }),
+      () => app.ingest('acme', '2026-02-01', gzipSync(csv), { 'content-encoding': 'gzip' }),
       2,
     ],
     ['sender_gone', cutOff, 0],
@@ -137,15 +150,18 @@ t.test('counts ingests by their outcome', async t => {
   }
 });
 
-t.test('names no customer and has every series from the start', async t => {
-  const { text } = await app.call('/metrics', { token: null });
-  t.notMatch(text, /small|wide|broken/);
+t.test('has every series from the start', async t => {
   for (const outcome of ['complete', 'reader_gone', 'stalled', 'failed']) {
-    t.match(text, new RegExp(`^whx_downloads_total\\{outcome="${outcome}"\\} \\d`, 'm'));
+    t.match(metricsAtStart, new RegExp(`^whx_downloads_total\\{outcome="${outcome}"\\} 0$`, 'm'));
   }
-  t.match(text, /^whx_run_errors_total\{code="secret_key_mismatch"\} 0$/m);
-  t.match(text, /^whx_database_up 1$/m);
-  t.match(text, /^nodejs_eventloop_lag_p99_seconds \d/m);
+  t.match(metricsAtStart, /^whx_run_errors_total\{code="secret_key_mismatch"\} 0$/m);
+  t.match(metricsAtStart, /^whx_database_up 1$/m);
+  t.match(metricsAtStart, /^nodejs_eventloop_lag_p99_seconds \d/m);
+});
+
+t.test('names no customer', async t => {
+  await app.download('small', 'today');
+  t.notMatch(await app.dependencies.metrics.render(), /small|wide|broken|acme/);
 });
 
 t.test('serves only health and metrics routes in a worker process', async t => {
