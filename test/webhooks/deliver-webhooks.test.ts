@@ -24,6 +24,12 @@ function wake(): void {
   worker.wake();
 }
 
+/** Stops the worker of earlier tests, so that jobs wait until `wake`. */
+async function stopWorker(): Promise<void> {
+  await worker?.stop();
+  worker = null;
+}
+
 async function start(t: Test, configs = ['a', 'b']) {
   // Start the receiver first, so that it is closed last.
   const receiver = await startWebhookReceiver(t);
@@ -74,6 +80,7 @@ async function start(t: Test, configs = ['a', 'b']) {
 }
 
 t.test('delivers each message once with two workers', async t => {
+  await stopWorker();
   const configs = Array.from({ length: 30 }, (_, index) => `c${index}`);
   const { receiver, begin, fail, ended, isSigned } = await start(t, configs);
   const other = await startApp(t, {

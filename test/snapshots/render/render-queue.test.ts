@@ -218,7 +218,6 @@ t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
   const { rendered } = await start();
   await app.ingest('acme', date, body('ingested'));
   await fillSnapshot(pool, 'acme', '2026-02-28', 10);
-  // Last in this file, because the worker would render the snapshots of other tests.
   startExportWorker(t, app);
   await waitFor('the rendering of both snapshots', async () => (await rendered()) === 2, {
     limitMs: 20_000,
