@@ -1,4 +1,3 @@
-import assert from 'node:assert/strict';
 import t, { type Test } from 'tap';
 import { tidyUp } from '../../src/retention/tidy-up.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
@@ -22,12 +21,6 @@ for (const id of ['one', 'two']) {
   await app.putEnvironment(id, 'pro');
   await app.ingest(id, today, ingestBody([adoptionRow()]));
 }
-t.teardown(async () => {
-  const rows = [adoptionRow({ companyName: 'after all tests' })];
-  await app.ingest('two', today, ingestBody(rows));
-  const { text } = await app.download('two', 'today');
-  assert.equal(text, exportHeader + exportPart(rows, today));
-});
 const never = new AbortController().signal;
 const tidy = (patienceMs?: number) =>
   tidyUp(app.dependencies.db, settings, new Date(testNow), never, patienceMs);
@@ -324,4 +317,14 @@ t.test('serves the same file before, during and after its days are dropped', asy
   let text = '';
   for await (const piece of begun) text += piece;
   t.ok(text === before, 'a download that began before');
+});
+
+t.test('exports the snapshot of a new environment after a day was removed', async t => {
+  await fillSnapshot(pool, 'one', old, 10);
+  t.match(await tidy(), { partitions: 1, snapshots: 1 });
+  await app.call(`/v1/environments/two`, { method: 'DELETE' });
+  await app.putEnvironment('two', 'pro');
+  const rows = [adoptionRow()];
+  await app.ingest('two', today, ingestBody(rows));
+  t.equal((await app.download('two', 'today')).text, exportHeader + exportPart(rows, today));
 });
