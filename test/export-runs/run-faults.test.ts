@@ -72,6 +72,20 @@ async function start() {
     await hastenRetries(pool);
     worker.wake();
   };
+  const runs = runReader(app, environmentId);
+  /** Waits until an attempt has failed and its job waits for the next one. Returns the run. */
+  const untilRetry = async (runId: string, attempts = 1) => {
+    const run = await waitFor(`the end of attempt ${attempts}`, () => runs.read(runId), {
+      isWanted: ({ state, attempts: made }) => state === 'queued' && made === attempts,
+    });
+    // The run is queued again before its job waits.
+    const jobs = `select from pgboss.job where state = 'retry' and data ->> 'runId' = $1`;
+    await waitFor(
+      'a job that waits for its retry',
+      async () => (await pool.query(jobs, [runId])).rowCount === 1,
+    );
+    return run;
+  };
   const untilPartTwo = () =>
     waitFor('the upload of part 2', () =>
       proxy.requests().some(request => request.includes('partNumber=2')),
@@ -108,10 +122,11 @@ async function start() {
     destination,
     runNow,
     hasten,
+    untilRetry,
     untilPartTwo,
     untilPurged,
     expectWhole,
-    runs: runReader(app, environmentId),
+    runs,
   };
 }
 
@@ -133,7 +148,7 @@ t.test(
   'queues the run again after failed attempts, then writes one complete object',
   needsS3,
   async t => {
-    const { app, path, proxy, config, destination, runNow, hasten, runs, expectWhole } =
+    const { app, path, proxy, config, destination, runNow, hasten, untilRetry, runs, expectWhole } =
       await start();
     const table: Fate[] = ['slow-down', 'reset'];
     let fate: Fate = 'pass';
@@ -147,9 +162,7 @@ t.test(
     for (const [index, bad] of table.entries()) {
       fate = bad;
       await hasten();
-      const waiting = await waitFor(`the end of attempt ${index + 1}`, () => runs.read(id), {
-        isWanted: run => run.state === 'queued' && run.attempts === index + 1,
-      });
+      const waiting = await untilRetry(id, index + 1);
       t.equal(waiting.error.code, codes[bad]);
       t.equal(waiting.finishedAt, null);
       t.strictSame(
@@ -176,9 +189,7 @@ t.test('removes uploads that could not be aborted during an outage', needsS3, as
       isPart(request, 2) || request.method === 'DELETE';
     started.proxy.decide(request => (isBroken(request) ? 'slow-down' : 'pass'));
     const id = await started.runNow();
-    await waitFor('the end of the first attempt', () => started.runs.read(id), {
-      isWanted: run => run.state === 'queued' && run.attempts === 1,
-    });
+    await started.untilRetry(id);
     t.equal((await contentsOf(started.destination)).unfinished.length, 1);
     return { ...started, id };
   };
@@ -276,9 +287,7 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
     const started = await start();
     started.proxy.decide(request => (isStart(request) ? 'lose' : 'pass'));
     const id = await started.runNow();
-    await waitFor('the end of the first attempt', () => started.runs.read(id), {
-      isWanted: run => run.state === 'queued' && run.attempts === 1,
-    });
+    await started.untilRetry(id);
     t.equal(
       (await contentsOf(started.destination)).unfinished.length,
       3,
