@@ -1,5 +1,6 @@
 import t from 'tap';
 import { systemActor } from '../../src/audit/audit-log.ts';
+import { tickQueue } from '../../src/db/job-queue.ts';
 import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import { wakeRuns } from '../../src/export-runs/enqueue-runs.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
@@ -371,16 +372,17 @@ async function insertManyConfigs(environments: number): Promise<void> {
 }
 
 /**
- * Analyzes `export_runs` while it is empty. The planner then expects no rows, even when the table
- * grows.
+ * Analyzes the tables of runs and jobs while they are empty. The planner then expects no rows, even
+ * when the tables grow.
  */
 async function forgetRuns(): Promise<void> {
   await pool.query(
     `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
      values ('e1', 'c1', 'r', 'schedule', '2026-03-03', '2026-03-02', 'queued', '2026-03-03')`,
   );
-  await pool.query('delete from export_runs');
-  await pool.query('analyze export_runs');
+  await app.dependencies.jobs.send(tickQueue, {});
+  await pool.query('delete from export_runs; delete from pgboss.job');
+  await pool.query('analyze export_runs, pgboss.job');
 }
 
 t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
@@ -412,7 +414,8 @@ t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
     failed: 0,
     switchedOff: 0,
   });
-  t.comment(`second tick: ${((performance.now() - again) / 1000).toFixed(2)} s`);
+  const secondsAgain = (performance.now() - again) / 1000;
+  t.ok(secondsAgain < seconds, `a tick without work: ${secondsAgain.toFixed(2)} s`);
   const { rows } = await pool.query(
     `select data, group_id from pgboss.job where name = 'run-export' limit 1`,
   );
