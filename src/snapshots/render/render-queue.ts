@@ -48,19 +48,25 @@ const replacedRenderings = sql`
  * Enqueues renderings of versions that are not rendered, newest dates first. A backend may have
  * filled the tables by SQL. Skips snapshots that are in the queue, and versions that failed within
  * the last hour.
+ *
+ * `not in` reads the jobs once, into a hash table. With `not exists` and statistics of an empty
+ * queue, Postgres compared each snapshot with each job: 12 s with 4,000 jobs.
  * @returns the number of jobs
  */
 export async function enqueueMissingRenderings(db: Database, jobs: PgBoss): Promise<number> {
   const { rows } = await sql<RenderJob>`
     select environment_id as "environmentId", snapshot_date as date, version
-    from ${changed} cross join lateral (select ${currentVersion} as version offset 0) as current
+    from ${changed} cross join lateral (
+      select ${currentVersion} as version, environment_id || ' ' || snapshot_date::text as key
+      offset 0) as current
     where version is not null and ${isRendered(sql`current.version`)} is null
-      and not exists (
-        select from pgboss.job
-        where job.name = ${renderQueue}
-          and job.singleton_key = environment_id || ' ' || snapshot_date::text
-          and (job.state < 'completed'
-            or (job.state = 'failed' and job.data ->> 'version' = current.version::text)))
+      and key not in (
+        select singleton_key from pgboss.job
+        where name = ${renderQueue} and state < 'completed' and singleton_key is not null)
+      and (key, version::text) not in (
+        select singleton_key, data ->> 'version' from pgboss.job
+        where name = ${renderQueue} and state = 'failed'
+          and singleton_key is not null and data ->> 'version' is not null)
     order by snapshot_date desc, environment_id
     limit ${maxAtOnce}`.execute(db);
   if (rows.length > 0) await insertJobs(jobs, rows);

@@ -42,6 +42,32 @@ t.test('enqueues one rendering for each ingested date, also after replacements',
   t.equal(await queued(), 2, 'a refused body enqueues nothing');
 });
 
+t.test('enqueues many renderings in time that hardly depends on the queue', async t => {
+  const { queued } = await start();
+  const { db, jobs } = app.dependencies;
+  await app.ingest('acme', date, body('first'));
+  // The planner expects no rows of tables that were empty when they were analyzed.
+  await pool.query('delete from snapshots; delete from pgboss.job; delete from snapshot_changes');
+  await pool.query('analyze snapshots, snapshot_changes, pgboss.job');
+  await pool.query(
+    `insert into environments (id, name, plan)
+     select 'e' || n, 'e', 'enterprise' from generate_series(1, 3000) as n`,
+  );
+  await pool.query(
+    `insert into snapshots (environment_id, snapshot_date, row_count)
+     select 'e' || n, '2026-03-01', 0 from generate_series(1, 3000) as n`,
+  );
+  const timesMs: number[] = [];
+  for (let call = 1; call <= 3; call += 1) {
+    const startedAt = performance.now();
+    t.equal(await enqueueMissingRenderings(db, jobs), 1_000);
+    timesMs.push(performance.now() - startedAt);
+  }
+  t.equal(await queued(), 3_000);
+  const [first = 0, , third = 0] = timesMs;
+  t.ok(third < 10 * first, `${timesMs.map(Math.round)} ms`);
+});
+
 t.test('renders a version once when several processes ask for it', async t => {
   const { rendered } = await start();
   await app.ingest('acme', date, body('ingested'));
