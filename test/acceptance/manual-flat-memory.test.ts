@@ -31,9 +31,13 @@ const row = (id: number) =>
   });
 const rowCount = Math.ceil(leastBytes / ingestLine(row(0)).length);
 
-/** Yields the body while it is sent. */
-function* bodyPieces(): Generator<Buffer> {
-  yield Buffer.from(`${ingestColumns.join(',')}\n`);
+/**
+ * Yields the body while it is sent.
+ *
+ * @param firstLines rows before the others
+ */
+function* bodyPieces(firstLines = ''): Generator<Buffer> {
+  yield Buffer.from(`${ingestColumns.join(',')}\n${firstLines}`);
   const template = ingestLine(row(0));
   for (let id = 0; id < rowCount; id += 500) {
     let piece = '';
@@ -85,6 +89,17 @@ t.test('needs constant memory for a large body and a large export', async t => {
   t.ok(
     ingesting - idle < mostGrowthMiB,
     `ingest: idle ${idle.toFixed(0)} MiB, highest ${ingesting.toFixed(0)} MiB`,
+  );
+
+  const refusing = await peakDuring(async () => {
+    const body = Readable.from(bodyPieces(ingestLine(row(0))));
+    await t.rejects(client.uploadSnapshot({ environmentId, date: today, body }), {
+      message: /row 2, Company ID/,
+    });
+  });
+  t.ok(
+    refusing - idle < mostGrowthMiB,
+    `refused ingest: idle ${idle.toFixed(0)} MiB, highest ${refusing.toFixed(0)} MiB`,
   );
 
   const expectedBytes = exportHeader.length + rowCount * exportLine(row(0), today).length;

@@ -102,6 +102,8 @@ async function beginLocked(client: PoolClient, environmentId: string, date: stri
     throw new AppError('conflict', `Another request ingests the snapshot of ${date}.`);
 }
 
+const repeatsRow = 'occurs with the same Feature ID in an earlier row';
+
 /**
  * Copies the rows before the first invalid field and reads the body to its end. Postgres detects
  * repeated keys among the copied rows; later rows are not compared.
@@ -129,9 +131,10 @@ async function copyValidRows(
   } catch (error) {
     const row = repeatedRow(error, date);
     if (row === null) throw error;
+    // Finds the other errors. The rows are discarded.
+    do reader.takeEncoded(false);
     while ((await pieces.next()).done !== true);
-    const message = 'stands with the same Feature ID in an earlier row';
-    reader.errors.addFirst(row, 'Company ID', message);
+    reader.errors.addFirst(row, 'Company ID', repeatsRow);
     return 0;
   }
 }

@@ -310,7 +310,7 @@ t.test('validates each segment list and compares the two lists', async t => {
   }
 });
 
-const duplicate = 'stands with the same Feature ID in an earlier row';
+const duplicate = 'occurs with the same Feature ID in an earlier row';
 
 t.test('names the first row that repeats a company and a feature', async t => {
   const line = (companyId: string, featureId: string) =>
