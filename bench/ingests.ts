@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
+import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Bench, Section } from './bench.ts';
 import { formatNumber } from './bench.ts';
@@ -10,7 +11,7 @@ import { type Service, startService } from './service.ts';
 
 const stored =
   'company_id, company_name, feature_id, feature_name, first_seen, last_seen, first_used, last_used, stars_state, frequency, satisfaction, feedback_count, segment_names, segment_ids';
-const header =
+export const header =
   'Company ID,Company Name,Feature ID,Feature Name,First Seen,Last Seen,First Used,Last Used,STARS State,Frequency,Satisfaction,Feedback Count,Segment Names,Segment IDs';
 
 const sameTable = 'psql \\copy, same table';
@@ -76,7 +77,8 @@ export async function measureIngests(bench: Bench): Promise<Section> {
         {
           name: `service: ${form.name}`,
           prepare,
-          run: () => timed(() => put(service, bench.date, body)),
+          run: () =>
+            timed(() => put(service, bench.date, createReadStream(body, { highWaterMark }))),
         },
       );
     }
@@ -158,7 +160,15 @@ async function writeFiles(bench: Bench, index: number): Promise<[string, string]
   await shell(`{ echo '${header}'; ${psql(`select ${values(instant)}`)}; } >'${body}'`);
   return [direct, body];
 }
-async function put(service: Service, date: string, file: string): Promise<void> {
+
+const highWaterMark = 256 * 1024;
+
+/**
+ * Ingests a body into the environment `ours`.
+ *
+ * @throws Error if the service does not store it
+ */
+export async function put(service: Service, date: string, body: Readable): Promise<void> {
   const request = http.request(`${service.origin}/v1/environments/ours/snapshots/${date}`, {
     method: 'PUT',
     headers: { authorization: `Bearer ${service.token}`, 'content-type': 'text/csv' },
@@ -166,7 +176,7 @@ async function put(service: Service, date: string, file: string): Promise<void> 
   const answered = new Promise<http.IncomingMessage>((resolve, reject) => {
     request.once('response', resolve).once('error', reject);
   });
-  await pipeline(createReadStream(file, { highWaterMark: 256 * 1024 }), request);
+  await pipeline(body, request);
   const answer = await answered;
   const text = await answer.toArray();
   if (answer.statusCode !== 201)

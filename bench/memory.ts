@@ -1,8 +1,10 @@
 import { once } from 'node:events';
 import net, { type Socket } from 'node:net';
+import { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Bench, Section } from './bench.ts';
 import { dayFile } from './downloads.ts';
+import { header, put } from './ingests.ts';
 import { download } from './processes.ts';
 import { forgetRendering, renderDay } from './rendering.ts';
 import { type Service, startService } from './service.ts';
@@ -40,6 +42,8 @@ export async function measureMemory(bench: Bench): Promise<Section> {
     (stalled.peak - stalled.idle).toFixed(0),
     String(stalled.connections),
   ]);
+  const ingest = await measureIngest(bench);
+  rows.push([ingest.name, ingest.idle.toFixed(0), '', '', ingest.growth.toFixed(0), '']);
   return {
     title: 'Resident memory, MiB',
     columns: ['', 'idle', '1 download', '8 downloads', 'above idle', 'connections held'],
@@ -58,6 +62,12 @@ export async function measureMemory(bench: Bench): Promise<Section> {
         wanted: 0,
         value: stalled.connections,
       },
+      {
+        text: `MiB above idle with ${ingest.name}`,
+        kind: 'at most',
+        wanted: 64,
+        value: ingest.growth,
+      },
     ],
     notes: [
       `One of the eight downloads is read at ${slowBytesPerSecond / 1000} kB/s until the others have ended.`,
@@ -72,6 +82,44 @@ async function idleMemory(bench: Bench, service: Service): Promise<number> {
   for (let time = 0; time < 20; time += 1)
     await service.call(`/v1/environments/${bench.environmentId}/exports`);
   return service.residentMiB();
+}
+
+/** Bytes of a body for each row of the other measurements: 1 GB for a million. */
+const bodyBytesPerRow = 1_000;
+
+/** Ingests a large body that is made while it is sent. */
+async function measureIngest(
+  bench: Bench,
+): Promise<{ name: string; idle: number; growth: number }> {
+  const bytes = bench.rows * bodyBytesPerRow;
+  const service = await startService(bench);
+  try {
+    await service.call('/v1/environments/ours', {
+      method: 'PUT',
+      json: { name: 'ours', plan: 'pro' },
+    });
+    const idle = await idleMemory(bench, service);
+    const body = Readable.from(bodyOf(bytes));
+    const peak = await peakDuring(service, () => put(service, bench.date, body));
+    return { name: `an ingest of ${bytes / 1e9} GB`, idle, growth: peak - idle };
+  } finally {
+    await bench.pool.query(`delete from snapshot_rows where environment_id = 'ours'`);
+    await bench.pool.query(`delete from environments where id = 'ours'`);
+    await service.stop();
+  }
+}
+
+function* bodyOf(bytes: number): Generator<Buffer> {
+  let sent = 0;
+  for (let row = 0; sent < bytes; ) {
+    let piece = row === 0 ? `${header}\n` : '';
+    for (const end = row + 500; row < end; row += 1) {
+      piece += `cmp_${String(row).padStart(9, '0')},Northwind Logistics ${row},export,Export,2025-01-01T00:00:00.000Z,2026-02-28T12:00:00.000Z,2025-02-01T00:00:00.000Z,2026-02-27T12:00:00.000Z,3,2,4,0,"Everybody, Paying","seg_1, seg_2"\n`;
+    }
+    const buffer = Buffer.from(piece);
+    sent += buffer.length;
+    yield buffer;
+  }
 }
 
 async function measureStalledReaders(
