@@ -355,8 +355,13 @@ t.test('answers not_found for a manual run of a config that was deleted meanwhil
   );
 });
 
-/** Inserts five daily configs in each of these environments. */
-async function insertManyConfigs(environments: number): Promise<void> {
+/**
+ * Inserts five daily configs in each of these environments.
+ *
+ * @returns the time in seconds, with which ticks are compared on machines of any speed
+ */
+async function insertManyConfigs(environments: number): Promise<number> {
+  const startedAt = performance.now();
   await pool.query(
     `insert into environments (id, name, plan)
      select 'e' || n, 'e', 'enterprise' from generate_series(1, $1::int) as n`,
@@ -369,6 +374,7 @@ async function insertManyConfigs(environments: number): Promise<void> {
      from generate_series(1, $1::int) as n, generate_series(1, 5) as k, (select timestamptz '2026-03-03T12:00:00Z') as at (now)`,
     [environments],
   );
+  return (performance.now() - startedAt) / 1000;
 }
 
 /**
@@ -385,9 +391,9 @@ async function forgetRuns(): Promise<void> {
   await pool.query('analyze export_runs, pgboss.job');
 }
 
-t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
+t.test('enqueues 10,000 due configs in one tick, in proportion to their number', async t => {
   const { tick } = await start({ configs: [], snapshots: [] });
-  await insertManyConfigs(2_000);
+  const insertSeconds = await insertManyConfigs(2_000);
   await pool.query(
     `insert into snapshots (environment_id, snapshot_date, row_count) select 'e' || n, '2026-03-03', 0 from generate_series(1, 2000) as n`,
   );
@@ -403,8 +409,10 @@ t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
     failed: 0,
     switchedOff: 0,
   });
-  t.ok(seconds < 10, `${seconds.toFixed(1)} s`);
-  t.comment(`10,000 due configs: ${seconds.toFixed(2)} s`);
+  t.ok(
+    seconds < 50 * insertSeconds,
+    `${seconds.toFixed(2)} s, inserts ${insertSeconds.toFixed(2)} s`,
+  );
   const again = performance.now();
   t.strictSame(await tick('2026-03-04T00:01:01Z'), {
     added: 0,
@@ -427,9 +435,9 @@ t.test('enqueues 10,000 due configs in one tick within seconds', async t => {
   t.equal(rows[0].group_id, rows[0].data.environmentId);
 });
 
-t.test('handles 3,000 waiting runs within 3 s with and without table statistics', async t => {
+t.test('handles 3,000 waiting runs fast with and without table statistics', async t => {
   const { tick } = await start({ configs: [], snapshots: [] });
-  await insertManyConfigs(600);
+  const insertSeconds = await insertManyConfigs(600);
   await forgetRuns();
   await pool.query(
     `insert into failure_webhooks (environment_id, url, sealed_secret)
@@ -439,8 +447,8 @@ t.test('handles 3,000 waiting runs within 3 s with and without table statistics'
     const startedAt = performance.now();
     t.strictSame(await tick(now), moved, now);
     const seconds = (performance.now() - startedAt) / 1000;
-    t.ok(seconds < 3, `${now}: ${seconds.toFixed(1)} s`);
-    t.comment(`${now}: ${seconds.toFixed(2)} s`);
+    const limit = insertSeconds * (moved.added > 0 ? 50 : 10);
+    t.ok(seconds < limit, `${now}: ${seconds.toFixed(2)} s, at most ${limit.toFixed(2)} s`);
   };
   const none = { added: 0, redelivered: 0, backfilled: 0, sent: 0, failed: 0, switchedOff: 0 };
   await expectTick('2026-03-04T00:00:01Z', { ...none, added: 3_000 });
