@@ -1,8 +1,9 @@
 /**
  * Parses and formats Amazon's bucket URLs, `https://<bucket>.s3.<region>.amazonaws.com[/folder]`.
  */
-import { bucketFault, isAwsRegion, keyFault } from './names.ts';
+import { bucketFault, isAwsRegion } from './names.ts';
 import { describeNearMiss } from './near-bucket-url.ts';
+import { formatFolder, parseFolder } from './url-folder.ts';
 
 interface BucketLocation {
   readonly bucket: string;
@@ -27,42 +28,17 @@ export function parseBucketUrl(text: string): BucketLocation | string {
   if (!isAwsRegion(region)) {
     return `names no region that exists ("${region}"): write https://<bucket>.s3.<region>.amazonaws.com/<folder>`;
   }
+  const folder = parseFolder(path ?? '');
+  if ('fault' in folder) return folder.fault;
+  const location = { bucket, region, key: folder.key };
   if (region.startsWith('cn-') !== (china !== undefined)) {
-    return `must end with amazonaws.com.cn in the regions of China, and with amazonaws.com in all others: write ${formatBucketUrl({ bucket, region, key: '' })}${path ?? ''}`;
+    return `must end with amazonaws.com.cn in the regions of China, and with amazonaws.com in all others: write ${formatBucketUrl(location)}`;
   }
-  if (path?.includes('+')) {
-    return 'has a "+" in the folder, which may mean a space: write "%20" for a space and "%2B" for a plus sign';
-  }
-  const key = decodeKey(path ?? '');
-  if (key === null)
-    return 'has a "%" that is not followed by two hexadecimal digits of UTF-8; write "%25" for it';
-  const badKey = keyFault(key);
-  return badKey === null ? { bucket, region, key } : `has a folder that ${badKey}`;
+  return location;
 }
 
 /** Returns the URL that `parseBucketUrl` parses to the same parts. Placeholders stay readable. */
 export function formatBucketUrl({ bucket, region, key }: BucketLocation): string {
   const suffix = region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com';
-  const path = key === '' ? '' : `/${encodeFolder(key)}`;
-  return `https://${bucket}.s3.${region}.${suffix}${path}`;
-}
-
-function encodeFolder(key: string): string {
-  return key
-    .split('/')
-    .map(segment => encodeURIComponent(segment).replaceAll('%7B', '{').replaceAll('%7D', '}'))
-    .join('/');
-}
-
-/**
- * Decodes a folder. Returns null if it is not percent-encoded UTF-8. `exports%2F` is the folder
- * `exports` too.
- */
-function decodeKey(path: string): string | null {
-  try {
-    // One leading slash belongs to the URL. A second one is an empty segment.
-    return decodeURIComponent(path.replace(/^\//, '')).trim().replace(/\/+$/, '');
-  } catch {
-    return null;
-  }
+  return `https://${bucket}.s3.${region}.${suffix}${formatFolder(key)}`;
 }

@@ -1,5 +1,6 @@
 /** Explains why a text is not an Amazon bucket URL, and suggests the correct URL. */
-import { bucketFault, isAwsRegion } from './names.ts';
+import { bucketFault, isAwsRegion, keyFault, trimSlashes } from './names.ts';
+import { formatFolder, parseFolder } from './url-folder.ts';
 
 /** Parts of a bucket URL that a text contains. Absent parts are shown as `<bucket>` and so on. */
 interface Guess {
@@ -7,8 +8,8 @@ interface Guess {
   readonly what: string;
   readonly bucket?: string | undefined;
   readonly region?: string | undefined;
-  /** Percent-encoded, without slashes at its ends. */
-  readonly folder?: string | undefined;
+  /** Without slashes at its ends; undefined also if the text has no valid folder. */
+  readonly key?: string | undefined;
 }
 
 /**
@@ -21,14 +22,16 @@ export function describeNearMiss(text: string): string {
   return `${guess.what}${separator}${format(guess)}`;
 }
 
-function format({ bucket, region, folder }: Guess): string {
+/** Returns a URL that `parseBucketUrl` accepts after each `<…>` was replaced. */
+function format({ bucket, region, key }: Guess): string {
   const knownBucket = bucket !== undefined && bucketFault('aws', bucket) === null;
   const knownRegion = region !== undefined && isAwsRegion(region);
   const suffix = knownRegion && region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com';
   const host = `${knownBucket ? bucket : '<bucket>'}.s3.${knownRegion ? region : '<region>'}.${suffix}`;
   // Without a bucket the text was something else, and an empty folder means nothing.
-  const path = folder === undefined || !knownBucket ? '<folder>' : folder;
-  return `https://${host}${path === '' ? '' : `/${path}`}`;
+  const known = knownBucket && key !== undefined && keyFault(key) === null;
+  const accepted = known ? keyOf(formatFolder(key)) : undefined;
+  return `https://${host}${accepted === undefined ? '/<folder>' : formatFolder(accepted)}`;
 }
 
 /** Storage of other providers. Each text ends with a full stop: there is no bucket URL to write. */
@@ -54,7 +57,7 @@ function byScheme(text: string): Guess | null {
     return {
       what: `must be an https URL, not an ${scheme.toLowerCase()}:// one`,
       bucket,
-      folder: encode(path ?? ''),
+      key: trimSlashes(path ?? ''),
     };
   }
   if (!/^arn:/i.test(text)) return null;
@@ -64,7 +67,7 @@ function byScheme(text: string): Guess | null {
     return {
       what: 'must be a URL, not an ARN',
       bucket: arnBucket,
-      folder: encode(folder.join('/')),
+      key: trimSlashes(folder.join('/')),
     };
   }
   return { what: accessPoint, region };
@@ -82,7 +85,7 @@ function byHost(text: string): Guess | null {
   const [, user, host = '', port] = /^(?:([^@]*)@)?([^:@]*)(:\d*)?$/.exec(authority) ?? [];
   const consoleGuess = byConsole(host, path, query);
   if (consoleGuess !== null) return consoleGuess;
-  const parts = partsOf(host.toLowerCase(), trim(path));
+  const parts = partsOf(host.toLowerCase(), trimSlashes(path));
   if (parts === null) return null;
   const what =
     parts.what ??
@@ -98,8 +101,11 @@ function byHost(text: string): Guess | null {
   return { ...parts, what };
 }
 
-/** Returns the parts of a host of Amazon S3. `what` is absent for a correct host. */
-function partsOf(host: string, folder: string): Partial<Guess> | null {
+/**
+ * Returns the parts of a host of Amazon S3. `what` is absent for a correct host.
+ * @param path percent-encoded, without slashes at its ends
+ */
+function partsOf(host: string, path: string): Partial<Guess> | null {
   if (/\.(?:s3-accesspoint|s3-object-lambda|s3-outposts)(?:-fips)?\./.test(host)) {
     return { what: accessPoint, region: host.split('.').find(isAwsRegion) };
   }
@@ -111,16 +117,22 @@ function partsOf(host: string, folder: string): Partial<Guess> | null {
       region: vpc[1],
     };
   }
+  const [pathBucket = '', ...rest] = path.split('/');
+  const express = /^(?:(.+)\.)?s3express-[a-z0-9-]+\.([a-z0-9-]+)\.amazonaws\.com$/.exec(host);
+  if (express !== null) {
+    const [, directoryBucket = pathBucket, region] = express;
+    const fault = bucketFault('aws', directoryBucket) ?? 'is not supported with this address';
+    return { what: `names the bucket "${directoryBucket}", which ${fault}`, region };
+  }
   const [, bucket, service, region] =
     /^(?:(.+)\.)?(s3(?:-fips|-accelerate|-website)?(?:\.dualstack)?)(?:[.-]([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?$/.exec(
       host,
     ) ?? [];
   if (service === undefined) return null;
-  const [pathBucket, ...rest] = folder.split('/');
   const known =
     bucket === undefined
-      ? { bucket: pathBucket, region, folder: rest.join('/') }
-      : { bucket, region, folder };
+      ? { bucket: pathBucket, region, key: keyOf(rest.join('/')) }
+      : { bucket, region, key: keyOf(path) };
   const what = serviceFault(service, host, bucket, region);
   return what === null ? known : { ...known, what };
 }
@@ -152,14 +164,13 @@ function byConsole(host: string, path: string, query: string): Guess | null {
     what: 'is the address of the AWS console',
     bucket,
     region: params.get('region') ?? fromHost,
-    folder: params.has('prefix') ? encode(params.get('prefix') ?? '') : trim(folder ?? ''),
+    key: params.has('prefix')
+      ? trimSlashes(params.get('prefix') ?? '')
+      : keyOf(trimSlashes(folder ?? '')),
   };
 }
 
-function trim(path: string): string {
-  return path.replace(/^\/+|\/+$/g, '');
-}
-
-function encode(folder: string): string {
-  return trim(folder.toWellFormed()).split('/').map(encodeURIComponent).join('/');
+function keyOf(path: string): string | undefined {
+  const folder = parseFolder(path);
+  return 'key' in folder ? folder.key : undefined;
 }

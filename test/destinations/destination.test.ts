@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import t from 'tap';
 import { formatBucketUrl } from '../../src/destinations/bucket-url.ts';
 import {
@@ -446,6 +447,25 @@ t.test('suggests how to write an Amazon bucket URL, as far as the input allows',
       noBucket,
     ],
   ];
+  const oneZone = 's3express-use1-az4.us-east-1.amazonaws.com';
+  const noBucketUs = 'https://<bucket>.s3.us-east-1.amazonaws.com/<folder>';
+  table.push(
+    ['https://s3.eu-west-1.amazonaws.com/acme/a+b', /not in the path/, `${eu}/<folder>`],
+    ['https://s3.eu-west-1.amazonaws.com/acme/100%', /not in the path/, `${eu}/<folder>`],
+    ['http://acme.s3.eu-west-1.amazonaws.com/a//b', /must start with https/, `${eu}/<folder>`],
+    ['http://acme.s3.eu-west-1.amazonaws.com/my folder', /https/, `${eu}/my%20folder`],
+    ['http://acme.s3.eu-west-1.amazonaws.com/%7Bdate%7D', /https/, `${eu}/{date}`],
+    ['s3://acme/a+b', /s3:/, `${noRegion}/a%2Bb`],
+    ['s3://acme/{hour}', /s3:/, `${noRegion}/<folder>`],
+    [
+      'https://acme.s3.cn-north-1.amazonaws.com/my folder',
+      /regions of China/,
+      'https://acme.s3.cn-north-1.amazonaws.com.cn/my%20folder',
+    ],
+    [`https://acme--use1-az4--x-s3.${oneZone}/a`, /"acme--use1.*general purpose/, noBucketUs],
+    [`https://${oneZone}/acme--use1-az4--x-s3/a`, /"acme--use1.*general purpose/, noBucketUs],
+    [`https://${oneZone}`, /must be a bucket name/, noBucketUs],
+  );
   for (const [url, what, better] of table) {
     const [fault] = faultsOf({ provider: 'aws', bucketUrl: url });
     t.match(fault?.message, what, url);
@@ -463,6 +483,46 @@ t.test('suggests how to write an Amazon bucket URL, as far as the input allows',
     const [fault] = faultsOf({ provider: 'aws', bucketUrl: url });
     t.match(fault?.message, `use "provider": "${provider}"`, url);
   }
+});
+
+t.test('accepts every Amazon bucket URL that it suggests', async t => {
+  const start = fc.constantFrom(
+    's3://acme/',
+    'arn:aws:s3:::acme/',
+    'https://s3.eu-west-1.amazonaws.com/acme/',
+    'https://s3-fips.us-gov-west-1.amazonaws.com/acme/',
+    'https://s3.cn-north-1.amazonaws.com.cn/acme/',
+    'http://acme.s3.eu-west-1.amazonaws.com/',
+    'https://ACME.s3.eu-west-1.amazonaws.com/',
+    'https://user@acme.s3.eu-west-1.amazonaws.com:443/',
+    'https://acme.s3.amazonaws.com/',
+    'https://acme.s3.eu-west-1.amazonaws.com.cn/',
+    'https://acme.s3.cn-north-1.amazonaws.com/',
+    'https://eu-west-1.console.aws.amazon.com/s3/buckets/acme/',
+    'https://s3.console.aws.amazon.com/s3/buckets/acme?region=eu-west-1&prefix=',
+  );
+  const piece = fc.constantFrom(
+    ...['a', '/', '//', '..', '+', '%', '%2B', '%20', '%2F', '%00', '%ff', ' ', '?', '#', '&', ':'],
+    ...['ä', '\ud800', '{date}', '{hour}', '{', '\n', 'k'.repeat(maxKeyBytes)],
+  );
+  const folder = fc.array(piece, { maxLength: 4 }).map(pieces => pieces.join(''));
+  let suggestions = 0;
+  fc.assert(
+    fc.property(start, folder, (url, path) => {
+      const [fault] = faultsOf({ provider: 'aws', bucketUrl: url + path });
+      const suggestion = / write (https:.*)$/s.exec(fault?.message ?? '')?.[1];
+      if (suggestion === undefined) return;
+      suggestions += 1;
+      const pasted = suggestion
+        .replace('<bucket>', 'acme')
+        .replace('<region>', 'eu-west-1')
+        .replace('<folder>', 'exports');
+      const refused = faultsOf({ provider: 'aws', bucketUrl: pasted });
+      if (refused.length > 0) throw new Error(`${suggestion}: ${refused[0]?.message}`);
+    }),
+    { numRuns: 2_000 },
+  );
+  t.ok(suggestions > 200, `${suggestions} suggestions`);
 });
 
 t.test('rejects an endpoint whose host certainly contains the bucket', async t => {
