@@ -59,6 +59,8 @@ const ingestQuery = Type.Object({
   rowCount: Type.Optional(
     Type.Integer({
       minimum: 0,
+      // Fifteen digits stay exact as a number.
+      maximum: 999_999_999_999_999,
       description: 'Refuses a body with another number of rows, such as a truncated one.',
     }),
   ),

@@ -69,6 +69,14 @@ t.test('says who may call each operation', async t => {
   for (const { route, operation } of operations) t.match(operation.description, callers, route);
 });
 
+t.test('states the maximum of every whole number in a query', async t => {
+  for (const { route, operation } of operations) {
+    for (const { name, schema } of operation.parameters ?? []) {
+      if (schema?.type === 'integer') t.type(schema.maximum, 'number', `${route}: ${name}`);
+    }
+  }
+});
+
 t.test('lists closed sets of codes', async t => {
   const { ProblemCode, RunErrorCode, StorageErrorCode, CheckName, Plan } =
     document.components.schemas;

@@ -100,6 +100,9 @@ t.test('refuses a body with another number of rows than announced', async t => {
   for (const query of ['rowCount=', 'rowCount=-1', 'rowCount=1.5', 'rowCount=x']) {
     t.equal((await put(query, body)).status, 400, query);
   }
+  t.match((await put('rowCount=9999999999999999', body)).json.errors, [
+    { path: '/query/rowCount', message: 'must be <= 999999999999999' },
+  ]);
   t.equal(await versionOf(), kept);
 });
 
