@@ -8,6 +8,7 @@ import {
   type Caller,
   callerOf,
   environmentOf,
+  logCaller,
 } from '../environments/auth/access.ts';
 import { unauthenticated } from '../environments/auth/authenticate.ts';
 import { requirePlan } from '../environments/auth/authorize.ts';
@@ -161,7 +162,10 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
       },
       handler: async (request, reply) => {
         const grant = await linkTokens.verify(request.params.token, now());
-        if (grant !== null) await limits.countLinkRequest(request, grant.linkId, grant.maker);
+        if (grant !== null) {
+          logCaller(request, reply, grant.maker);
+          await limits.countLinkRequest(request, grant.linkId, grant.maker);
+        }
         const environment = grant && (await findEnvironmentOf(db, grant, 'exports:read', now()));
         if (grant === null || environment === null) {
           await limits.countFailedLogin(request, null);

@@ -279,6 +279,20 @@ t.test('logs no token of a valid link, even when the URL is mistyped', async t =
   t.notOk(lines.includes(token.slice(0, 80)));
 });
 
+t.test('names the maker of a link in the log lines of its downloads', async t => {
+  const { pool } = app.database;
+  const key = await app.makeKey('acme', ['exports:read']);
+  const links = [await makeLink(key.token), await makeLink()];
+  await pool.query('alter table snapshots rename to hidden_snapshots');
+  const answers = await Promise.all(links.map(({ url }) => ask(url)));
+  await pool.query('alter table hidden_snapshots rename to snapshots');
+  const callers = answers.map(({ headers }) => {
+    const lines = app.log.filter(line => line['requestId'] === headers['x-request-id']);
+    return lines.find(line => line['msg'] === 'request failed')?.['caller'];
+  });
+  t.strictSame(callers, [{ kind: 'api-key', id: key.id }, { kind: 'operator' }]);
+});
+
 t.test('rejects a link request without a Host header', async t => {
   const body = '{"aggregation":"today"}';
   const connection = await connectRaw(app.port);

@@ -58,7 +58,15 @@ export function callerOf(request: FastifyRequest): Caller {
 /** Sets the caller and names it in every later log line of the request. */
 export function setCaller(request: FastifyRequest, reply: FastifyReply, caller: Caller): void {
   request.caller = caller;
-  const { kind, id } = actorOf(request);
+  logCaller(request, reply, actorOf(request));
+}
+
+/** Names the author of a request in every later log line of it. */
+export function logCaller(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { kind, id }: Pick<Actor, 'kind' | 'id'>,
+): void {
   const log = request.log.child({ caller: id === null ? { kind } : { kind, id } });
   request.log = log;
   reply.log = log;
