@@ -18,6 +18,8 @@ import { startWorker } from './worker.ts';
 
 /** Longest time for downloads and runs to finish during shutdown. */
 const stopTimeoutMs = 30_000;
+/** Pause between checks of a database that was unreachable at start. */
+const recheckMs = 1_000;
 /** Longest wait for a slow reader of the last log lines. */
 const flushTimeoutMs = 1_000;
 
@@ -34,10 +36,12 @@ function orExit<T>(read: () => T): T {
 
 /**
  * Exits with one line if the database can never be used, or if its URL names an unreadable
- * certificate file. An unreachable database does not prevent the start, and the process recovers
- * later.
+ * certificate file. An unreachable database does not prevent the start. It is checked again until
+ * it answers.
+ *
+ * @param isFirst false for a repeated check, which logs no unreachable database
  */
-async function checkDatabaseOrExit(url: string, log: Logger): Promise<void> {
+async function checkDatabaseOrExit(url: string, log: Logger, isFirst = true): Promise<void> {
   try {
     await checkDatabase(url);
   } catch (error) {
@@ -48,7 +52,8 @@ async function checkDatabaseOrExit(url: string, log: Logger): Promise<void> {
       console.error(describeDatabaseError(error));
       process.exit(1);
     }
-    log.warn({ err: error }, 'database unreachable at start');
+    if (isFirst) log.warn({ err: error }, 'database unreachable at start');
+    setTimeout(checkDatabaseOrExit, recheckMs, url, log, false).unref();
   }
 }
 

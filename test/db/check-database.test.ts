@@ -10,7 +10,9 @@ import { checkDatabase, describeDatabaseError } from '../../src/db/check-databas
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
+import { type ServiceProcess, startServiceProcess } from '../helpers/service-process.ts';
 import { compileCache } from '../helpers/start-flags.ts';
+import { startTcpProxy } from '../helpers/tcp-proxy.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 
 t.setTimeout(300_000);
@@ -52,21 +54,25 @@ function assertOneLine(t: Test, result: Result, pattern: RegExp): void {
   t.notMatch(result.stderr, /secret-word/);
 }
 
-t.test('migrate and start refuse a database whose encoding is not UTF8', async t => {
+/** Creates a database without tables. @returns its URL */
+async function createDatabase(t: Test, encoding: string): Promise<string> {
   const { url, pool, name } = await createTestDatabase(t);
+  const empty = `${name}_${encoding.toLowerCase()}`;
+  await pool.query(
+    `create database ${empty} encoding '${encoding}' locale_provider libc locale 'C' template template0`,
+  );
+  t.teardown(() => pool.query(`drop database ${empty} with (force)`).then(() => {}));
+  return url.replace(name, empty);
+}
+
+t.test('migrate and start refuse a database whose encoding is not UTF8', async t => {
   for (const encoding of ['LATIN1', 'SQL_ASCII']) {
-    const other = `${name}_${encoding.toLowerCase()}`;
-    await pool.query(
-      `create database ${other} encoding '${encoding}' locale_provider libc locale 'C' template template0`,
-    );
-    t.teardown(() => pool.query(`drop database ${other} with (force)`).then(() => {}));
+    const url = await createDatabase(t, encoding);
     const message = new RegExp(`encoding ${encoding}.*UTF8`);
-    await t.rejects(migrateToLatest(url.replace(name, other)), { message });
+    await t.rejects(migrateToLatest(url), { message });
     if (encoding !== 'LATIN1') continue;
     const programs = ['src/cli/migrate.ts', 'src/main.ts'];
-    const results = await Promise.all(
-      programs.map(program => run(program, url.replace(name, other))),
-    );
+    const results = await Promise.all(programs.map(program => run(program, url)));
     for (const result of results) assertOneLine(t, result, message);
   }
 });
@@ -104,6 +110,35 @@ t.test('start refuses a certificate file that cannot be read', async t => {
   assertOneLine(t, result, /no\/such\/file/);
 });
 
+/** Waits for the first log line with this message. */
+const logLine = (service: ServiceProcess, message: RegExp) =>
+  waitFor(
+    `the log line ${message}`,
+    () => service.logged().find(line => message.test(String(line['msg']))),
+    { limitMs: 90_000 },
+  );
+
+t.test('start names npm run migrate for a database without tables', async t => {
+  const url = await createDatabase(t, 'UTF8');
+  const service = startServiceProcess(url, { PROCESS_ROLE: 'api' });
+  t.teardown(() => service.end('SIGKILL'));
+  t.match(await logLine(service, /npm run migrate/), { level: 50 });
+});
+
+t.test('ends when a database that was unreachable at start is not UTF8', async t => {
+  const url = new URL(await createDatabase(t, 'LATIN1'));
+  const proxy = await startTcpProxy(Number(url.port));
+  t.teardown(() => proxy.close());
+  proxy.cut();
+  url.port = String(proxy.port);
+  const service = startServiceProcess(url.href, { PROCESS_ROLE: 'api' });
+  t.teardown(() => service.end('SIGKILL'));
+  await logLine(service, /^database unreachable at start$/);
+  proxy.open();
+  t.equal(await service.ended, 1);
+  t.match(service.logged().at(-1), { msg: /encoding LATIN1.*UTF8/ });
+});
+
 const hasPgBouncer = spawnSync('pgbouncer', ['--version']).status === 0;
 
 if (!hasPgBouncer) t.pass('left out', { skip: 'pgbouncer is not installed' });
@@ -114,6 +149,9 @@ else {
         const { url } = await startPgBouncer(t, mode, poolSize);
         await t.rejects(checkDatabase(url), { message: /pool_mode=session/ });
         await t.rejects(migrateToLatest(url), { message: /pool_mode=session/ });
+        // The rule is the same in each mode, and a start takes seconds.
+        if (mode !== 'transaction' || poolSize !== 20) return;
+        assertOneLine(t, await run('src/main.ts', url), /pool_mode=session/);
       });
     }
   }
