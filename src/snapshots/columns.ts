@@ -4,8 +4,8 @@
  */
 
 /** Column that a snapshot stores and a body must have. */
-export type StoredColumn = { readonly header: string } /** Text that is not empty. */ & (
-  | { readonly kind: 'id' }
+export type StoredColumn = { readonly header: string } /** Text of 1 to `maxBytes` bytes. */ & (
+  | { readonly kind: 'id'; readonly maxBytes: number }
   | { readonly kind: 'text'; readonly nullable: boolean }
   /** An ISO 8601 instant of the years 0001 to 9999, stored with milliseconds. */
   | { readonly kind: 'instant'; readonly nullable: boolean }
@@ -16,8 +16,8 @@ export type StoredColumn = { readonly header: string } /** Text that is not empt
       readonly min: number;
       readonly max: number;
     }
-  /** Whole number of 0 or more, with at most 18 digits. */
-  | { readonly kind: 'count'; readonly nullable: false }
+  /** Whole number of 0 or more, with at most `maxDigits` digits. */
+  | { readonly kind: 'count'; readonly nullable: false; readonly maxDigits: number }
   /** Items joined by commas. An item with a comma, a quote or a line break is quoted. */
   | { readonly kind: 'names' }
   /** List with an item for each item of `names`. The items hold no commas. */
@@ -47,11 +47,14 @@ const satisfactionLabels = {
   5: 'very satisfied',
 };
 
+/** A key of two such ids and an environment id fits into an index page of Postgres. */
+const maxIdBytes = 1024;
+
 export const columns: readonly Column[] = [
-  { header: 'Company ID', kind: 'id' },
+  { header: 'Company ID', kind: 'id', maxBytes: maxIdBytes },
   { header: 'Company Name', kind: 'text', nullable: true },
   { header: 'Feature Name', kind: 'text', nullable: false },
-  { header: 'Feature ID', kind: 'id' },
+  { header: 'Feature ID', kind: 'id', maxBytes: maxIdBytes },
   { header: 'Date', kind: 'shown-date' },
   { header: 'First Seen', kind: 'instant', nullable: false },
   { header: 'Last Seen', kind: 'instant', nullable: false },
@@ -69,7 +72,8 @@ export const columns: readonly Column[] = [
     none: 'not rated',
   },
   { header: 'Satisfaction', kind: 'digit', nullable: true, min: 1, max: 5 },
-  { header: 'Feedback Count', kind: 'count', nullable: false },
+  // A bigint holds every number of 18 digits.
+  { header: 'Feedback Count', kind: 'count', nullable: false, maxDigits: 18 },
   { header: 'Segment Names', kind: 'names' },
   { header: 'Segment IDs', kind: 'ids' },
 ];

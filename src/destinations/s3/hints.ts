@@ -106,7 +106,7 @@ export function wordingOf(cause: Cause, context: StorageContext): Wording {
       };
     case 'locked':
       return {
-        message: `A retention rule or lock of the bucket \`${bucket}\` forbids to replace the object (${cause.shown}).`,
+        message: `A retention rule or lock of the bucket \`${bucket}\` forbids replacing the object (${cause.shown}).`,
         hint: 'A repeated run writes the same object again. Use a bucket without that rule, or turn on versioning.',
       };
     case 'encryption_denied':
@@ -176,7 +176,7 @@ export function wordingOf(cause: Cause, context: StorageContext): Wording {
     case 'bucket_in_endpoint':
       return {
         message: `${place} is the address of a bucket, not of the storage: leave the bucket out of the endpoint.`,
-        hint: `Give the storage's endpoint without a bucket in its host name; \`${bucket}\` belongs into \`bucket\` alone.`,
+        hint: `Give the storage's endpoint without a bucket in its host name; \`${bucket}\` belongs in \`bucket\` only.`,
       };
     case 'no_such_key':
     case 'unknown':

@@ -49,7 +49,7 @@ export function matchHeader(names: readonly string[]): Column[] {
     const column = known.get(name);
     const shown = name.slice(0, maxShownName);
     if (column === undefined) errors.add(0, shown, 'is not a column of the data model');
-    else if (seen.has(name)) errors.add(0, shown, 'stands twice in the header');
+    else if (seen.has(name)) errors.add(0, shown, 'is repeated in the header');
     else found.push(column);
     seen.add(name);
   }

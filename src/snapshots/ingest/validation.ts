@@ -26,12 +26,8 @@ type Lists = ReturnType<typeof createLists>;
 /** `count` is the number of items; -1 if the field is not a list. */
 type List = Lists['ids'];
 
-/** Longest id in bytes. A key of two such ids and an environment id fits into an index page. */
-const maxIdBytes = 1024;
-
 const missing = 'is missing';
 const emptyNumber = 'is an empty string; for null leave the field empty, without quotes';
-const notACount = 'is not a whole number of 0 or more';
 const notAList =
   'is not a list: an item with a comma, a quote or a line break must be quoted inside the list';
 
@@ -49,7 +45,7 @@ export function ruleOf(column: Column, date: string, lists: Lists): FieldRule {
     case 'shown-date':
       return sameDateRule(date);
     case 'id':
-      return checkId;
+      return idRule(column.maxBytes);
     case 'text':
       return nullableRule(column, writeText);
     case 'instant':
@@ -57,7 +53,7 @@ export function ruleOf(column: Column, date: string, lists: Lists): FieldRule {
     case 'digit':
       return nullableRule(column, digitRule(column.min, column.max));
     case 'count':
-      return nullableRule(column, checkCount);
+      return nullableRule(column, countRule(column.maxDigits));
     case 'names':
     case 'ids':
       return listRule(lists[column.kind]);
@@ -73,8 +69,10 @@ export function compareLists(
   if (ids.hasComma) report('Segment IDs', 'has an ID with a comma');
   // One item with an empty name looks like an empty list.
   const isPair = ids.count === names.count || (ids.count === 1 && names.count === 0);
-  if (!isPair)
-    report('Segment IDs', `has ${ids.count} items where Segment Names has ${names.count}`);
+  if (!isPair) {
+    const items = ids.count === 1 ? '1 item' : `${ids.count} items`;
+    report('Segment IDs', `has ${items} where Segment Names has ${names.count}`);
+  }
 }
 
 /** Returns a rule that accepts the date or nothing. It writes nothing: the row has the date. */
@@ -105,11 +103,14 @@ const writeText: FieldRule = (out, source, from, to, quoting) => {
   return null;
 };
 
-const checkId: FieldRule = (out, source, from, to, quoting) => {
-  const length = out.writeText(source, from, to, quoting);
-  if (length === 0) return missing;
-  return length > maxIdBytes ? `is longer than ${maxIdBytes} bytes` : null;
-};
+function idRule(maxBytes: number): FieldRule {
+  const tooLong = `is longer than ${maxBytes} bytes`;
+  return (out, source, from, to, quoting) => {
+    const length = out.writeText(source, from, to, quoting);
+    if (length === 0) return missing;
+    return length > maxBytes ? tooLong : null;
+  };
+}
 
 const checkInstant: FieldRule = (out, source, from, to) => {
   const ms = parseInstant(source, from, to);
@@ -128,20 +129,23 @@ function digitRule(min: number, max: number): FieldRule {
   };
 }
 
-/** Reads at most 18 digits. They exceed a number, so two halves are computed. */
-const checkCount: FieldRule = (out, source, from, to) => {
-  const length = to - from;
-  if (length === 0 || length > 18 || (length > 1 && source[from] === zero)) return notACount;
-  let [high, low] = [0, 0];
-  for (let at = from; at < to; at += 1) {
-    const digit = (source[at] ?? 0) - zero;
-    if (digit < 0 || digit > 9) return notACount;
-    if (at < to - 9) high = high * 10 + digit;
-    else low = low * 10 + digit;
-  }
-  out.writeInt64(high, 1_000_000_000, low);
-  return null;
-};
+/** Returns a rule for a number that may exceed a safe integer, so two halves are computed. */
+function countRule(maxDigits: number): FieldRule {
+  const message = `is not a whole number of 0 or more with at most ${maxDigits} digits`;
+  return (out, source, from, to) => {
+    const length = to - from;
+    if (length === 0 || length > maxDigits || (length > 1 && source[from] === zero)) return message;
+    let [high, low] = [0, 0];
+    for (let at = from; at < to; at += 1) {
+      const digit = (source[at] ?? 0) - zero;
+      if (digit < 0 || digit > 9) return message;
+      if (at < to - 9) high = high * 10 + digit;
+      else low = low * 10 + digit;
+    }
+    out.writeInt64(high, 1_000_000_000, low);
+    return null;
+  };
+}
 
 /** Returns a rule for a list. Null and an empty string are both the empty list. */
 function listRule(list: List): FieldRule {

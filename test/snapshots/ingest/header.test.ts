@@ -48,7 +48,7 @@ for (const column of [...ingestColumns, 'Date', 'Frequency Label']) {
   t.test(`refuses a header with ${column} twice`, async t => {
     const header = [...ingestColumns, 'Date', 'Frequency Label', column];
     t.strictSame(faultsOf(header), {
-      errors: [{ row: 0, column, message: 'stands twice in the header' }],
+      errors: [{ row: 0, column, message: 'is repeated in the header' }],
       errorCount: 1,
     });
   });

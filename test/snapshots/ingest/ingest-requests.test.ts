@@ -394,7 +394,7 @@ t.test('reads bodies of every form', async t => {
     [
       'a doubled column',
       header.replace('\n', ',Frequency\n'),
-      { row: 0, column: 'Frequency', message: /twice/ },
+      { row: 0, column: 'Frequency', message: /repeated/ },
     ],
     [
       'a missing column',

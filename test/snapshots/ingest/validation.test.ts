@@ -248,7 +248,7 @@ const badFields: readonly [column: IngestColumn, raw: readonly string[], message
       'many',
       ' 1',
     ],
-    'is not a whole number of 0 or more',
+    'is not a whole number of 0 or more with at most 18 digits',
   ],
   [
     'Segment Names',
@@ -290,7 +290,7 @@ const lists: readonly [
   ['a', '"""s1"""', null],
   ['a', '', ['Segment IDs', 'has 0 items where Segment Names has 1']],
   ['a', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
-  ['"a,b"', 's1', ['Segment IDs', 'has 1 items where Segment Names has 2']],
+  ['"a,b"', 's1', ['Segment IDs', 'has 1 item where Segment Names has 2']],
   ['"""a,b"""', '"s1,s2"', ['Segment IDs', 'has 2 items where Segment Names has 1']],
   ['a', '"""s1,s2"""', ['Segment IDs', 'has an ID with a comma']],
   ['"a,b"', '"s1,""s2,s3"""', ['Segment IDs', 'has an ID with a comma']],
