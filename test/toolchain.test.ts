@@ -1,3 +1,5 @@
+import fs from 'node:fs';
+import path from 'node:path';
 import t from 'tap';
 import { createTapReport } from './helpers/tap-report.ts';
 import { waitFor } from './helpers/wait-for.ts';
@@ -51,6 +53,27 @@ t.test('reports no totals for a run without a summary of tap', async t => {
   const report = createTapReport(() => {});
   report.write('TAP version 14\n# Subtest: test/good.test.ts\n    ok 1 - one\n');
   t.equal(report.totals(), null);
+});
+
+t.test('finds every test file that a document names', async t => {
+  const root = path.join(import.meta.dirname, '..');
+  const missing: string[] = [];
+  let names = 0;
+  for (const file of fs.globSync(['*.md', 'docs/**/*.md', 'test/**/*.md'], { cwd: root })) {
+    const text = fs.readFileSync(path.join(root, file), 'utf8');
+    const paths = [...text.matchAll(/\btest\/[\w./-]*\w/g)].map(match => match[0]);
+    // A row of the table of faults names files of `test/faults` in its last cell.
+    const cells = file.endsWith('reliability.md') ? text.matchAll(/^\|.*\| (`.*`) \|$/gm) : [];
+    for (const [, cell = ''] of cells) {
+      for (const [, name] of cell.matchAll(/`([\w-]+)`/g)) paths.push(`test/faults/${name}`);
+    }
+    names += paths.length;
+    const exists = (name: string) => fs.existsSync(path.join(root, name));
+    const unknown = paths.filter(name => !exists(name) && !exists(`${name}.test.ts`));
+    missing.push(...unknown.map(name => `${file}: ${name}`));
+  }
+  t.strictSame(missing, []);
+  t.ok(names > 50, `${names} names`);
 });
 
 t.test('throws the last answer or error when a wait exceeds its limit', async t => {
