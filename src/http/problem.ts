@@ -96,7 +96,11 @@ export function problemSchema(members: Readonly<Record<string, TSchema>>) {
         }),
       ),
       errorCount: Type.Optional(
-        Type.Integer({ description: '`snapshot_invalid`: total number of errors.' }),
+        Type.Integer({
+          description:
+            '`snapshot_invalid`: total number of errors. Of repeated keys it has only the first, and ' +
+            'none after the first invalid field.',
+        }),
       ),
       ...Type.Partial(Type.Object(members)).properties,
     },

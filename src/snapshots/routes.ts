@@ -51,7 +51,8 @@ const snapshotParams = Type.Object({ ...environmentParams.properties, date: date
 
 const csvRequestBody = {
   required: true,
-  description: 'CSV in UTF-8 with a header line. `docs/file-format.md` describes the columns.',
+  description:
+    'CSV in UTF-8 with a header line. `docs/file-format.md` describes the columns and the limits.',
   content: { 'text/csv': { schema: { type: 'string' }, example: exampleCsv } },
 };
 
@@ -103,7 +104,15 @@ export function snapshotRoutes(
           operationId: 'putSnapshot',
           summary: 'Ingest a snapshot',
           description:
-            'Replaces the snapshot of that date atomically: readers see the old one or the new one. A body that is truncated or has an invalid row changes nothing. The date may not be in the future, nor more than 400 days in the past (3,660 if all snapshots are kept). The header names the columns in any order. An empty field without quotes is null, `""` is an empty string. Where the column Date is not empty, it must be the date of the path. `Content-Encoding: gzip` is understood.',
+            'Replaces the snapshot of that date atomically: readers see the old one or the ' +
+            'new one. A body that is truncated or has an invalid row changes nothing. The ' +
+            'date may not be in the future, nor more than 400 days in the past (3,660 if all ' +
+            'snapshots are kept). The header names the columns in any order. An empty field ' +
+            'without quotes is null, `""` is an empty string. Where the column Date is not ' +
+            'empty, it must be the date of the path. `Content-Encoding: gzip` is understood. ' +
+            'A body has at most 16 GiB after decompression, a header of at most 8 KiB and 64 ' +
+            'columns, and rows of at most 1 MiB. A sender that is too slow is answered with ' +
+            '408.',
           tags,
           'x-request-body': csvRequestBody,
           params: snapshotParams,

@@ -1085,7 +1085,7 @@ export type Problem = {
      */
     errors?: Array<FieldError | RowError>;
     /**
-     * `snapshot_invalid`: total number of errors.
+     * `snapshot_invalid`: total number of errors. Of repeated keys it has only the first, and none after the first invalid field.
      */
     errorCount?: number;
     /**
