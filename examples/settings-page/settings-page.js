@@ -184,23 +184,37 @@ async function showExternalId() {
   show('external-id', `External ID for the trust policy of the role: ${externalId}`);
 }
 
-/** Reads status and history of the shown config. */
+/** Timer of the next read of the status. */
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let poll;
+/** Newest read of the status. The page ignores the answers of earlier ones. */
+let newestRead = 0;
+
+/** Reads status and history of the shown config. Reads them again while a run is unfinished. */
 async function showStatus() {
-  element('status').hidden = current === null;
-  element('history').hidden = current === null;
-  if (current === null) return;
-  const configPath = { ...path, configId: current.id };
+  clearTimeout(poll);
+  newestRead += 1;
+  const read = newestRead;
+  const config = current;
+  element('status').hidden = config === null;
+  element('history').hidden = config === null;
+  if (config === null) return;
+  const configPath = { ...path, configId: config.id };
   // The runs first: the status then knows the end of every run that the list shows as ended.
   const runs = await client.api.listRuns({ path: configPath, query: { limit: 10 } });
   const status = await client.api.getExportConfigStatus({ path: configPath });
-  if (configPath.configId !== current?.id) return;
+  if (read !== newestRead) return;
   show('last-export', localTime(status.lastRunAt, 'Never'));
   const style = { successful: 'success', failed: 'failed', 'never ran before': '' }[status.status];
-  const isUnfinished = runs.items.some(({ finishedAt }) => finishedAt === null);
-  show('result', isUnfinished ? 'Running …' : sentence(status.status), style || 'none');
-  show('next-export', localTime(status.nextRunAt, current.enabled ? 'Not planned' : 'Turned off'));
-  const { error } = status;
-  show('run-error', error === null ? '' : `${error.message} ${error.hint ?? ''}`);
+  const { currentRun } = status;
+  // A run may end between both answers.
+  const isUnfinished = currentRun !== null || runs.items.some(run => run.finishedAt === null);
+  const progressOfRun = currentRun === null ? 'Running …' : describeProgress(currentRun);
+  show('result', isUnfinished ? progressOfRun : sentence(status.status), style || 'none');
+  show('next-export', localTime(status.nextRunAt, config.enabled ? 'Not planned' : 'Turned off'));
+  const error = currentRun?.error ?? status.error;
+  show('run-error', error === null ? '' : [error.message, error.hint].filter(Boolean).join(' '));
+  show('turned-off', status.turnedOff?.message ?? '');
   runNow.disabled = isUnfinished;
   element('runs').replaceChildren(
     ...runs.items.map(run => {
@@ -214,8 +228,26 @@ async function showStatus() {
       return row;
     }),
   );
-  // A run takes seconds to minutes.
-  if (isUnfinished) setTimeout(() => void showStatus().catch(showPageError), 1000);
+  if (!isUnfinished) return;
+  // An attempt takes seconds to minutes. A run may wait for hours.
+  const isLong = currentRun?.waitingFor === 'snapshot' || currentRun?.waitingFor === 'retry';
+  poll = setTimeout(() => void showStatus().catch(showPageError), isLong ? 5000 : 1000);
+}
+
+/** @param {import('@warehouse-export/client').CurrentRun} run */
+function describeProgress({ waitingFor, snapshotDate, nextAttemptAt }) {
+  switch (waitingFor) {
+    case 'snapshot':
+      return `Waiting for the data of ${snapshotDate}`;
+    case 'worker':
+      return 'Starting soon';
+    case 'retry':
+      return nextAttemptAt === null
+        ? 'Waiting for the next attempt'
+        : `Waiting for the next attempt at ${localTime(nextAttemptAt, '')}`;
+    default:
+      return 'Running …';
+  }
 }
 
 /** @param {string} text */

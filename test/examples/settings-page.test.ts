@@ -4,42 +4,153 @@ import puppeteer, { type Page } from 'puppeteer-core';
 import t, { type Test } from 'tap';
 import { startIdentityProvider } from '../../demo/identity-provider.ts';
 import { buildClient, settingsPage } from '../../demo/settings-page.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
-import { credentialsOf, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import {
+  configBody,
+  credentialsOf,
+  makeConfig,
+  startExportApp,
+  startExportWorker,
+} from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { needsProgram } from '../helpers/programs.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { freshPrefix, needsS3, s3Server } from '../helpers/s3.ts';
+import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 
-/** The settings page in a real browser, as a user of a customer sees it. */
+/**
+ * The settings page in a real browser, as a user of a customer sees it. All tests share one
+ * service, one worker and one browser. Each has its own environment and page.
+ */
 
 const browserName = 'chromium';
 const needs = { skip: needsS3.skip ?? needsProgram(browserName).skip };
-const environmentId = 'acme';
+const snapshotDate = '2026-03-02';
 
-t.test('the settings page', needs, async t => {
-  const { page, folder, faults, app } = await openPage(t);
+const shared = needs.skip ? null : await startShared();
+
+async function startShared() {
+  const folder = t.testdir();
+  const clientFolder = path.join(folder, 'client');
+  await buildClient(clientFolder, new AbortController().signal);
+  const provider = await startIdentityProvider();
+  t.teardown(provider.stop);
+  const { endpoint, bucket, region } = s3Server();
+  /** Environment of the page that is open. */
+  const session = { environmentId: '' };
+  const createSession = async () => ({
+    ...session,
+    token: await provider.createToken({
+      environments: session.environmentId,
+      scope: 'exports:read exports:write',
+    }),
+    defaults: { provider: 'custom', endpoint, bucket, region },
+  });
+  const app = await startExportApp(t, {
+    env: provider.env,
+    plugin: settingsPage(clientFolder, createSession),
+  });
+  const worker = startExportWorker(t, app);
+  const browser = await puppeteer.launch({
+    executablePath: `/usr/bin/${browserName}`,
+    // Root has no sandbox. All traffic stays on this machine.
+    args: ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'],
+    env: { ...process.env, LANG: 'en_US.UTF-8' },
+  });
+  t.teardown(() => browser.close());
+  return { folder, session, app, worker, browser };
+}
+
+interface Options {
+  /** True if the environment has a snapshot of 2,000 rows. */
+  readonly hasSnapshot?: boolean;
+  /** Body of an export config that exists before the page is opened. */
+  readonly config?: object;
+  /** Script that runs before those of the page. */
+  readonly script?: string;
+}
+
+let environments = 0;
+
+/** Opens the page of a new environment. */
+async function open(t: Test, faults: string[], options: Options) {
+  if (shared === null) throw new Error('a test without `needs` asked for the page');
+  const { folder, session, app, worker, browser } = shared;
+  environments += 1;
+  const environmentId = `acme-${environments}`;
+  session.environmentId = environmentId;
+  await app.putEnvironment(environmentId);
+  if (options.hasSnapshot === true) {
+    const snapshot = { environmentId, date: snapshotDate, rows: 2_000 };
+    await writeDenseSnapshot(app.database.pool, snapshot);
+    await renderAll(app);
+  }
+  if (options.config !== undefined) await makeConfig(app, environmentId, options.config);
+
+  const page = await browser.newPage();
+  t.teardown(() => page.close());
+  const protocol = await page.createCDPSession();
+  await protocol.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: folder });
+  await page.emulateTimezone('Europe/Berlin');
+  page.on('pageerror', error => faults.push(String(error)));
+  page.on('console', message => {
+    // Chromium reports each answer that is an error.
+    const isExpected = /status of 4(00|22)/.test(message.text());
+    if (message.type() === 'error' && !isExpected) faults.push(message.text());
+  });
+  if (options.script !== undefined) await page.evaluateOnNewDocument(options.script);
+  await page.goto(`${app.origin}/demo`);
+  await page.waitForSelector('html[data-ready]');
+
   /** Returns the text of an element, or an empty string if there is none. */
   const text = async (selector: string) =>
     (await page.$$eval(selector, ([node]) => node?.textContent?.trim())) ?? '';
-  const shows = (selector: string, pattern: RegExp) =>
-    waitFor(`${selector}: ${pattern}`, async () => pattern.test(await text(selector)));
-  const runEnded = () =>
-    waitFor('the end of the run', async () => {
-      const { json } = await app.call(`/v1/environments/${environmentId}/export-configs`);
-      const { id } = json.items[0];
-      const runs = await app.call(`/v1/environments/${environmentId}/export-configs/${id}/runs`);
-      return runs.json.items[0]?.finishedAt != null;
-    });
-  const type = async (name: string, value: string) => {
-    await page.$eval(`[name="${name}"]`, node => {
-      node.setAttribute('value', '');
-      Object.assign(node, { value: '' });
-    });
-    await page.type(`[name="${name}"]`, value);
+  const configs = `/v1/environments/${environmentId}/export-configs`;
+  return {
+    page,
+    folder,
+    app,
+    worker,
+    environmentId,
+    text,
+    shows: (selector: string, pattern: RegExp) =>
+      waitFor(`${selector}: ${pattern}`, async () => pattern.test(await text(selector))),
+    type: async (name: string, value: string) => {
+      await page.$eval(`[name="${name}"]`, node => {
+        node.setAttribute('value', '');
+        Object.assign(node, { value: '' });
+      });
+      await page.type(`[name="${name}"]`, value);
+    },
+    /** Chooses the shown config again, which reads its status. */
+    chooseAgain: () => page.$eval('#configs', node => node.dispatchEvent(new Event('change'))),
+    readConfig: async () => (await app.call(configs)).json.items[0],
+    /** Returns the newest run, or undefined. */
+    readRun: async () => {
+      const [{ id }] = (await app.call(configs)).json.items;
+      return (await app.call(`${configs}/${id}/runs`)).json.items[0];
+    },
   };
+}
 
-  await t.test('downloads a file with progress', async t => {
+type OpenPage = (options?: Options) => ReturnType<typeof open>;
+
+/** Returns the function of a test that fails if the page reports an error. */
+function onPage(body: (t: Test, openPage: OpenPage) => Promise<void>) {
+  return async (t: Test) => {
+    const faults: string[] = [];
+    await body(t, (options = {}) => open(t, faults, options));
+    t.same(faults, [], 'the page has no errors');
+  };
+}
+
+t.test(
+  'the settings page downloads a file with progress',
+  needs,
+  onPage(async (t, openPage) => {
+    const { page, folder, app, environmentId, text, shows } = await openPage({ hasSnapshot: true });
     t.match(await text('#size'), /^2,000 rows, [\d.]+ (KB|MB) as CSV$/);
     await page.evaluate(`
       const bar = document.querySelector('#download-progress');
@@ -48,16 +159,22 @@ t.test('the settings page', needs, async t => {
       observer.observe(bar, { attributeFilter: ['value'] });
     `);
     await page.click('#download button');
-    await shows('#download-state', /^acme_today_2026-03-02\.csv: 2,000 rows$/);
-    const file = path.join(folder, 'acme_today_2026-03-02.csv');
+    const name = `${environmentId}_today_${snapshotDate}.csv`;
+    await shows('#download-state', new RegExp(`^${name}: 2,000 rows$`));
+    const file = path.join(folder, name);
     await waitFor('the file', () => fs.existsSync(file));
     const whole = (await app.download(environmentId, 'today')).body;
     await waitFor('the content of the file', () => fs.readFileSync(file).equals(whole));
     const seen = await page.evaluate('seen');
     t.equal((seen as number[]).at(-1), whole.length, 'the bar reaches the end');
-  });
+  }),
+);
 
-  await t.test('shows an invalid field and a wrong key at the field', async t => {
+t.test(
+  'the settings page shows an invalid field and a wrong key at the field',
+  needs,
+  onPage(async (t, openPage) => {
+    const { page, text, shows, type } = await openPage();
     await type('bucket', ' ');
     await page.click('#config button');
     await shows('[data-field="bucket"] .field-error', /./);
@@ -72,10 +189,16 @@ t.test('the settings page', needs, async t => {
     t.equal(focused, 'accessKeyId', 'the field has the focus');
     t.equal(await page.$('[data-field="bucket"] .field-error'), null);
     t.ok(await page.$eval('#status', node => node.hasAttribute('hidden')), 'nothing is saved');
-  });
+  }),
+);
 
-  await t.test('saves, runs now and shows the status', async t => {
+t.test(
+  'the settings page saves a config, runs it now and shows the status',
+  needs,
+  onPage(async (t, openPage) => {
+    const { page, text, shows, type, readRun } = await openPage({ hasSnapshot: true });
     const { accessKeyId, secretAccessKey } = credentialsOf('full');
+    await type('key', freshPrefix());
     await type('accessKeyId', accessKeyId);
     await type('secretAccessKey', secretAccessKey);
     await page.click('#config button');
@@ -85,7 +208,8 @@ t.test('the settings page', needs, async t => {
     // The run ends while the page reads status and history.
     await page.setRequestInterception(true);
     page.on('request', async request => {
-      if (request.method() === 'GET' && request.url().includes('/runs?')) await runEnded();
+      if (request.method() === 'GET' && request.url().includes('/runs?'))
+        await waitFor('the end of the run', async () => (await readRun())?.finishedAt != null);
       await request.continue();
     });
     await page.click('#run-now');
@@ -93,17 +217,120 @@ t.test('the settings page', needs, async t => {
     await shows('#result', /^Successful$/);
     await shows('#runs', /2026-03-02Successful2,000/);
     t.equal(await text('#run-error'), '');
-  });
+    t.equal(await text('#turned-off'), '');
+  }),
+);
 
-  await t.test('turns a config off by keyboard', async t => {
+t.test(
+  'the settings page shows the last error and the next attempt while the storage fails',
+  needs,
+  onPage(async (t, openPage) => {
+    const proxy = await startS3Proxy();
+    t.teardown(proxy.close);
+    const { page, app, worker, text, shows, chooseAgain, readConfig } = await openPage({
+      hasSnapshot: true,
+      config: configBody('full', { endpoint: proxy.endpoint }),
+    });
+    proxy.decide(() => 'slow-down');
+    await page.click('#run-now');
+    worker.wake();
+    await shows('#result', /^Waiting for the next attempt at \w+ \d+, \d+, \d+:\d+ [AP]M$/);
+    const { message, hint } = (await readConfig()).status.currentRun.error;
+    t.equal(await text('#run-error'), `${message} ${hint}`);
+    t.ok(await page.$eval('#run-now', node => node.hasAttribute('disabled')));
+    proxy.decide(() => 'pass');
+    await waitFor(
+      'a successful run',
+      async () => {
+        await hastenRetries(app.database.pool, 'run-export');
+        worker.wake();
+        return (await readConfig()).status;
+      },
+      { isWanted: ({ status }) => status === 'successful' },
+    );
+    await chooseAgain();
+    await shows('#result', /^Successful$/);
+    t.equal(await text('#run-error'), '');
+  }),
+);
+
+t.test(
+  'the settings page shows why the service turned a config off',
+  needs,
+  onPage(async (t, openPage) => {
+    const { app, text, shows, chooseAgain, environmentId } = await openPage({
+      config: configBody(),
+    });
+    t.equal(await text('#turned-off'), '');
+    await app.database.pool.query(
+      `update export_configs
+       set enabled = false, turned_off_at = now(), turned_off_message = 'Ten slots failed.'
+       where environment_id = $1`,
+      [environmentId],
+    );
+    await chooseAgain();
+    await shows('#turned-off', /^Ten slots failed\.$/);
+  }),
+);
+
+t.test(
+  'the settings page shows that a run waits for its snapshot, and polls with one timer',
+  needs,
+  onPage(async (t, openPage) => {
+    const { app, page, shows, chooseAgain } = await openPage({
+      config: configBody(),
+      script: `
+        {
+          globalThis.timers = new Set();
+          globalThis.answered = 0;
+          const { fetch, setTimeout, clearTimeout } = globalThis;
+          globalThis.fetch = async (...args) => {
+            const answer = await fetch(...args);
+            if (/status$/.test(args[0].url ?? args[0])) globalThis.answered += 1;
+            return answer;
+          };
+          globalThis.setTimeout = (action, ...rest) => {
+            const timer = setTimeout(() => {
+              timers.delete(timer);
+              action();
+            }, ...rest);
+            timers.add(timer);
+            return timer;
+          };
+          globalThis.clearTimeout = timer => {
+            timers.delete(timer);
+            clearTimeout(timer);
+          };
+        }`,
+    });
+    const { db, jobs } = app.dependencies;
+    await enqueueDue(db, jobs, new Date('2026-03-03T00:00:30Z'));
+    await chooseAgain();
+    await shows('#result', /^Waiting for the data of 2026-03-02$/);
+    for (let times = 0; times < 3; times += 1) await chooseAgain();
+    await waitFor('the answers', async () => Number(await page.evaluate('answered')) >= 5);
+    await page.waitForNetworkIdle({ idleTime: 100 });
+    t.equal(await page.evaluate('timers.size'), 1);
+  }),
+);
+
+t.test(
+  'the settings page turns a config off by keyboard',
+  needs,
+  onPage(async (t, openPage) => {
+    const { page, shows, readConfig } = await openPage({ config: configBody() });
     await page.focus('#enabled');
     await page.keyboard.press('Space');
     await shows('#next-export', /^Turned off$/);
-    const { json } = await app.call(`/v1/environments/${environmentId}/export-configs`);
-    t.equal(json.items[0].enabled, false);
-  });
+    t.equal((await readConfig()).enabled, false);
+  }),
+);
 
-  await t.test('shows the fields of each provider', async t => {
+t.test(
+  'the settings page shows the fields of each provider',
+  needs,
+  onPage(async (t, openPage) => {
+    const { page, text } = await openPage();
     const visible = (): Promise<string[]> =>
       page.$$eval('[data-field]:not([hidden])', labels =>
         labels.map(label => label.getAttribute('data-field') ?? ''),
@@ -117,65 +344,22 @@ t.test('the settings page', needs, async t => {
     await page.click('[name="access"][value="role"]');
     t.same(await visible(), [...common, 'bucketUrl', 'roleArn']);
     t.match(await text('#external-id'), /^External ID/);
-  });
+  }),
+);
 
-  await t.test('names every control and fits on a phone', async t => {
+t.test(
+  'the settings page names every control and fits on a phone',
+  needs,
+  onPage(async (t, openPage) => {
+    const { page } = await openPage({ config: configBody() });
+    await page.select('[name="provider"]', 'aws');
+    await page.click('[name="access"][value="role"]');
     await page.setViewport({ width: 360, height: 740 });
     t.equal(await page.evaluate('document.documentElement.scrollWidth'), 360);
     const unnamed = (await namesOf(page)).filter(({ name }) => name === '');
     t.same(unnamed, []);
-  });
-
-  t.same(faults, [], 'the page has no errors');
-});
-
-async function openPage(t: Test) {
-  const folder = t.testdir();
-  const clientFolder = path.join(folder, 'client');
-  await buildClient(clientFolder, new AbortController().signal);
-  const provider = await startIdentityProvider();
-  t.teardown(provider.stop);
-  const { endpoint, bucket, region } = s3Server();
-  const createSession = async () => ({
-    environmentId,
-    token: await provider.createToken({
-      environments: environmentId,
-      scope: 'exports:read exports:write',
-    }),
-    defaults: { provider: 'custom', endpoint, bucket, region },
-  });
-  const app = await startExportApp(t, {
-    env: provider.env,
-    plugin: settingsPage(clientFolder, createSession),
-  });
-  await app.putEnvironment(environmentId);
-  const snapshot = { environmentId, date: '2026-03-02', rows: 2_000 };
-  await writeDenseSnapshot(app.database.pool, snapshot);
-  await renderAll(app);
-  startExportWorker(t, app);
-
-  const browser = await puppeteer.launch({
-    executablePath: `/usr/bin/${browserName}`,
-    // Root has no sandbox. All traffic stays on this machine.
-    args: ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'],
-    env: { ...process.env, LANG: 'en_US.UTF-8' },
-  });
-  t.teardown(() => browser.close());
-  const page = await browser.newPage();
-  const session = await page.createCDPSession();
-  await session.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: folder });
-  await page.emulateTimezone('Europe/Berlin');
-  const faults: string[] = [];
-  page.on('pageerror', error => faults.push(String(error)));
-  page.on('console', message => {
-    // Chromium reports each answer that is an error.
-    const isExpected = /status of 4(00|22)/.test(message.text());
-    if (message.type() === 'error' && !isExpected) faults.push(message.text());
-  });
-  await page.goto(`${app.origin}/demo`);
-  await page.waitForSelector('html[data-ready]');
-  return { page, folder, faults, app };
-}
+  }),
+);
 
 /** Returns role and accessible name of each control. */
 async function namesOf(page: Page): Promise<{ role: string; name: string }[]> {
