@@ -4,7 +4,7 @@ import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';
-import { AppError, notFound } from '../shared/errors.ts';
+import { AppError, notFound, snapshotInUse } from '../shared/errors.ts';
 import type { Plan } from './plans.ts';
 
 /** Data space of one customer. Instants are ISO 8601 UTC. */
@@ -201,7 +201,7 @@ async function deleteDay(db: Database, actor: Actor, id: string, date: string): 
   await work.catch(async (error: unknown) => {
     if (!(error instanceof DatabaseError)) throw error;
     if (error.code === lockNotAvailable)
-      throw new AppError('conflict', `The snapshot of ${date} is being ingested. Try again later.`);
+      throw snapshotInUse(`The snapshot of ${date} is being ingested. Try again later.`);
     // Retention dropped the table in between.
     if (error.code === undefinedTable) await deleteDay(db, actor, id, date);
     else throw error;

@@ -202,7 +202,9 @@ export function environmentRoutes(dependencies: WebhookDependencies): FastifyPlu
       schema: {
         operationId: 'deleteEnvironment',
         summary: 'Delete an environment',
-        description: 'Deletes the environment with its snapshots, keys, export configs and runs.',
+        description:
+          'Deletes the environment with its snapshots, keys, export configs and runs. Answers ' +
+          '`conflict` with `Retry-After` while one of its snapshots is being replaced.',
         tags,
         params: environmentParams,
         response: {

@@ -67,3 +67,11 @@ export function validationFailed(errors: readonly FieldFault[]): AppError {
 export function notFound(what: string): AppError {
   return new AppError('not_found', `There is no such ${what}.`);
 }
+
+/** `Retry-After` in seconds while a snapshot is being ingested or removed. */
+const snapshotRetrySeconds = '10';
+
+/** Returns the conflict with a request that ingests or removes the same snapshot. */
+export function snapshotInUse(detail: string): AppError {
+  return new AppError('conflict', detail, { headers: { 'retry-after': snapshotRetrySeconds } });
+}

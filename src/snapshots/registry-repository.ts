@@ -2,7 +2,7 @@ import { CompiledQuery, sql } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import { attachDetachedDay, dayLockName, snapshotLockName } from '../db/snapshot-partitions.sql.ts';
-import { AppError, notFound } from '../shared/errors.ts';
+import { notFound, snapshotInUse } from '../shared/errors.ts';
 
 /** Complete snapshot in the registry. Instants are ISO 8601. */
 export interface Snapshot {
@@ -85,7 +85,7 @@ export async function deleteSnapshot(
         and pg_try_advisory_xact_lock(
           hashtextextended(${snapshotLockName(environmentId, date)}, 0)) as locked`.execute(trx);
     if (rows[0]?.locked !== true)
-      throw new AppError('conflict', `The snapshot of ${date} is being ingested or removed.`);
+      throw snapshotInUse(`The snapshot of ${date} is being ingested or removed.`);
     const deleted = await trx
       .deleteFrom('snapshots')
       .where('environment_id', '=', environmentId)

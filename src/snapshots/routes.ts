@@ -112,7 +112,8 @@ export function snapshotRoutes(
             'empty, it must be the date of the path. `Content-Encoding: gzip` is understood. ' +
             'A body has at most 16 GiB after decompression, a header of at most 8 KiB and 64 ' +
             'columns, and rows of at most 1 MiB. A sender that is too slow is answered with ' +
-            '408.',
+            '408. Answers `conflict` with `Retry-After` while another request ingests the same ' +
+            'snapshot.',
           tags,
           'x-request-body': csvRequestBody,
           params: snapshotParams,
@@ -216,7 +217,9 @@ export function snapshotRoutes(
       schema: {
         operationId: 'deleteSnapshot',
         summary: 'Delete a snapshot',
-        description: 'Downloads in progress continue with the deleted data.',
+        description:
+          'Downloads in progress continue with the deleted data. Answers `conflict` with ' +
+          '`Retry-After` while the snapshot is being ingested or removed.',
         tags,
         params: snapshotParams,
         response: {

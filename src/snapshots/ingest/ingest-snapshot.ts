@@ -11,7 +11,7 @@ import { recheckAccess } from '../../environments/auth/recheck-access.ts';
 import type { Environment } from '../../environments/environments-repository.ts';
 import type { StreamedBody } from '../../http/streamed-body.ts';
 import { withSpan } from '../../observability/tracing.ts';
-import { AppError } from '../../shared/errors.ts';
+import { snapshotInUse } from '../../shared/errors.ts';
 import type { Snapshot } from '../registry-repository.ts';
 import { enqueueRendering } from '../render/render-queue.ts';
 import { createRowReader, type RowReader } from './read-rows.ts';
@@ -99,7 +99,7 @@ async function beginLocked(client: PoolClient, environmentId: string, date: stri
     [snapshotLockName(environmentId, date)],
   );
   if (rows[0]?.locked !== true)
-    throw new AppError('conflict', `Another request ingests the snapshot of ${date}.`);
+    throw snapshotInUse(`Another request ingests the snapshot of ${date}.`);
 }
 
 const repeatsRow = 'occurs with the same Feature ID in an earlier row';

@@ -35,12 +35,24 @@ t.test('answers 409 to a second ingest of the same snapshot, but not of another 
   const refused = await app.ingest('one', date, ingestBody([adoptionRow()]));
   t.equal(refused.status, 409);
   t.equal(refused.json.code, 'conflict');
+  t.equal(refused.headers['retry-after'], '10');
   const deletion = await app.call(`/v1/environments/one/snapshots/${date}`, { method: 'DELETE' });
   t.equal(deletion.status, 409);
+  t.equal(deletion.headers['retry-after'], '10');
   t.equal((await app.ingest('one', '2026-03-01', ingestBody([adoptionRow()]))).status, 201);
   t.equal((await app.ingest('two', date, ingestBody([adoptionRow()]))).status, 201);
   t.equal(await slow.end(), 201);
   t.equal((await app.ingest('one', date, ingestBody([adoptionRow()]))).status, 200);
+});
+
+t.test('answers 409 to the deletion of an environment while a snapshot is replaced', async t => {
+  await app.putEnvironment('used', 'pro');
+  await app.ingest('used', date, ingestBody([adoptionRow()]));
+  const slow = await slowIngest(app, 'used', date);
+  const deletion = await app.call('/v1/environments/used', { method: 'DELETE' });
+  t.match(deletion, { status: 409, json: { code: 'conflict' }, headers: { 'retry-after': '10' } });
+  t.equal(await slow.end(), 200);
+  t.equal((await app.call('/v1/environments/used', { method: 'DELETE' })).status, 204);
 });
 
 t.test('answers 429 beyond the concurrency limit of ingests', async t => {
