@@ -10,6 +10,7 @@ export interface Tables {
   snapshots: SnapshotsTable;
   snapshot_rows: SnapshotRowsTable;
   snapshot_changes: SnapshotChangesTable;
+  undated_changes: UndatedChangesTable;
   rendered_snapshots: RenderedSnapshotsTable;
   snapshot_chunks: SnapshotChunksTable;
   external_ids: ExternalIdsTable;
@@ -80,6 +81,13 @@ interface SnapshotChangesTable {
   environment_id: string;
   id: GeneratedAlways<number>;
   snapshot_date: string;
+}
+
+/** Newest change of an environment's snapshots that no time of completion shows. */
+interface UndatedChangesTable {
+  environment_id: string;
+  /** Completion of the newest snapshot before the change, or of the one that it concerns. */
+  completed_until: Date;
 }
 
 /** A snapshot version whose rows are in `snapshot_chunks`. */

@@ -4,6 +4,7 @@ import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';
+import { recordUndatedChanges } from '../db/undated-changes.sql.ts';
 import { AppError, notFound, snapshotInUse } from '../shared/errors.ts';
 import type { Plan } from './plans.ts';
 
@@ -188,14 +189,16 @@ async function deleteDay(db: Database, actor: Actor, id: string, date: string): 
       .deleteFrom('snapshots')
       .where('environment_id', '=', id)
       .where('snapshot_date', '=', date)
-      .returning(['version', 'row_count as rows'])
+      .returning(['version', 'row_count as rows', 'completed_at as completedAt'])
       .executeTakeFirst();
     if (deleted === undefined) return;
+    const { completedAt, ...details } = deleted;
+    await recordUndatedChanges(trx, [id], completedAt);
     await recordChange(trx, actor, {
       environmentId: id,
       action: 'snapshot.deleted',
       targetId: date,
-      details: deleted,
+      details,
     });
   });
   await work.catch(async (error: unknown) => {

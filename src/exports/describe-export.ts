@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { ClientBase } from 'pg';
 import { withSpan } from '../observability/tracing.ts';
 import type { Compression, FileForm } from '../shared/file-format.ts';
+import { secondOf } from '../shared/iso-date.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { renderer } from '../snapshots/render/chunks.ts';
 import type { RenderedSnapshot } from '../snapshots/render/read-chunks.ts';
@@ -25,6 +26,11 @@ export interface ExportSection {
   readonly version: string;
   readonly rowCount: number;
   readonly completedAt: Date;
+  /**
+   * Newest completion up to which times do not prove that a file of the environment is unchanged;
+   * null if all do.
+   */
+  readonly undatedUntil: Date | null;
   /** Rendered form of this version; null while it is not rendered. */
   readonly rendered: RenderedSection | null;
 }
@@ -47,6 +53,8 @@ export interface ExportDescription extends WantedExport {
   readonly contentHash: string;
   /** Time at which the newest snapshot of the file was completed; null for a file without rows. */
   readonly lastModified: Date | null;
+  /** True if the snapshots of these dates cannot have changed since `lastModified`. */
+  readonly isDated: boolean;
   /**
    * Size in bytes. Null while a section is not rendered, for a gzip form that shows a snapshot
    * under another date than its own, and for Parquet.
@@ -67,6 +75,7 @@ const csvVersion = 'csv 1';
 const findSections = `
   select shown.date, found.snapshot_date as "snapshotDate", found.version,
     found.row_count as "rowCount", found.completed_at as "completedAt",
+    (select completed_until from undated_changes where environment_id = $1) as "undatedUntil",
     (select json_build_object('environmentId', environment_id, 'version', version,
         'plainBytes', plain_bytes, 'deflatedBytes', deflated_bytes,
         'chunkCount', chunk_count, 'crc32', crc32, 'renderer', renderer)
@@ -106,7 +115,7 @@ export function describeSections(
 ): ExportDescription {
   const { format, compression } = wanted;
   const found = new Set(sections.map(({ date }) => date));
-  const completed = sections.map(({ completedAt }) => completedAt.getTime());
+  const newest = new Date(Math.max(...sections.map(({ completedAt }) => completedAt.getTime())));
   const lengths = sections.map(section => sectionLength(section, compression));
   const frameBytes = compression === 'none' ? Buffer.byteLength(headerLine) : gzipFrameBytes;
   return {
@@ -115,7 +124,10 @@ export function describeSections(
     missingDates: wanted.dates.map(({ date }) => date).filter(date => !found.has(date)),
     rowCount: sections.reduce((sum, section) => sum + section.rowCount, 0),
     contentHash: hashContent(wanted, sections),
-    lastModified: completed.length === 0 ? null : new Date(Math.max(...completed)),
+    lastModified: sections.length === 0 ? null : newest,
+    isDated: sections.every(
+      ({ undatedUntil }) => undatedUntil === null || secondOf(undatedUntil) < secondOf(newest),
+    ),
     sizeBytes: lengths.reduce(
       (sum, length) => (sum === null || length === null ? null : sum + length),
       format === 'csv' ? frameBytes : null,

@@ -26,7 +26,7 @@ const fileForms = [
     description:
       'Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is ' +
       'compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, ' +
-      '`If-Match`, `Range` and `If-Range` follow RFC 9110.',
+      '`If-Match`, `Range` and `If-Range` follow RFC 9110. Only an `ETag` matches `If-Range`.',
   },
   {
     format: 'csv',

@@ -39,7 +39,8 @@ const validatorHeaders = {
   etag: Type.String({ description: 'Strong entity tag. Equal bytes have equal tags.' }),
   'last-modified': Type.String({
     description:
-      'Time at which the newest snapshot of the file was completed; absent if there is none.',
+      'Time at which the newest snapshot of the file was completed; absent if there is none. A ' +
+      'deletion does not change it, so prefer `ETag`.',
   }),
   'cache-control': Type.String({ examples: ['private, no-cache'] }),
 };
@@ -83,7 +84,9 @@ export function fileResponses(...extensions: (keyof typeof mediaTypes)[]) {
       content,
     },
     304: {
-      description: 'The file has not changed since `If-None-Match` or `If-Modified-Since`.',
+      description:
+        'The file has not changed since `If-None-Match` or `If-Modified-Since`. A date counts only ' +
+        'if it proves that; otherwise the file is sent again.',
       headers: validatorHeaders,
     },
   };

@@ -168,7 +168,7 @@ function describeFile(
   file: RequestedFile,
   asOf: string,
 ): DownloadFile {
-  const { rowCount, missingDates, contentHash, lastModified, sizeBytes } = description;
+  const { rowCount, missingDates, contentHash, lastModified, isDated, sizeBytes } = description;
   const isEncoded = description.compression !== file.compression;
   const extension = extensionOf(file);
   const mediaType = mediaTypes[extension];
@@ -188,7 +188,7 @@ function describeFile(
     },
     etag: entityTag(contentHash, isEncoded ? 'csv-encoded' : extension),
     lastModified,
-    isDateValidator: file.asOf !== null || isSinceAsOf,
+    isDateValidator: isDated && (file.asOf !== null || isSinceAsOf),
     sizeBytes,
   };
 }

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import fresh from 'fresh';
 import { parse as parseRange } from 'range-parser';
+import { secondOf } from '../shared/iso-date.ts';
 
 /** Properties of a file that conditional and range requests need (RFC 9110, sections 13 and 14). */
 export interface Representation {
@@ -9,8 +10,8 @@ export interface Representation {
   /** Time of the newest snapshot in the file; null if it contains none. */
   readonly lastModified: Date | null;
   /**
-   * True if the file at this URL cannot have changed since `lastModified`. Dates in requests are
-   * ignored otherwise.
+   * True if the file at this URL cannot have changed since `lastModified`. Otherwise it counts as
+   * changed since every date.
    */
   readonly isDateValidator: boolean;
   /** Size in bytes; null if it is unknown before the last byte. Ranges are then ignored. */
@@ -58,9 +59,10 @@ function meetsPrecondition(headers: IncomingHttpHeaders, file: Representation): 
     return tags.includes(file.etag);
   }
   const since = headers['if-unmodified-since'];
-  if (since === undefined || file.lastModified === null || !file.isDateValidator) return true;
+  if (since === undefined || file.lastModified === null) return true;
   const sinceMs = Date.parse(since);
-  return Number.isNaN(sinceMs) || secondOf(file.lastModified) <= sinceMs;
+  if (Number.isNaN(sinceMs)) return true;
+  return file.isDateValidator && secondOf(file.lastModified) <= sinceMs;
 }
 
 function isNotModified(headers: IncomingHttpHeaders, file: Representation): boolean {
@@ -72,10 +74,8 @@ function isNotModified(headers: IncomingHttpHeaders, file: Representation): bool
 function matchesIfRange(headers: IncomingHttpHeaders, file: Representation): boolean {
   const ifRange = headers['if-range'];
   if (ifRange === undefined) return true;
-  const validator = String(ifRange).trim();
-  if (validator.includes('"')) return validator === file.etag;
-  if (file.lastModified === null || !file.isDateValidator) return false;
-  return Date.parse(validator) === secondOf(file.lastModified);
+  // A date never matches. It has whole seconds, and a file may change twice within one.
+  return String(ifRange).trim() === file.etag;
 }
 
 function chooseRange(header: string, sizeBytes: number): Answer {
@@ -85,8 +85,4 @@ function chooseRange(header: string, sizeBytes: number): Answer {
   const [range] = ranges;
   if (range === undefined) return { status: code === 0 ? 200 : 416 };
   return ranges.length === 1 && code === 0 ? { status: 206, range } : { status: 200 };
-}
-
-function secondOf(instant: Date): number {
-  return Math.floor(instant.getTime() / 1000) * 1000;
 }

@@ -1,6 +1,7 @@
 import { sql, type Transaction } from 'kysely';
 import { recordChanges, systemActor } from '../audit/audit-log.ts';
 import type { Tables } from '../db/tables.ts';
+import { recordUndatedChanges } from '../db/undated-changes.sql.ts';
 
 /** Finds and deletes the snapshots of one day that no export can show any more. */
 
@@ -46,6 +47,7 @@ export async function deleteSnapshots(
   day: string,
   environmentIds: readonly string[],
 ): Promise<void> {
+  await recordUndatedChanges(trx, environmentIds, null);
   await sql`
     delete from snapshots
     where snapshot_date = ${day}::date and environment_id = any(${environmentIds})`.execute(trx);

@@ -2,6 +2,7 @@ import { CompiledQuery, sql } from 'kysely';
 import { type Actor, recordChange } from '../audit/audit-log.ts';
 import type { Database } from '../db/database.ts';
 import { attachDetachedDay, dayLockName, snapshotLockName } from '../db/snapshot-partitions.sql.ts';
+import { recordUndatedChanges } from '../db/undated-changes.sql.ts';
 import { notFound, snapshotInUse } from '../shared/errors.ts';
 
 /** Complete snapshot in the registry. Instants are ISO 8601. */
@@ -90,20 +91,23 @@ export async function deleteSnapshot(
       .deleteFrom('snapshots')
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
-      .returning(['version', 'row_count as rows'])
+      .returning(['version', 'row_count as rows', 'completed_at as completedAt'])
       .executeTakeFirst();
     if (deleted === undefined) throw notFound('snapshot');
+    const { completedAt, ...details } = deleted;
     await trx.executeQuery(CompiledQuery.raw(attachDetachedDay, [date]));
     await trx
       .deleteFrom('snapshot_rows')
       .where('environment_id', '=', environmentId)
       .where('snapshot_date', '=', date)
       .execute();
+    // Last, because a snapshot that was completed meanwhile counts too.
+    await recordUndatedChanges(trx, [environmentId], completedAt);
     await recordChange(trx, actor, {
       environmentId,
       action: 'snapshot.deleted',
       targetId: date,
-      details: deleted,
+      details,
     });
   });
 }

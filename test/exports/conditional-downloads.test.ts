@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import t, { type Test } from 'tap';
+import { deleteSnapshots } from '../../src/retention/unneeded-snapshots.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
@@ -136,7 +137,7 @@ for (const file of files) {
       ['bytes=5-99999999', 5, size - 1],
       ['bytes=0-', 0, size - 1],
     ] as const)) {
-      for (const condition of [{}, { 'if-range': etag }, { 'if-range': lastModified }]) {
+      for (const condition of [{}, { 'if-range': etag }]) {
         const answer = await get(file, { range, ...condition });
         t.equal(answer.status, 206, range);
         t.equal(answer.headers['content-range'], `bytes ${start}-${end}/${size}`);
@@ -151,6 +152,7 @@ for (const file of files) {
       { range: 'rows=0-1' },
       { range: 'bytes=0-1', 'if-range': '"x"' },
       { range: 'bytes=0-1', 'if-range': `W/${etag}` },
+      { range: 'bytes=0-1', 'if-range': lastModified },
       { range: 'bytes=0-1', 'if-range': 'Thu, 01 Jan 1970 00:00:00 GMT' },
       { range: `bytes=${size}-`, 'if-range': '"x"' },
     ])) {
@@ -233,6 +235,56 @@ t.test('changes ETag, size and answers to conditions when a snapshot is replaced
   t.equal((await call({ 'if-modified-since': lastModified })).status, 200);
   t.equal((await call({ 'if-match': etag })).status, 412);
   t.equal(beginning.body.length, 100);
+});
+
+t.test('proves by no date that a file is unchanged after a change without a later one', async t => {
+  const newer = new Date(Date.parse(testNow) + 1_000).toISOString();
+  const dates = ['2026-02-27', '2026-02-28', '2026-03-01', '2026-03-02'];
+  for (const [id, change] of Object.entries({
+    deleted: () => app.call('/v1/environments/deleted/snapshots/2026-02-27', { method: 'DELETE' }),
+    'newest-deleted': () =>
+      app.call('/v1/environments/newest-deleted/snapshots/2026-03-02', { method: 'DELETE' }),
+    'replaced-in-a-second': () => app.ingest('replaced-in-a-second', '2026-03-01', ingestBody([])),
+    'removed-by-retention': () =>
+      app.dependencies.db
+        .transaction()
+        .execute(trx => deleteSnapshots(trx, '2026-02-27', ['removed-by-retention'])),
+  })) {
+    await t.test(id, async t => {
+      t.teardown(() => app.setNow(testNow));
+      await app.putEnvironment(id, 'pro');
+      for (const date of dates) await app.ingest(id, date, ingestBody(rows));
+      await renderAll(app);
+      const path = `/v1/environments/${id}/exports/30-days-daily.csv?asOf=2026-03-03`;
+      app.setNow('2026-03-03T00:00:00.000Z');
+      const call = (headers: Headers, method = 'GET') => app.call(path, { method, headers });
+      const { etag = '', 'last-modified': since = '' } = (await call({})).headers;
+      const range = 'bytes=100-';
+      t.equal((await call({ 'if-modified-since': since })).status, 304);
+      t.equal((await call({ 'if-unmodified-since': since, range })).status, 206);
+      app.setNow(testNow);
+      await change();
+      await renderAll(app);
+      app.setNow('2026-03-03T00:00:00.000Z');
+
+      const changed = await call({});
+      t.not(changed.headers.etag, etag);
+      t.equal((await call({ 'if-modified-since': since })).status, 200);
+      t.equal((await call({ 'if-modified-since': since }, 'HEAD')).status, 200);
+      t.equal((await call({ 'if-unmodified-since': since, range })).status, 412);
+      const resumed = await call({ 'if-range': since, range });
+      t.equal(resumed.status, 200);
+      t.strictSame(resumed.body, changed.body);
+      t.equal((await call({ 'if-none-match': changed.headers.etag ?? '' })).status, 304);
+
+      app.setNow(newer);
+      await app.ingest(id, '2026-02-28', ingestBody(rows.slice(1)));
+      app.setNow('2026-03-03T00:00:00.000Z');
+      const { 'last-modified': later = '' } = (await call({})).headers;
+      t.equal((await call({ 'if-modified-since': since })).status, 200);
+      t.equal((await call({ 'if-modified-since': later })).status, 304, 'after a later snapshot');
+    });
+  }
 });
 
 t.test('serves a new file with a new ETag after midnight without a new snapshot', async t => {

@@ -87,7 +87,8 @@ t.test('answers If-Unmodified-Since only without If-Match', async t => {
   check(t, { 'if-unmodified-since': after }, 200);
   check(t, { 'if-unmodified-since': 'soon' }, 200);
   check(t, { 'if-unmodified-since': before }, 200, { lastModified: null });
-  check(t, { 'if-unmodified-since': before }, 200, { isDateValidator: false });
+  check(t, { 'if-unmodified-since': after }, 412, { isDateValidator: false });
+  check(t, { 'if-unmodified-since': 'soon' }, 200, { isDateValidator: false });
   check(t, { 'if-match': etag, 'if-unmodified-since': before }, 200);
 });
 
@@ -131,11 +132,11 @@ t.test('serves one range, and the whole file for everything that is not one rang
   }
 });
 
-t.test('serves a range only if If-Range matches exactly', async t => {
+t.test('serves a range only if If-Range is the ETag', async t => {
   const range = 'bytes=10-19';
   for (const [value, expected] of [
     [etag, [10, 19]],
-    [completedAt, [10, 19]],
+    [completedAt, 200],
     [`W/${etag}`, 200],
     ['"x"', 200],
     [`${etag}, "x"`, 200],
@@ -147,8 +148,6 @@ t.test('serves a range only if If-Range matches exactly', async t => {
   ] as const) {
     check(t, { range, 'if-range': value }, expected);
   }
-  check(t, { range, 'if-range': completedAt }, 200, { isDateValidator: false });
-  check(t, { range, 'if-range': completedAt }, 200, { lastModified: null });
   // The range starts after the end of a file that was replaced: the caller gets the new file.
   check(t, { range: 'bytes=5000-', 'if-range': '"x"' }, 200);
   check(t, { range: 'bytes=5000-', 'if-range': etag }, 416);

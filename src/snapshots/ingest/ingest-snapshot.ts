@@ -6,6 +6,7 @@ import { type Actor, recordChange } from '../../audit/audit-log.ts';
 import { inTransaction } from '../../db/borrow.ts';
 import { createKyselyOn } from '../../db/connect.ts';
 import { holdDay, partitionName, snapshotLockName } from '../../db/snapshot-partitions.sql.ts';
+import { recordUndatedChanges } from '../../db/undated-changes.sql.ts';
 import type { Caller } from '../../environments/auth/access.ts';
 import { recheckAccess } from '../../environments/auth/recheck-access.ts';
 import type { Environment } from '../../environments/environments-repository.ts';
@@ -162,17 +163,29 @@ async function register(
   const trx = createKyselyOn(client);
   await recheckAccess(trx, { environment, caller, scope: 'snapshots:write', now: now() });
   const completedAt = now().toISOString();
-  const { rows } = await client.query<{ version: string; created: boolean }>(
-    `insert into snapshots (environment_id, snapshot_date, row_count, completed_at)
+  const { rows } = await client.query<{
+    version: string;
+    created: boolean;
+    /** Completion of the replaced version if it was within the same second or later. */
+    undatedSince: Date | null;
+  }>(
+    `with replaced as (
+       select completed_at from snapshots where environment_id = $1 and snapshot_date = $2::date
+     )
+     insert into snapshots (environment_id, snapshot_date, row_count, completed_at)
      values ($1, $2::date, $3, $4)
      on conflict (environment_id, snapshot_date) do update
        set version = default, row_count = excluded.row_count, completed_at = excluded.completed_at
-     returning version, (xmax = 0) as created`,
+     returning version, (xmax = 0) as created,
+       (select completed_at from replaced
+        where date_trunc('second', completed_at) >= date_trunc('second', $4::timestamptz))
+         as "undatedSince"`,
     [environment.id, date, rowCount, completedAt],
   );
   const [registered] = rows;
   if (registered === undefined) throw new Error('The snapshot was not registered.');
-  const { version, created } = registered;
+  const { version, created, undatedSince } = registered;
+  if (undatedSince !== null) await recordUndatedChanges(trx, [environment.id], undatedSince);
   await recordChange(trx, actor, {
     environmentId: environment.id,
     action: 'snapshot.ingested',

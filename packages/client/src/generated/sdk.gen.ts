@@ -105,7 +105,7 @@ export class Api extends HeyApiClient {
     /**
      * Delete an environment
      *
-     * Deletes the environment with its snapshots, keys, export configs and runs.
+     * Deletes the environment with its snapshots, keys, export configs and runs. Answers `conflict` with `Retry-After` while one of its snapshots is being replaced.
      *
      * Only with the operator token.
      */
@@ -309,7 +309,7 @@ export class Api extends HeyApiClient {
     /**
      * Delete a snapshot
      *
-     * Downloads in progress continue with the deleted data.
+     * Downloads in progress continue with the deleted data. Answers `conflict` with `Retry-After` while the snapshot is being ingested or removed.
      *
      * Scope: `snapshots:write`.
      */
