@@ -51,6 +51,46 @@ function setIdentity(
 
 const app = await startTestApp(t);
 
+const needsAws = { ...needsS3, ...(await needsPort443()) };
+
+const shared = needsAws.skip ? null : await startShared();
+
+async function startShared() {
+  const aws = await startAws(t);
+  const { clientEnvironment } = aws;
+  const app = await startExportApp(t, {
+    env: { AWS_ASSUME_ROLE: 'true' },
+    adjust: made => ({ ...made, clientEnvironment }),
+  });
+  startExportWorker(t, app);
+  return { aws, app };
+}
+
+let environments = 0;
+
+/** Makes an environment and a role that it may assume. The role may do what the guide says. */
+async function start(t: { teardown(handler: () => void): void }) {
+  if (shared === null) throw new Error('a test without `needsAws` asked for AWS');
+  const { aws, app } = shared;
+  setIdentity(t, aws.operator);
+  environments += 1;
+  const environmentId = `acme-${environments}`;
+  const configs = `/v1/environments/${environmentId}/export-configs`;
+  await app.putEnvironment(environmentId);
+  const { externalId } = (await app.call(`/v1/environments/${environmentId}`)).json;
+  const guide = fs.readFileSync(new URL('../../docs/guides/aws-role.md', import.meta.url), 'utf8');
+  const [, policy = ''] = /<!-- test: role-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
+  const { bucket, key } = aws.destination;
+  const { Statement: rights } = JSON.parse(
+    policy.replaceAll('acme-exports', bucket).replaceAll('company-adoption', key),
+  );
+  const exporter = await aws.createRole(rights);
+  aws.externalIds.set(exporter, externalId);
+  const create = (access: object) =>
+    app.call(configs, { method: 'POST', json: bodyOf(aws, access) });
+  return { aws, app, environmentId, configs, externalId, rights, exporter, create };
+}
+
 t.test('shows an external id that differs for each environment and stays', async t => {
   await app.putEnvironment('acme');
   await app.putEnvironment('other');
@@ -99,32 +139,13 @@ t.test('refuses a role that is malformed, turned off or without an identity', as
   }
 });
 
-const needsAws = { ...needsS3, ...(await needsPort443()) };
-
-t.test('uses a role instead of an access key', needsAws, async t => {
-  const aws = await startAws(t);
-  setIdentity(t, aws.operator);
-  const { destination, clientEnvironment } = aws;
-  const app = await startExportApp(t, {
-    env: { AWS_ASSUME_ROLE: 'true' },
-    adjust: made => ({ ...made, clientEnvironment }),
-  });
-  await app.putEnvironment('acme');
-  const { externalId } = (await app.call('/v1/environments/acme')).json;
-  const guide = fs.readFileSync(new URL('../../docs/guides/aws-role.md', import.meta.url), 'utf8');
-  const [, policy = ''] = /<!-- test: role-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
-  const { bucket, key } = destination;
-  const { Statement: rights } = JSON.parse(
-    policy.replaceAll('acme-exports', bucket).replaceAll('company-adoption', key),
-  );
-  const [exporter, reader, stranger] = await Promise.all([
-    aws.createRole(rights),
+t.test('explains why a role is refused, and exports with a role', needsAws, async t => {
+  const { aws, app, environmentId, configs, externalId, rights, exporter, create } = await start(t);
+  const [reader, stranger] = await Promise.all([
     aws.createRole(rights.slice(0, 1)),
     aws.createRole(rights, [trustOf('888888888888')]),
   ]);
-  aws.externalIds.set(exporter, externalId).set(reader, externalId);
-  const create = (access: object) =>
-    app.call(configs, { method: 'POST', json: bodyOf(aws, access) });
+  aws.externalIds.set(reader, externalId);
   const refused = async (arn: string) => {
     const { status, json } = await create({ roleArn: arn });
     t.equal(status, 422);
@@ -146,89 +167,99 @@ t.test('uses a role instead of an access key', needsAws, async t => {
   const created = await create({ roleArn: ` ${exporter}\n` });
   t.equal(created.status, 201, created.text);
   t.match(created.json, { roleArn: exporter, externalId, accessKeyId: null });
-  const { id } = created.json;
-  const lines = async () =>
-    (await app.call('/v1/audit-log')).json.items.map((line: { details: object }) => line.details);
-  t.match((await lines())[0].destination, { bucket, encryption: null, roleArn: exporter });
+  const [{ details }] = (await app.call('/v1/audit-log')).json.items;
+  const { bucket } = aws.destination;
+  t.match(details.destination, { bucket, encryption: null, roleArn: exporter });
 
-  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
-  startExportWorker(t, app);
-  const { json: run } = await app.call(`${configs}/${id}/runs`, { method: 'POST' });
-  t.match(await runReader(app, 'acme').finished(run.id), { state: 'successful', error: null });
-
-  await t.test('changes between role and access key', async t => {
-    const patch = (json: object) => app.call(`${configs}/${id}`, { method: 'PATCH', json });
-    const { customer } = aws;
-    for (const json of [
-      { roleArn: null },
-      { accessKeyId: customer.accessKeyId },
-      { ...customer, roleArn: exporter },
-    ]) {
-      t.equal((await patch(json)).status, 400, Object.keys(json).join());
-    }
-    const shown = async (json: object) => {
-      const answer = await patch(json);
-      t.equal(answer.status, 200, answer.text);
-      const { roleArn, externalId, accessKeyId } = answer.json;
-      return { roleArn, externalId, accessKeyId };
-    };
-    const asRole = { roleArn: exporter, externalId, accessKeyId: null };
-    const asKey = { roleArn: null, externalId: null, accessKeyId: customer.accessKeyId };
-    t.strictSame(await shown({ name: 'Renamed', roleArn: exporter, accessKeyId: null }), asRole);
-    t.strictSame(await shown({ ...customer, roleArn: null }), asKey);
-    t.strictSame(await shown({ enabled: false }), asKey, 'keeps the access key');
-    t.strictSame(await shown({ roleArn: exporter, enabled: true }), asRole);
-    const { rows } = await app.database.pool.query('select sealed_secret from export_configs');
-    t.strictSame(rows, [{ sealed_secret: null }], 'the secret is deleted');
-    t.match(
-      (await lines()).slice(0, 4).map((line: { changed: string[] }) => line.changed),
-      [
-        ['enabled', 'roleArn', 'accessKeyId'],
-        ['enabled'],
-        ['roleArn', 'accessKeyId', 'secretAccessKey'],
-        ['name'],
-      ],
-    );
-    t.equal((await app.call(`${configs}/${id}/validate`, { method: 'POST' })).json.valid, true);
+  await app.ingest(environmentId, '2026-03-01', ingestBody([adoptionRow()]));
+  const { json: run } = await app.call(`${configs}/${created.json.id}/runs`, { method: 'POST' });
+  t.match(await runReader(app, environmentId).finished(run.id), {
+    state: 'successful',
+    error: null,
   });
+});
 
-  await t.test('renews sessions during an upload', async t => {
-    aws.sessionMs = 1_000;
-    aws.requests.length = 0;
-    const access = { roleArn: exporter, externalId };
-    const client = createS3Client(destination, access, clientEnvironment, runPatience);
-    const uploaded = await uploadObject(client, {
-      destination,
-      key: `${key}/long.csv`,
-      body: bytes(20 * mebibyte),
-      contentType: 'text/csv',
-      metadata: {},
-      expectedSizeBytes: 20 * mebibyte,
-      signal: new AbortController().signal,
-      onMultipartStarted: async () => {},
-    });
-    client.destroy();
+t.test('changes a config between role and access key', needsAws, async t => {
+  const { aws, app, environmentId, configs, externalId, exporter, create } = await start(t);
+  const { id } = (await create({ roleArn: exporter })).json;
+  const patch = (json: object) => app.call(`${configs}/${id}`, { method: 'PATCH', json });
+  const { customer } = aws;
+  for (const json of [
+    { roleArn: null },
+    { accessKeyId: customer.accessKeyId },
+    { ...customer, roleArn: exporter },
+  ]) {
+    t.equal((await patch(json)).status, 400, Object.keys(json).join());
+  }
+  const shown = async (json: object) => {
+    const answer = await patch(json);
+    t.equal(answer.status, 200, answer.text);
+    const { roleArn, externalId, accessKeyId } = answer.json;
+    return { roleArn, externalId, accessKeyId };
+  };
+  const asRole = { roleArn: exporter, externalId, accessKeyId: null };
+  const asKey = { roleArn: null, externalId: null, accessKeyId: customer.accessKeyId };
+  t.strictSame(await shown({ name: 'Renamed', roleArn: exporter, accessKeyId: null }), asRole);
+  t.strictSame(await shown({ ...customer, roleArn: null }), asKey);
+  t.strictSame(await shown({ enabled: false }), asKey, 'keeps the access key');
+  t.strictSame(await shown({ roleArn: exporter, enabled: true }), asRole);
+  const secret = 'select sealed_secret from export_configs where environment_id = $1';
+  const { rows } = await app.database.pool.query(secret, [environmentId]);
+  t.strictSame(rows, [{ sealed_secret: null }], 'the secret is deleted');
+  const { items } = (await app.call(`/v1/audit-log?environmentId=${environmentId}`)).json;
+  t.match(
+    items.slice(0, 4).map((line: { details: { changed: string[] } }) => line.details.changed),
+    [
+      ['enabled', 'roleArn', 'accessKeyId'],
+      ['enabled'],
+      ['roleArn', 'accessKeyId', 'secretAccessKey'],
+      ['name'],
+    ],
+  );
+  t.equal((await app.call(`${configs}/${id}/validate`, { method: 'POST' })).json.valid, true);
+});
+
+t.test('renews sessions of a role during an upload', needsAws, async t => {
+  const { aws, externalId, exporter } = await start(t);
+  const { destination, clientEnvironment } = aws;
+  t.teardown(() => {
     aws.sessionMs = null;
-    t.strictSame(uploaded, await digestOf(20 * mebibyte));
-    const ofStorage = aws.requests.filter(({ form }) => form === null);
-    t.ok(new Set(ofStorage.map(({ accessKeyId }) => accessKeyId)).size > 1, 'several sessions');
   });
+  aws.sessionMs = 1_000;
+  aws.requests.length = 0;
+  const access = { roleArn: exporter, externalId };
+  const client = createS3Client(destination, access, clientEnvironment, runPatience);
+  const uploaded = await uploadObject(client, {
+    destination,
+    key: `${destination.key}/long.csv`,
+    body: bytes(20 * mebibyte),
+    contentType: 'text/csv',
+    metadata: {},
+    expectedSizeBytes: 20 * mebibyte,
+    signal: new AbortController().signal,
+    onMultipartStarted: async () => {},
+  });
+  client.destroy();
+  t.strictSame(uploaded, await digestOf(20 * mebibyte));
+  const ofStorage = aws.requests.filter(({ form }) => form === null);
+  t.ok(new Set(ofStorage.map(({ accessKeyId }) => accessKeyId)).size > 1, 'several sessions');
+});
 
-  await t.test('sends the identity of the operator to STS alone', async t => {
-    const headers: string[] = [];
-    const endpoint = await fakeEndpoint((request, response) => {
-      headers.push(JSON.stringify(request.rawHeaders));
-      response.writeHead(403).end();
-    });
-    t.teardown(endpoint.close);
-    const key = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
-    const json = { ...bodyOf(aws, key), ...endpoint.destination, bucketUrl: undefined };
-    await app.call(`${configs}/validate`, { method: 'POST', json });
-    t.equal(headers.length, 2);
-    t.notMatch(headers.join(), aws.operator.accessKeyId);
-    const hosts = aws.requests.filter(
-      ({ accessKeyId }) => accessKeyId === aws.operator.accessKeyId,
-    );
-    t.strictSame(new Set(hosts.map(({ host }) => host)), new Set(['sts.us-east-1.amazonaws.com']));
+t.test('sends the identity of the operator to STS alone', needsAws, async t => {
+  const { aws, app, configs, exporter, create } = await start(t);
+  aws.requests.length = 0;
+  t.equal((await create({ roleArn: exporter })).status, 201);
+  const headers: string[] = [];
+  const endpoint = await fakeEndpoint((request, response) => {
+    headers.push(JSON.stringify(request.rawHeaders));
+    response.writeHead(403).end();
   });
+  t.teardown(endpoint.close);
+  const key = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
+  const json = { ...bodyOf(aws, key), ...endpoint.destination, bucketUrl: undefined };
+  await app.call(`${configs}/validate`, { method: 'POST', json });
+  t.equal(headers.length, 2);
+  t.notMatch(headers.join(), aws.operator.accessKeyId);
+  const hosts = aws.requests.filter(({ accessKeyId }) => accessKeyId === aws.operator.accessKeyId);
+  t.strictSame(new Set(hosts.map(({ host }) => host)), new Set(['sts.us-east-1.amazonaws.com']));
 });
