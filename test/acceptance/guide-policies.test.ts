@@ -278,84 +278,91 @@ t.test('sets buckets up as the guides say', async t => {
     return bucket;
   }
 
-  t.test('the guides for buckets', { ...needsProgram('curl'), ...needsS3 }, async t => {
-    const receiver = await startWebhookReceiver(t);
-    const bucket = await createNotifyingBucket(t, s3Client('full'), receiver.url);
-    const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
-    const environmentId = 'acme';
-    await app.putEnvironment(environmentId);
-    const body = configBody('full', { bucket, key: 'exports/date={date}', manifest: true });
-    const configs = [
-      await makeConfig(app, environmentId, body),
-      await makeConfig(app, environmentId, { ...body, format: 'parquet', manifest: false }),
-    ];
-    startExportWorker(t, app);
-    const { finished } = runReader(app, environmentId);
-    const client = createClient({ baseUrl: app.origin, token: testAdminToken });
-    for (const [snapshotDate, rows] of Object.entries(snapshots)) {
-      await client.uploadSnapshot({ environmentId, date: snapshotDate, body: ingestBody(rows) });
-      const started = await Promise.all(
-        configs.map(({ id }) =>
-          client.api.startRun({ path: { environmentId, configId: id }, body: { snapshotDate } }),
-        ),
+  t.test(
+    'the guides for buckets hold for a real bucket',
+    { ...needsProgram('curl'), ...needsS3 },
+    async t => {
+      const receiver = await startWebhookReceiver(t);
+      const bucket = await createNotifyingBucket(t, s3Client('full'), receiver.url);
+      const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
+      const environmentId = 'acme';
+      await app.putEnvironment(environmentId);
+      const body = configBody('full', { bucket, key: 'exports/date={date}', manifest: true });
+      const configs = [
+        await makeConfig(app, environmentId, body),
+        await makeConfig(app, environmentId, { ...body, format: 'parquet', manifest: false }),
+      ];
+      startExportWorker(t, app);
+      const { finished } = runReader(app, environmentId);
+      const client = createClient({ baseUrl: app.origin, token: testAdminToken });
+      for (const [snapshotDate, rows] of Object.entries(snapshots)) {
+        await client.uploadSnapshot({ environmentId, date: snapshotDate, body: ingestBody(rows) });
+        const started = await Promise.all(
+          configs.map(({ id }) =>
+            client.api.startRun({ path: { environmentId, configId: id }, body: { snapshotDate } }),
+          ),
+        );
+        for (const { id } of started) t.match(await finished(id), { state: 'successful' });
+      }
+      const { objects } = await contentsOf(s3Destination({ bucket, key: '' }));
+      t.equal(objects.length, 9, 'each day has two objects and a manifest');
+
+      await t.test(
+        'the bucket notifies once for each manifest, which names its object',
+        async t => {
+          const events = (await receiver.count(3)).flatMap(message => message.json.Records);
+          const keys = events.map(({ s3 }) => s3.object.key);
+          const manifests = objects.filter(key => key.includes('/_manifest/'));
+          t.strictSame(keys.toSorted(), manifests);
+          for (const key of manifests) {
+            const manifest = JSON.parse((await readObject(bucket, key)).body.toString());
+            t.ok(objects.includes(manifest.objectKey));
+          }
+        },
       );
-      for (const { id } of started) t.match(await finished(id), { state: 'successful' });
-    }
-    const { objects } = await contentsOf(s3Destination({ bucket, key: '' }));
-    t.equal(objects.length, 9, 'each day has two objects and a manifest');
 
-    await t.test('notify once for each manifest, which names its object', async t => {
-      const events = (await receiver.count(3)).flatMap(message => message.json.Records);
-      const keys = events.map(({ s3 }) => s3.object.key);
-      const manifests = objects.filter(key => key.includes('/_manifest/'));
-      t.strictSame(keys.toSorted(), manifests);
-      for (const key of manifests) {
-        const manifest = JSON.parse((await readObject(bucket, key)).body.toString());
-        t.ok(objects.includes(manifest.objectKey));
-      }
-    });
-
-    await t.test('read one folder for each day with DuckDB', async t => {
-      const directory = t.testdir({});
-      for (const key of objects) {
-        const target = path.join(directory, key);
-        fs.mkdirSync(path.dirname(target), { recursive: true });
-        fs.writeFileSync(target, (await readObject(bucket, key)).body);
-      }
-      const { connection: duckdb, close } = await openDuckDb();
-      t.teardown(close);
-      const ask = async (sql: string) => (await duckdb.runAndReadAll(sql)).getRowObjectsJson();
-      for (const createView of [csvView, parquetView]) {
-        t.match(createView, "'s3://acme-exports/exports/");
-        await duckdb.run('drop view if exists company_adoption');
-        await duckdb.run(createView.replace('s3://acme-exports/', `${directory}/`));
-        t.strictSame(await ask(question), [
-          { date: '2026-03-01', rows: '3', companies: '2' },
-          { date: '2026-03-02', rows: '1', companies: '1' },
-        ]);
-        t.strictSame(
-          await ask(
-            `select date::text as date, company_name, satisfaction, segment_ids, first_used is null as unused
+      await t.test('DuckDB reads one folder for each day', async t => {
+        const directory = t.testdir({});
+        for (const key of objects) {
+          const target = path.join(directory, key);
+          fs.mkdirSync(path.dirname(target), { recursive: true });
+          fs.writeFileSync(target, (await readObject(bucket, key)).body);
+        }
+        const { connection: duckdb, close } = await openDuckDb();
+        t.teardown(close);
+        const ask = async (sql: string) => (await duckdb.runAndReadAll(sql)).getRowObjectsJson();
+        for (const createView of [csvView, parquetView]) {
+          t.match(createView, "'s3://acme-exports/exports/");
+          await duckdb.run('drop view if exists company_adoption');
+          await duckdb.run(createView.replace('s3://acme-exports/', `${directory}/`));
+          t.strictSame(await ask(question), [
+            { date: '2026-03-01', rows: '3', companies: '2' },
+            { date: '2026-03-02', rows: '1', companies: '1' },
+          ]);
+          t.strictSame(
+            await ask(
+              `select date::text as date, company_name, satisfaction, segment_ids, first_used is null as unused
            from company_adoption order by date, company_id, feature_id`,
-          ),
-          Object.entries(snapshots).flatMap(([date, rows]) =>
-            rows.map(row => ({
-              date,
-              company_name: row.companyName,
-              satisfaction: row.satisfaction,
-              segment_ids: row.segmentIds,
-              unused: true,
-            })),
-          ),
-        );
-        const day = `select * from company_adoption where date = date '2026-03-02'`;
-        const plan = await duckdb.runAndReadAll(`explain analyze ${day}`);
-        t.match(
-          plan.getRows().flat().join(''),
-          /Total Files Read: 1\b/,
-          'reads no file of other days',
-        );
-      }
-    });
-  });
+            ),
+            Object.entries(snapshots).flatMap(([date, rows]) =>
+              rows.map(row => ({
+                date,
+                company_name: row.companyName,
+                satisfaction: row.satisfaction,
+                segment_ids: row.segmentIds,
+                unused: true,
+              })),
+            ),
+          );
+          const day = `select * from company_adoption where date = date '2026-03-02'`;
+          const plan = await duckdb.runAndReadAll(`explain analyze ${day}`);
+          t.match(
+            plan.getRows().flat().join(''),
+            /Total Files Read: 1\b/,
+            'reads no file of other days',
+          );
+        }
+      });
+    },
+  );
 });

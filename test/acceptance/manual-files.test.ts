@@ -72,7 +72,7 @@ t.test('ingests an exported file without a change', async t => {
   }
 });
 
-t.test('keeps hostile text', async t => {
+t.test('keeps hostile text over an export and an ingest', async t => {
   const app = await startTestApp(t);
   const client = createClient({ baseUrl: app.origin, token: testAdminToken });
   await app.putEnvironment('acme', 'pro');

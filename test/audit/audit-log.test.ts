@@ -293,7 +293,7 @@ t.test('lists lines newest first, in pages and filtered, for the operator only',
   );
 });
 
-t.test('records downloads', async t => {
+t.test('records downloads in the audit log', async t => {
   const app = await startTestApp(t);
   const { pool } = app.database;
   await app.putEnvironment('acme', 'pro');

@@ -131,27 +131,30 @@ t.test('uploads a snapshot with its digest', async t => {
 const download = (from: Client, options = {}) =>
   from.downloadExport({ environmentId: 'acme', aggregation: 'today', ...options });
 
-t.test('downloads', async t => {
+t.test('the client downloads exports', async t => {
   const rows = 2_000;
   const snapshot = { environmentId: 'acme', date: '2026-03-02', rows };
   const replace = (salt: string) => writeDenseSnapshot(app.database.pool, { ...snapshot, salt });
   const readWhole = async (extension: string) =>
     (await app.call(`/v1/environments/acme/exports/today.${extension}`)).body;
 
-  await t.test('before the snapshot is rendered, from the start after a break', async t => {
-    await replace('not rendered');
-    const broken = breakAfter(200_000, 1);
-    const file = await download(connect(broken));
-    t.equal(file.totalBytes, null);
-    t.ok((await buffer(file.body)).equals(await readWhole('csv')));
-    t.equal(broken.requests.length, 2);
-  });
+  await t.test(
+    'the client downloads an unrendered snapshot from the start after a break',
+    async t => {
+      await replace('not rendered');
+      const broken = breakAfter(200_000, 1);
+      const file = await download(connect(broken));
+      t.equal(file.totalBytes, null);
+      t.ok((await buffer(file.body)).equals(await readWhole('csv')));
+      t.equal(broken.requests.length, 2);
+    },
+  );
 
   await replace('rendered');
   await renderAll(app);
 
   for (const format of ['csv', 'csv.gz'] as const) {
-    await t.test(`with progress, and resumes after each break: ${format}`, async t => {
+    await t.test(`the client shows progress and resumes after each break: ${format}`, async t => {
       const whole = await readWhole(format);
       const step = Math.ceil(whole.length / 3.5);
       const broken = breakAfter(step, 3);
@@ -180,7 +183,7 @@ t.test('downloads', async t => {
     });
   }
 
-  await t.test('continues a download of another process', async t => {
+  await t.test('the client continues a download of another process', async t => {
     const whole = await readWhole('csv');
     const { etag, body } = await download(client);
     await body.cancel();
@@ -209,7 +212,7 @@ t.test('downloads', async t => {
     }
   });
 
-  await t.test('fails if the file is replaced during the download', async t => {
+  await t.test('the client fails if the file is replaced during the download', async t => {
     const broken = breakAfter(200_000, 1, async () => {
       await replace('replaced');
       await renderAll(app);
@@ -218,12 +221,12 @@ t.test('downloads', async t => {
     t.match(await problemOf(buffer(file.body)), { code: 'export_changed' });
   });
 
-  await t.test('fails after repeated breaks without a byte', async t => {
+  await t.test('the client fails after repeated breaks without a byte', async t => {
     const file = await download(connect(breakAfter(0, 9)), { attempts: 2 });
     t.match(await problemOf(buffer(file.body)), { code: 'incomplete_download' });
   });
 
-  await t.test('fails if rows are missing or the gzip file is damaged', async t => {
+  await t.test('the client fails if rows are missing or the gzip file is damaged', async t => {
     const url = await serve(t, ({ url = '' }, response) => {
       response.writeHead(200, { etag: '"1"', 'x-total-rows': '2' });
       response.end(url.endsWith('gz') ? 'not gzip' : 'a\n"\n"\n');
@@ -237,7 +240,7 @@ t.test('downloads', async t => {
     }
   });
 
-  await t.test('ends when the caller aborts', async t => {
+  await t.test('a download of the client ends when the caller aborts', async t => {
     const abort = new AbortController();
     const file = await download(client, { signal: abort.signal });
     const reader = file.body.getReader();
@@ -274,7 +277,7 @@ t.test('retries a busy service as Retry-After says', async t => {
   t.match(await problemOf(retryWhenBusy(list)), { code: 'not_found' }, 'other problems at once');
 });
 
-t.test('verifies webhooks', async t => {
+t.test('the client verifies the signatures of webhooks', async t => {
   const secret = registerSecret(makeWebhookSecret());
   const now = new Date('2026-03-02T10:00:00Z');
   const body = JSON.stringify({ type: 'webhook.test', timestamp: now.toISOString(), data: {} });
@@ -341,7 +344,7 @@ async function serve(t: Test, listener: http.RequestListener): Promise<string> {
 }
 
 /** Runs the programs of the client's README as a reader would. */
-t.test('works as its README says', async t => {
+t.test('the client works as its README says', async t => {
   const root = join(import.meta.dirname, '../..');
   const readme = fs.readFileSync(join(root, 'packages/client/README.md'), 'utf8');
   const sections = new Map(
@@ -352,7 +355,7 @@ t.test('works as its README says', async t => {
   const setup = sections.get('Create a client') ?? '';
   sections.delete('Create a client');
 
-  t.test('the programs in the README of the client', needsS3, async t => {
+  t.test('the programs in the README of the client work as written', needsS3, async t => {
     // Each program asks for the real date.
     const app = await startExportApp(t, { now: new Date().toISOString() });
     startExportWorker(t, app);
@@ -391,7 +394,7 @@ t.test('works as its README says', async t => {
     const titles = [...sections.keys()];
     t.equal(titles.length, 5, 'the five tasks');
 
-    await t.test('have no type errors', async t => {
+    await t.test('the programs in the README of the client have no type errors', async t => {
       const files = titles.map(title => write(title));
       const project = join(folder, 'tsconfig.json');
       const extended = join(root, 'tsconfig.json');
@@ -405,7 +408,7 @@ t.test('works as its README says', async t => {
       t.same({ code, stdout }, { code: 0, stdout: '' });
     });
 
-    await t.test('ingest a snapshot and download an export', async t => {
+    await t.test('the programs in the README ingest a snapshot and download an export', async t => {
       t.match(await run('Ingest the snapshot of a day'), /^Stored version \S+\. Rows: 1\n$/);
       const output = await run('Download an export with progress');
       const [, name = ''] = /^(acme_today_[\d-]+\.csv) is complete\. Rows: 1$/m.exec(output) ?? [];
@@ -413,24 +416,27 @@ t.test('works as its README says', async t => {
       t.match(output, new RegExp(`^${length} of (${length}|\\?) bytes$`, 'm'));
     });
 
-    await t.test('save an export config, start a run and read the status', async t => {
-      const wrong = { accessKeyId: 'WRONG', secretAccessKey: registerSecret('w'.repeat(40)) };
-      t.match(
-        await run('Save an automatic export', wrong),
-        /^The storage does not recognise the access key id\. Copy .+\n$/,
-      );
-      t.match(
-        await run('Save an automatic export'),
-        /^Saved as \S+\. Next export: \S+T00:00:00.000Z\n$/,
-      );
-      const output = await run('Run now and read the status');
-      t.match(
-        output,
-        /^Run of [\d-]+: successful\nNightly to our bucket: successful\n\S+ successful \S+\.csv\n/,
-      );
-    });
+    await t.test(
+      'the programs in the README save an export config, run it and read the status',
+      async t => {
+        const wrong = { accessKeyId: 'WRONG', secretAccessKey: registerSecret('w'.repeat(40)) };
+        t.match(
+          await run('Save an automatic export', wrong),
+          /^The storage does not recognise the access key id\. Copy .+\n$/,
+        );
+        t.match(
+          await run('Save an automatic export'),
+          /^Saved as \S+\. Next export: \S+T00:00:00.000Z\n$/,
+        );
+        const output = await run('Run now and read the status');
+        t.match(
+          output,
+          /^Run of [\d-]+: successful\nNightly to our bucket: successful\n\S+ successful \S+\.csv\n/,
+        );
+      },
+    );
 
-    await t.test('receive a webhook', async t => {
+    await t.test('the program in the README of the client receives a webhook', async t => {
       const { send, output } = await startReceiver(t, write('Receive a webhook'), port);
       const body = JSON.stringify({
         type: 'export.failed',

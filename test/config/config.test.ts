@@ -66,7 +66,7 @@ t.test('enables tracing if a standard variable of OpenTelemetry is set', async t
   }
 });
 
-t.test('reads every variable', async t => {
+t.test('reads every environment variable', async t => {
   const config = readConfig({
     ...least,
     SNAPSHOT_DATABASE_URL: 'postgresql://replica/exports',

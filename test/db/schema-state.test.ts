@@ -87,7 +87,7 @@ t.test('answers 1,000 pipelined readiness probes with a few database queries', a
   t.ok(queries <= seconds + 2, `${queries} look-ups in ${seconds} s`);
 });
 
-t.test('migrates', async t => {
+t.test('migrating prepares the tables and the queues of a database', async t => {
   const adminUrl = process.env['TEST_POSTGRES_URL'] ?? '';
   const files = fs.readdirSync(path.join(import.meta.dirname, '../../migrations'));
   const names = files.map(file => path.basename(file, '.ts')).sort();

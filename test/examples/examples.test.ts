@@ -89,7 +89,7 @@ t.test('receive-webhooks.ts prints each event once', async t => {
   t.match(program.stdout(), /^Listening on port \d+\nNightly works again\n$/);
 });
 
-t.test('resume-download.sh', needsProgram('curl'), async t => {
+t.test('resume-download.sh completes an interrupted download', needsProgram('curl'), async t => {
   const snapshot = { environmentId: 'acme', date: '2026-03-02', rows: 2_000 };
   const replace = async (salt: string) => {
     await writeDenseSnapshot(app.database.pool, { ...snapshot, salt });

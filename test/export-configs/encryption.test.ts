@@ -26,7 +26,7 @@ async function startKmsGateway(t: { teardown(handler: () => Promise<void>): void
   return gateway;
 }
 
-t.test('the encryption of exported objects', needsS3, async t => {
+t.test('encrypts exported objects as the export config says', needsS3, async t => {
   const gateway = await startKmsGateway(t);
   const app = await startExportApp(t, { now: '2026-03-02T10:00:00.000Z' });
   await app.putEnvironment(environmentId);

@@ -256,32 +256,35 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
   const isStart = ({ method, url }: http.IncomingMessage) =>
     method === 'POST' && /[?&]uploads/.test(url ?? '');
 
-  await t.test('when one answer is lost and the client repeats the request', async t => {
-    const { app, path, addConfig, proxy, config, destination, runNow, runs, untilPartTwo } =
-      await start();
-    // Configs of earlier versions may share a key. The upload of the other config must stay.
-    const other = await addConfig();
-    const share = 'update export_configs set key = $1 where id = $2';
-    await app.database.pool.query(share, [config.key, other.id]);
-    proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
-    const otherRun = await runNow(other.id);
-    await untilPartTwo();
-    let starts = 0;
-    proxy.decide(request => {
-      if (!isStart(request)) return 'pass';
-      starts += 1;
-      return starts === 1 ? 'lose' : 'pass';
-    });
-    t.match(await runs.finished(await runNow()), { state: 'successful', attempts: 1 });
-    t.equal(starts, 2);
-    t.equal(
-      (await contentsOf(destination)).unfinished.length,
-      1,
-      'only the upload of the other config is left',
-    );
-    t.match(await runs.read(otherRun), { state: 'running', attempts: 1 });
-    await app.call(`${path}/${other.id}`, { method: 'DELETE' });
-  });
+  await t.test(
+    'aborts the first upload when one answer is lost and the request is repeated',
+    async t => {
+      const { app, path, addConfig, proxy, config, destination, runNow, runs, untilPartTwo } =
+        await start();
+      // Configs of earlier versions may share a key. The upload of the other config must stay.
+      const other = await addConfig();
+      const share = 'update export_configs set key = $1 where id = $2';
+      await app.database.pool.query(share, [config.key, other.id]);
+      proxy.decide(request => (isPart(request, 2) ? 'stall' : 'pass'));
+      const otherRun = await runNow(other.id);
+      await untilPartTwo();
+      let starts = 0;
+      proxy.decide(request => {
+        if (!isStart(request)) return 'pass';
+        starts += 1;
+        return starts === 1 ? 'lose' : 'pass';
+      });
+      t.match(await runs.finished(await runNow()), { state: 'successful', attempts: 1 });
+      t.equal(starts, 2);
+      t.equal(
+        (await contentsOf(destination)).unfinished.length,
+        1,
+        'only the upload of the other config is left',
+      );
+      t.match(await runs.read(otherRun), { state: 'running', attempts: 1 });
+      await app.call(`${path}/${other.id}`, { method: 'DELETE' });
+    },
+  );
 
   const lost = async () => {
     const started = await start();
@@ -296,16 +299,19 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
     return { ...started, id };
   };
 
-  await t.test('when each answer is lost and the next attempt succeeds', async t => {
-    const { proxy, id, runs, hasten, expectWhole } = await lost();
-    proxy.decide(() => 'pass');
-    await hasten();
-    const run = await runs.finished(id);
-    t.match(run, { state: 'successful', attempts: 2 });
-    await expectWhole(t, run);
-  });
+  await t.test(
+    'aborts all uploads when each answer is lost and the next attempt succeeds',
+    async t => {
+      const { proxy, id, runs, hasten, expectWhole } = await lost();
+      proxy.decide(() => 'pass');
+      await hasten();
+      const run = await runs.finished(id);
+      t.match(run, { state: 'successful', attempts: 2 });
+      await expectWhole(t, run);
+    },
+  );
 
-  await t.test('when each answer is lost and no attempt is left', async t => {
+  await t.test('aborts all uploads when each answer is lost and no attempt is left', async t => {
     const { app, destination, id, runs, hasten } = await lost();
     await app.database.pool.query(
       `update pgboss.job set retry_count = retry_limit - 1
@@ -325,7 +331,7 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
   });
 
   await t.test(
-    'when each answer is lost and the config is deleted before the next attempt',
+    'aborts all uploads when the config is deleted after each answer was lost',
     async t => {
       const { app, path, proxy, config, destination, hasten, untilPurged } = await lost();
       proxy.decide(() => 'pass');
@@ -337,7 +343,7 @@ t.test('aborts uploads whose CreateMultipartUpload answer was lost', needsS3, as
     },
   );
 
-  await t.test('when each answer is lost and the config is deleted meanwhile', async t => {
+  await t.test('aborts all uploads when the config is deleted while answers are lost', async t => {
     const { app, path, proxy, config, destination, runNow, untilPurged } = await start();
     let deleted: Promise<unknown> | null = null;
     proxy.decide(request => {
@@ -369,7 +375,7 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
     return { ...started, id, isClean };
   };
 
-  await t.test('when the config is deleted', async t => {
+  await t.test('aborts the upload of a run when its config is deleted', async t => {
     const { app, path, config, destination, isClean, untilPurged } = await stalled();
     t.equal((await app.call(`${path}/${config.id}`)).json.status.running, true);
     t.equal((await app.call(`${path}/${config.id}`, { method: 'DELETE' })).status, 204);
@@ -379,7 +385,7 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
     t.strictSame(await contentsOf(destination), nothing);
   });
 
-  await t.test('when the config is disabled', async t => {
+  await t.test('aborts the upload of a run when its config is disabled', async t => {
     const { app, path, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled();
     t.equal(
       (await app.call(`${path}/${config.id}`, { method: 'PATCH', json: { enabled: false } }))
@@ -398,7 +404,7 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
     await expectWhole(t, await runs.finished(await runNow()));
   });
 
-  await t.test('when a caller cancels it', async t => {
+  await t.test('aborts the upload of a run when a caller cancels the run', async t => {
     const { app, path, config, id, runs, isClean, proxy, runNow, expectWhole } = await stalled();
     const of = `${path}/${config.id}/runs/${id}`;
     t.equal((await app.call(`${of}/cancel`, { method: 'POST' })).status, 202);
@@ -408,14 +414,14 @@ t.test('leaves nothing in the bucket when a run is cancelled', needsS3, async t 
     await expectWhole(t, await runs.finished(await runNow()));
   });
 
-  await t.test('when the plan is lowered', async t => {
+  await t.test('aborts the upload of a run when the plan is lowered', async t => {
     const { app, environmentId, id, runs, isClean } = await stalled();
     await app.putEnvironment(environmentId, 'pro');
     t.strictSame(await isClean(), nothing);
     t.match(await runs.finished(id), { state: 'failed', error: { code: 'plan_upgrade_required' } });
   });
 
-  await t.test('when the environment is deleted', async t => {
+  await t.test('aborts the upload of a run when its environment is deleted', async t => {
     const { app, pool, environmentId, environmentPath, isClean } = await stalled();
     t.equal((await app.call(environmentPath, { method: 'DELETE' })).status, 204);
     t.strictSame(await isClean(), nothing);

@@ -404,7 +404,7 @@ t.test('resumes a download by link as a browser does', async t => {
 });
 
 /** Downloads that real programs interrupt and resume. */
-t.test('resumes downloads', async t => {
+t.test('resumes downloads that real programs interrupt', async t => {
   t.setTimeout(300_000);
 
   const app = await startTestApp(t);

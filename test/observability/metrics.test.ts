@@ -159,7 +159,7 @@ t.test('has every series from the start', async t => {
   t.match(metricsAtStart, /^nodejs_eventloop_lag_p99_seconds \d/m);
 });
 
-t.test('names no customer', async t => {
+t.test('the metrics name no customer', async t => {
   await app.download('small', 'today');
   t.notMatch(await app.dependencies.metrics.render(), /small|wide|broken|acme/);
 });

@@ -185,7 +185,7 @@ t.test('runs one retention job at a time, every night', async t => {
   ]);
 });
 
-t.test('removes old days', async t => {
+t.test('removes days that no export can show', async t => {
   const today = testNow.slice(0, 10);
   const { app, pool, reset, fill, tidy, render, ...look } = await startWithSnapshots(t);
   t.beforeEach(reset);

@@ -322,7 +322,7 @@ t.test('rolls back the end of the run when the event cannot be recorded', async 
   t.equal((await webhookJobs()).length, 1);
 });
 
-t.test('removes old events', async t => {
+t.test('removes old webhook events', async t => {
   const { failDay, short } = await start();
   await failDay(1);
   await failDay(3);

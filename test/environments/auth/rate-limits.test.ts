@@ -263,7 +263,7 @@ t.test(
   },
 );
 
-t.test('the address of a caller behind proxies', async t => {
+t.test('limits a caller behind proxies by the address that TRUST_PROXY allows', async t => {
   const startBehind = (env: Env) => start(t, { RATE_LIMIT_FAILED_LOGINS: '2', ...env });
 
   /** Fails a login with this X-Forwarded-For header. */

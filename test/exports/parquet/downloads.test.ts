@@ -101,7 +101,7 @@ t.test('answers with the headers of the file, and has no ranges', async t => {
   );
 });
 
-t.test('answers conditional requests', async t => {
+t.test('answers conditional requests for Parquet files', async t => {
   const { etag = '' } = (await keptDownload()).headers;
   const get = (headers: Record<string, string>) => app.call(pathOf(), { headers });
   t.equal((await get({ 'if-none-match': etag })).status, 304);

@@ -98,7 +98,7 @@ t.test('writes the columns of docs/file-format.md', { skip: withoutDuckDb }, asy
   ]);
 });
 
-t.test('keeps every value', { skip: withoutDuckDb }, async t => {
+t.test('keeps every value of a CSV file in Parquet', { skip: withoutDuckDb }, async t => {
   const file = encode(oddRows);
   const { rows } = await readParquet(t, file);
   t.strictSame(rows, comparableRows(headerLine + oddRows.join('')));

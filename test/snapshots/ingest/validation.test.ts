@@ -366,7 +366,7 @@ t.test('numbers errors by records, not by lines', async t => {
   });
 });
 
-t.test('validates random values', async t => {
+t.test('treats random values of every column as an independent oracle does', async t => {
   const app = await startTestApp(t);
   await app.putEnvironment('acme', 'pro');
   const date = '2026-03-02';
