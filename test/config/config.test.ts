@@ -1,4 +1,7 @@
+import fs from 'node:fs';
+import path from 'node:path';
 import t from 'tap';
+import { parse } from 'yaml';
 import { ConfigError, readConfig, readDatabaseUrl } from '../../src/config/config.ts';
 import { configurationPage, envExample } from '../../src/config/documents.ts';
 import { variables } from '../../src/config/variables.ts';
@@ -287,3 +290,70 @@ t.test(
     for (const line of page.split('\n')) t.ok(line.length <= 100, line);
   },
 );
+
+interface ComposeService {
+  readonly build?: string;
+  readonly image?: string;
+  readonly command?: readonly string[];
+  readonly restart?: string;
+  readonly environment?: Readonly<Record<string, string>>;
+  readonly depends_on?: Readonly<Record<string, { readonly condition: string }>>;
+  readonly healthcheck?: { readonly test: readonly string[] };
+  readonly volumes?: readonly string[];
+  readonly ports?: readonly string[];
+}
+
+t.test('compose.yaml starts services that exist with a valid configuration', async t => {
+  const root = path.join(import.meta.dirname, '../..');
+  const read = (file: string) => fs.readFileSync(path.join(root, file), 'utf8');
+  const text = read('compose.yaml');
+  const secrets: Readonly<Record<string, string>> = {
+    ADMIN_TOKEN: testAdminToken,
+    ENCRYPTION_KEYS: least.ENCRYPTION_KEYS,
+  };
+  const names = new Set(Object.keys(variables.properties));
+  const filled = text.replaceAll(/\$\{(\w+)(?::([?-])([^}]*))?\}/g, (_, name, kind, otherwise) => {
+    t.ok(names.has(name), `${name} is a variable of the service`);
+    return kind === '-' ? otherwise : (secrets[name] ?? '');
+  });
+  const document = parse(filled, { merge: true }) as {
+    services: Readonly<Record<string, ComposeService>>;
+    volumes: Readonly<Record<string, null>>;
+  };
+  const { services } = document;
+  const topLevel = ['name', 'x-service', 'services', 'volumes'];
+  t.strictSame(Object.keys(document), topLevel, 'only known members');
+  const ends = 'service_completed_successfully';
+  const known = [
+    ...['build', 'image', 'restart', 'environment', 'entrypoint', 'command', 'depends_on'],
+    ...['ports', 'volumes', 'stop_grace_period', 'healthcheck'],
+  ];
+  for (const [name, service] of Object.entries(services)) {
+    const unknown = Object.keys(service).filter(member => !known.includes(member));
+    t.strictSame(unknown, [], `${name} has only known members`);
+    for (const [other, { condition }] of Object.entries(service.depends_on ?? {})) {
+      const needed = services[other];
+      if (condition === 'service_healthy') t.ok(needed?.healthcheck, `${other} has a health check`);
+      else t.match({ condition, needed }, { condition: ends, needed: { restart: 'no' } }, other);
+    }
+    for (const volume of service.volumes ?? [])
+      t.ok(Object.hasOwn(document.volumes, volume.split(':')[0] ?? ''), volume);
+    if (service.build === undefined) {
+      t.match(service.image, /^[\w/]+:[\w.-]+$/, `${name} has an image with a version`);
+      continue;
+    }
+    const config = readConfig(service.environment ?? {});
+    for (const variable of Object.keys(service.environment ?? {}))
+      t.ok(names.has(variable), `${variable} is a variable of the service`);
+    const { POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB } =
+      services['postgres']?.environment ?? {};
+    const url = `postgres://${POSTGRES_USER}:${POSTGRES_PASSWORD}@postgres:5432/${POSTGRES_DB}`;
+    t.equal(config.databaseUrl, url);
+    const [, program] = service.command ?? [];
+    if (program !== undefined) t.ok(fs.existsSync(path.join(root, program)), program);
+  }
+  const [, port] = /PORT=(\d+)/.exec(read('Dockerfile')) ?? [];
+  t.strictSame(services['api']?.ports, [`127.0.0.1:${port}:${port}`]);
+  t.match(services['api']?.environment, { PROCESS_ROLE: 'api' });
+  t.match(services['worker']?.environment, { PROCESS_ROLE: 'worker' });
+});
