@@ -111,6 +111,38 @@ t.test('the table of the README names exactly the required variables', async t =
   t.same(documented.sort(), names.sort());
 });
 
+t.test('docs/scaling.md distributes every table that belongs to environments', async t => {
+  const commands = read('docs/scaling.md').matchAll(
+    /^select create_distributed_table\((.*?)\);$/gm,
+  );
+  const distributed = [...commands].map(([, text = '']) => text.replaceAll("'", '').split(', '));
+  const names = distributed.map(([name]) => name ?? '');
+  const { pool } = app.database;
+  const { rows: tables } = await pool.query<{ name: string; key: string }>(
+    `select relname as name, attname as key
+     from pg_class
+     join pg_index on indrelid = pg_class.oid and indisprimary
+     join pg_attribute on attrelid = pg_class.oid and attnum = indkey[0]
+     where relnamespace = 'public'::regnamespace and not relispartition
+       and relname not like 'kysely%' and relname <> 'audit_log'
+     order by relname`,
+  );
+  t.strictSame(
+    distributed.map(([name, key]) => ({ name, key })).toSorted(byName),
+    tables.toSorted(byName),
+  );
+  const { rows: keys } = await pool.query<{ name: string; referenced: string }>(
+    `select distinct conrelid::regclass::text as name, confrelid::regclass::text as referenced
+     from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace`,
+  );
+  for (const { name, referenced } of keys)
+    t.ok(names.indexOf(referenced) < names.indexOf(name), `${referenced} before ${name}`);
+});
+
+function byName(one: { name?: string | undefined }, other: { name?: string | undefined }): number {
+  return String(one.name) < String(other.name) ? -1 : 1;
+}
+
 t.test('docs/security.md names only test files that exist', async t => {
   const page = read('docs/security.md');
   const named = [
