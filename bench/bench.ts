@@ -58,7 +58,10 @@ export function holds({ kind, value, wanted }: Goal): boolean {
 
 export function describeGoal(goal: Goal): string {
   const unit = goal.text.includes('MiB') ? ' MiB' : ' ×';
-  const value = `${formatNumber(goal.value)}${unit}`;
+  const rounded = formatNumber(goal.value);
+  // Rounding may hide a narrow miss.
+  const isClear = holds({ ...goal, value: Number(rounded.replaceAll(',', '')) }) === holds(goal);
+  const value = `${isClear ? rounded : goal.value.toFixed(4)}${unit}`;
   return `goal ${goal.text}: ${holds(goal) ? 'holds' : 'misses'} (${value}, wanted ${goal.kind} ${goal.wanted}${unit})`;
 }
 
