@@ -2,7 +2,7 @@ import type { DatabaseOrTransaction } from '../db/database.ts';
 
 /**
  * Defines the states of a run and the transitions between them. The diagram in docs/architecture.md
- * shows the same.
+ * shows all of them except those to the same state.
  */
 
 export const runStates = ['queued', 'running', 'successful', 'failed'] as const;
