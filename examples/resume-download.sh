@@ -13,7 +13,9 @@ url=$WAREHOUSE_EXPORT_URL/v1/environments/$environment/exports/$file
 curl=(curl --silent --show-error --fail -H "Authorization: Bearer $WAREHOUSE_EXPORT_TOKEN")
 
 # Prints a header of the answer to HEAD.
-header() { tr -d '\r' <"$headers" | sed -n "s/^$1: //Ip"; }
+header() {
+  tr -d '\r' <"$headers" | awk -v name="$1:" 'tolower($1) == name { sub(/^[^ ]* /, ""); print }'
+}
 
 headers=$(mktemp)
 trap 'rm -f "$headers"' EXIT
@@ -27,7 +29,8 @@ if [ "$(cat "$file.etag" 2>/dev/null)" != "$etag" ]; then
   printf '%s\n' "$etag" >"$file.etag"
 fi
 
-received=$(stat --format %s "$file" 2>/dev/null || echo 0)
+received=0
+if [ -f "$file" ]; then received=$(wc -c <"$file" | tr -d ' '); fi
 if [ -z "$size" ]; then
   # A snapshot is not rendered yet, so there is no length and no range. Download the whole file.
   rm -f "$file"
@@ -38,7 +41,7 @@ elif [ "$received" -lt "$size" ]; then
   "${curl[@]}" --continue-at - -H "If-Range: $etag" "$url" --output "$file"
 fi
 
-received=$(stat --format %s "$file")
+received=$(wc -c <"$file" | tr -d ' ')
 if [ -n "$size" ] && [ "$received" != "$size" ]; then
   echo "$file has $received of $size bytes. Run the command again." >&2
   exit 1
