@@ -66,9 +66,11 @@ export function createS3Client(
   const client = new S3Client({
     ...addressing(destination),
     region: destination.region,
-    // The SDK requests a new session five minutes before the last one expires.
-    // The SDK adds a property to the object that it gets.
-    credentials: isRole(access) ? () => startSession(access, environment) : { ...access },
+    credentials: isRole(access)
+      ? // The SDK requests a new session five minutes before the last one expires.
+        () => startSession(access, environment)
+      : // A copy, because the SDK adds a property to the object that it gets.
+        { ...access },
     requestHandler: createRequestHandler(createAgents(destination, environment), patience, pace),
     maxAttempts: patience.maxAttempts,
     retryMode: 'standard',

@@ -23,8 +23,8 @@ const builder = new Kysely<Tables>({
 
 /**
  * Returns the COPY statement that writes the rows of a snapshot as CSV in byte order, without a
- * header line. COPY takes no bind parameters, so the
- * driver's own function quotes the values.
+ * header line. COPY takes no bind parameters, so a function of the driver quotes the values.
+ *
  * @param shownDate value of the Date column
  */
 export function selectRows(environmentId: string, snapshotDate: string, shownDate: string): string {
