@@ -110,6 +110,7 @@ module.exports = {
     },
   ],
   options: {
+    // swc reads the sources, so the warning that TypeScript 7 is not supported can be ignored.
     parser: 'swc',
     tsPreCompilationDeps: true,
     tsConfig: { fileName: 'tsconfig.json' },
