@@ -20,7 +20,7 @@ export function canWriteSameObject(
   return (
     one.format === other.format &&
     one.compression === other.compression &&
-    bucketIdentity(one.destination) === bucketIdentity(other.destination) &&
+    isSameBucket(one.destination, other.destination) &&
     foldersMeet(
       tokensOf(environmentId, one.destination.key),
       tokensOf(environmentId, other.destination.key),
@@ -28,23 +28,32 @@ export function canWriteSameObject(
   );
 }
 
+function isSameBucket(one: Destination, other: Destination): boolean {
+  return storageIdentity(one) === storageIdentity(other) && isSameName(one.bucket, other.bucket);
+}
+
+/** Ceph completes a name without a tenant by the tenant of the user, which is unknown here. */
+function isSameName(one: string, other: string): boolean {
+  return one === other || one.endsWith(`:${other}`) || other.endsWith(`:${one}`);
+}
+
 /**
- * Returns a key that is equal for destinations with the same bucket. Bucket names are unique at
- * Google and in each partition of Amazon. Elsewhere host, port and path count, because http and
- * https of a host lead to the same storage.
+ * Returns a key that is equal for destinations where bucket names are unique: at Google, in each
+ * partition of Amazon, and at an endpoint. Of an endpoint host, port and path count, because http
+ * and https of a host lead to the same storage.
  */
-function bucketIdentity({ provider, bucket, region, endpoint }: Destination): string {
-  if (provider === 'gcp') return `gcp ${bucket}`;
-  if (provider === 'aws' || endpoint === null) return `aws ${partitionOf(region)} ${bucket}`;
+function storageIdentity({ provider, region, endpoint }: Destination): string {
+  if (provider === 'gcp') return 'gcp';
+  if (provider === 'aws' || endpoint === null) return partitionOf(region);
   const url = new URL(endpoint);
   const host = url.hostname.replace(/\.$/, '');
-  if (host === 'storage.googleapis.com') return `gcp ${bucket}`;
+  if (host === 'storage.googleapis.com') return 'gcp';
   const [, hostRegion] =
     /^s3(?:[.-](?:dualstack\.|fips\.)?([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?$/.exec(host) ?? [];
   if (host.startsWith('s3.amazonaws.com') || hostRegion !== undefined) {
-    return `aws ${partitionOf(hostRegion ?? '')} ${bucket}`;
+    return partitionOf(hostRegion ?? '');
   }
-  return `${host}:${url.port}${url.pathname} ${bucket}`;
+  return `${host}:${url.port}${url.pathname}`;
 }
 
 function partitionOf(region: string): string {

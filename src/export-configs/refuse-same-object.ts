@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import { canWriteSameObject, type ExportTarget } from '../destinations/same-object.ts';
 import { AppError } from '../shared/errors.ts';
-import { listConfigsOfBucket } from './repository.ts';
+import { listTargets } from './repository.ts';
 
 /**
  * Refuses a config that would write the same object as another one of its environment. Configs that
@@ -17,12 +17,11 @@ export async function refuseSameObject(
   configId: string | null,
   target: ExportTarget,
 ): Promise<void> {
-  const { bucket } = target.destination;
-  for (const other of await listConfigsOfBucket(db, environmentId, bucket)) {
+  for (const other of await listTargets(db, environmentId)) {
     if (other.id !== configId && canWriteSameObject(environmentId, other, target)) {
       throw new AppError(
         'conflict',
-        `The export config "${other.name}" (${other.id}) writes the same objects into the bucket "${bucket}". Choose another folder, format or compression.`,
+        `The export config "${other.name}" (${other.id}) writes the same objects into the bucket "${target.destination.bucket}". Choose another folder, format or compression.`,
       );
     }
     // Yields to the event loop, because a comparison takes up to a few milliseconds.

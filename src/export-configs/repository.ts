@@ -110,20 +110,15 @@ export async function replaceConfig(
   return result.numUpdatedRows === 1n;
 }
 
-/**
- * Returns the configs of an environment that write into buckets of that name, at any provider.
- * The order is the same every time.
- */
-export async function listConfigsOfBucket(
+/** Returns where the configs of an environment write, in the same order every time. */
+export async function listTargets(
   db: DatabaseOrTransaction,
   environmentId: string,
-  bucket: string,
 ): Promise<Pick<ExportConfig, 'id' | 'name' | 'destination' | 'format' | 'compression'>[]> {
   const rows = await db
     .selectFrom('export_configs')
     .selectAll()
     .where('environment_id', '=', environmentId)
-    .where('bucket', '=', bucket)
     .where('deleted_at', 'is', null)
     .orderBy('created_at')
     .orderBy('id')

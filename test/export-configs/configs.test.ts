@@ -394,6 +394,7 @@ t.test('refuses configs that write the same object', async t => {
       ['a config that is off', { enabled: false }],
       ['another region label', { region: 'auto' }],
       ['another user', { accessKeyId: 'AKIAOTHER' }],
+      ['a tenant of Ceph', { bucket: `tenant:${s3Server().bucket}` }],
     ] as const) {
       const answer = await post(overrides);
       t.equal(answer.status, 409, what);
