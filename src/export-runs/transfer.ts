@@ -48,8 +48,8 @@ const expectedRowBytes = 400;
 
 /**
  * Writes the object, then the manifest if the config has one. The object appears complete or not at
- * all. An older manifest is removed before the object is replaced. Waits for a place before a
- * conversion to Parquet.
+ * all. An older manifest is removed before the object is replaced, also if the config no longer has
+ * one. Waits for a place before a conversion to Parquet.
  *
  * @throws SnapshotAbsentError, StorageError, the reason of the signal, or the driver's error; also
  * if the number of rows differs from the registry
@@ -94,11 +94,10 @@ async function transferFile(
     const { rowCount } = opened;
     const name = { environmentId, snapshotDate, format, compression };
     const key = objectKey(destination.key, name);
-    const keyOfManifest = config.manifest ? manifestKey(destination.key, name) : null;
+    const keyOfManifest = manifestKey(destination.key, name);
     const beforeCompletion = async () => {
       await request.beforeCompletion();
-      if (keyOfManifest === null) return;
-      await removeManifest(client, destination, keyOfManifest, signal);
+      await removeManifest(client, destination, keyOfManifest, config.manifest, signal);
     };
     const object = await uploadObject(client, {
       destination,
@@ -121,7 +120,7 @@ async function transferFile(
       ...object,
       rowCount,
       objectKey: key,
-      manifestKey: keyOfManifest,
+      manifestKey: config.manifest ? keyOfManifest : null,
       snapshotVersion: section.version,
     };
     if (config.manifest) {

@@ -243,6 +243,20 @@ t.test('removes the manifest before it replaces the object', needsS3, async t =>
   t.strictSame((await contentsOf(s3Destination({ key: folder }))).objects, [first.objectKey]);
 });
 
+t.test('removes the manifest of a file that it replaces without one', needsS3, async t => {
+  const { environmentId, path, ofConfig, runNow } = await start();
+  const { id, key } = await makeConfig(app, environmentId, configBody('full', { manifest: true }));
+  const first = await runNow(id);
+  t.equal((await contentsOf(s3Destination({ key }))).objects.length, 2);
+  await app.call(`${path}/${id}`, { method: 'PATCH', json: { manifest: false } });
+  t.equal((await ofConfig(id)).manifest, false);
+  await app.ingest(environmentId, '2026-03-02', ingestBody(rows.slice(0, 1)));
+  const second = await runNow(id);
+  t.match(second, { state: 'successful', objectKey: first.objectKey });
+  t.not(second.sha256, first.sha256);
+  t.strictSame((await contentsOf(s3Destination({ key }))).objects, [first.objectKey]);
+});
+
 t.test('writes the same gzip bytes in every manual run', needsS3, async t => {
   const { environmentId, path, runs, post } = await start();
   const { id, key } = await makeConfig(

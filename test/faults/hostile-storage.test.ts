@@ -32,7 +32,7 @@ function stepOf({ method, url = '' }: http.IncomingMessage): Step {
   if (method === 'DELETE') return 'abort';
   if (method === 'PUT') return 'put';
   if (method === 'POST') return 'create';
-  return url.includes('uploads') ? 'list uploads' : 'check';
+  return /[?&]uploads\b/.test(url) ? 'list uploads' : 'check';
 }
 
 const usual: Record<Step, Answer> = {

@@ -73,12 +73,14 @@ export async function putManifest(
  * Removes the manifest of an object that is about to be replaced. Lists first, so that a first
  * export needs no right to delete. It also leaves no delete marker in a versioned bucket.
  *
+ * @param mustList false if a refused look-up counts as no manifest
  * @throws StorageError if the storage fails or refuses; the reason of the signal if it aborts
  */
 export async function removeManifest(
   client: S3Client,
   destination: Destination,
   key: string,
+  mustList: boolean,
   signal: AbortSignal,
 ): Promise<void> {
   const { bucket: Bucket } = destination;
@@ -87,6 +89,10 @@ export async function removeManifest(
     const list = new ListObjectsV2Command({ Bucket, Prefix: key, MaxKeys: 1 });
     const { Contents = [] } = await client.send(list, options);
     return Contents[0]?.Key === key;
+  }).catch((error: unknown) => {
+    const isDenied = error instanceof StorageError && error.fault.code === 'list_denied';
+    if (mustList || !isDenied) throw error;
+    return false;
   });
   if (!isThere) return;
   await attempt('remove', destination, signal, async () => {

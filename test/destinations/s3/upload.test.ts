@@ -358,23 +358,28 @@ t.test('writes and removes a manifest', needsS3, async t => {
   const stored = await readObject(destination.bucket, key);
   t.strictSame(JSON.parse(stored.body.toString()), manifest);
   t.equal(stored.contentType, 'application/json');
-  await removeManifest(client, destination, key, signal);
+  await removeManifest(client, destination, key, true, signal);
   t.strictSame((await contentsOf(destination)).objects, []);
-  await t.resolves(removeManifest(client, destination, key, signal), 'no manifest exists');
+  await t.resolves(removeManifest(client, destination, key, true, signal), 'no manifest exists');
   await putManifest(client, destination, null, manifest, signal);
   const readOnly = s3Client('readOnly');
   t.teardown(() => readOnly.destroy());
   await t.resolves(
-    removeManifest(readOnly, destination, `${key}x`, signal),
+    removeManifest(readOnly, destination, `${key}x`, true, signal),
     'a user without the right to delete',
   );
-  const kept = await removeManifest(readOnly, destination, key, signal).catch(
+  const kept = await removeManifest(readOnly, destination, key, false, signal).catch(
     (error: unknown) => error,
   );
   t.equal((kept as StorageError).fault.code, 'write_denied');
   t.match((kept as StorageError).fault.hint, /DeleteObject/);
   const denied = s3Client('nothing');
   t.teardown(() => denied.destroy());
+  await t.resolves(removeManifest(denied, destination, key, false, signal));
+  const unlisted = await removeManifest(denied, destination, key, true, signal).catch(
+    (error: unknown) => error,
+  );
+  t.equal((unlisted as StorageError).fault.code, 'list_denied');
   const thrown = await putManifest(denied, destination, null, manifest, signal).catch(
     (error: unknown) => error,
   );
