@@ -156,7 +156,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
             'unauthenticated',
             'insufficient_scope',
             'plan_upgrade_required',
-            ...fileProblemCodes,
+            ...fileProblemCodes('csv', 'csv.gz', 'parquet'),
           ),
         },
       },

@@ -139,7 +139,7 @@ export function exportRoutes(dependencies: ExportSenderDependencies): FastifyPlu
           querystring: Type.Object({ asOf: Type.Optional(asOfSchema) }),
           response: {
             ...fileResponses(extension),
-            ...problemResponses(...callerProblemCodes, ...fileProblemCodes),
+            ...problemResponses(...callerProblemCodes, ...fileProblemCodes(extension)),
           },
         },
         handler: async (request, reply) => {

@@ -1,6 +1,6 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { date, literals } from '../http/schemas.ts';
-import { validationFailed } from '../shared/errors.ts';
+import { type ErrorCode, validationFailed } from '../shared/errors.ts';
 import { mediaTypes } from '../shared/file-format.ts';
 import { isoDate } from '../shared/iso-date.ts';
 import { headerLine } from '../snapshots/columns.ts';
@@ -59,30 +59,40 @@ const fileHeaders = {
   }),
 };
 
-/** Returns the responses of a route that sends files with these extensions, without its problems. */
-export function fileResponses(...extensions: (keyof typeof mediaTypes)[]) {
-  const content = Object.fromEntries(
+type Extension = keyof typeof mediaTypes;
+
+function contentOf(extensions: readonly Extension[]) {
+  return Object.fromEntries(
     extensions.map(extension => {
       const options = extension === 'csv' ? { examples: [example] } : { format: 'binary' };
       return [mediaTypes[extension], { schema: Type.String(options) }];
     }),
   );
+}
+
+/** The length of a Parquet file is unknown beforehand, so it has no ranges. */
+const hasRanges = (extension: Extension) => extension !== 'parquet';
+
+/** Returns the responses of a route that sends files with these extensions, without its problems. */
+export function fileResponses(...extensions: Extension[]) {
+  const ranged = extensions.filter(hasRanges);
+  const part = {
+    description:
+      'The requested range of the file. A request for several ranges gets the whole file.',
+    headers: {
+      ...fileHeaders,
+      'content-range': Type.String({ examples: ['bytes 1048576-1205850223/1205850224'] }),
+    },
+    content: contentOf(ranged),
+  };
   return {
     200: {
       description:
         'The file. CSV: UTF-8, no BOM, LF, RFC 4180 quotes where needed, null as an empty field and an empty string as `""`. A failure after the first byte resets the connection.',
       headers: fileHeaders,
-      content,
+      content: contentOf(extensions),
     },
-    206: {
-      description:
-        'The requested range of the file. A request for several ranges gets the whole file. A Parquet file has no ranges.',
-      headers: {
-        ...fileHeaders,
-        'content-range': Type.String({ examples: ['bytes 1048576-1205850223/1205850224'] }),
-      },
-      content,
-    },
+    ...(ranged.length > 0 && { 206: part }),
     304: {
       description:
         'The file has not changed since `If-None-Match` or `If-Modified-Since`. A date counts only ' +
@@ -92,10 +102,11 @@ export function fileResponses(...extensions: (keyof typeof mediaTypes)[]) {
   };
 }
 
-/** Problems of a route that sends a file, in addition to those of the caller. */
-export const fileProblemCodes = [
-  'validation_failed',
-  'precondition_failed',
-  'range_not_satisfiable',
-  'too_many_downloads',
-] as const;
+/**
+ * Returns the problems of a route that sends files with these extensions, in addition to those of
+ * the caller.
+ */
+export function fileProblemCodes(...extensions: Extension[]): readonly ErrorCode[] {
+  const always = ['validation_failed', 'precondition_failed', 'too_many_downloads'] as const;
+  return extensions.some(hasRanges) ? [...always, 'range_not_satisfiable'] : always;
+}

@@ -5,13 +5,16 @@ type Json = Readonly<Record<string, unknown>>;
 /** Keywords that may differ between two uses of one named schema. */
 const annotations = ['description', 'default', 'example', 'examples'] as const;
 
+/** Statuses that answer only requests with `Range`. */
+const rangeStatuses: readonly string[] = ['206', '416'];
+
 /**
  * Moves schemas with a `title` to `components/schemas` and named problem answers to
  * `components/responses`, so that generated clients have named types. Only the document changes:
  * routes validate and serialise with their own schemas.
  *
- * Also shows schemas as their `x-document` says, completes request bodies by `x-request-body`, and
- * gives HEAD a unique operation id.
+ * Also shows schemas as their `x-document` says, and completes request bodies by `x-request-body`.
+ * Gives HEAD a unique operation id, and no answers to `Range`, which applies only to GET.
  *
  * @throws Error if two different schemas have one name
  */
@@ -57,7 +60,14 @@ export function nameComponents(document: object): object {
       ...((body ?? requestBody) !== undefined && {
         requestBody: hoist({ ...(requestBody as Json | undefined), ...(body as Json | undefined) }),
       }),
-      responses: mapValues(answers as Json, nameResponse),
+      responses: mapValues(
+        Object.fromEntries(
+          Object.entries(answers as Json).filter(
+            ([status]) => method !== 'head' || !rangeStatuses.includes(status),
+          ),
+        ),
+        nameResponse,
+      ),
     };
   };
 

@@ -69,6 +69,19 @@ t.test('says who may call each operation', async t => {
   for (const { route, operation } of operations) t.match(operation.description, callers, route);
 });
 
+t.test('documents ranges only where a file has them', async t => {
+  const ranged = operations.filter(({ operation }) => '206' in operation.responses);
+  t.strictSame(ranged.map(({ operation }) => operation.operationId).toSorted(), [
+    'downloadExport',
+    'downloadExportGzip',
+    'followDownloadLink',
+  ]);
+  t.strictSame(
+    operations.filter(({ operation }) => '416' in operation.responses),
+    ranged,
+  );
+});
+
 t.test('states the maximum of every whole number in a query', async t => {
   for (const { route, operation } of operations) {
     for (const { name, schema } of operation.parameters ?? []) {
