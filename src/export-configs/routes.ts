@@ -7,6 +7,7 @@ import { problemResponses, readProblems, writeProblems } from '../http/problem.t
 import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
 import { maxConfigs } from './repository.ts';
 import {
+  checkLimits,
   configParams,
   configPatchBody,
   configSchema,
@@ -36,7 +37,8 @@ export function configRoutes(dependencies: ConfigDependencies): FastifyPluginCal
           'Checks the bucket first, like `…/validate`. If a check fails, nothing is stored. Fails with ' +
           '`conflict` if another config of the environment writes the same object. The first run is ' +
           'at the next slot. ' +
-          `Also fails with \`conflict\` if the environment has ${maxConfigs} configs.`,
+          `Also fails with \`conflict\` if the environment has ${maxConfigs} configs. ` +
+          checkLimits,
         tags,
         params: environmentParams,
         body: newConfigBody,

@@ -6,7 +6,14 @@ import { checkConfig } from './check-config.ts';
 import { checkResultSchema } from './check-schemas.ts';
 import { getConfig } from './list-configs.ts';
 import { readNewConfig } from './read-config-body.ts';
-import { configParams, mayWrite, newConfigBody, planProblems, tags } from './schemas.ts';
+import {
+  checkLimits,
+  configParams,
+  mayWrite,
+  newConfigBody,
+  planProblems,
+  tags,
+} from './schemas.ts';
 import { accessOf, type ConfigDependencies, grantAccess } from './service.ts';
 
 /** Registers routes that check a destination without storing anything. */
@@ -20,7 +27,8 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
         summary: 'Check a destination',
         description:
           'Lists the bucket under the real folder, then starts and aborts an upload there, which ' +
-          'leaves no object. Nothing is stored. Takes at most 15 s.',
+          'leaves no object. Nothing is stored. Takes at most 15 s. ' +
+          checkLimits,
         tags,
         params: environmentParams,
         body: newConfigBody,
@@ -39,7 +47,7 @@ export function validateRoutes(dependencies: ConfigDependencies): FastifyPluginC
       schema: {
         operationId: 'validateExportConfig',
         summary: 'Check a stored destination',
-        description: 'Checks the destination of a stored config. Nothing changes.',
+        description: `Checks the destination of a stored config. Nothing changes. ${checkLimits}`,
         tags,
         params: configParams,
         response: { 200: checkResultSchema, ...problemResponses(...planProblems) },

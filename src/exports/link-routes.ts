@@ -141,7 +141,7 @@ export function linkRoutes(dependencies: LinkRouteDependencies): FastifyPluginCa
       schema: {
         operationId: 'followDownloadLink',
         summary: 'Follow a download link',
-        description: 'Sends the file of the link.',
+        description: 'Sends the file of the link. The limits of downloads apply.',
         tags,
         security: [],
         params: Type.Object({

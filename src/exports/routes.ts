@@ -26,14 +26,16 @@ const fileForms = [
     description:
       'Sends rows ordered by Date, Company ID and Feature ID, in byte order. The response is ' +
       'compressed if `Accept-Encoding` allows gzip. `If-None-Match`, `If-Modified-Since`, ' +
-      '`If-Match`, `Range` and `If-Range` follow RFC 9110. Only an `ETag` matches `If-Range`.',
+      '`If-Match`, `Range` and `If-Range` follow RFC 9110. Only an `ETag` matches `If-Range`. ' +
+      'A process sends 256 files at once, 32 of an environment. Of files with a snapshot that is ' +
+      'not rendered it sends 16, 8 of an environment. It refuses more with `too_many_downloads`.',
   },
   {
     format: 'csv',
     compression: 'gzip',
     operationId: 'downloadExportGzip',
     summary: 'Download an export as a gzip file',
-    description: 'Sends the CSV as a gzip file.',
+    description: 'Sends the CSV as a gzip file. The limits of CSV downloads apply.',
   },
   {
     format: 'parquet',
@@ -41,9 +43,9 @@ const fileForms = [
     operationId: 'downloadExportParquet',
     summary: 'Download an export as a Parquet file',
     description:
-      'Sends the rows of the CSV as a Parquet file, compressed with zstd. A process sends few ' +
-      'such files at once, and one of each environment: `too_many_downloads`. Its length is ' +
-      'unknown beforehand and `Range` is ignored.',
+      'Sends the rows of the CSV as a Parquet file, compressed with zstd. A process converts 2 ' +
+      'files at once, 1 of an environment, and refuses more with `too_many_downloads`. The length ' +
+      'is unknown beforehand and `Range` is ignored.',
   },
 ] as const;
 

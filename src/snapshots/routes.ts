@@ -111,9 +111,11 @@ export function snapshotRoutes(
             'without quotes is null, `""` is an empty string. Where the column Date is not ' +
             'empty, it must be the date of the path. `Content-Encoding: gzip` is understood. ' +
             'A body has at most 16 GiB after decompression, a header of at most 8 KiB and 64 ' +
-            'columns, and rows of at most 1 MiB. A sender that is too slow is answered with ' +
-            '408. Answers `conflict` with `Retry-After` while another request ingests the same ' +
-            'snapshot.',
+            'columns, and rows of at most 1 MiB. A body that takes longer than an hour, or arrives ' +
+            'at less than 1,024 bytes a second over 60 s, is answered with 408, unless the ' +
+            'operator set other times. A process ingests 4 snapshots at once, 2 of an ' +
+            'environment. It refuses more with `rate_limited`. Answers `conflict` with ' +
+            '`Retry-After` while another request ingests the same snapshot.',
           tags,
           'x-request-body': csvRequestBody,
           params: snapshotParams,

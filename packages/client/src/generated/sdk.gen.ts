@@ -393,7 +393,7 @@ export class Api extends HeyApiClient {
     /**
      * Create an export config
      *
-     * Checks the bucket first, like `…/validate`. If a check fails, nothing is stored. Fails with `conflict` if another config of the environment writes the same object. The first run is at the next slot. Also fails with `conflict` if the environment has 50 configs.
+     * Checks the bucket first, like `…/validate`. If a check fails, nothing is stored. Fails with `conflict` if another config of the environment writes the same object. The first run is at the next slot. Also fails with `conflict` if the environment has 50 configs. A process checks 8 endpoints at once, 2 of an environment. It refuses more with `rate_limited`, after a wait of at most 2 s.
      *
      * Scope: `exports:write`. Plan: `enterprise`.
      */
@@ -477,7 +477,7 @@ export class Api extends HeyApiClient {
     /**
      * Check a destination
      *
-     * Lists the bucket under the real folder, then starts and aborts an upload there, which leaves no object. Nothing is stored. Takes at most 15 s.
+     * Lists the bucket under the real folder, then starts and aborts an upload there, which leaves no object. Nothing is stored. Takes at most 15 s. A process checks 8 endpoints at once, 2 of an environment. It refuses more with `rate_limited`, after a wait of at most 2 s.
      *
      * Scope: `exports:write`. Plan: `enterprise`.
      */
@@ -497,7 +497,7 @@ export class Api extends HeyApiClient {
     /**
      * Check a stored destination
      *
-     * Checks the destination of a stored config. Nothing changes.
+     * Checks the destination of a stored config. Nothing changes. A process checks 8 endpoints at once, 2 of an environment. It refuses more with `rate_limited`, after a wait of at most 2 s.
      *
      * Scope: `exports:write`. Plan: `enterprise`.
      */
