@@ -1,7 +1,11 @@
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net, { type AddressInfo } from 'node:net';
 import path from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { gunzipSync } from 'node:zlib';
+import puppeteer from 'puppeteer-core';
 import t, { type Test } from 'tap';
 import { deleteSnapshots } from '../../src/retention/unneeded-snapshots.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
@@ -384,7 +388,7 @@ t.test('sends the file of a past date for asOf', async t => {
   }
 });
 
-t.test('resumes a download by link as a browser does', async t => {
+t.test('answers the requests of a browser that resumes a download by link', async t => {
   const url = app.origin + (await linkTo({ aggregation: 'today' }));
   // Browsers request gzip first and unencoded bytes when they resume.
   for (const encoding of ['identity', 'gzip']) {
@@ -457,6 +461,68 @@ t.test('resumes downloads that real programs interrupt', async t => {
       const refused = startProgram(t, 'curl', resume);
       t.equal(await refused.ended, 33, 'the server sends no range');
       t.equal(fs.statSync(file).size, before, 'the old file is unchanged');
+    }
+  });
+
+  /** Starts a proxy that ends its first connection early, as a gateway with a time limit does. */
+  async function startCuttingGateway(t: Test) {
+    /** Status of the first answer on each connection. */
+    const statuses: string[] = [];
+    let isCut = false;
+    const gateway = net.createServer(socket => {
+      const service = net.connect(app.port, '127.0.0.1');
+      service.on('error', () => {});
+      socket.on('error', () => {}).pipe(service);
+      let bytes = 0;
+      const pass = async function* (answer: AsyncIterable<Buffer>) {
+        for await (const piece of answer) {
+          if (bytes === 0) statuses.push(piece.toString('latin1', 9, 12));
+          yield piece;
+          bytes += piece.length;
+          if (isCut || bytes < 100_000) continue;
+          isCut = true;
+          return;
+        }
+      };
+      pipeline(service, pass, socket).catch(() => {});
+    });
+    gateway.listen(0, '127.0.0.1');
+    await once(gateway, 'listening');
+    t.teardown(() => gateway.close());
+    const { port } = gateway.address() as AddressInfo;
+    return { origin: `http://127.0.0.1:${port}`, statuses };
+  }
+
+  t.test('resumes a download by Chromium', needsProgram('chromium'), async t => {
+    const browser = await puppeteer.launch({
+      executablePath: '/usr/bin/chromium',
+      // Root has no sandbox. All traffic stays on this machine.
+      args: ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'],
+    });
+    t.teardown(() => browser.close());
+    const page = await browser.newPage();
+    const session = await page.createCDPSession();
+    const folder = t.testdir();
+    await session.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: folder });
+    await replaceSnapshot('browser');
+    for (const [compression, extension, statuses] of [
+      ['gzip', 'csv.gz', ['200', '206']],
+      // The browser receives the CSV gzip-encoded, and requests the rest of the unencoded one.
+      ['none', 'csv', ['200', '200']],
+    ] as const) {
+      const whole = (await app.call(new URL(url(extension)).pathname)).body;
+      const { json } = await app.call('/v1/environments/acme/download-links', {
+        method: 'POST',
+        json: { aggregation: 'today', compression },
+      });
+      registerSecret(json.url.split('/').at(-1));
+      const gateway = await startCuttingGateway(t);
+      // Chromium aborts the navigation, because the answer is a download.
+      await t.rejects(page.goto(gateway.origin + new URL(json.url).pathname), /ERR_ABORTED/);
+      const file = path.join(folder, `acme_today_2026-03-02.${extension}`);
+      await waitFor('the file', () => fs.existsSync(file));
+      await waitFor('its content', () => hashOf(fs.readFileSync(file)) === hashOf(whole));
+      t.strictSame(gateway.statuses, statuses, extension);
     }
   });
 
