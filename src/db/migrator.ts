@@ -20,7 +20,7 @@ const lockTimeoutMs = 300;
 /** Pause before the next try, in which the service gets the lock. */
 const pauseMs = 2_000;
 /** Longest time for all tries. */
-const patienceMs = 30 * 60_000;
+const timeoutMs = 30 * 60_000;
 
 /**
  * Migrates the database to the newest schema, forward only. Several processes may call it at once,
@@ -55,7 +55,7 @@ export async function migrateToLatest(databaseUrl: string): Promise<string[]> {
 }
 
 async function migrateGivingWay(migrator: Migrator): Promise<string[]> {
-  const deadline = Date.now() + patienceMs;
+  const deadline = Date.now() + timeoutMs;
   const names: string[] = [];
   for (;;) {
     const { error, results = [] } = await migrator.migrateUp();

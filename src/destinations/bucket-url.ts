@@ -1,7 +1,7 @@
 /**
  * Parses and formats Amazon's bucket URLs, `https://<bucket>.s3.<region>.amazonaws.com[/folder]`.
  */
-import { bucketFault, isAwsRegion } from './names.ts';
+import { bucketError, isAwsRegion } from './names.ts';
 import { describeNearMiss } from './near-bucket-url.ts';
 import { formatFolder, parseFolder } from './url-folder.ts';
 
@@ -23,13 +23,13 @@ export function parseBucketUrl(text: string): BucketLocation | string {
   if (bucket === undefined || region === undefined || /[A-Z]/.test(bucket)) {
     return describeNearMiss(text);
   }
-  const badBucket = bucketFault('aws', bucket);
+  const badBucket = bucketError('aws', bucket);
   if (badBucket !== null) return `names the bucket "${bucket}", which ${badBucket}`;
   if (!isAwsRegion(region)) {
     return `names no region that exists ("${region}"): write https://<bucket>.s3.<region>.amazonaws.com/<folder>`;
   }
   const folder = parseFolder(path ?? '');
-  if ('fault' in folder) return folder.fault;
+  if ('error' in folder) return folder.error;
   const location = { bucket, region, key: folder.key };
   if (region.startsWith('cn-') !== (china !== undefined)) {
     return `must end with amazonaws.com.cn in the regions of China, and with amazonaws.com in all others: write ${formatBucketUrl(location)}`;

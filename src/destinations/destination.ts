@@ -1,8 +1,8 @@
 /** Parses the destination of an export in a request body. */
-import type { FieldFault } from '../shared/errors.ts';
+import type { FieldError } from '../shared/errors.ts';
 import { parseBucketUrl } from './bucket-url.ts';
-import { endpointFault, normalizeEndpoint, withoutBucket } from './endpoint.ts';
-import { bucketFault, keyFault, type Provider, regionFault, trimSlashes } from './names.ts';
+import { endpointError, normalizeEndpoint, withoutBucket } from './endpoint.ts';
+import { bucketError, keyError, type Provider, regionError, trimSlashes } from './names.ts';
 
 export interface Destination {
   readonly provider: Provider;
@@ -45,7 +45,7 @@ export interface DestinationBody {
 
 export type Parsed<T> =
   | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly faults: readonly FieldFault[] };
+  | { readonly ok: false; readonly errors: readonly FieldError[] };
 
 export const destinationFields = ['bucketUrl', 'bucket', 'region', 'key', 'endpoint'] as const;
 export type DestinationField = (typeof destinationFields)[number];
@@ -74,8 +74,8 @@ export function parseDestination(body: DestinationBody): Parsed<Destination> {
       message: `does not belong to the provider "${body.provider}"`,
     }));
   const parsed = body.provider === 'aws' ? parseAws(body) : parseParts(body);
-  if (!parsed.ok) return { ok: false, faults: [...foreign, ...parsed.faults] };
-  return foreign.length === 0 ? parsed : { ok: false, faults: foreign };
+  if (!parsed.ok) return { ok: false, errors: [...foreign, ...parsed.errors] };
+  return foreign.length === 0 ? parsed : { ok: false, errors: foreign };
 }
 
 /** Parses credentials. Trims spaces and line breaks, which pasted keys often have. */
@@ -84,28 +84,28 @@ export function parseCredentials(body: Credentials): Parsed<Credentials> {
     accessKeyId: body.accessKeyId.trim(),
     secretAccessKey: body.secretAccessKey.trim(),
   };
-  const faults: FieldFault[] = [];
+  const errors: FieldError[] = [];
   // A slash or comma would change the meaning of the Authorization header that carries the id.
   if (!/^[\x21-\x7e]{1,128}$/.test(value.accessKeyId) || /[/,]/.test(value.accessKeyId)) {
-    faults.push({
+    errors.push({
       path: '/accessKeyId',
       message: 'must be 1 to 128 printable characters without spaces, "/" and ","',
     });
   }
   if (!/^[\x21-\x7e]{1,256}$/.test(value.secretAccessKey)) {
-    faults.push({
+    errors.push({
       path: '/secretAccessKey',
       message: 'must be 1 to 256 printable characters without spaces',
     });
   }
-  return faults.length === 0 ? { ok: true, value } : { ok: false, faults };
+  return errors.length === 0 ? { ok: true, value } : { ok: false, errors };
 }
 
 /** Parses the ARN of a role. Trims spaces and line breaks. */
 export function parseRoleArn(text: string, provider: Provider): Parsed<string> {
   const path = '/roleArn';
   const value = text.trim();
-  const refuse = (message: string) => ({ ok: false as const, faults: [{ path, message }] });
+  const refuse = (message: string) => ({ ok: false as const, errors: [{ path, message }] });
   if (provider !== 'aws') return refuse(`does not belong to the provider "${provider}"`);
   return /^arn:aws(?:-cn|-us-gov)?:iam::\d{12}:role\/[\w+=,.@/-]{1,512}$/.test(value)
     ? { ok: true, value }
@@ -116,7 +116,7 @@ function parseAws(body: DestinationBody): Parsed<Destination> {
   const location =
     body.bucketUrl === undefined ? 'is required' : parseBucketUrl(body.bucketUrl.trim());
   return typeof location === 'string'
-    ? { ok: false, faults: [{ path: '/bucketUrl', message: location }] }
+    ? { ok: false, errors: [{ path: '/bucketUrl', message: location }] }
     : { ok: true, value: { provider: 'aws', ...location, endpoint: null } };
 }
 
@@ -126,15 +126,15 @@ function parseParts(body: DestinationBody): Parsed<Destination> {
   const bucket = body.bucket?.trim();
   const region = body.region?.trim();
   const key = trimSlashes(body.key?.trim() ?? '');
-  const faults = [
-    provider === 'custom' && fault('endpoint', endpoint, endpointFault),
-    fault('bucket', bucket, name => bucketFault(provider, name)),
-    fault('region', region, regionFault),
-    fault('key', key, keyFault),
+  const errors = [
+    provider === 'custom' && error('endpoint', endpoint, endpointError),
+    error('bucket', bucket, name => bucketError(provider, name)),
+    error('region', region, regionError),
+    error('key', key, keyError),
     bucketInEndpoint(endpoint, bucket),
   ].filter(found => typeof found === 'object');
-  if (faults.length > 0 || bucket === undefined || region === undefined)
-    return { ok: false, faults };
+  if (errors.length > 0 || bucket === undefined || region === undefined)
+    return { ok: false, errors };
   const normalized = endpoint === undefined ? null : normalizeEndpoint(endpoint);
   return { ok: true, value: { provider, bucket, region, key, endpoint: normalized } };
 }
@@ -142,19 +142,19 @@ function parseParts(body: DestinationBody): Parsed<Destination> {
 function bucketInEndpoint(
   endpoint: string | undefined,
   bucket: string | undefined,
-): FieldFault | undefined {
-  if (endpoint === undefined || bucket === undefined || endpointFault(endpoint) !== null) return;
+): FieldError | undefined {
+  if (endpoint === undefined || bucket === undefined || endpointError(endpoint) !== null) return;
   const better = withoutBucket(endpoint, bucket);
   if (better === null) return;
   const message = `names more than the storage: leave the bucket out of the endpoint, write ${better}`;
   return { path: '/endpoint', message };
 }
 
-function fault(
+function error(
   field: DestinationField,
   value: string | undefined,
   rule: (value: string) => string | null,
-): FieldFault | undefined {
+): FieldError | undefined {
   const message = value === undefined ? 'is required' : rule(value);
   return message === null ? undefined : { path: `/${field}`, message };
 }

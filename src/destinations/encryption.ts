@@ -1,5 +1,5 @@
 /** Parses the server-side encryption of a config. */
-import type { FieldFault } from '../shared/errors.ts';
+import type { FieldError } from '../shared/errors.ts';
 import type { Provider } from './names.ts';
 
 export const encryptionTypes = ['AES256', 'aws:kms'] as const;
@@ -20,7 +20,7 @@ export interface EncryptionBody {
 export function parseEncryption(
   body: EncryptionBody | null,
   provider: Provider,
-): Encryption | null | FieldFault {
+): Encryption | null | FieldError {
   if (body === null) return null;
   if (provider === 'gcp') {
     const message =

@@ -4,7 +4,7 @@
  * Returns the reason why a text is not an endpoint, or null if it is one. An endpoint has scheme,
  * host, an optional port, and the path of a storage that has one, such as `/storage/v1/s3`.
  */
-export function endpointFault(text: string): string | null {
+export function endpointError(text: string): string | null {
   const form = 'write scheme, host and port, such as https://minio.example.com:9000';
   if (!/^https?:\/\//i.test(text)) return `must start with https://: ${form}`;
   if (text.includes('@')) return `may not contain a user or password: ${form}`;

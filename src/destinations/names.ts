@@ -39,7 +39,7 @@ const bucketShapes: Readonly<Record<Provider, { shape: RegExp; rule: string }>> 
 const reservedSuffix = /(?:-s3alias|--ol-s3|--op-s3|--x-s3|--table-s3|\.mrap)$/;
 const reservedPrefix = /^(?:xn--|sthree-|amzn-s3-demo-)/;
 
-export function bucketFault(provider: Provider, bucket: string): string | null {
+export function bucketError(provider: Provider, bucket: string): string | null {
   const { shape, rule } = bucketShapes[provider];
   if (!shape.test(bucket) || bucket.includes('..')) return `must be a bucket name: ${rule}`;
   if (/^\d+\.\d+\.\d+\.\d+$/.test(bucket))
@@ -62,7 +62,7 @@ export function isAwsRegion(region: string): boolean {
  * Checks a region. Accepts any label, such as `europe-west1`, `EU`, `auto` or `RegionOne`. The
  * region is part of signatures, not of hosts.
  */
-export function regionFault(region: string): string | null {
+export function regionError(region: string): string | null {
   return /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/.test(region)
     ? null
     : 'must be a region such as "europe-west1" (letters, digits and hyphens)';
@@ -72,7 +72,7 @@ export function regionFault(region: string): string | null {
  * Checks a folder without slashes at its ends. `''` is the root of the bucket. Placeholders count
  * with their longest values.
  */
-export function keyFault(key: string): string | null {
+export function keyError(key: string): string | null {
   if (key === '') return null;
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this looks for
   if (/[\u0000-\u001f\u007f-\u009f\ufffe\uffff]/.test(key) || !key.isWellFormed()) {

@@ -1,5 +1,5 @@
 /** Explains why a text is not an Amazon bucket URL, and suggests the correct URL. */
-import { bucketFault, isAwsRegion, keyFault, trimSlashes } from './names.ts';
+import { bucketError, isAwsRegion, keyError, trimSlashes } from './names.ts';
 import { formatFolder, parseFolder } from './url-folder.ts';
 
 /** Parts of a bucket URL that a text contains. Absent parts are shown as `<bucket>` and so on. */
@@ -24,12 +24,12 @@ export function describeNearMiss(text: string): string {
 
 /** Returns a URL that `parseBucketUrl` accepts after each `<…>` was replaced. */
 function format({ bucket, region, key }: Guess): string {
-  const knownBucket = bucket !== undefined && bucketFault('aws', bucket) === null;
+  const knownBucket = bucket !== undefined && bucketError('aws', bucket) === null;
   const knownRegion = region !== undefined && isAwsRegion(region);
   const suffix = knownRegion && region.startsWith('cn-') ? 'amazonaws.com.cn' : 'amazonaws.com';
   const host = `${knownBucket ? bucket : '<bucket>'}.s3.${knownRegion ? region : '<region>'}.${suffix}`;
   // Without a bucket the text was something else, and an empty folder means nothing.
-  const known = knownBucket && key !== undefined && keyFault(key) === null;
+  const known = knownBucket && key !== undefined && keyError(key) === null;
   const accepted = known ? keyOf(formatFolder(key)) : undefined;
   return `https://${host}${accepted === undefined ? '/<folder>' : formatFolder(accepted)}`;
 }
@@ -121,8 +121,8 @@ function partsOf(host: string, path: string): Partial<Guess> | null {
   const express = /^(?:(.+)\.)?s3express-[a-z0-9-]+\.([a-z0-9-]+)\.amazonaws\.com$/.exec(host);
   if (express !== null) {
     const [, directoryBucket = pathBucket, region] = express;
-    const fault = bucketFault('aws', directoryBucket) ?? 'is not supported with this address';
-    return { what: `names the bucket "${directoryBucket}", which ${fault}`, region };
+    const problem = bucketError('aws', directoryBucket) ?? 'is not supported with this address';
+    return { what: `names the bucket "${directoryBucket}", which ${problem}`, region };
   }
   const [, bucket, service, region] =
     /^(?:(.+)\.)?(s3(?:-fips|-accelerate|-website)?(?:\.dualstack)?)(?:[.-]([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?$/.exec(
@@ -133,11 +133,11 @@ function partsOf(host: string, path: string): Partial<Guess> | null {
     bucket === undefined
       ? { bucket: pathBucket, region, key: keyOf(rest.join('/')) }
       : { bucket, region, key: keyOf(path) };
-  const what = serviceFault(service, host, bucket, region);
+  const what = serviceError(service, host, bucket, region);
   return what === null ? known : { ...known, what };
 }
 
-function serviceFault(
+function serviceError(
   service: string,
   host: string,
   bucket: string | undefined,

@@ -1,5 +1,5 @@
 /** Parses and formats the percent-encoded folder of a bucket URL. */
-import { keyFault } from './names.ts';
+import { keyError } from './names.ts';
 
 /**
  * Decodes the path of a bucket URL. Trailing slashes and spaces are dropped. `exports%2F` is the folder
@@ -7,22 +7,22 @@ import { keyFault } from './names.ts';
  *
  * @returns the folder, or the reason for its rejection as text that completes "bucketUrl …"
  */
-export function parseFolder(path: string): { readonly key: string } | { readonly fault: string } {
+export function parseFolder(path: string): { readonly key: string } | { readonly error: string } {
   if (path.includes('+')) {
     return {
-      fault:
+      error:
         'has a "+" in the folder, which may mean a space: write "%20" for a space and "%2B" for a plus sign',
     };
   }
   const key = decode(path);
   if (key === null) {
     return {
-      fault:
+      error:
         'has a "%" that is not followed by two hexadecimal digits of UTF-8; write "%25" for it',
     };
   }
-  const badKey = keyFault(key);
-  return badKey === null ? { key } : { fault: `has a folder that ${badKey}` };
+  const badKey = keyError(key);
+  return badKey === null ? { key } : { error: `has a folder that ${badKey}` };
 }
 
 /** Returns null if the path is not percent-encoded UTF-8. */

@@ -84,6 +84,6 @@ export function readWebhookUrl(
   path: string,
 ): string {
   const parsed = parseWebhookUrl(text, clientEnvironment.allowlist);
-  if (!parsed.ok) throw validationFailed([{ path, message: parsed.fault }]);
+  if (!parsed.ok) throw validationFailed([{ path, message: parsed.error }]);
   return parsed.url;
 }

@@ -41,9 +41,9 @@ export async function checkConfig(
  * `checks`
  */
 export function requireValid(result: CheckResult): void {
-  const fault = result.checks.find(check => check.error !== null)?.error;
-  if (fault === undefined || fault === null) return;
-  throw new AppError('storage_validation_failed', fault.message, {
-    members: { storageError: fault, checks: result.checks },
+  const storageError = result.checks.find(check => check.error !== null)?.error;
+  if (storageError === undefined || storageError === null) return;
+  throw new AppError('storage_validation_failed', storageError.message, {
+    members: { storageError, checks: result.checks },
   });
 }

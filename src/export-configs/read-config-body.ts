@@ -16,8 +16,8 @@ import {
   parseEncryption,
 } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
-import { type FieldFault, validationFailed } from '../shared/errors.ts';
-import { type Compression, compressionFaults, type FileFormat } from '../shared/file-format.ts';
+import { type FieldError, validationFailed } from '../shared/errors.ts';
+import { type Compression, compressionErrors, type FileFormat } from '../shared/file-format.ts';
 import type { ConfigSettings, ExportConfig } from './repository.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 
@@ -85,15 +85,15 @@ export function readNewConfig(body: NewConfigBody): {
   const access = parseAccess(body, body.provider, null);
   const encryption = parseEncryption(body.encryption ?? null, body.provider);
   const { format = 'csv', compression = 'none' } = body;
-  const faults = [
-    ...nameFaults(name),
-    ...faultsOf(destination),
-    ...faultsOf(access),
-    ...encryptionFaults(encryption),
-    ...compressionFaults({ format, compression }),
+  const errors = [
+    ...nameErrors(name),
+    ...errorsOf(destination),
+    ...errorsOf(access),
+    ...encryptionErrors(encryption),
+    ...compressionErrors({ format, compression }),
   ];
-  if (!destination.ok || !access.ok || isFault(encryption) || faults.length > 0) {
-    throw validationFailed(faults);
+  if (!destination.ok || !access.ok || isFieldError(encryption) || errors.length > 0) {
+    throw validationFailed(errors);
   }
   return {
     settings: {
@@ -145,16 +145,16 @@ export function readConfigPatch(
     patch.encryption === undefined ? keptEncryption(current, provider) : patch.encryption,
     provider,
   );
-  const faults = [
-    ...nameFaults(name),
-    ...(provider === current.destination.provider ? nullFaults(patch, provider) : []),
-    ...faultsOf(destination),
-    ...faultsOf(access),
-    ...encryptionFaults(encryption),
-    ...compressionFaults({ format, compression }),
+  const errors = [
+    ...nameErrors(name),
+    ...(provider === current.destination.provider ? nullErrors(patch, provider) : []),
+    ...errorsOf(destination),
+    ...errorsOf(access),
+    ...encryptionErrors(encryption),
+    ...compressionErrors({ format, compression }),
   ];
-  if (!destination.ok || !access.ok || isFault(encryption) || faults.length > 0) {
-    throw validationFailed(faults);
+  if (!destination.ok || !access.ok || isFieldError(encryption) || errors.length > 0) {
+    throw validationFailed(errors);
   }
 
   const moved = (['provider', 'endpoint', 'bucket'] as const).find(
@@ -219,7 +219,7 @@ function parseAccess(
     if (!role.ok) return role;
     const message = 'excludes accessKeyId and secretAccessKey: send a role or an access key';
     return namesKey
-      ? { ok: false, faults: [{ path: '/roleArn', message }] }
+      ? { ok: false, errors: [{ path: '/roleArn', message }] }
       : { ok: true, value: { roleArn: role.value } };
   }
   const storedKey = stored !== null && 'accessKeyId' in stored ? stored : null;
@@ -230,10 +230,10 @@ function parseAccess(
   if (accessKeyId === undefined || secretAccessKey === null) {
     const absent = { accessKeyId, secretAccessKey: secretAccessKey ?? undefined };
     const message = provider === 'aws' ? 'is required without roleArn' : 'is required';
-    const faults = Object.entries(absent).flatMap(([name, value]) =>
+    const errors = Object.entries(absent).flatMap(([name, value]) =>
       value === undefined ? [{ path: `/${name}`, message }] : [],
     );
-    return { ok: false, faults };
+    return { ok: false, errors };
   }
   const key = parseCredentials({ accessKeyId, secretAccessKey });
   if (!key.ok || body.secretAccessKey !== undefined) return key;
@@ -301,27 +301,27 @@ function keptEncryption(current: ConfigSettings, provider: Provider): Encryption
   return provider === current.destination.provider ? current.encryption : null;
 }
 
-function isFault(parsed: Encryption | null | FieldFault): parsed is FieldFault {
+function isFieldError(parsed: Encryption | null | FieldError): parsed is FieldError {
   return parsed !== null && 'path' in parsed;
 }
 
-function encryptionFaults(parsed: Encryption | null | FieldFault): FieldFault[] {
-  return isFault(parsed) ? [parsed] : [];
+function encryptionErrors(parsed: Encryption | null | FieldError): FieldError[] {
+  return isFieldError(parsed) ? [parsed] : [];
 }
 
 /** Null does not remove a field of the provider. */
-function nullFaults(patch: ConfigPatch, provider: Provider): FieldFault[] {
+function nullErrors(patch: ConfigPatch, provider: Provider): FieldError[] {
   return fieldsOf(provider)
     .filter(field => patch[field] === null)
     .map(field => ({ path: `/${field}`, message: 'must not be null' }));
 }
 
-function nameFaults(name: string): FieldFault[] {
+function nameErrors(name: string): FieldError[] {
   return name === '' ? [{ path: '/name', message: 'must not be empty' }] : [];
 }
 
-function faultsOf(
-  parsed: { ok: true } | { ok: false; faults: readonly FieldFault[] },
-): readonly FieldFault[] {
-  return parsed.ok ? [] : parsed.faults;
+function errorsOf(
+  parsed: { ok: true } | { ok: false; errors: readonly FieldError[] },
+): readonly FieldError[] {
+  return parsed.ok ? [] : parsed.errors;
 }

@@ -65,9 +65,9 @@ async function attemptRun(
   const client = openClient(dependencies, context.config, pass?.pace);
   try {
     const signal = AbortSignal.any([job.signal, stopping]);
-    const fault = await cleanUpUploads(client, dependencies, context, signal);
+    const failure = await cleanUpUploads(client, dependencies, context, signal);
     // Aborting the previous upload failed. Do not start another: it would overwrite `upload_id`.
-    if (fault !== null && !job.isLast) throw new Error(fault);
+    if (failure !== null && !job.isLast) throw new Error(failure);
     await forgetUpload(db, context.attempt);
     const attempt = isWanted ? await beginAttempt(db, context.attempt, now()) : null;
     if (attempt === null || pass === null) return await releaseJob(db, context.attempt);

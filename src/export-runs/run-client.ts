@@ -1,5 +1,5 @@
 import type { S3Client } from '@aws-sdk/client-s3';
-import { createS3Client, runPatience } from '../destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../destinations/s3/client.ts';
 import type { StoragePace } from '../destinations/s3/request-handler.ts';
 import type { ExportConfig } from '../export-configs/repository.ts';
 import { accessOf } from '../export-configs/service.ts';
@@ -17,7 +17,7 @@ export function makeClient(
   pace?: StoragePace,
 ): S3Client {
   const access = accessOf({ encryptionKeys }, config);
-  return createS3Client(config.destination, access, clientEnvironment, runPatience, pace);
+  return createS3Client(config.destination, access, clientEnvironment, runTimeouts, pace);
 }
 
 /**

@@ -3,7 +3,7 @@ import type { PgBoss } from 'pg-boss';
 import { type Change, recordChanges, systemActor } from '../audit/audit-log.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
-import { configurationFaults } from '../destinations/s3/errors.ts';
+import { configurationErrors } from '../destinations/s3/errors.ts';
 import {
   type EventRun,
   failedEvent,
@@ -117,7 +117,7 @@ export async function applyFailureEffects(
 /** Returns the consecutive slots with a configuration error. Manual runs do not change it. */
 function streakAfter(run: FailedRun): { faultySlots: number; turnsOff: boolean } {
   if (run.slot === null) return { faultySlots: run.faultySlots, turnsOff: false };
-  const isFaulty = configurationFaults.some(code => code === run.code);
+  const isFaulty = configurationErrors.some(code => code === run.code);
   const faultySlots = isFaulty ? run.faultySlots + 1 : 0;
   return { faultySlots, turnsOff: run.enabled && faultySlots >= faultySlotsToTurnOff };
 }

@@ -64,7 +64,7 @@ export function describeFailure(
   attempt: number,
 ): { error: RunError; retry: boolean } {
   if (error instanceof StorageError) {
-    const { code, message, hint } = error.fault;
+    const { code, message, hint } = error.details;
     return { error: { code, message, hint }, retry: isTransient(code) };
   }
   // The main database has the snapshot, so the replica will have it soon.

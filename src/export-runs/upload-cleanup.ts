@@ -26,8 +26,8 @@ export async function cleanUpUploads(
   signal: AbortSignal,
 ): Promise<StorageErrorCode | null> {
   if (context.attempt.number === 0 || client === null) return null;
-  const fault = await abortRecordedUpload(client, dependencies, context, signal);
-  if (fault !== null) return fault;
+  const failure = await abortRecordedUpload(client, dependencies, context, signal);
+  if (failure !== null) return failure;
   await abortOrphanedUploadsOf(client, dependencies, context, signal);
   signal.throwIfAborted();
   return null;
@@ -47,7 +47,7 @@ async function abortRecordedUpload(
   } catch (error) {
     signal.throwIfAborted();
     warnOfUpload(dependencies, attempt, error);
-    const code = error instanceof StorageError ? error.fault.code : 'unknown';
+    const code = error instanceof StorageError ? error.details.code : 'unknown';
     // An unknown code may mean that the upload does not exist. The run does not wait for that.
     return isTransient(code) && code !== 'unknown' ? code : null;
   }

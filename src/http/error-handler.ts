@@ -10,7 +10,7 @@ import type {
 } from 'fastify';
 import { isDatabaseUnavailable, isOrphaned } from '../db/errors.ts';
 import { isSchemaMissing, pendingMigrations } from '../db/schema-state.ts';
-import { AppError, type FieldFault, validationFailed } from '../shared/errors.ts';
+import { AppError, type FieldError, validationFailed } from '../shared/errors.ts';
 import { jsonBodyLimitBytes } from './json-bodies.ts';
 import { problemMediaType, toProblem } from './problem.ts';
 
@@ -110,7 +110,7 @@ const maxFieldErrors = 20;
 const maxShownName = 100;
 
 /** Converts errors of the validator to JSON pointers and a sentence about each field. */
-function toFieldErrors(errors: readonly SchemaError[], context: string | undefined): FieldFault[] {
+function toFieldErrors(errors: readonly SchemaError[], context: string | undefined): FieldError[] {
   const prefix =
     { body: '', querystring: '/query', params: '/path' }[context ?? ''] ?? `/${context}`;
   return (

@@ -35,7 +35,7 @@ export interface PrometheusMetrics extends Metrics {
 }
 
 /** Longest wait for the database. Prometheus' own scrape timeout is 10 s by default. */
-const queueStatePatienceMs = 2_000;
+const queueStateTimeoutMs = 2_000;
 
 const requestBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
 const transferBuckets = [0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200];
@@ -46,7 +46,7 @@ export function createPrometheusMetrics(sources: MetricSources): PrometheusMetri
   watchNow(registry, sources);
   const readQueue = cacheWithTtl(sources.queueState, {
     ttlMs: sources.queueStateKeepMs ?? 15_000,
-    timeoutMs: queueStatePatienceMs,
+    timeoutMs: queueStateTimeoutMs,
   });
   const lookAtQueue = watchQueue(registry, readQueue);
   return {

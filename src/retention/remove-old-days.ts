@@ -25,7 +25,7 @@ export interface RemovalOptions {
    * Longest wait in milliseconds for transactions that use rows of any day. Meanwhile only ingests
    * into the old day wait too. Must be less than the 27 s in which a worker shuts down.
    */
-  readonly patienceMs: number;
+  readonly timeoutMs: number;
 }
 
 type Blocker = 'in use' | 'unrendered' | 'unregistered';
@@ -40,7 +40,7 @@ const rowsAreReadFor = sql`interval '24 hours'`;
  * Lock timeout of short waits. Longer than `deadlock_timeout`, after which autovacuum yields. Short
  * because a new day waits while the end of a detachment waits for older transactions.
  */
-const shortPatience = sql`set lock_timeout = '2s'`;
+const shortTimeout = sql`set lock_timeout = '2s'`;
 
 /**
  * Drops partitions of old days whose snapshots are rendered, and deletes snapshots of old days that
@@ -103,25 +103,25 @@ async function removeDay(session: Kysely<Tables>, day: string, options: RemovalO
 async function removeLockedDay(
   session: Kysely<Tables>,
   day: string,
-  { now, patienceMs }: RemovalOptions,
+  { now, timeoutMs }: RemovalOptions,
 ) {
   const partition = sql.table(partitionName(day));
   const attach = sql`select ensure_snapshot_partition(${day}::date)`;
   const isStored = await ask(session, sql`to_regclass(${partitionName(day)}) is not null`);
   const inspect = (trx: Transaction<Tables>) => inspectDay(trx, day, now, isStored);
-  await shortPatience.execute(session);
+  await shortTimeout.execute(session);
   if (isStored) {
     // An earlier detachment may have been interrupted.
     await attach.execute(session);
     // Detaching and attaching again delays other work, so inspect before.
     const found = await session.transaction().execute(inspect);
     if (typeof found === 'string') return found;
-    if (await ask(session, areRowsInLongUse(patienceMs))) return 'in use';
-    await sql`set lock_timeout = ${sql.lit(patienceMs)}`.execute(session);
+    if (await ask(session, areRowsInLongUse(timeoutMs))) return 'in use';
+    await sql`set lock_timeout = ${sql.lit(timeoutMs)}`.execute(session);
     await sql`alter table snapshot_rows detach partition ${partition} concurrently`.execute(
       session,
     );
-    await shortPatience.execute(session);
+    await shortTimeout.execute(session);
   }
   // The parent no longer includes the table, and transactions that wrote into it have ended. This
   // inspection is therefore final.

@@ -11,7 +11,7 @@ export interface RetentionSettings {
 }
 
 const dayMs = 24 * 60 * 60 * 1000;
-const defaultPatienceMs = 20_000;
+const defaultTimeoutMs = 20_000;
 const noDays: RemovedDays = { partitions: 0, snapshots: 0, unrendered: [], unregistered: [] };
 
 /**
@@ -20,7 +20,7 @@ const noDays: RemovedDays = { partitions: 0, snapshots: 0, unrendered: [], unreg
  * @param now replaced by the database's time if that is earlier, because a fast clock would delete
  * needed data
  * @param signal ends the work after the current step
- * @param patienceMs see `RemovalOptions`
+ * @param timeoutMs see `RemovalOptions`
  * @throws the first error, after all other work is done
  */
 export async function tidyUp(
@@ -28,12 +28,12 @@ export async function tidyUp(
   { snapshots: kept, runDays, auditDays }: RetentionSettings,
   now: Date,
   signal: AbortSignal,
-  patienceMs = defaultPatienceMs,
+  timeoutMs = defaultTimeoutMs,
 ) {
   const time = await earlierOf(db, now);
   const before = (days: number) => new Date(time.getTime() - days * dayMs);
   const work = [
-    kept === 'needed' ? removeOldDays(db, { now: time, signal, patienceMs }) : noDays,
+    kept === 'needed' ? removeOldDays(db, { now: time, signal, timeoutMs }) : noDays,
     deleteOldRuns(db, before(runDays), signal),
     deleteOldAuditLines(db, before(auditDays), signal),
   ] as const;

@@ -28,7 +28,7 @@ export const errorStatus = {
 export type ErrorCode = keyof typeof errorStatus;
 
 /** Invalid field. `path` is a JSON pointer into the body, or `/query/…`, `/path/…`, `/headers/…`. */
-export interface FieldFault {
+export interface FieldError {
   readonly path: string;
   readonly message: string;
 }
@@ -59,8 +59,8 @@ export class AppError extends Error {
   }
 }
 
-export function validationFailed(errors: readonly FieldFault[]): AppError {
-  const detail = errors.map(fault => `${fault.path || '/'} ${fault.message}`).join('; ');
+export function validationFailed(errors: readonly FieldError[]): AppError {
+  const detail = errors.map(error => `${error.path || '/'} ${error.message}`).join('; ');
   return new AppError('validation_failed', detail, { members: { errors } });
 }
 

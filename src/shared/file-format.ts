@@ -1,4 +1,4 @@
-import type { FieldFault } from './errors.ts';
+import type { FieldError } from './errors.ts';
 
 /** Formats of an exported file. */
 export const fileFormats = ['csv', 'parquet'] as const;
@@ -26,7 +26,7 @@ export function extensionOf({ format, compression }: FileForm): keyof typeof med
 }
 
 /** Returns the error of a body that asks for a compression that the format does not have. */
-export function compressionFaults({ format, compression }: FileForm): FieldFault[] {
+export function compressionErrors({ format, compression }: FileForm): FieldError[] {
   if (format === 'csv' || compression === 'none') return [];
   return [{ path: '/compression', message: 'must be none for the format parquet' }];
 }

@@ -15,7 +15,7 @@ import { createClient } from '@warehouse-export/client';
 import t, { type Test } from 'tap';
 import type { Access } from '../../src/destinations/destination.ts';
 import { abortOrphanedUploads } from '../../src/destinations/s3/abort-upload.ts';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import { type AdoptionRow, adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import type { TestApp } from '../helpers/app.ts';
 import { needsPort443, startAws, type TrustStatement } from '../helpers/aws.ts';
@@ -188,7 +188,7 @@ t.test('exports with the policies that the guide gives a role', needsAws, async 
 
   const key = 'company-adoption/hidden.csv';
   const connect = (access: Access) => {
-    const client = createS3Client(destination, access, clientEnvironment, runPatience);
+    const client = createS3Client(destination, access, clientEnvironment, runTimeouts);
     t.teardown(() => client.destroy());
     return client;
   };

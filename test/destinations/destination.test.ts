@@ -15,9 +15,9 @@ import {
 } from '../../src/destinations/object-key.ts';
 
 const aws = (bucketUrl: string) => parseDestination({ provider: 'aws', bucketUrl });
-const faultsOf = (body: DestinationBody) => {
+const errorsOf = (body: DestinationBody) => {
   const parsed = parseDestination(body);
-  return parsed.ok ? [] : parsed.faults;
+  return parsed.ok ? [] : parsed.errors;
 };
 
 t.test('accepts valid Amazon bucket URLs and splits them into their fields', async t => {
@@ -129,9 +129,9 @@ t.test('rejects invalid Amazon bucket URLs and says how to write them', async t 
       t.fail(`accepted ${url}`);
       continue;
     }
-    t.equal(parsed.faults.length, 1);
-    t.equal(parsed.faults[0]?.path, '/bucketUrl');
-    t.match(parsed.faults[0]?.message, message, JSON.stringify(url.slice(0, 80)));
+    t.equal(parsed.errors.length, 1);
+    t.equal(parsed.errors[0]?.path, '/bucketUrl');
+    t.match(parsed.errors[0]?.message, message, JSON.stringify(url.slice(0, 80)));
   }
 });
 
@@ -250,19 +250,19 @@ t.test('rejects invalid Google and custom destinations', async t => {
     [{ ...custom, bucket: '..' }, '/bucket', /bucket name/],
   ];
   for (const [body, path, message] of bad) {
-    const faults = faultsOf(body);
-    t.equal(faults.length, 1, JSON.stringify(body).slice(0, 120));
-    t.equal(faults[0]?.path, path);
-    t.match(faults[0]?.message, message);
+    const errors = errorsOf(body);
+    t.equal(errors.length, 1, JSON.stringify(body).slice(0, 120));
+    t.equal(errors[0]?.path, path);
+    t.match(errors[0]?.message, message);
   }
 });
 
 t.test('reports all missing and foreign fields in one answer', async t => {
   t.strictSame(
-    faultsOf({ provider: 'custom' }).map(fault => fault.path),
+    errorsOf({ provider: 'custom' }).map(error => error.path),
     ['/endpoint', '/bucket', '/region'],
   );
-  t.strictSame(faultsOf({ provider: 'aws', bucket: 'acme', key: '' }), [
+  t.strictSame(errorsOf({ provider: 'aws', bucket: 'acme', key: '' }), [
     { path: '/bucket', message: 'does not belong to the provider "aws"' },
     { path: '/key', message: 'does not belong to the provider "aws"' },
     { path: '/bucketUrl', message: 'is required' },
@@ -276,7 +276,7 @@ t.test('trims credentials and rejects those that a header cannot carry', async t
   });
   const paths = (accessKeyId: string, secretAccessKey: string) => {
     const parsed = parseCredentials({ accessKeyId, secretAccessKey });
-    return parsed.ok ? [] : parsed.faults.map(fault => fault.path);
+    return parsed.ok ? [] : parsed.errors.map(error => error.path);
   };
   t.strictSame(paths(' ', ''), ['/accessKeyId', '/secretAccessKey']);
   t.strictSame(paths('AKIA 1', 's'), ['/accessKeyId']);
@@ -345,21 +345,21 @@ t.test('rejects unknown placeholders', async t => {
     ['{{date}}', '{'],
     ['{date}/{toString}', '{toString}'],
   ] as const) {
-    const [fault, ...others] = faultsOf({ ...custom, key });
-    t.equal(fault?.path, '/key', key);
-    t.ok(fault?.message.includes(`"${shown}"`), key);
-    t.match(fault?.message, /\{date\}, \{year\}, \{month\}, \{day\}, \{environmentId\}/);
+    const [error, ...others] = errorsOf({ ...custom, key });
+    t.equal(error?.path, '/key', key);
+    t.ok(error?.message.includes(`"${shown}"`), key);
+    t.match(error?.message, /\{date\}, \{year\}, \{month\}, \{day\}, \{environmentId\}/);
     t.equal(others.length, 0);
     const url = `https://acme.s3.eu-west-1.amazonaws.com/${encodeURIComponent(key)}`;
-    t.equal(faultsOf({ provider: 'aws', bucketUrl: url })[0]?.path, '/bucketUrl');
+    t.equal(errorsOf({ provider: 'aws', bucketUrl: url })[0]?.path, '/bucketUrl');
   }
   const long = `{environmentId}${'k'.repeat(maxKeyBytes - 63)}`;
   t.match(
-    faultsOf({ ...custom, key: long })[0]?.message,
+    errorsOf({ ...custom, key: long })[0]?.message,
     /longer than/,
     'counts the longest values of placeholders',
   );
-  t.strictSame(faultsOf({ ...custom, key: long.slice(0, -1) }), []);
+  t.strictSame(errorsOf({ ...custom, key: long.slice(0, -1) }), []);
 });
 
 t.test('suggests how to write an Amazon bucket URL, as far as the input allows', async t => {
@@ -467,9 +467,9 @@ t.test('suggests how to write an Amazon bucket URL, as far as the input allows',
     [`https://${oneZone}`, /must be a bucket name/, noBucketUs],
   );
   for (const [url, what, better] of table) {
-    const [fault] = faultsOf({ provider: 'aws', bucketUrl: url });
-    t.match(fault?.message, what, url);
-    t.ok(fault?.message.endsWith(` write ${better}`), `${url}: ${fault?.message}`);
+    const [error] = errorsOf({ provider: 'aws', bucketUrl: url });
+    t.match(error?.message, what, url);
+    t.ok(error?.message.endsWith(` write ${better}`), `${url}: ${error?.message}`);
   }
   for (const [url, provider] of [
     ['gs://acme/exports', 'gcp'],
@@ -480,8 +480,8 @@ t.test('suggests how to write an Amazon bucket URL, as far as the input allows',
     ['https://s3.eu-central-003.backblazeb2.com/acme', 'custom'],
     ['https://s3.eu-central-1.wasabisys.com', 'custom'],
   ] as const) {
-    const [fault] = faultsOf({ provider: 'aws', bucketUrl: url });
-    t.match(fault?.message, `use "provider": "${provider}"`, url);
+    const [error] = errorsOf({ provider: 'aws', bucketUrl: url });
+    t.match(error?.message, `use "provider": "${provider}"`, url);
   }
 });
 
@@ -509,15 +509,15 @@ t.test('accepts every Amazon bucket URL that it suggests', async t => {
   let suggestions = 0;
   fc.assert(
     fc.property(start, folder, (url, path) => {
-      const [fault] = faultsOf({ provider: 'aws', bucketUrl: url + path });
-      const suggestion = / write (https:.*)$/s.exec(fault?.message ?? '')?.[1];
+      const [error] = errorsOf({ provider: 'aws', bucketUrl: url + path });
+      const suggestion = / write (https:.*)$/s.exec(error?.message ?? '')?.[1];
       if (suggestion === undefined) return;
       suggestions += 1;
       const pasted = suggestion
         .replace('<bucket>', 'acme')
         .replace('<region>', 'eu-west-1')
         .replace('<folder>', 'exports');
-      const refused = faultsOf({ provider: 'aws', bucketUrl: pasted });
+      const refused = errorsOf({ provider: 'aws', bucketUrl: pasted });
       if (refused.length > 0) throw new Error(`${suggestion}: ${refused[0]?.message}`);
     }),
     { numRuns: 2_000 },
@@ -544,22 +544,22 @@ t.test('rejects an endpoint whose host certainly contains the bucket', async t =
     'storage.googleapis.com',
   ]) {
     for (const form of [host, `${host}.`, host.toUpperCase()]) {
-      t.strictSame(faultsOf({ ...custom, endpoint: `https://acme.${form}` }), [
+      t.strictSame(errorsOf({ ...custom, endpoint: `https://acme.${form}` }), [
         {
           path: '/endpoint',
           message: `names more than the storage: leave the bucket out of the endpoint, write https://${host}`,
         },
       ]);
     }
-    t.strictSame(faultsOf({ ...custom, endpoint: `https://${host}` }), []);
-    const [fault] = faultsOf({ ...custom, endpoint: `https://${host}/acme` });
-    t.match(fault?.message, /leave the bucket out of the endpoint, write https:\/\/[^/]+$/);
+    t.strictSame(errorsOf({ ...custom, endpoint: `https://${host}` }), []);
+    const [error] = errorsOf({ ...custom, endpoint: `https://${host}/acme` });
+    t.match(error?.message, /leave the bucket out of the endpoint, write https:\/\/[^/]+$/);
   }
   for (const [bucket, host] of [
     ['fra1', 'fra1.digitaloceanspaces.com'],
     ['minio', 'minio.example.com'],
     ['acme', 'acme.example.com'],
   ] as const) {
-    t.strictSame(faultsOf({ ...custom, bucket, endpoint: `https://${host}` }), [], host);
+    t.strictSame(errorsOf({ ...custom, bucket, endpoint: `https://${host}` }), [], host);
   }
 });

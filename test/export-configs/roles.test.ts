@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import t from 'tap';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import { uploadObject } from '../../src/destinations/s3/upload.ts';
 import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
 import { bytes, digestOf, mebibyte } from '../destinations/s3/test-source.ts';
@@ -228,7 +228,7 @@ t.test('renews sessions of a role during an upload', needsAws, async t => {
   aws.sessionMs = 1_000;
   aws.requests.length = 0;
   const access = { roleArn: exporter, externalId };
-  const client = createS3Client(destination, access, clientEnvironment, runPatience);
+  const client = createS3Client(destination, access, clientEnvironment, runTimeouts);
   const uploaded = await uploadObject(client, {
     destination,
     key: `${destination.key}/long.csv`,

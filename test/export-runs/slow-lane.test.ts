@@ -1,6 +1,6 @@
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import { createSlowLane } from '../../src/export-runs/slow-lane.ts';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import type { FileFormat } from '../../src/shared/file-format.ts';
@@ -144,7 +144,7 @@ t.test('credits the bytes of accepted uploads, not those of refused ones', async
       endpoint.destination,
       { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' },
       { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
-      { ...runPatience, maxAttempts: 1 },
+      { ...runTimeouts, maxAttempts: 1 },
       attempt.pace,
     );
     const Body = Buffer.alloc(mebibyte);

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import type { Destination } from '../../src/destinations/destination.ts';
 import { abortOrphanedUploads } from '../../src/destinations/s3/abort-upload.ts';
 import { checkDestination } from '../../src/destinations/s3/check.ts';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import { uploadObject } from '../../src/destinations/s3/upload.ts';
 import { createIssuerKeys } from '../../src/environments/auth/jwks.ts';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
@@ -68,8 +68,8 @@ const check = () =>
   );
 
 async function withClient<T>(use: (client: ReturnType<typeof createS3Client>) => Promise<T>) {
-  const patience = { ...runPatience, maxAttempts: 1, answerMs: 5_000, completeMs: 5_000 };
-  const client = createS3Client(destination, credentials, environment, patience);
+  const timeouts = { ...runTimeouts, maxAttempts: 1, answerMs: 5_000, completeMs: 5_000 };
+  const client = createS3Client(destination, credentials, environment, timeouts);
   try {
     return await use(client);
   } finally {

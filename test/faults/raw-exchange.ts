@@ -22,7 +22,7 @@ interface ExchangeOptions {
   readonly halfClose?: boolean;
   /** Methods of the requests, in order. Answers to HEAD have a length but no body. */
   readonly methods?: readonly string[];
-  readonly patienceMs?: number;
+  readonly timeoutMs?: number;
 }
 
 /**
@@ -32,7 +32,7 @@ interface ExchangeOptions {
 export async function exchange(
   port: number,
   pieces: readonly (string | Buffer)[],
-  { halfClose = false, methods = [], patienceMs = 20_000 }: ExchangeOptions = {},
+  { halfClose = false, methods = [], timeoutMs = 20_000 }: ExchangeOptions = {},
 ): Promise<Exchange> {
   const socket = net.connect({ port, host: '127.0.0.1', noDelay: true, allowHalfOpen: true });
   const chunks: Buffer[] = [];
@@ -53,13 +53,13 @@ export async function exchange(
   const timer = setTimeout(() => {
     timedOut = true;
     socket.destroy();
-  }, patienceMs);
+  }, timeoutMs);
   await done;
   clearTimeout(timer);
   const received = Buffer.concat(chunks);
   if (timedOut) {
     throw new Error(
-      `connection not closed within ${patienceMs} ms, after ${JSON.stringify(received.toString().slice(0, 300))}`,
+      `connection not closed within ${timeoutMs} ms, after ${JSON.stringify(received.toString().slice(0, 300))}`,
     );
   }
   return { answers: parseAnswers(received, methods), closed };

@@ -7,7 +7,7 @@ import t from 'tap';
 import { checkPlacesOptions } from '../../src/dependencies.ts';
 import { abortOrphanedUploads } from '../../src/destinations/s3/abort-upload.ts';
 import { checkDestination } from '../../src/destinations/s3/check.ts';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { createTenantLookup } from '../../src/outbound/tenant-lookup.ts';
 import { createCheckPlaces } from '../../src/shared/check-places.ts';
@@ -225,7 +225,7 @@ t.test('aborts at most 20 uploads per sweep and ends when the sweep is aborted',
   });
   t.teardown(endpoint.close);
   const { destination } = endpoint;
-  const client = createS3Client(destination, credentials, environment, runPatience);
+  const client = createS3Client(destination, credentials, environment, runTimeouts);
   t.teardown(() => client.destroy());
   const signal = new AbortController().signal;
   t.equal(await abortOrphanedUploads(client, destination, key, ['u0'], signal), 20);

@@ -25,7 +25,7 @@ import type { Credentials, Destination } from '../../src/destinations/destinatio
 import {
   type ClientEnvironment,
   createS3Client,
-  runPatience,
+  runTimeouts,
 } from '../../src/destinations/s3/client.ts';
 import { createRoles } from '../../src/destinations/s3/roles.ts';
 import { lookupOf } from './lookup-of.ts';
@@ -225,7 +225,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     key: 'exports',
     endpoint: null,
   };
-  const owner = createS3Client(destination, customer, clientEnvironment, runPatience);
+  const owner = createS3Client(destination, customer, clientEnvironment, runTimeouts);
   await owner.send(new CreateBucketCommand({ Bucket: destination.bucket }));
   owner.destroy();
   return Object.assign(aws, {

@@ -29,8 +29,8 @@ export async function startWithSnapshots(t: Parameters<typeof startTestApp>[0]) 
     fill: async (environmentId: string, days: readonly string[]) => {
       for (const day of days) await fillSnapshot(pool, environmentId, day, 3);
     },
-    tidy: (now = testNow, patienceMs?: number) =>
-      tidyUp(app.dependencies.db, retentionSettings, new Date(now), never, patienceMs),
+    tidy: (now = testNow, timeoutMs?: number) =>
+      tidyUp(app.dependencies.db, retentionSettings, new Date(now), never, timeoutMs),
     render: (at?: Date) => renderSnapshots(pool, at),
     rendered: () => hashRenderedSnapshots(pool),
     registered: () =>

@@ -11,7 +11,7 @@ import {
 } from '@aws-sdk/client-s3';
 import type { S3Server, S3User } from '../../dev/s3-server.ts';
 import type { Credentials, Destination } from '../../src/destinations/destination.ts';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import {
   type EndpointAllowlist,
   parseEndpointAllowlist,
@@ -49,7 +49,7 @@ export function s3Client(
   destination: Destination = s3Destination(),
 ): S3Client {
   const credentials = typeof user === 'string' ? s3Server().users[user] : user;
-  return createS3Client(destination, credentials, { allowlist: loopback }, runPatience);
+  return createS3Client(destination, credentials, { allowlist: loopback }, runTimeouts);
 }
 
 /** Runs `radosgw-admin`, for users and their keys. */

@@ -22,8 +22,8 @@ for (const id of ['one', 'two']) {
   await app.ingest(id, today, ingestBody([adoptionRow()]));
 }
 const never = new AbortController().signal;
-const tidy = (patienceMs?: number) =>
-  tidyUp(app.dependencies.db, settings, new Date(testNow), never, patienceMs);
+const tidy = (timeoutMs?: number) =>
+  tidyUp(app.dependencies.db, settings, new Date(testNow), never, timeoutMs);
 const [old, older] = ['2025-06-05', '2025-06-04'];
 
 const partitions = async () => {

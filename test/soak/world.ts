@@ -6,7 +6,7 @@ import type { Test } from 'tap';
 import { type PostgresServer, startPostgresServer } from '../../dev/postgres-server.ts';
 import { createJobQueue, retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { createS3Client, runPatience } from '../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import type { EventType } from '../../src/webhooks/events.ts';
 import { type Aws, needsPort443, startAws } from '../helpers/aws.ts';
 import { type Answer, type Ask, ask } from '../helpers/http-client.ts';
@@ -270,7 +270,7 @@ export async function startWorld(t: Test): Promise<World> {
 /** Lets the owner of the other bucket read the objects that roles write. */
 async function letTestRead({ destination, customer, clientEnvironment }: Aws): Promise<void> {
   const { bucket } = destination;
-  const owner = createS3Client(destination, customer, clientEnvironment, runPatience);
+  const owner = createS3Client(destination, customer, clientEnvironment, runTimeouts);
   const Action = ['s3:GetObject', 's3:ListBucket', 's3:ListBucketMultipartUploads'];
   const Resource = [`arn:aws:s3:::${bucket}`, `arn:aws:s3:::${bucket}/*`];
   await setPolicy(bucket, 'full', [{ Effect: 'Allow', Action, Resource }], owner);

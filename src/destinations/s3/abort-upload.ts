@@ -11,9 +11,7 @@ import { describeStorageError, isTransient, StorageError } from './errors.ts';
 
 /** Limit of one request in milliseconds, retries included. */
 const limitMs = 20_000;
-/**
- * Maximum number of uploads that a sweep aborts, because an endpoint may list uploads without end.
- */
+/** Maximum number of uploads to abort, because an endpoint may list uploads without end. */
 const maxUploads = 20;
 /** Maximum number of uploads to list. Some of the first may be in progress and must stay. */
 const maxListedUploads = 30;
@@ -87,8 +85,8 @@ async function listUnfinishedUploads(
       .filter(isUploadId);
   } catch (error) {
     signal.throwIfAborted();
-    const fault = describeStorageError(error, { step: 'list', destination });
-    if (isTransient(fault.code)) throw new StorageError(fault, error);
+    const details = describeStorageError(error, { step: 'list', destination });
+    if (isTransient(details.code)) throw new StorageError(details, error);
     return null;
   }
 }

@@ -9,21 +9,21 @@ import { type Access, type Destination, isRole, type Role } from '../destination
 import { type Encryption, encryptionParams } from '../encryption.ts';
 import { folderOf } from '../object-key.ts';
 import { requireUploadId } from './answer-values.ts';
-import { type ClientEnvironment, checkPatience, createS3Client } from './client.ts';
+import { type ClientEnvironment, checkTimeouts, createS3Client } from './client.ts';
 import { causeOf, NotS3Error } from './error-codes.ts';
 import {
   describeStorageError,
   describeStorageErrorAs,
   isBucketInEndpoint,
   StorageError,
-  type StorageFault,
+  type StorageErrorDetails,
 } from './errors.ts';
 import type { StorageContext } from './hints.ts';
 
 export interface DestinationCheck {
   readonly name: 'list' | 'write';
   readonly ok: boolean;
-  readonly error: StorageFault | null;
+  readonly error: StorageErrorDetails | null;
 }
 
 export interface CheckResult {
@@ -73,7 +73,7 @@ export async function checkDestination(
   }: CheckRequest,
   environment: ClientEnvironment,
 ): Promise<CheckResult> {
-  const client = createS3Client(destination, access, environment, checkPatience);
+  const client = createS3Client(destination, access, environment, checkTimeouts);
   const limit = AbortSignal.any([AbortSignal.timeout(limitMs), ...(signal ? [signal] : [])]);
   const proven = isRole(access)
     ? requireExternalId(client, destination, access, environment)
@@ -102,7 +102,7 @@ export async function checkDestination(
       causeOf(reason).kind === 'access_key_not_recognised';
     return isKmsKey
       ? describeStorageErrorAs('encryption_denied', reason, context)
-      : faultOf(reason, context);
+      : detailsOf(reason, context);
   };
   // The write would then succeed, but in a folder with the name of the bucket.
   const isMisplaced =
@@ -135,8 +135,8 @@ async function requireExternalId(
     throw error;
   }
   const context = { step: 'list', destination, access } as const;
-  const fault = describeStorageErrorAs('external_id_not_enforced', null, context);
-  throw new StorageError(fault, null);
+  const details = describeStorageErrorAs('external_id_not_enforced', null, context);
+  throw new StorageError(details, null);
 }
 
 async function after(first: Promise<void> | null, work: () => Promise<void>): Promise<void> {
@@ -223,11 +223,14 @@ async function tryUpload(
   }
 }
 
-function faultOf(error: unknown, context: StorageContext): StorageFault {
-  return error instanceof StorageError ? error.fault : describeStorageError(error, context);
+function detailsOf(error: unknown, context: StorageContext): StorageErrorDetails {
+  return error instanceof StorageError ? error.details : describeStorageError(error, context);
 }
 
-function report(name: DestinationCheck['name'], error: StorageFault | null): DestinationCheck {
+function report(
+  name: DestinationCheck['name'],
+  error: StorageErrorDetails | null,
+): DestinationCheck {
   return { name, ok: error === null, error };
 }
 

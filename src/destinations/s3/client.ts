@@ -11,7 +11,7 @@ import { AssumeRoleError, type RoleSession, type Roles } from './roles.ts';
 import { trustedCa } from './trusted-ca.ts';
 
 /** Limits of the requests of one client. */
-export interface ClientPatience extends RequestLimits {
+export interface ClientTimeouts extends RequestLimits {
   /**
    * Maximum number of requests for one call. The SDK retries on 5xx, throttling and broken
    * connections.
@@ -20,7 +20,7 @@ export interface ClientPatience extends RequestLimits {
 }
 
 /** Limits of a check. It does not retry, because a caller waits for it. */
-export const checkPatience: ClientPatience = {
+export const checkTimeouts: ClientTimeouts = {
   maxAttempts: 1,
   connectMs: 5_000,
   answerMs: 12_000,
@@ -29,7 +29,7 @@ export const checkPatience: ClientPatience = {
 };
 
 /** Limits of a run. A request with a part of 8 MiB ends after at most 94 s. */
-export const runPatience: ClientPatience = {
+export const runTimeouts: ClientTimeouts = {
   maxAttempts: 3,
   connectMs: 5_000,
   answerMs: 30_000,
@@ -60,7 +60,7 @@ export function createS3Client(
   destination: Destination,
   access: Access,
   environment: ClientEnvironment,
-  patience: ClientPatience,
+  timeouts: ClientTimeouts,
   pace?: StoragePace,
 ): S3Client {
   const client = new S3Client({
@@ -71,8 +71,8 @@ export function createS3Client(
         () => startSession(access, environment)
       : // A copy, because the SDK adds a property to the object that it gets.
         { ...access },
-    requestHandler: createRequestHandler(createAgents(destination, environment), patience, pace),
-    maxAttempts: patience.maxAttempts,
+    requestHandler: createRequestHandler(createAgents(destination, environment), timeouts, pace),
+    maxAttempts: timeouts.maxAttempts,
     retryMode: 'standard',
     ...checksums(destination),
     // These are the defaults. They are set so that no shared configuration file changes them.

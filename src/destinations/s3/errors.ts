@@ -31,23 +31,23 @@ export const storageErrorCodes = [
 export type StorageErrorCode = (typeof storageErrorCodes)[number];
 
 /** Storage error that callers see as `storageError`. */
-export interface StorageFault extends Wording {
+export interface StorageErrorDetails extends Wording {
   readonly code: StorageErrorCode;
 }
 
 /** Storage error as an exception. `cause` is the error of the SDK, only for the operator's log. */
 export class StorageError extends Error {
   override readonly name = 'StorageError';
-  readonly fault: StorageFault;
+  readonly details: StorageErrorDetails;
 
-  constructor(fault: StorageFault, cause: unknown) {
-    super(fault.message, { cause });
-    this.fault = fault;
+  constructor(details: StorageErrorDetails, cause: unknown) {
+    super(details.message, { cause });
+    this.details = details;
   }
 }
 
 /** Errors that last until the configuration or the bucket is changed. */
-export const configurationFaults: readonly StorageErrorCode[] = [
+export const configurationErrors: readonly StorageErrorCode[] = [
   'access_key_not_recognised',
   'secret_key_mismatch',
   'role_denied',
@@ -66,14 +66,14 @@ export const configurationFaults: readonly StorageErrorCode[] = [
  * transient. Both may pass, and a run that fails misses its slot.
  */
 export function isTransient(code: StorageErrorCode): boolean {
-  return !configurationFaults.includes(code);
+  return !configurationErrors.includes(code);
 }
 
 /**
  * Describes an error of the S3 client.
  * @param error any thrown value
  */
-export function describeStorageError(error: unknown, context: StorageContext): StorageFault {
+export function describeStorageError(error: unknown, context: StorageContext): StorageErrorDetails {
   return describe(causeOf(error), context);
 }
 
@@ -82,7 +82,7 @@ export function describeStorageErrorAs(
   kind: CauseKind,
   error: unknown,
   context: StorageContext,
-): StorageFault {
+): StorageErrorDetails {
   return describe({ ...causeOf(error), kind }, context);
 }
 
@@ -94,7 +94,7 @@ export function isBucketInEndpoint(error: unknown): boolean {
   return causeOf(error).kind === 'no_such_key';
 }
 
-function describe(cause: Cause, context: StorageContext): StorageFault {
+function describe(cause: Cause, context: StorageContext): StorageErrorDetails {
   const isMisplaced =
     cause.kind === 'no_such_key' &&
     context.step === 'list' &&

@@ -90,7 +90,7 @@ export async function removeManifest(
     const { Contents = [] } = await client.send(list, options);
     return Contents[0]?.Key === key;
   }).catch((error: unknown) => {
-    const isDenied = error instanceof StorageError && error.fault.code === 'list_denied';
+    const isDenied = error instanceof StorageError && error.details.code === 'list_denied';
     if (mustList || !isDenied) throw error;
     return false;
   });

@@ -27,7 +27,7 @@ import {
   describeStorageError,
   describeStorageErrorAs,
   StorageError,
-  type StorageFault,
+  type StorageErrorDetails,
 } from './errors.ts';
 
 export interface UploadRequest {
@@ -48,8 +48,8 @@ export interface UploadRequest {
   /** Aborts the upload. The last request is not aborted, because the object may already appear. */
   readonly signal: AbortSignal;
   /**
-   * Called and awaited before the first part is sent. A later sweep can therefore abort the upload
-   * of a crashed process. `asked` is the number of requests to start. Each one except the last may
+   * Called and awaited before the first part is sent. A later clean-up can therefore abort the
+   * upload of a crashed process. `asked` is the number of requests to start. Each one except the last may
    * have started an upload with an unknown id.
    */
   readonly onMultipartStarted: (uploadId: string, asked: number) => Promise<void>;
@@ -116,17 +116,17 @@ export async function uploadObject(
 async function upload(client: S3Client, request: UploadRequest): Promise<UploadedObject> {
   const { destination, key, body, contentType, metadata, expectedSizeBytes, signal } = request;
   // The first error aborts all other work and is thrown.
-  const fault = new AbortController();
-  const stopped = AbortSignal.any([signal, fault.signal]);
+  const failure = new AbortController();
+  const stopped = AbortSignal.any([signal, failure.signal]);
   const { stream, result } = digestStream();
   const sourceEnd = takeWhole(body, stream, stopped);
-  sourceEnd.catch((error: unknown) => fault.abort(error));
-  onCutOff(body, () => fault.abort(new SourceCutOffError()));
+  sourceEnd.catch((error: unknown) => failure.abort(error));
+  onCutOff(body, () => failure.abort(new SourceCutOffError()));
 
   let uploadId: string | null = null;
   const send = sender(client, destination, {
     stopped,
-    fault,
+    failure,
     sourceEnd,
     beforeLastRequest: request.beforeLastRequest,
     onStarted: async (id, asked) => {
@@ -154,20 +154,20 @@ async function upload(client: S3Client, request: UploadRequest): Promise<Uploade
     await multipart.done();
     return result();
   } catch (error) {
-    fault.abort(error);
+    failure.abort(error);
     if (uploadId !== null) {
       await abortUpload(client, destination, key, uploadId)
         .then(request.onMultipartAborted)
         .catch(() => {});
     }
     signal.throwIfAborted();
-    throw fault.signal.reason;
+    throw failure.signal.reason;
   }
 }
 
 interface SenderOptions {
   readonly stopped: AbortSignal;
-  readonly fault: AbortController;
+  readonly failure: AbortController;
   /** Resolves when the source has ended without error and was read completely. */
   readonly sourceEnd: Promise<void>;
   readonly onStarted: UploadRequest['onMultipartStarted'];
@@ -188,7 +188,7 @@ interface Answer {
 function sender(
   client: S3Client,
   destination: Destination,
-  { stopped, fault, sourceEnd, onStarted, beforeLastRequest }: SenderOptions,
+  { stopped, failure, sourceEnd, onStarted, beforeLastRequest }: SenderOptions,
 ): (command: Command) => Promise<Answer> {
   const ask = async (command: Command): Promise<Answer> => {
     stopped.throwIfAborted();
@@ -208,7 +208,7 @@ function sender(
       return answer;
     } catch (error) {
       if (stopped.aborted) throw error;
-      throw new StorageError(await faultOf(client, destination, command, error), error);
+      throw new StorageError(await detailsOf(client, destination, command, error), error);
     }
   };
   return async command => {
@@ -219,7 +219,7 @@ function sender(
       }
       return answer;
     } catch (error) {
-      fault.abort(error);
+      failure.abort(error);
       throw error;
     }
   };
@@ -229,12 +229,12 @@ function sender(
  * Describes a failed request. RADOS Gateway answers InvalidAccessKeyId if it does not know the key
  * of the encryption. A list shows whether the access key is meant.
  */
-async function faultOf(
+async function detailsOf(
   client: S3Client,
   destination: Destination,
   { input }: Command,
   error: unknown,
-): Promise<StorageFault> {
+): Promise<StorageErrorDetails> {
   const context = { step: 'upload', destination } as const;
   const isEncrypted = 'ServerSideEncryption' in input && input.ServerSideEncryption !== undefined;
   if (!isEncrypted || causeOf(error).kind !== 'access_key_not_recognised') {

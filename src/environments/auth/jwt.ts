@@ -53,7 +53,7 @@ export function createUserTokens(config: JwtConfig, keyOf: JWTVerifyGetKey): Use
       } catch (error) {
         if (error instanceof AppError) throw error;
         if (error instanceof errors.JWTExpired) return 'The token has expired.';
-        if (error instanceof errors.JWTClaimValidationFailed) return claimFault(error.claim);
+        if (error instanceof errors.JWTClaimValidationFailed) return claimError(error.claim);
         // Forged and foreign tokens, and issuer keys that cannot verify any token, such as short
         // ones.
         return 'The token is not one that the identity provider has signed.';
@@ -92,19 +92,19 @@ export function isJwtShaped(token: string): boolean {
 }
 
 /** Describes an invalid claim. Only callers with a valid signature receive it. */
-function claimFault(claim: string): string {
+function claimError(claim: string): string {
   return `The claim ${claim} of the token is missing or invalid.`;
 }
 
 function toUser(payload: JWTPayload, { environmentsClaim, scopesClaim }: JwtConfig): User | string {
   const { sub, exp } = payload;
-  if (typeof sub !== 'string' || !isSubject(sub)) return claimFault('sub');
+  if (typeof sub !== 'string' || !isSubject(sub)) return claimError('sub');
   const environmentIds = textsOf(payload, environmentsClaim, text => [text]);
-  if (environmentIds === null) return claimFault(environmentsClaim);
+  if (environmentIds === null) return claimError(environmentsClaim);
   const granted = Object.hasOwn(payload, scopesClaim)
     ? textsOf(payload, scopesClaim, text => text.split(' '))
     : [];
-  if (granted === null) return claimFault(scopesClaim);
+  if (granted === null) return claimError(scopesClaim);
   return {
     subject: sub,
     expiresAt: new Date(Math.min((exp ?? 0) * 1000, lastInstantMs)),

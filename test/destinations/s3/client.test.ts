@@ -1,7 +1,7 @@
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
-import { createS3Client, runPatience } from '../../../src/destinations/s3/client.ts';
+import { createS3Client, runTimeouts } from '../../../src/destinations/s3/client.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 
 t.test('sends requests to the host of each provider', async t => {
@@ -80,7 +80,7 @@ t.test('sends requests to the host of each provider', async t => {
       destination,
       credentials,
       { allowlist: parseEndpointAllowlist([]) },
-      runPatience,
+      runTimeouts,
     );
     let sent:
       | {

@@ -1,7 +1,7 @@
 import { ListObjectsV2Command } from '@aws-sdk/client-s3';
 import t from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
-import { checkPatience, createS3Client } from '../../../src/destinations/s3/client.ts';
+import { checkTimeouts, createS3Client } from '../../../src/destinations/s3/client.ts';
 import { NotS3Error } from '../../../src/destinations/s3/error-codes.ts';
 import {
   describeStorageError,
@@ -368,7 +368,7 @@ t.test('maps the answers of each provider to storage errors', async t => {
   const { destination } = endpoint;
   const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
   const allowlist = parseEndpointAllowlist(['127.0.0.1']);
-  const client = createS3Client(destination, credentials, { allowlist }, checkPatience);
+  const client = createS3Client(destination, credentials, { allowlist }, checkTimeouts);
   t.teardown(async () => {
     client.destroy();
     await endpoint.close();

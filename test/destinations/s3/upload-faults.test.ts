@@ -3,9 +3,9 @@ import net, { type AddressInfo } from 'node:net';
 import t, { type Test } from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
 import {
-  type ClientPatience,
+  type ClientTimeouts,
   createS3Client,
-  runPatience,
+  runTimeouts,
 } from '../../../src/destinations/s3/client.ts';
 import { isTransient, StorageError } from '../../../src/destinations/s3/errors.ts';
 import { type UploadRequest, uploadObject } from '../../../src/destinations/s3/upload.ts';
@@ -59,7 +59,7 @@ async function upload(
   t: Test,
   destination: Destination,
   overrides: Partial<UploadRequest> = {},
-  patience: Partial<ClientPatience> = {},
+  timeouts: Partial<ClientTimeouts> = {},
 ): Promise<unknown> {
   const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
   const allowlist = parseEndpointAllowlist(['127.0.0.1']);
@@ -67,7 +67,7 @@ async function upload(
     destination,
     credentials,
     { allowlist },
-    { ...runPatience, ...patience },
+    { ...runTimeouts, ...timeouts },
   );
   t.teardown(() => client.destroy());
   return await uploadObject(client, requestFor(destination, overrides)).catch(
@@ -93,7 +93,7 @@ function requestFor(
 }
 
 function codeOf(thrown: unknown): string {
-  return thrown instanceof StorageError ? thrown.fault.code : `not a StorageError: ${thrown}`;
+  return thrown instanceof StorageError ? thrown.details.code : `not a StorageError: ${thrown}`;
 }
 
 /** Returns the number of requests with the method. */
@@ -258,7 +258,7 @@ t.test(
 
 t.test('times out when the server stops answering', async t => {
   const silent: Answer = () => {};
-  const patience = {
+  const timeouts = {
     maxAttempts: 2,
     answerMs: 300,
     completeMs: 300,
@@ -270,7 +270,7 @@ t.test('times out when the server stops answering', async t => {
     ['complete', 'timeout'],
   ] as const) {
     const endpoint = await fakeEndpoint(forgetful({ [step]: silent }));
-    t.equal(codeOf(await upload(t, endpoint.destination, {}, patience)), code, step);
+    t.equal(codeOf(await upload(t, endpoint.destination, {}, timeouts)), code, step);
     t.equal(count(endpoint.requests, 'DELETE'), step === 'create' ? 0 : 1);
     await endpoint.close();
   }
@@ -341,7 +341,7 @@ t.test(
           { ...destination, endpoint: between.endpoint },
           s3Server().users.full,
           { allowlist: parseEndpointAllowlist(['127.0.0.1']) },
-          { ...runPatience, answerMs: 500, completeMs: 500, minBytesPerSecond: 16 * mebibyte },
+          { ...runTimeouts, answerMs: 500, completeMs: 500, minBytesPerSecond: 16 * mebibyte },
         );
         const started: string[] = [];
         const request = requestFor(destination, {
@@ -355,7 +355,7 @@ t.test(
         if (outcome instanceof Error) {
           failures += 1;
           t.ok(
-            outcome instanceof StorageError && isTransient(outcome.fault.code),
+            outcome instanceof StorageError && isTransient(outcome.details.code),
             `${title}: ${outcome.message}`,
           );
         } else {

@@ -253,7 +253,7 @@ t.test('reports rights that are revoked between two parts', needsS3, async t => 
     });
     const thrown = await uploadObject(user, request).catch((error: unknown) => error);
     t.type(thrown, StorageError, title);
-    t.equal((thrown as StorageError).fault.code, code, title);
+    t.equal((thrown as StorageError).details.code, code, title);
     t.strictSame((await contentsOf(destination)).objects, [], 'no object');
     // The user cannot abort without rights. A user with rights can abort by the stored id.
     const uploadId = await started.promise;
@@ -291,7 +291,7 @@ t.test(
       onMultipartStarted: async id => started.resolve(id),
     });
     const thrown = await uploadObject(client, request).catch((error: unknown) => error);
-    t.equal((thrown as StorageError).fault.code, 'endpoint_unreachable');
+    t.equal((thrown as StorageError).details.code, 'endpoint_unreachable');
     t.strictSame(await contentsOf(destination), { objects: [], unfinished: [request.key] });
     await abortUpload(other, destination, request.key, await started.promise);
     t.strictSame(await contentsOf(destination), empty);
@@ -371,17 +371,17 @@ t.test('writes and removes a manifest', needsS3, async t => {
   const kept = await removeManifest(readOnly, destination, key, false, signal).catch(
     (error: unknown) => error,
   );
-  t.equal((kept as StorageError).fault.code, 'write_denied');
-  t.match((kept as StorageError).fault.hint, /DeleteObject/);
+  t.equal((kept as StorageError).details.code, 'write_denied');
+  t.match((kept as StorageError).details.hint, /DeleteObject/);
   const denied = s3Client('nothing');
   t.teardown(() => denied.destroy());
   await t.resolves(removeManifest(denied, destination, key, false, signal));
   const unlisted = await removeManifest(denied, destination, key, true, signal).catch(
     (error: unknown) => error,
   );
-  t.equal((unlisted as StorageError).fault.code, 'list_denied');
+  t.equal((unlisted as StorageError).details.code, 'list_denied');
   const thrown = await putManifest(denied, destination, null, manifest, signal).catch(
     (error: unknown) => error,
   );
-  t.equal((thrown as StorageError).fault.code, 'write_denied');
+  t.equal((thrown as StorageError).details.code, 'write_denied');
 });

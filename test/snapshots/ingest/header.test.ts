@@ -6,7 +6,7 @@ import { exportHeader, ingestColumns } from '../../helpers/adoption-rows.ts';
 
 const names = (header: readonly string[]) => matchHeader(header).map(column => column.header);
 
-function faultsOf(header: readonly string[]): { errors: unknown[]; errorCount: number } {
+function errorsOf(header: readonly string[]): { errors: unknown[]; errorCount: number } {
   try {
     matchHeader(header);
   } catch (error) {
@@ -31,13 +31,13 @@ t.test('accepts the header of an exported file', async t => {
 });
 
 t.test('refuses more than 64 columns', async t => {
-  const { errors } = faultsOf([...ingestColumns, ...Array.from({ length: 51 }, () => 'x')]);
+  const { errors } = errorsOf([...ingestColumns, ...Array.from({ length: 51 }, () => 'x')]);
   t.strictSame(errors[0], { row: 0, column: null, message: 'has more than 64 columns' });
 });
 
 for (const column of ingestColumns) {
   t.test(`refuses a header without ${column}`, async t => {
-    t.strictSame(faultsOf(ingestColumns.filter(name => name !== column)), {
+    t.strictSame(errorsOf(ingestColumns.filter(name => name !== column)), {
       errors: [{ row: 0, column, message: 'is missing from the header' }],
       errorCount: 1,
     });
@@ -47,7 +47,7 @@ for (const column of ingestColumns) {
 for (const column of [...ingestColumns, 'Date', 'Frequency Label']) {
   t.test(`refuses a header with ${column} twice`, async t => {
     const header = [...ingestColumns, 'Date', 'Frequency Label', column];
-    t.strictSame(faultsOf(header), {
+    t.strictSame(errorsOf(header), {
       errors: [{ row: 0, column, message: 'is repeated in the header' }],
       errorCount: 1,
     });
@@ -64,7 +64,7 @@ for (const unknown of [
   'constructor',
 ]) {
   t.test(`refuses the unknown column ${JSON.stringify(unknown)}`, async t => {
-    t.strictSame(faultsOf([...ingestColumns, unknown]), {
+    t.strictSame(errorsOf([...ingestColumns, unknown]), {
       errors: [{ row: 0, column: unknown, message: 'is not a column of the data model' }],
       errorCount: 1,
     });
@@ -72,12 +72,12 @@ for (const unknown of [
 }
 
 t.test('names the first 20 errors of a header and counts all', async t => {
-  const { errors, errorCount } = faultsOf(Array.from({ length: 30 }, (_, index) => `x${index}`));
+  const { errors, errorCount } = errorsOf(Array.from({ length: 30 }, (_, index) => `x${index}`));
   t.equal(errors.length, 20);
   t.equal(errorCount, 30 + ingestColumns.length);
 });
 
 t.test('shortens a very long column name in the answer', async t => {
-  const { errors } = faultsOf([...ingestColumns, 'x'.repeat(100_000)]);
+  const { errors } = errorsOf([...ingestColumns, 'x'.repeat(100_000)]);
   t.ok(JSON.stringify(errors).length < 400);
 });
