@@ -2,8 +2,8 @@
 import { keyError } from './names.ts';
 
 /**
- * Decodes the path of a bucket URL. Trailing slashes and spaces are dropped. `exports%2F` is the folder
- * `exports` too.
+ * Decodes the path of a bucket URL. Trailing slashes and spaces are dropped. `exports%2F` is the
+ * folder `exports` too.
  *
  * @returns the folder, or the reason for its rejection as text that completes "bucketUrl …"
  */

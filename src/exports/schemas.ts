@@ -73,7 +73,7 @@ function contentOf(extensions: readonly Extension[]) {
 /** The length of a Parquet file is unknown beforehand, so it has no ranges. */
 const hasRanges = (extension: Extension) => extension !== 'parquet';
 
-/** Returns the responses of a route that sends files with these extensions, without its problems. */
+/** Returns the responses without problems of a route that sends files with these extensions. */
 export function fileResponses(...extensions: Extension[]) {
   const ranged = extensions.filter(hasRanges);
   const part = {

@@ -49,8 +49,8 @@ export interface UploadRequest {
   readonly signal: AbortSignal;
   /**
    * Called and awaited before the first part is sent. A later clean-up can therefore abort the
-   * upload of a crashed process. `asked` is the number of requests to start. Each one except the last may
-   * have started an upload with an unknown id.
+   * upload of a crashed process. `asked` is the number of requests to start. Each one except the
+   * last may have started an upload with an unknown id.
    */
   readonly onMultipartStarted: (uploadId: string, asked: number) => Promise<void>;
   /**
