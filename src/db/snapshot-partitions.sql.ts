@@ -16,7 +16,8 @@ export function partitionLockName(date: string): string {
 
 /**
  * Returns the name of the advisory lock of a day's partition. Ingests and renderings hold it
- * shared, so that the partition stays. Retention holds it exclusively while it removes the partition.
+ * shared, so that the partition stays. Retention holds it exclusively while it removes the
+ * partition.
  */
 export function dayLockName(date: string): string {
   return `warehouse-export day ${date}`;

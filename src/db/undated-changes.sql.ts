@@ -3,8 +3,8 @@ import type { DatabaseOrTransaction } from './database.ts';
 
 /**
  * Records a change of snapshots after which `Last-Modified` of a file may stay the same: a
- * deletion, or a replacement within one second. Dates up to the newest completion in the environment do not
- * prove that a file is unchanged.
+ * deletion, or a replacement within one second. Dates up to the newest completion in the
+ * environment do not prove that a file is unchanged.
  *
  * @param completedAt completion of the deleted or replaced snapshot; null if the registry still has
  *   it
