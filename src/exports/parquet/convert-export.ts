@@ -24,6 +24,9 @@ export async function* convertToParquet(
     try {
       yield* convertInWorker(csv.bytes(), csv.rowCount, stop);
     } finally {
+      // A composite signal with a listener stays in memory as long as its sources. Those of a run
+      // last as long as the process.
+      stop.removeEventListener('abort', place.release);
       place.release();
     }
   } finally {

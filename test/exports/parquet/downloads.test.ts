@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { convertToParquet } from '../../../src/exports/parquet/convert-export.ts';
 import { convertInWorker } from '../../../src/exports/parquet/convert-in-worker.ts';
 import { adoptionRow, exportHeader, exportLine, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
@@ -290,6 +291,20 @@ t.test('converts in a worker thread', async t => {
     ];
     for (const [csv, expected] of cases)
       await t.rejects(collect(convertInWorker(csv, 999, never)), expected);
+  });
+
+  t.test('forgets its place at the end', async t => {
+    const controller = new AbortController();
+    let released = 0;
+    const release = () => {
+      released += 1;
+    };
+    const place = { signal: never, release };
+    const csv = { rowCount: 1_000, bytes: () => source(1).csv, close: () => {} };
+    await collect(convertToParquet(csv, () => place, controller.signal));
+    t.equal(released, 1);
+    controller.abort();
+    t.equal(released, 1, 'no listener is left');
   });
 
   t.test('leaves the event loop free', async t => {
