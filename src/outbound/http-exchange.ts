@@ -78,6 +78,10 @@ export async function exchange(
     if (!isConnecting) clearTimeout(connecting);
     else socket.once(isSecure ? 'secureConnect' : 'connect', () => clearTimeout(connecting));
   });
+  let isSent = false;
+  request.once('finish', () => {
+    isSent = true;
+  });
   let interimAnswers = 0;
   request.on('information', () => {
     interimAnswers += 1;
@@ -103,7 +107,11 @@ export async function exchange(
   request.end(body);
 
   try {
-    return await promise;
+    const answer = await promise;
+    // An endpoint cannot have accepted a part that it has not received.
+    if (!isSent && answer.status >= 200 && answer.status < 300)
+      throw new UnexpectedAnswerError(`status ${answer.status} before the end of the request`);
+    return answer;
   } finally {
     clearTimeout(connecting);
     clearTimeout(total);

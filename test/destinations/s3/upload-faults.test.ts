@@ -102,11 +102,16 @@ const count = (requests: string[], method: string) =>
 
 t.test('reports the storage error of each upload step and aborts the upload', async t => {
   const html: Answer = (_, response) => response.end('<html><body>Welcome</body></html>');
+  const early: Answer = (request, response) => {
+    request.pause();
+    response.setHeader('etag', '"e"').end();
+  };
   const table: [string, Partial<Steps>, string, number][] = [
     ['create denied', { create: refuse(403, 'AccessDenied') }, 'write_denied', 0],
     ['create answered with a web page', { create: html }, 'not_s3', 0],
     ['part denied', { part: refuse(403, 'AccessDenied') }, 'write_denied', 1],
     ['part answered with a web page', { part: html }, 'not_s3', 1],
+    ['part answered before its end', { part: early }, 'not_s3', 1],
     ['parts unavailable', { part: refuse(503, 'SlowDown') }, 'storage_unavailable', 1],
     ['complete refused', { complete: refuse(400, 'InvalidPart') }, 'unknown', 1],
     ['complete unavailable', { complete: refuse(500, 'InternalError') }, 'storage_unavailable', 1],
