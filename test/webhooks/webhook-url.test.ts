@@ -55,7 +55,7 @@ t.test('rejects malformed, non-https and credential-bearing URLs', async t => {
     'http://hooks.example.com/',
     'http://8.8.8.8/',
   ]) {
-    t.match(parse(text), { ok: false, fault: String }, JSON.stringify(text));
+    t.match(parse(text), { ok: false, error: String }, JSON.stringify(text));
   }
 });
 
