@@ -227,7 +227,7 @@ t.test('aborts an upload whose parts exceed the quota of the bucket', needsS3, a
   });
   await t.rejects(uploading, {
     name: 'StorageError',
-    fault: { code: 'storage_unavailable', message: /quota is full \(QuotaExceeded\)/ },
+    details: { code: 'storage_unavailable', message: /quota is full \(QuotaExceeded\)/ },
   });
   const { Uploads = [] } = await owner.send(new ListMultipartUploadsCommand({ Bucket }));
   const { KeyCount } = await owner.send(new ListObjectsV2Command({ Bucket }));
