@@ -56,7 +56,7 @@ export function toAppError(thrown: unknown): AppError {
     });
   }
   if (isDatabaseUnavailable(thrown)) {
-    return new AppError('unavailable', 'The database cannot be reached. Try again shortly.', {
+    return new AppError('unavailable', 'The database is not available. Try again shortly.', {
       cause: thrown,
       headers: { 'retry-after': retryAfterSeconds },
     });
