@@ -17,7 +17,12 @@ import {
 } from '../destinations/encryption.ts';
 import type { Provider } from '../destinations/names.ts';
 import { type FieldError, validationFailed } from '../shared/errors.ts';
-import { type Compression, compressionErrors, type FileFormat } from '../shared/file-format.ts';
+import {
+  type Compression,
+  compressionErrors,
+  type FileForm,
+  type FileFormat,
+} from '../shared/file-format.ts';
 import type { ConfigSettings, ExportConfig } from './repository.ts';
 import type { CatchUp, Schedule } from './schedule.ts';
 
@@ -81,26 +86,19 @@ export function readNewConfig(body: NewConfigBody): {
   access: AskedAccess;
 } {
   const name = body.name.trim();
-  const destination = parseDestination(body);
-  const access = parseAccess(body, body.provider, null);
-  const encryption = parseEncryption(body.encryption ?? null, body.provider);
   const { format = 'csv', compression = 'none' } = body;
-  const errors = [
-    ...nameErrors(name),
-    ...errorsOf(destination),
-    ...errorsOf(access),
-    ...encryptionErrors(encryption),
-    ...compressionErrors({ format, compression }),
-  ];
-  if (!destination.ok || !access.ok || isFieldError(encryption) || errors.length > 0) {
-    throw validationFailed(errors);
-  }
+  const { destination, access, encryption } = requireParsed(name, [], {
+    destination: parseDestination(body),
+    access: parseAccess(body, body.provider, null),
+    encryption: parseEncryption(body.encryption ?? null, body.provider),
+    form: { format, compression },
+  });
   return {
     settings: {
       name,
       enabled: body.enabled ?? true,
       schedule: body.schedule,
-      destination: destination.value,
+      destination,
       format,
       compression,
       manifest: body.manifest ?? false,
@@ -108,7 +106,7 @@ export function readNewConfig(body: NewConfigBody): {
       redeliver: body.redeliver ?? false,
       encryption,
     },
-    access: access.value,
+    access,
   };
 }
 
@@ -137,30 +135,23 @@ export function readConfigPatch(
 ): PatchedConfig {
   const name = patch.name?.trim() ?? current.name;
   const provider = patch.provider ?? current.destination.provider;
-  const destination = parseDestination(mergeDestination(current.destination, patch, provider));
-  const access = parseAccess(patch, provider, current);
   const format = patch.format ?? current.format;
   const compression = patch.compression ?? current.compression;
-  const encryption = parseEncryption(
-    patch.encryption === undefined ? keptEncryption(current, provider) : patch.encryption,
-    provider,
-  );
-  const errors = [
-    ...nameErrors(name),
-    ...(provider === current.destination.provider ? nullErrors(patch, provider) : []),
-    ...errorsOf(destination),
-    ...errorsOf(access),
-    ...encryptionErrors(encryption),
-    ...compressionErrors({ format, compression }),
-  ];
-  if (!destination.ok || !access.ok || isFieldError(encryption) || errors.length > 0) {
-    throw validationFailed(errors);
-  }
+  const nulls = provider === current.destination.provider ? nullErrors(patch, provider) : [];
+  const { destination, access, encryption } = requireParsed(name, nulls, {
+    destination: parseDestination(mergeDestination(current.destination, patch, provider)),
+    access: parseAccess(patch, provider, current),
+    encryption: parseEncryption(
+      patch.encryption === undefined ? keptEncryption(current, provider) : patch.encryption,
+      provider,
+    ),
+    form: { format, compression },
+  });
 
   const moved = (['provider', 'endpoint', 'bucket'] as const).find(
-    part => destination.value[part] !== current.destination[part],
+    part => destination[part] !== current.destination[part],
   );
-  if (moved !== undefined && keepsSecret(access.value)) {
+  if (moved !== undefined && keepsSecret(access)) {
     const message = `is required when the ${moved} changes`;
     throw validationFailed([{ path: '/secretAccessKey', message }]);
   }
@@ -175,16 +166,16 @@ export function readConfigPatch(
     redeliver: patch.redeliver ?? current.redeliver,
   };
   const isTurnedOn = enabled && !current.enabled;
-  const changedAccess = accessChanges(current.access, access.value);
+  const changedAccess = accessChanges(current.access, access);
   const changedEncryption =
     JSON.stringify(encryption) === JSON.stringify(current.encryption) ? [] : ['encryption'];
-  const changedDestination = changedFields(current.destination, destination.value);
+  const changedDestination = changedFields(current.destination, destination);
   const isMoved = [changedDestination, changedAccess, changedEncryption].some(
     names => names.length > 0,
   );
   return {
-    settings: { enabled, schedule, ...settings, destination: destination.value, encryption },
-    access: access.value,
+    settings: { enabled, schedule, ...settings, destination, encryption },
+    access,
     needsCheck: isTurnedOn || isMoved,
     isMoved,
     startsAnew: isTurnedOn || schedule !== current.schedule,
@@ -301,12 +292,40 @@ function keptEncryption(current: ConfigSettings, provider: Provider): Encryption
   return provider === current.destination.provider ? current.encryption : null;
 }
 
-function isFieldError(parsed: Encryption | null | FieldError): parsed is FieldError {
-  return parsed !== null && 'path' in parsed;
+/** Parts of a body that were parsed. */
+interface ParsedParts {
+  readonly destination: Parsed<Destination>;
+  readonly access: Parsed<AskedAccess>;
+  readonly encryption: Encryption | null | FieldError;
+  readonly form: FileForm;
 }
 
-function encryptionErrors(parsed: Encryption | null | FieldError): FieldError[] {
-  return isFieldError(parsed) ? [parsed] : [];
+/**
+ * Returns the values of the parts.
+ *
+ * @throws AppError `validation_failed` with the errors of all parts and with `others`
+ */
+function requireParsed(
+  name: string,
+  others: readonly FieldError[],
+  { destination, access, encryption, form }: ParsedParts,
+): { destination: Destination; access: AskedAccess; encryption: Encryption | null } {
+  const errors = [
+    ...nameErrors(name),
+    ...others,
+    ...errorsOf(destination),
+    ...errorsOf(access),
+    ...(isFieldError(encryption) ? [encryption] : []),
+    ...compressionErrors(form),
+  ];
+  if (!destination.ok || !access.ok || isFieldError(encryption) || errors.length > 0) {
+    throw validationFailed(errors);
+  }
+  return { destination: destination.value, access: access.value, encryption };
+}
+
+function isFieldError(parsed: Encryption | null | FieldError): parsed is FieldError {
+  return parsed !== null && 'path' in parsed;
 }
 
 /** Null does not remove a field of the provider. */
