@@ -103,8 +103,6 @@ async function beginLocked(client: PoolClient, environmentId: string, date: stri
     throw snapshotInUse(`Another request ingests the snapshot of ${date}.`);
 }
 
-const repeatsRow = 'occurs with the same Feature ID in an earlier row';
-
 /**
  * Copies the rows before the first invalid field and reads the body to its end. Postgres detects
  * repeated keys among the copied rows; later rows are not compared.
@@ -132,10 +130,9 @@ async function copyValidRows(
   } catch (error) {
     const row = repeatedRow(error, date);
     if (row === null) throw error;
-    // Finds the other errors. The rows are discarded.
-    do reader.takeEncoded(false);
+    // Before the rest is read: the reader keeps no rows after an error.
+    reader.errors.addFirst(row, 'Company ID', 'occurs with the same Feature ID in an earlier row');
     while ((await pieces.next()).done !== true);
-    reader.errors.addFirst(row, 'Company ID', repeatsRow);
     return 0;
   }
 }

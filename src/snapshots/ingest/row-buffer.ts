@@ -40,7 +40,8 @@ export class RowBuffer {
   beginRow(recordBytes: number): void {
     const needed = recordBytes + this.#extraBytes;
     if (this.bytes.length - this.#end < needed) {
-      this.#full.push(this.bytes.subarray(0, this.#end));
+      // An empty view would keep its buffer in memory.
+      if (this.#end > 0) this.#full.push(this.bytes.subarray(0, this.#end));
       this.bytes = Buffer.allocUnsafeSlow(Math.max(bufferBytes, needed));
       this.#end = 0;
     }
