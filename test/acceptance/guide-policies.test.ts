@@ -30,8 +30,8 @@ import { needsProgram } from '../helpers/programs.ts';
 import { openDuckDb } from '../helpers/read-parquet.ts';
 import {
   contentsOf,
+  createBucket,
   createUser,
-  freshPrefix,
   needsS3,
   type PolicyStatement,
   readObject,
@@ -91,10 +91,7 @@ t.test('exports with the policy that the guide gives a user', needsS3, async t =
   await app.putEnvironment('acme');
   await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
   startExportWorker(t, app);
-  const owner = s3Client('full');
-  const bucket = freshPrefix();
-  await owner.send(new CreateBucketCommand({ Bucket: bucket }));
-  owner.destroy();
+  const { bucket } = await createBucket(t);
   const { uid, ...credentials } = await createUser();
   const names = { 'acme-exports': bucket };
   const least: PolicyStatement[] = read(userGuide, 'least-policy', names).Statement;

@@ -3,7 +3,7 @@ import t from 'tap';
 import { createS3Client, runTimeouts } from '../../src/destinations/s3/client.ts';
 import { uploadObject } from '../../src/destinations/s3/upload.ts';
 import { fakeEndpoint } from '../destinations/s3/fake-endpoint.ts';
-import { bytes, digestOf, mebibyte } from '../destinations/s3/test-source.ts';
+import { digestOf, mebibyte, uploadRequest } from '../destinations/s3/test-source.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { type Aws, needsPort443, startAws, trustOf } from '../helpers/aws.ts';
@@ -229,16 +229,7 @@ t.test('renews sessions of a role during an upload', needsAws, async t => {
   aws.requests.length = 0;
   const access = { roleArn: exporter, externalId };
   const client = createS3Client(destination, access, clientEnvironment, runTimeouts);
-  const uploaded = await uploadObject(client, {
-    destination,
-    key: `${destination.key}/long.csv`,
-    body: bytes(20 * mebibyte),
-    contentType: 'text/csv',
-    metadata: {},
-    expectedSizeBytes: 20 * mebibyte,
-    signal: new AbortController().signal,
-    onMultipartStarted: async () => {},
-  });
+  const uploaded = await uploadObject(client, uploadRequest(destination, 20 * mebibyte));
   client.destroy();
   t.strictSame(uploaded, await digestOf(20 * mebibyte));
   const ofStorage = aws.requests.filter(({ form }) => form === null);

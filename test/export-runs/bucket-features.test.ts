@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
 import {
-  CreateBucketCommand,
   DeleteObjectCommand,
   GetObjectCommand,
   ListMultipartUploadsCommand,
@@ -10,11 +9,9 @@ import {
   PutObjectLockConfigurationCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
-import t, { type Test } from 'tap';
-import type { S3User } from '../../dev/s3-server.ts';
-import type { Credentials } from '../../src/destinations/destination.ts';
+import t from 'tap';
 import { uploadObject } from '../../src/destinations/s3/upload.ts';
-import { bytes, mebibyte } from '../destinations/s3/test-source.ts';
+import { mebibyte, uploadRequest } from '../destinations/s3/test-source.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
@@ -25,12 +22,12 @@ import {
 } from '../helpers/export-configs.ts';
 import {
   contentsOf,
+  createBucket,
   createUser,
   freshPrefix,
   needsS3,
   radosgwAdmin,
   readObject,
-  s3Client,
   s3Destination,
   s3Server,
   setPolicy,
@@ -72,16 +69,6 @@ async function runNow(configId: string) {
   return await runs.finished(json.id);
 }
 
-async function createBucket(t: Test, user: S3User | Credentials, isLocked = false) {
-  const bucket = freshPrefix();
-  const owner = s3Client(user);
-  t.teardown(() => owner.destroy());
-  await owner.send(
-    new CreateBucketCommand({ Bucket: bucket, ObjectLockEnabledForBucket: isLocked }),
-  );
-  return { bucket, owner };
-}
-
 /** Returns the contents of all versions of an object, newest first, and its delete markers. */
 async function versionsOf(owner: S3Client, bucket: string, key: string) {
   const { Versions = [], DeleteMarkers = [] } = await owner.send(
@@ -119,7 +106,7 @@ for (const [name, isLocked, prepare] of [
   ['a bucket whose versions are locked', true, retaining],
 ] as const) {
   t.test(`replaces object and manifest in ${name} and keeps older versions`, needsS3, async t => {
-    const { bucket, owner } = await createBucket(t, 'full', isLocked);
+    const { bucket, owner } = await createBucket(t, { isLocked });
     await prepare(owner, bucket);
     const first = await ingest(['c1', 'c2']);
     const body = configBody('full', { bucket, manifest: true });
@@ -175,7 +162,7 @@ t.test('waits for space when the quota of the account is full', needsS3, async t
   const setQuota = (...options: readonly string[]) =>
     radosgwAdmin('quota', 'enable', `--uid=${uid}`, '--quota-scope=user', ...options);
   await setQuota('--max-objects=1');
-  const { bucket, owner } = await createBucket(t, credentials);
+  const { bucket, owner } = await createBucket(t, { user: credentials });
   const Resource = [`arn:aws:s3:::${bucket}`, `arn:aws:s3:::${bucket}/*`];
   await setPolicy(bucket, 'full', [{ Effect: 'Allow', Action: ['s3:*'], Resource }], owner);
   await ingest(['c1']);
@@ -210,21 +197,12 @@ t.test('waits for space when the quota of the account is full', needsS3, async t
 
 t.test('aborts an upload whose parts exceed the quota of the bucket', needsS3, async t => {
   const { uid, ...credentials } = await createUser();
-  const { bucket, owner } = await createBucket(t, credentials);
+  const { bucket, owner } = await createBucket(t, { user: credentials });
   const scope = ['--quota-scope=bucket', `--bucket=${bucket}`, `--uid=${uid}`];
   await radosgwAdmin('quota', 'enable', ...scope, `--max-size=${4 * mebibyte}`);
   const destination = s3Destination({ bucket });
   const Bucket = bucket;
-  const uploading = uploadObject(owner, {
-    destination,
-    key: `${destination.key}/file.csv`,
-    body: bytes(17 * mebibyte),
-    contentType: 'text/csv',
-    metadata: {},
-    expectedSizeBytes: 17 * mebibyte,
-    signal: new AbortController().signal,
-    onMultipartStarted: async () => {},
-  });
+  const uploading = uploadObject(owner, uploadRequest(destination, 17 * mebibyte));
   await t.rejects(uploading, {
     name: 'StorageError',
     details: { code: 'storage_unavailable', message: /quota is full \(QuotaExceeded\)/ },

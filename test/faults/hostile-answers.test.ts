@@ -11,7 +11,7 @@ import { createIssuerKeys } from '../../src/environments/auth/jwks.ts';
 import { parseEndpointAllowlist } from '../../src/outbound/endpoint-allowlist.ts';
 import { sendWebhook } from '../../src/webhooks/send-webhook.ts';
 import { makeWebhookSecret } from '../../src/webhooks/signature.ts';
-import { bytes } from '../destinations/s3/test-source.ts';
+import { uploadRequest } from '../destinations/s3/test-source.ts';
 import { peakMemoryMib } from '../helpers/live-memory.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
 import { registerSecret } from '../helpers/secrets.ts';
@@ -78,18 +78,7 @@ async function withClient<T>(use: (client: ReturnType<typeof createS3Client>) =>
 }
 
 const upload = (size: number) =>
-  withClient(client =>
-    uploadObject(client, {
-      destination,
-      key,
-      body: bytes(size),
-      contentType: 'text/csv',
-      metadata: {},
-      expectedSizeBytes: size,
-      signal: new AbortController().signal,
-      onMultipartStarted: async () => {},
-    }),
-  );
+  withClient(client => uploadObject(client, uploadRequest(destination, size, { key })));
 const sweep = () =>
   withClient(client =>
     abortOrphanedUploads(client, destination, key, [], AbortSignal.timeout(5_000)),

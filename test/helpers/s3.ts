@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import {
+  CreateBucketCommand,
   GetObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
@@ -50,6 +51,28 @@ export function s3Client(
 ): S3Client {
   const credentials = typeof user === 'string' ? s3Server().users[user] : user;
   return createS3Client(destination, credentials, { allowlist: loopback }, runTimeouts);
+}
+
+/**
+ * Creates a bucket that no other test uses.
+ *
+ * @param options `user`: the owner, by default `full`; `isLocked`: true for Object Lock
+ * @returns its name, and a client of the owner that the teardown destroys
+ */
+export async function createBucket(
+  t: { teardown(handler: () => void): void },
+  {
+    user = 'full',
+    isLocked = false,
+  }: { readonly user?: S3User | Credentials; readonly isLocked?: boolean } = {},
+): Promise<{ bucket: string; owner: S3Client }> {
+  const bucket = freshPrefix();
+  const owner = s3Client(user);
+  t.teardown(() => owner.destroy());
+  await owner.send(
+    new CreateBucketCommand({ Bucket: bucket, ObjectLockEnabledForBucket: isLocked }),
+  );
+  return { bucket, owner };
 }
 
 /** Runs `radosgw-admin`, for users and their keys. */

@@ -10,6 +10,7 @@ import { uploadObject } from '../../../src/destinations/s3/upload.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 import {
   contentsOf,
+  createBucket,
   createUser,
   freshPrefix,
   loopback,
@@ -23,7 +24,7 @@ import {
 } from '../../helpers/s3.ts';
 import { startGateway } from '../../helpers/s3-gateway.ts';
 import { storageErrorCodes } from './storage-error-codes.ts';
-import { bytes, digestOf, mebibyte } from './test-source.ts';
+import { bytes, digestOf, mebibyte, uploadRequest } from './test-source.ts';
 
 const name = {
   environmentId: 'prod',
@@ -110,10 +111,7 @@ function guidePolicy(bucket: string): PolicyStatement[] {
 }
 
 t.test('needs exactly the rights that the documented policy grants', needsS3, async t => {
-  const owner = s3Client('full');
-  const bucket = freshPrefix();
-  await owner.send(new CreateBucketCommand({ Bucket: bucket }));
-  owner.destroy();
+  const { bucket } = await createBucket(t);
   const { uid, ...credentials } = await createUser();
   const destination = s3Destination({ bucket, key: 'company-adoption' });
   const policy = guidePolicy(bucket);
@@ -133,19 +131,9 @@ t.test('needs exactly the rights that the documented policy grants', needsS3, as
     'the policy grants nothing outside the folder',
   );
   const user = s3Client(credentials, destination);
-  const { signal } = new AbortController();
   const key = objectKey(destination.key, name);
   const upload = (body: AsyncIterable<Uint8Array>) =>
-    uploadObject(user, {
-      destination,
-      key,
-      body,
-      contentType: 'text/csv',
-      metadata: {},
-      expectedSizeBytes: 9 * mebibyte,
-      signal,
-      onMultipartStarted: async () => {},
-    });
+    uploadObject(user, uploadRequest(destination, 9 * mebibyte, { key, body }));
   const breaking = bytes(9 * mebibyte, offset => {
     if (offset > 8 * mebibyte) throw new Error('the source fails');
   });

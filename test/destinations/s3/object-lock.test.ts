@@ -1,18 +1,15 @@
-import { CreateBucketCommand, PutObjectLockConfigurationCommand } from '@aws-sdk/client-s3';
+import { PutObjectLockConfigurationCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
 import { putManifest } from '../../../src/destinations/s3/manifest.ts';
 import { uploadObject } from '../../../src/destinations/s3/upload.ts';
-import { freshPrefix, needsS3, readObject, s3Client, s3Destination } from '../../helpers/s3.ts';
+import { createBucket, needsS3, readObject, s3Client, s3Destination } from '../../helpers/s3.ts';
 import { startS3Proxy } from '../../helpers/s3-proxy.ts';
-import { bytes, digestOf, mebibyte } from './test-source.ts';
+import { digestOf, mebibyte, uploadRequest } from './test-source.ts';
 
 const { signal } = new AbortController();
 
 t.test('writes to a bucket with Object Lock that requires a digest', needsS3, async t => {
-  const bucket = freshPrefix();
-  const owner = s3Client('full');
-  t.teardown(() => owner.destroy());
-  await owner.send(new CreateBucketCommand({ Bucket: bucket, ObjectLockEnabledForBucket: true }));
+  const { bucket, owner } = await createBucket(t, { isLocked: true });
   await owner.send(
     new PutObjectLockConfigurationCommand({
       Bucket: bucket,
@@ -37,16 +34,7 @@ t.test('writes to a bucket with Object Lock that requires a digest', needsS3, as
 
   for (const size of [0, 7, 17 * mebibyte]) {
     const key = `${destination.key}/${size}.csv`;
-    const uploaded = await uploadObject(client, {
-      destination,
-      key,
-      body: bytes(size),
-      contentType: 'text/csv',
-      metadata: {},
-      expectedSizeBytes: size,
-      signal,
-      onMultipartStarted: async () => {},
-    });
+    const uploaded = await uploadObject(client, uploadRequest(destination, size, { key }));
     t.strictSame(uploaded, await digestOf(size), `${size} bytes`);
     t.equal((await readObject(bucket, key)).body.length, size);
   }
@@ -86,17 +74,7 @@ t.test('detects a part that is damaged in transit by its digest', needsS3, async
   const destination = s3Destination({ endpoint: proxy.endpoint });
   const client = s3Client('full', destination);
   t.teardown(() => client.destroy());
-  const upload = () =>
-    uploadObject(client, {
-      destination,
-      key: `${destination.key}/file.csv`,
-      body: bytes(1_000),
-      contentType: 'text/csv',
-      metadata: {},
-      expectedSizeBytes: 1_000,
-      signal,
-      onMultipartStarted: async () => {},
-    });
+  const upload = () => uploadObject(client, uploadRequest(destination, 1_000));
   await t.rejects(upload(), { name: 'StorageError' });
   t.strictSame(await upload(), await digestOf(1_000));
 });

@@ -1,5 +1,7 @@
 /** Deterministic bytes in chunks of odd sizes, generated on demand. */
 import { createHash } from 'node:crypto';
+import type { Destination } from '../../../src/destinations/destination.ts';
+import type { UploadRequest } from '../../../src/destinations/s3/upload.ts';
 
 export const mebibyte = 1024 * 1024;
 const pattern = Buffer.alloc(mebibyte + 17, 'company,feature,"quoted, ü"\n');
@@ -21,6 +23,25 @@ export async function* bytes(
     offset += chunk.length;
   }
   await before(size);
+}
+
+/** Returns a request that uploads `size` bytes as `file.csv`. */
+export function uploadRequest(
+  destination: Destination,
+  size: number,
+  overrides: Partial<UploadRequest> = {},
+): UploadRequest {
+  return {
+    destination,
+    key: `${destination.key}/file.csv`,
+    body: bytes(size),
+    contentType: 'text/csv',
+    metadata: {},
+    expectedSizeBytes: size,
+    signal: new AbortController().signal,
+    onMultipartStarted: async () => {},
+    ...overrides,
+  };
 }
 
 export async function digestOf(size: number): Promise<{ bytes: number; sha256: string }> {

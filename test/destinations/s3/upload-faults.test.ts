@@ -12,7 +12,7 @@ import { type UploadRequest, uploadObject } from '../../../src/destinations/s3/u
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../../helpers/s3.ts';
 import { type Answer, createDocument, errorDocument, fakeEndpoint } from './fake-endpoint.ts';
-import { bytes, digestOf, mebibyte } from './test-source.ts';
+import { bytes, digestOf, mebibyte, uploadRequest } from './test-source.ts';
 
 const part = 8 * mebibyte;
 /** Size of an object with two parts. */
@@ -70,26 +70,9 @@ async function upload(
     { ...runTimeouts, ...timeouts },
   );
   t.teardown(() => client.destroy());
-  return await uploadObject(client, requestFor(destination, overrides)).catch(
+  return await uploadObject(client, uploadRequest(destination, whole, overrides)).catch(
     (error: unknown) => error,
   );
-}
-
-function requestFor(
-  destination: Destination,
-  overrides: Partial<UploadRequest> = {},
-): UploadRequest {
-  return {
-    destination,
-    key: `${destination.key}/file.csv`,
-    body: bytes(whole),
-    contentType: 'text/csv',
-    metadata: {},
-    expectedSizeBytes: whole,
-    signal: new AbortController().signal,
-    onMultipartStarted: async () => {},
-    ...overrides,
-  };
 }
 
 function codeOf(thrown: unknown): string {
@@ -349,7 +332,7 @@ t.test(
           { ...runTimeouts, answerMs: 500, completeMs: 500, minBytesPerSecond: 16 * mebibyte },
         );
         const started: string[] = [];
-        const request = requestFor(destination, {
+        const request = uploadRequest(destination, whole, {
           onMultipartStarted: async id => void started.push(id),
         });
         const outcome = await uploadObject(client, request).catch((error: unknown) => error);

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
-import { CreateBucketCommand, CreateMultipartUploadCommand } from '@aws-sdk/client-s3';
+import { CreateMultipartUploadCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
 import type { Destination } from '../../../src/destinations/destination.ts';
 import { abortOrphanedUploads, abortUpload } from '../../../src/destinations/s3/abort-upload.ts';
@@ -13,6 +13,7 @@ import {
 } from '../../../src/destinations/s3/upload.ts';
 import {
   contentsOf,
+  createBucket,
   createUser,
   needsS3,
   radosgwAdmin,
@@ -22,7 +23,7 @@ import {
   setPolicy,
 } from '../../helpers/s3.ts';
 import { startGateway } from '../../helpers/s3-gateway.ts';
-import { bytes, digestOf, mebibyte } from './test-source.ts';
+import { bytes, digestOf, mebibyte, uploadRequest } from './test-source.ts';
 
 const empty = { objects: [], unfinished: [] };
 /** Size of an object with two parts. */
@@ -32,17 +33,8 @@ function requestFor(
   destination: Destination,
   overrides: Partial<UploadRequest> = {},
 ): UploadRequest {
-  return {
-    destination,
-    key: `${destination.key}/file.csv`,
-    body: bytes(whole),
-    contentType: 'text/csv',
-    metadata: { 'row-count': '7', 'snapshot-date': '2026-03-02', 'environment-id': 'prod' },
-    expectedSizeBytes: whole,
-    signal: new AbortController().signal,
-    onMultipartStarted: async () => {},
-    ...overrides,
-  };
+  const metadata = { 'row-count': '7', 'snapshot-date': '2026-03-02', 'environment-id': 'prod' };
+  return uploadRequest(destination, whole, { metadata, ...overrides });
 }
 
 t.test('chooses the part size by the expected size', async t => {
@@ -229,10 +221,9 @@ t.test('reports rights that are revoked between two parts', needsS3, async t => 
   ];
   for (const [title, revoke, code] of revocations) {
     const { uid, ...credentials } = await createUser();
-    const owner = s3Client('full');
+    const { bucket, owner } = await createBucket(t);
     const user = s3Client(credentials);
-    const destination = s3Destination({ bucket: `bucket-${uid}` });
-    await owner.send(new CreateBucketCommand({ Bucket: destination.bucket }));
+    const destination = s3Destination({ bucket });
     await setPolicy(destination.bucket, uid, [
       {
         Effect: 'Allow',
@@ -263,7 +254,6 @@ t.test('reports rights that are revoked between two parts', needsS3, async t => 
       abortUpload(owner, destination, request.key, uploadId),
       'a second abort succeeds',
     );
-    owner.destroy();
     user.destroy();
   }
 });
