@@ -184,8 +184,7 @@ async function showExternalId() {
   show('external-id', `External ID for the trust policy of the role: ${externalId}`);
 }
 
-/** Timer of the next read of the status. */
-/** @type {ReturnType<typeof setTimeout> | undefined} */
+/** @type {ReturnType<typeof setTimeout> | undefined} Timer of the next read of the status. */
 let poll;
 /** Newest read of the status. The page ignores the answers of earlier ones. */
 let newestRead = 0;

@@ -20,14 +20,14 @@ export const mayRead = { access: { environment: 'exports:read' } } as const;
  * downgrade.
  */
 export const mayDelete = { access: { environment: 'exports:write' } } as const;
+export const mayWrite = {
+  access: { environment: 'exports:write', feature: 'automatic_export' },
+} as const;
+
 /** Limits of checks of a bucket, for the descriptions of routes. */
 export const checkLimits =
   'A process checks 8 endpoints at once, 2 of an environment. It refuses more with ' +
   '`rate_limited`, after a wait of at most 2 s.';
-
-export const mayWrite = {
-  access: { environment: 'exports:write', feature: 'automatic_export' },
-} as const;
 
 /** Problems of a route that needs the plan. */
 export const planProblems = [...writeProblems, 'plan_upgrade_required'] as const;
