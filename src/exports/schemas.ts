@@ -98,6 +98,8 @@ export function fileResponses(...extensions: Extension[]) {
         'The file has not changed since `If-None-Match` or `If-Modified-Since`. A date counts only ' +
         'if it proves that; otherwise the file is sent again.',
       headers: validatorHeaders,
+      // Without a type, the document would say that the answer has a JSON body.
+      type: 'null',
     },
   };
 }

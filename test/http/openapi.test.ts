@@ -64,6 +64,14 @@ t.test('names every error response', async t => {
   }
 });
 
+t.test('documents no body where HTTP allows none', async t => {
+  for (const { route, operation } of operations) {
+    for (const status of ['204', '304']) {
+      t.notHas(operation.responses[status], { content: {} }, `${route}: ${status}`);
+    }
+  }
+});
+
 t.test('says who may call each operation', async t => {
   const callers = /(Scope: `|Only with the operator token|With any token|Needs no `Authorization`)/;
   for (const { route, operation } of operations) t.match(operation.description, callers, route);
