@@ -13,6 +13,7 @@
  * package.
  * - `TEST_ORDER=reverse`: the tests of each file run in reverse order.
  * - `TEST_SCALE=full`: random tests try as many cases as in `npm run test:faults`.
+ * - `TEST_SEED`: the seed of random tests, to repeat a failure.
  * - `CI=true`: installs a missing S3 server with apt, and fails without one.
  */
 import { type ChildProcess, spawn } from 'node:child_process';

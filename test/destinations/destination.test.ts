@@ -13,6 +13,7 @@ import {
   maxKeyBytes,
   objectKey,
 } from '../../src/destinations/object-key.ts';
+import { seed } from '../helpers/scale.ts';
 
 const aws = (bucketUrl: string) => parseDestination({ provider: 'aws', bucketUrl });
 const errorsOf = (body: DestinationBody) => {
@@ -520,7 +521,7 @@ t.test('accepts every Amazon bucket URL that it suggests', async t => {
       const refused = errorsOf({ provider: 'aws', bucketUrl: pasted });
       if (refused.length > 0) throw new Error(`${suggestion}: ${refused[0]?.message}`);
     }),
-    { numRuns: 2_000 },
+    { numRuns: 2_000, seed },
   );
   t.ok(suggestions > 200, `${suggestions} suggestions`);
 });

@@ -10,6 +10,7 @@ import {
 } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { parseCsv, parseWithPackage } from '../helpers/csv-reader.ts';
+import { seed } from '../helpers/scale.ts';
 
 const dayMs = 24 * 60 * 60 * 1000;
 const iso = (time: number) => new Date(time).toISOString().slice(0, 10);
@@ -266,6 +267,6 @@ t.test('shows a deleted or replaced snapshot at once', async t => {
       t.equal((await replace(before, version)).status, 200);
       t.equal(await shown(), fileOf(before, version));
     }),
-    { numRuns: 5 },
+    { numRuns: 5, seed },
   );
 });

@@ -7,10 +7,10 @@ import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { ask } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
+import { isFullScale, scaled } from '../helpers/scale.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { isFullScale, scaled } from './scale.ts';
 
 /** Callers that stall, against the real service in a separate process. */
 

@@ -1,8 +1,8 @@
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
+import { scaled } from '../helpers/scale.ts';
 import { crashDatabase, cutConnections, failOver, killBackend } from '../soak/inject-faults.ts';
 import { underFaults } from '../soak/under-faults.ts';
-import { scaled } from './scale.ts';
 
 /**
  * Outages of the database during ingests, downloads, config changes and runs. Confirmed changes

@@ -9,10 +9,10 @@ import { startBalancer } from '../helpers/balancer.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { type Ask, ask, open } from '../helpers/http-client.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
+import { isFullScale } from '../helpers/scale.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { isFullScale } from './scale.ts';
 
 /**
  * Processes that are replaced one after another under load, and the shutdown of a single process.

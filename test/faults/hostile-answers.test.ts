@@ -14,6 +14,7 @@ import { makeWebhookSecret } from '../../src/webhooks/signature.ts';
 import { uploadRequest } from '../destinations/s3/test-source.ts';
 import { peakMemoryMib } from '../helpers/live-memory.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
+import { scaled } from '../helpers/scale.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import {
   type AnswerSpec,
@@ -23,7 +24,6 @@ import {
   keySets,
   kib,
 } from './hostile-bodies.ts';
-import { scaled } from './scale.ts';
 
 /** No answer of an endpoint blocks the event loop or keeps a call beyond its limit. */
 

@@ -10,9 +10,9 @@ import {
   startExportWorker,
 } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
+import { isFullScale } from '../helpers/scale.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { isFullScale } from './scale.ts';
 
 /** A worker stays useful and its log short while a storage answers with bad intent. */
 

@@ -7,10 +7,10 @@ import { createTestDatabase } from '../helpers/postgres.ts';
 import { needsProgram, startProgram } from '../helpers/programs.ts';
 import { readMetrics } from '../helpers/read-metrics.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
+import { isFullScale } from '../helpers/scale.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { isFullScale } from './scale.ts';
 
 /** Downloads with curl from a process that is killed. */
 

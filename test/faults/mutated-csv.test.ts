@@ -11,10 +11,10 @@ import {
 } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { connectRaw } from '../helpers/raw-http.ts';
+import { scaled, seed } from '../helpers/scale.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 import { fileOf } from './csv-oracle.ts';
-import { scaled } from './scale.ts';
 
 t.setTimeout(900_000);
 
@@ -304,7 +304,7 @@ t.test('ingests a mutated file exactly, or rejects it without any change', async
           throw new Error(`shown ${JSON.stringify(file)}\ninstead of ${JSON.stringify(current)}`);
       },
     ),
-    { numRuns: scaled(5_000) },
+    { numRuns: scaled(5_000), seed },
   );
   console.error(
     `mutated CSV: ${counts.accepted} ingested exactly, ${counts.refused} rejected, ${counts.hungUp} interrupted`,

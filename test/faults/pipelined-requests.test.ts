@@ -2,10 +2,10 @@ import t from 'tap';
 import { startTestApp } from '../helpers/app.ts';
 import { longestBlockMs } from '../helpers/longest-block.ts';
 import { connectRaw } from '../helpers/raw-http.ts';
+import { scaled } from '../helpers/scale.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 import { exchange } from './raw-exchange.ts';
-import { scaled } from './scale.ts';
 
 /** A burst of requests on one connection does not delay the requests of others. */
 

@@ -13,9 +13,9 @@ import { createTenantLookup } from '../../src/outbound/tenant-lookup.ts';
 import { createCheckPlaces } from '../../src/shared/check-places.ts';
 import { createDocument, fakeEndpoint, listDocument } from '../destinations/s3/fake-endpoint.ts';
 import { startTestApp } from '../helpers/app.ts';
+import { scaled } from '../helpers/scale.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { scaled } from './scale.ts';
 
 t.setTimeout(300_000);
 

@@ -1,8 +1,8 @@
 import t from 'tap';
 import { needsS3 } from '../helpers/s3.ts';
+import { scaled } from '../helpers/scale.ts';
 import { killStorage } from '../soak/inject-faults.ts';
 import { underFaults } from '../soak/under-faults.ts';
-import { scaled } from './scale.ts';
 
 t.setTimeout(1_800_000);
 

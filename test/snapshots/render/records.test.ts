@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import { cutRecords, replaceDates } from '../../../src/snapshots/render/records.ts';
+import { seed } from '../../helpers/scale.ts';
 
 const field = fc.oneof(
   fc.constantFrom(
@@ -57,6 +58,7 @@ t.test('cuts at record ends for any size of the incoming pieces', async t => {
         t.strictSame(cuts.map(String), expectedCuts(lines, leastBytes).map(String));
       },
     ),
+    { seed },
   );
 });
 
@@ -67,6 +69,7 @@ t.test('replaces the Date field of every record and nothing else', async t => {
       const after = rows.map(record('2026-12-31')).join('');
       t.equal(replaceDates(before, '2026-03-01', '2026-12-31').toString(), after);
     }),
+    { seed },
   );
 });
 
