@@ -2,14 +2,31 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 
 /**
- * Returns a port of 127.0.0.1 that was free a moment ago. Another process may take it meanwhile.
+ * Ports below those that Linux gives to outgoing connections and to servers without a fixed port.
+ * Many start while a program waits for its port, and would take it.
+ */
+const lowest = 12_000;
+const highest = 31_999;
+
+/**
+ * Returns a random port of 127.0.0.1 that was free a moment ago. Another process may take it
+ * meanwhile.
  */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
+  for (;;) {
+    const port = lowest + Math.floor(Math.random() * (highest - lowest + 1));
+    if (await isFree(port)) return port;
+  }
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch {
+    return false;
+  }
   server.close();
   await once(server, 'close');
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
+  return true;
 }
