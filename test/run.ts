@@ -217,7 +217,7 @@ function printedSecrets(): string[] {
  */
 async function endGroup(child: ChildProcess): Promise<boolean> {
   const isGone = () => !signalGroup(child, 0);
-  return await waitFor('the end of all processes', isGone, { limitMs: 2_000 }).then(
+  return await waitFor('the end of all processes', isGone, { limitMs: 10_000 }).then(
     () => false,
     () => signalGroup(child, 'SIGKILL'),
   );

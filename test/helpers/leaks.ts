@@ -6,8 +6,8 @@ import net from 'node:net';
 import t from 'tap';
 import { waitFor } from './wait-for.ts';
 
-/** Time for sockets that were just closed. */
-const limitMs = 3_000;
+/** Time for sockets that were just closed, also on a busy machine. */
+const limitMs = 8_000;
 
 const before = countByType(process.getActiveResourcesInfo());
 

@@ -33,10 +33,10 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
     const checkedOut = pool.totalCount - pool.idleCount;
     if (checkedOut === 0) await pool.end();
     await withClient(adminUrl, async client => {
-      // Disconnecting clients need time to close.
+      // Disconnecting clients need time to close. Pools close idle connections after 10 s or more.
       const left = await waitFor('the end of all connections', () => backendsOf(client, name), {
         isWanted: lines => lines.length === 0,
-        limitMs: 3_000,
+        limitMs: 8_000,
       }).catch(() => backendsOf(client, name));
       const message = `connections to the test's database were left open:\n${left.join('\n')}`;
       // Printed before the drop, which breaks those connections and may end this process.
