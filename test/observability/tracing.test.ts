@@ -166,6 +166,8 @@ t.test('sends the trace of a manual run when its worker shuts down', needsS3, as
   const run = started.json;
   await waitFor('a successful run', async () => (await call(`${path}/runs/${run.id}`)).json, {
     isWanted: found => found.state === 'successful',
+    // The worker starts meanwhile.
+    limitMs: 90_000,
   });
   t.equal(spanOf(caller.traceId, 'run'), undefined, 'the worker waits for more spans');
   t.equal(await worker.end('SIGTERM'), 0);

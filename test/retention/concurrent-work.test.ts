@@ -101,7 +101,7 @@ t.test('waits for older transactions and does not block other work', async t => 
     (await partitions()).some(({ pending }) => pending),
   );
   const client = await pool.connect();
-  await client.query(`set lock_timeout = '1s'`);
+  await client.query(`set lock_timeout = '10s'`);
   await client.query(`select ensure_snapshot_partition('2026-02-01')`);
   client.release(true);
   t.equal((await app.download('one', '6-months-weekly')).status, 200);

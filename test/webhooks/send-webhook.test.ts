@@ -177,7 +177,7 @@ t.test('cuts off slow and endless answers', async t => {
     results.map(({ delivered, error }) => error?.code ?? delivered),
     ['timeout', true, true, 'timeout'],
   );
-  t.ok(tookMs < 14_000, `${Math.round(tookMs)} ms`);
+  t.ok(tookMs < 19_000, `${Math.round(tookMs)} ms`);
   t.ok(written < 20 * 1024 * 1024, `at most 20 MiB written, ${written} bytes`);
 });
 

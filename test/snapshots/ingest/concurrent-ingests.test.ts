@@ -123,7 +123,7 @@ t.test(
     for (const id of ['read', 'written']) await app.putEnvironment(id, 'pro');
     const reading = await slowExport(app, 'read');
     const client = await pool.connect();
-    await client.query(`set lock_timeout = '300ms'`);
+    await client.query(`set lock_timeout = '5s'`);
     await client.query(`select ensure_snapshot_partition('2025-06-01')`);
     await client.query('set lock_timeout = default');
     client.release();

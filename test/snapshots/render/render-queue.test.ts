@@ -245,9 +245,7 @@ t.test('renders ingested and SQL-filled snapshots in a worker', async t => {
   await app.ingest('acme', date, body('ingested'));
   await fillSnapshot(pool, 'acme', '2026-02-28', 10);
   startExportWorker(t, app);
-  await waitFor('the rendering of both snapshots', async () => (await rendered()) === 2, {
-    limitMs: 20_000,
-  });
+  await waitFor('the rendering of both snapshots', async () => (await rendered()) === 2);
   const { rows } = await pool.query(
     `select snapshot_date, chunk_count, plain_bytes > 0 as "hasRows"
      from rendered_snapshots order by snapshot_date`,
