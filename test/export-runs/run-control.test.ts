@@ -125,6 +125,7 @@ t.test('shows why a run waits, attempts it at once and cancels it', needsS3, asy
   const other = (await post('runs')).json.id;
   wake();
   await untilWaiting(1, other);
+  await postpone();
   const markCompleting = (isCompleting: boolean) =>
     app.database.pool.query('update export_runs set is_completing = $1 where id = $2', [
       isCompleting,

@@ -1,10 +1,10 @@
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { liveMemoryMib } from '../helpers/live-memory.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
-import { connectRaw } from '../helpers/raw-http.ts';
+import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
@@ -28,25 +28,18 @@ const authorization = { authorization: `Bearer ${testAdminToken}` };
 const rawRequest = (version: string, ...headers: string[]) =>
   `GET ${path} HTTP/${version}\r\nHost: x\r\nAuthorization: Bearer ${testAdminToken}\r\n${headers.map(line => `${line}\r\n`).join('')}\r\n`;
 
-interface Backend {
-  readonly pid: number;
-  readonly state: string;
-  readonly wait_event: string | null;
-}
+/** Selects the export connections that are not idle. */
+const ofBusyBackends = `
+  from pg_stat_activity
+  where datname = current_database() and state <> 'idle'
+    and application_name ~ '^warehouse-export (export|session)$'`;
 
-/** Returns the export connections that are not idle. */
-async function busyBackends(): Promise<Backend[]> {
-  const { rows: found } = await pool.query<Backend>(
-    `select pid, state, wait_event from pg_stat_activity
-     where datname = current_database() and application_name ~ '^warehouse-export (export|session)$' and state <> 'idle'`,
-  );
-  return found;
+async function busyBackends(): Promise<{ wait_event: string | null }[]> {
+  return (await pool.query(`select wait_event ${ofBusyBackends}`)).rows;
 }
 
 const untilNoneBusy = () =>
-  waitFor('the end of all queries', async () => (await busyBackends()).length === 0, {
-    limitMs: 1_500,
-  });
+  waitFor('the end of all queries', async () => (await busyBackends()).length === 0);
 /** Waits until Postgres blocks because the service does not read. */
 const untilHeldBack = () =>
   waitFor('back-pressure', async () =>
@@ -91,16 +84,39 @@ async function firstLines(count: number): Promise<string[]> {
   return text.split('\n').slice(1, count + 1);
 }
 
+/**
+ * Starts a query, disconnects its reader and expects the end of the query within a second. Tries up
+ * to three times, because a busy machine may stop for as long.
+ */
+async function endsWithinASecond(
+  t: Test,
+  what: string,
+  start: () => Promise<RawConnection>,
+): Promise<void> {
+  let tookMs = Number.POSITIVE_INFINITY;
+  for (let tries = 0; tries < 3 && tookMs >= 1_000; tries += 1) {
+    const { socket } = await start();
+    const goneAt = performance.now();
+    socket.destroy();
+    await untilNoneBusy();
+    tookMs = performance.now() - goneAt;
+  }
+  t.ok(tookMs < 1_000, `${what}: ${Math.round(tookMs)} ms`);
+}
+
 t.test('ends the query within a second when the reader disconnects', async t => {
   for (const encoding of ['identity', 'gzip']) {
     for (const pause of [true, false]) {
-      const connection = await connectRaw(app.port, pause ? 1 : Number.POSITIVE_INFINITY);
-      connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
-      await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
-      const goneAt = performance.now();
-      connection.socket.destroy();
-      await untilNoneBusy();
-      t.ok(performance.now() - goneAt < 1_000, `${encoding}, ${pause ? 'paused' : 'running'}`);
+      await endsWithinASecond(t, `${encoding}, ${pause ? 'paused' : 'running'}`, async () => {
+        const connection = await connectRaw(app.port, 1);
+        connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
+        await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
+        if (pause) return connection;
+        const { length } = connection.received();
+        connection.socket.resume();
+        await waitFor('more of the file', () => connection.received().length > length);
+        return connection;
+      });
     }
   }
 });
@@ -110,18 +126,17 @@ t.test('ends the query when the reader disconnects before the first row', async 
     const locker = await pool.connect();
     await locker.query(`begin; lock table ${table} in access exclusive mode`);
     try {
-      const connection = await connectRaw(app.port);
-      connection.socket.write(rawRequest('1.1'));
-      await waitFor('a query that waits for the lock', async () => {
-        const { rows: waiting } = await pool.query(
-          `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-        );
-        return waiting.length === 1;
+      await endsWithinASecond(t, table, async () => {
+        const connection = await connectRaw(app.port);
+        connection.socket.write(rawRequest('1.1'));
+        await waitFor('a query that waits for the lock', async () => {
+          const { rows: waiting } = await pool.query(
+            `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+          );
+          return waiting.length === 1;
+        });
+        return connection;
       });
-      const goneAt = performance.now();
-      connection.socket.destroy();
-      await untilNoneBusy();
-      t.ok(performance.now() - goneAt < 1_000, table);
     } finally {
       await locker.query('rollback');
       locker.release();
@@ -141,9 +156,10 @@ t.test('resets the connection when a download fails after the first byte', async
       // Waits until the reader has paused. The header line arrives alone.
       await connection.waitFor(/^.{1000}/s);
       // With gzip the socket buffers hold the whole file, so the query may end soon.
-      await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
-      const [backend] = await busyBackends();
-      await pool.query('select pg_terminate_backend($1)', [backend?.pid]);
+      await waitFor('the query of the download', async () => {
+        const { rowCount } = await pool.query(`select pg_terminate_backend(pid) ${ofBusyBackends}`);
+        return rowCount === 1;
+      });
       connection.socket.resume();
       t.equal(await connection.closed, 'ECONNRESET', what);
       const text = connection.received().toString('latin1');
