@@ -48,13 +48,24 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
   return { name, url, pool };
 }
 
-/** Deletes all rows and jobs, so that the tests of a file can share one service. */
+/**
+ * Deletes all rows and jobs, so that the tests of a file can share one service. Tries again after a
+ * deadlock with the tick of a running worker: both lock many tables, in different orders.
+ */
 export async function emptyTables(pool: pg.Pool): Promise<void> {
-  await pool.query(
-    `truncate environments, audit_log, snapshot_rows, snapshot_changes cascade;
-     delete from pgboss.job`,
-  );
+  const empty = () =>
+    pool.query(
+      `truncate environments, audit_log, snapshot_rows, snapshot_changes cascade;
+       delete from pgboss.job`,
+    );
+  await empty().catch(async (error: { code?: string }) => {
+    if (error.code !== deadlockDetected) throw error;
+    await empty();
+  });
 }
+
+/** https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const deadlockDetected = '40P01';
 
 /**
  * Creates the database that `createTestDatabase` copies. Postgres copies only a database without
