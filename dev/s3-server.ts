@@ -1,10 +1,9 @@
 import { execFile, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
 import fs from 'node:fs';
-import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { isFree } from './free-port.ts';
 
 const script = path.join(import.meta.dirname, 'ceph-rgw.sh');
 const packages = ['ceph-mon', 'ceph-osd', 'radosgw', 'ceph-common'];
@@ -100,16 +99,4 @@ async function freePortOfThree(): Promise<number> {
     if (free.every(Boolean)) return port;
   }
   throw new Error('no three free ports in a row');
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer().listen(port, '127.0.0.1');
-  try {
-    await once(server, 'listening');
-    return true;
-  } catch {
-    return false;
-  } finally {
-    server.close();
-  }
 }

@@ -110,7 +110,7 @@ export function trustOf(account: string): TrustStatement {
  * test is listed as skipped.
  */
 export async function needsPort443(): Promise<{ skip?: string }> {
-  const server = net.createServer().listen(443, '127.0.0.1');
+  const server = net.createServer().listen(443, ownAddress());
   try {
     await once(server, 'listening');
     return {};
@@ -119,6 +119,14 @@ export async function needsPort443(): Promise<{ skip?: string }> {
   } finally {
     server.close();
   }
+}
+
+/**
+ * Returns a loopback address that no other test uses, because the port is fixed and tests run at
+ * the same time.
+ */
+function ownAddress(): string {
+  return `127.${randomInt(1, 255)}.${randomInt(0, 255)}.${randomInt(1, 255)}`;
 }
 
 interface TestWithTeardown {
@@ -204,8 +212,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
           ),
     );
   };
-  // Each start has its own address, because the port is fixed.
-  const address = `127.${randomInt(1, 255)}.${randomInt(0, 255)}.${randomInt(1, 255)}`;
+  const address = ownAddress();
   front.listen(443, address);
   await once(front, 'listening');
   t.teardown(async () => {
