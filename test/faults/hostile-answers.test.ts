@@ -30,6 +30,8 @@ import {
 t.setTimeout(600_000);
 
 const maxBlockMs = 50;
+/** Calls end after at most 10 s. A busy machine needs some time more. */
+const maxCallMs = 25_000;
 const environment = { allowlist: parseEndpointAllowlist(['127.0.0.1']) };
 const credentials = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
 
@@ -100,21 +102,15 @@ const calls: Record<string, () => Promise<unknown>> = {
   'key set': issuerKeys,
 };
 
-/**
- * Makes the call, again if it seems to block. A busy machine slows single calls down, and an answer
- * that blocks does so each time.
- *
- * @returns its longest block of the event loop and its duration, in milliseconds
- */
+/** Returns the longest block of the event loop by a call and its duration, in milliseconds. */
 async function measure(call: () => Promise<unknown>) {
-  const first = await measureOnce(call);
-  return first.blockMs < maxBlockMs ? first : await measureOnce(call);
-}
-
-async function measureOnce(call: () => Promise<unknown>) {
-  const startedAt = performance.now();
-  const blockMs = await longestBlockMs(() => call().catch(() => {}));
-  return { blockMs, tookMs: performance.now() - startedAt };
+  let tookMs = 0;
+  const blockMs = await longestBlockMs(async () => {
+    const startedAt = performance.now();
+    await call().catch(() => {});
+    tookMs = performance.now() - startedAt;
+  }, maxBlockMs);
+  return { blockMs, tookMs };
 }
 
 // The first calls load modules and compile code.
@@ -132,7 +128,7 @@ t.test('accepts the answers of a working storage', async t => {
 
 function judge(t: Test, title: string, { blockMs, tookMs }: { blockMs: number; tookMs: number }) {
   t.ok(blockMs < maxBlockMs, `${title}: blocked for ${Math.round(blockMs)} ms`);
-  t.ok(tookMs < 12_000, `${title}: took ${Math.round(tookMs)} ms`);
+  t.ok(tookMs < maxCallMs, `${title}: took ${Math.round(tookMs)} ms`);
 }
 
 for (const size of sizes) {
@@ -162,14 +158,16 @@ t.test('ends calls whose answers do not end', async t => {
     await answerWith({ kind: 'endless', name });
     // All at once, because each takes up to its time limit.
     const took: Record<string, number> = {};
-    const blockMs = await longestBlockMs(() =>
-      Promise.all(
-        Object.entries(calls).map(async ([call, make]) => {
-          const startedAt = performance.now();
-          await make().catch(() => {});
-          took[call] = performance.now() - startedAt;
-        }),
-      ),
+    const blockMs = await longestBlockMs(
+      () =>
+        Promise.all(
+          Object.entries(calls).map(async ([call, make]) => {
+            const startedAt = performance.now();
+            await make().catch(() => {});
+            took[call] = performance.now() - startedAt;
+          }),
+        ),
+      maxBlockMs,
     );
     for (const [call, tookMs] of Object.entries(took)) {
       judge(t, `${call}, ${name}`, { blockMs, tookMs });

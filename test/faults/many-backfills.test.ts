@@ -21,15 +21,20 @@ t.test('starts and cancels a backfill of a config that had thousands', async t =
       method: 'POST',
       json: { from: '2026-02-27', to: '2026-02-28' },
     });
-  const answers: Awaited<ReturnType<typeof start>>[] = [];
+  const ids: string[] = [];
   const longestMs = await longestBlockMs(async () => {
-    for (let count = 0; count < 2; count += 1) answers.push(await start());
+    for (const id of ids.slice(-1)) {
+      const cancel = `/v1/environments/acme/backfills/${id}/cancel`;
+      t.equal((await app.call(cancel, { method: 'POST' })).status, 202);
+    }
+    const started = await start();
+    t.match(started.json, { state: 'running', total: 2 });
+    ids.push(started.json.id);
+    t.match((await start()).json, { status: 409, code: 'conflict' }, 'finds the running one');
   });
-  t.match(answers[0]?.json, { state: 'running', total: 2 });
-  t.match(answers[1]?.json, { status: 409, code: 'conflict' }, 'finds the running one');
   t.ok(longestMs < 50, `${longestMs} ms`);
   const off = await app.call(path, { method: 'PATCH', json: { enabled: false } });
   t.equal(off.status, 200, off.text);
   const { rows } = await pool.query('select id from backfills where cancelled_at is not null');
-  t.strictSame(rows, [{ id: answers[0]?.json.id }]);
+  t.strictSame(rows.map(({ id }) => id).sort(), ids.sort());
 });
