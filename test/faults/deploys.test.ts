@@ -26,7 +26,7 @@ const today = isoDate(new Date());
 const yesterday = isoDate(new Date(Date.now() - 86_400_000));
 /** More rows than the socket buffers of both sides hold. */
 const rowCount = 80_000;
-const rounds = isFullScale ? 6 : 2;
+const rounds = isFullScale ? 6 : 1;
 
 const database = await createTestDatabase(t);
 const own = await startApp(t, { databaseUrl: database.url, now: new Date().toISOString() });
@@ -38,7 +38,8 @@ t.test('drops no request during a rolling restart', async t => {
   const start = (port: number) =>
     startApiProcess(database.url, {
       PORT: String(port),
-      SHUTDOWN_DRAIN_SECONDS: '1',
+      // Longer than a stall of the balancer, which must notice the drain.
+      SHUTDOWN_DRAIN_SECONDS: '4',
     });
   const services = await Promise.all(ports.map(start));
   t.teardown(async () => {
@@ -63,7 +64,8 @@ t.test('drops no request during a rolling restart', async t => {
     async () => expectStatus(await call('acme'), 200),
     async () => expectStatus(await call('acme/exports'), 200),
     async () => {
-      const answer = await call('acme/exports/today.csv');
+      // The day may end during the test.
+      const answer = await call(`acme/exports/today.csv?asOf=${today}`);
       return answer.text === file
         ? null
         : `wrong file: ${answer.status} ${answer.text.slice(0, 300)}`;
@@ -135,7 +137,7 @@ t.test('drops no request during a rolling restart', async t => {
 
 t.test('drains, completes downloads and exits after SIGTERM', async t => {
   const service = await startApiProcess(database.url, {
-    SHUTDOWN_DRAIN_SECONDS: '2',
+    SHUTDOWN_DRAIN_SECONDS: '6',
   });
   t.teardown(() => service.end('SIGKILL'));
   const agent = new http.Agent({ keepAlive: true });
@@ -154,7 +156,7 @@ t.test('drains, completes downloads and exits after SIGTERM', async t => {
     'the answer 503 to the readiness probe',
     async () => (await get('/health/ready')).status === 503,
   );
-  t.ok(Date.now() - toldAt < 1_000, 'at once');
+  t.ok(Date.now() - toldAt < 4_000, 'at once, not after the drain period');
   const served = await get('/v1/environments/acme');
   t.equal(served.status, 200, 'still serves');
   t.equal(served.headers.connection, 'close', 'closes connections after the answer');
@@ -174,7 +176,7 @@ t.test('drains, completes downloads and exits after SIGTERM', async t => {
       () => true,
     ),
   );
-  t.ok(Date.now() - toldAt >= 1_500, 'after the drain period');
+  t.ok(Date.now() - toldAt >= 5_500, 'after the drain period');
   let bytes = 0;
   let last = Buffer.alloc(0);
   for await (const chunk of download) {
@@ -185,7 +187,8 @@ t.test('drains, completes downloads and exits after SIGTERM', async t => {
   t.ok(bytes > rowCount * 100, 'the download is complete');
   const readAt = Date.now();
   t.equal(await service.ended, 0);
-  t.ok(Date.now() - readAt < 5_000, 'an idle connection does not delay the exit');
+  // The time limit of the shutdown would end the process 24 s after the drain period.
+  t.ok(Date.now() - readAt < 12_000, 'an idle connection does not delay the exit');
 });
 
 t.test(
