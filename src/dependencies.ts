@@ -105,7 +105,7 @@ const limits = {
  * Turns of short requests. An environment has at most two checks of endpoints at once. Each keeps a
  * turn for up to 20 s, or 40 s with a role.
  */
-const requestTurnsOptions = { perGroup: 6, waiting: 256, waitMs: 10_000 } as const;
+export const requestTurnsOptions = { perGroup: 6, waiting: 256, waitMs: 10_000 } as const;
 
 /**
  * Places for checks of buckets and webhooks. A check of an endpoint that does not answer takes 12

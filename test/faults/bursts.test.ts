@@ -1,10 +1,17 @@
 import http from 'node:http';
 import t from 'tap';
+import { requestTurnsOptions } from '../../src/dependencies.ts';
 import { createRequestTurns } from '../../src/environments/auth/request-turns.ts';
 import { startTestApp } from '../helpers/app.ts';
 
 t.test('answers an environment during the burst of another one', async t => {
-  const app = await startTestApp(t);
+  const app = await startTestApp(t, {
+    adjust: dependencies => ({
+      ...dependencies,
+      // On a busy machine the last requests of the burst may wait for longer than the limit.
+      requestTurns: createRequestTurns({ ...requestTurnsOptions, now: () => 0 }),
+    }),
+  });
   for (const id of ['loud', 'quiet']) await app.putEnvironment(id, 'pro');
   const keyOf = async (id: string) => (await app.makeKey(id, ['exports:read'])).token;
   const [loud, quiet] = [await keyOf('loud'), await keyOf('quiet')];
