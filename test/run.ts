@@ -176,7 +176,7 @@ async function runTap(
   const [code] = (await once(child, 'exit')) as [number | null];
   const leftRunning = await endGroup(child);
   if (child.stdout.readable || child.stderr.readable)
-    await Promise.race([once(child, 'close'), delay(2_000)]);
+    await Promise.race([once(child, 'close'), delay(10_000, undefined, { ref: false })]);
   await new Promise(resolve => log.end(resolve));
   interrupted.signal.throwIfAborted();
 
