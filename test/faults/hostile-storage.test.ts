@@ -100,6 +100,14 @@ async function failOnce(environmentId: string) {
   const run = await waitFor('the end of the first attempt', () => runs.read(started.json.id), {
     isWanted: ({ state, attempts }) => state === 'queued' && attempts === 1,
   });
+  // The queue records the failure after the run does. `hasten` needs a job that waits.
+  await waitFor('a job that waits', async () => {
+    const { rowCount } = await app.database.pool.query(
+      `select from pgboss.job where data->>'runId' = $1 and state = 'retry'`,
+      [run.id],
+    );
+    return rowCount === 1;
+  });
   steps = {};
   seen.length = 0;
   return {
@@ -148,7 +156,8 @@ t.test('ends a cancelled run before it cleans up', async t => {
   t.equal((await app.call(path, { method: 'DELETE' })).status, 204);
   await waitFor('the end of that request', () => isOpen, {
     isWanted: open => !open,
-    limitMs: 5_000,
+    // The request itself would end after 20 s.
+    limitMs: 15_000,
   });
   t.equal(count('put'), 0, 'nothing is uploaded');
 });
