@@ -22,6 +22,9 @@ export interface PostgresReplica {
   remove(): Promise<void>;
 }
 
+/** Files that the replica does not need. Some of them come and go while the server runs. */
+const leftOut = /^(?:postmaster\.(?:pid|opts)|pg_internal\.init.*|pgsql_tmp.*)$/;
+
 /**
  * Creates the replica with the low-level backup API of Postgres: copies the files between start and
  * stop, adds the label and follows the primary. The npm package has no pg_basebackup.
@@ -36,7 +39,7 @@ export async function startReplica(primary: PostgresServer): Promise<PostgresRep
   await client.query(`select pg_backup_start('replica', fast => true)`);
   fs.cpSync(source, directory, {
     recursive: true,
-    filter: file => !['postmaster.pid', 'postmaster.opts'].includes(path.basename(file)),
+    filter: file => !leftOut.test(path.basename(file)),
   });
   const { rows: labels } = await client.query<{ labelfile: string }>(
     'select labelfile from pg_backup_stop(wait_for_archive => false)',
