@@ -24,7 +24,7 @@ t.test('starts and cancels a backfill of a config that had thousands', async t =
   const ids: string[] = [];
   const longestMs = await longestBlockMs(async () => {
     for (const id of ids.slice(-1)) {
-      const cancel = `/v1/environments/acme/backfills/${id}/cancel`;
+      const cancel = `${path}/backfills/${id}/cancel`;
       t.equal((await app.call(cancel, { method: 'POST' })).status, 202);
     }
     const started = await start();
