@@ -22,8 +22,11 @@ export interface PostgresReplica {
   remove(): Promise<void>;
 }
 
-/** Files that the replica does not need. Some of them come and go while the server runs. */
-const leftOut = /^(?:postmaster\.(?:pid|opts)|pg_internal\.init.*|pgsql_tmp.*)$/;
+/**
+ * Files that the replica does not need. Some of them come and go while the server runs. The primary
+ * sends the WAL, which is in files with names of 24 hexadecimal digits.
+ */
+const leftOut = /^(?:postmaster\.(?:pid|opts)|pg_internal\.init.*|pgsql_tmp.*|[\dA-F]{24})$/;
 
 /**
  * Creates the replica with the low-level backup API of Postgres: copies the files between start and
