@@ -1,5 +1,6 @@
+import { randomBytes } from 'node:crypto';
 import t, { type Test } from 'tap';
-import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
+import { adoptionRow, exportHeader, exportLine, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { open } from '../helpers/http-client.ts';
 import { liveMemoryMib } from '../helpers/live-memory.ts';
@@ -13,15 +14,19 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 const database = await createTestDatabase(t);
 const { pool } = database;
-const rows = 2_000;
-const nameBytes = 50_000;
+const rows = 700;
+/** Name of each company. Deflate looks back 32 KiB, so gzip cannot shorten the repeated name. */
+const name = randomBytes(36_000).toString('base64');
 const app = await startApp(t, { databaseUrl: database.url });
 await app.putEnvironment('acme', 'pro');
 for (const environment of ['small', 'odd', 'old']) {
   await app.putEnvironment(environment, 'pro');
   await app.ingest(environment, '2026-03-01', ingestBody([adoptionRow()]));
 }
-await writeWideSnapshot(pool, { environmentId: 'acme', date: '2026-03-02', rows, nameBytes });
+const snapshot = { environmentId: 'acme', date: '2026-03-02', rows };
+await writeWideSnapshot(pool, { ...snapshot, letter: name, nameBytes: 1 });
+const line = exportLine(adoptionRow({ companyId: '00000001', companyName: name }), snapshot.date);
+const fileBytes = exportHeader.length + rows * line.length;
 
 const path = '/v1/environments/acme/exports/today.csv';
 const authorization = { authorization: `Bearer ${testAdminToken}` };
@@ -62,27 +67,14 @@ t.test('applies back-pressure to Postgres and buffers little for a slow reader',
   const grownMib = liveMemoryMib() - before;
   t.ok(
     grownMib < 16,
-    `${grownMib.toFixed(1)} MiB of a file of ${((rows * nameBytes) / 2 ** 20).toFixed(0)} MiB`,
+    `${grownMib.toFixed(1)} MiB of a file of ${(fileBytes / 2 ** 20).toFixed(0)} MiB`,
   );
 
   let bytes = 0;
   for await (const chunk of response) bytes += chunk.length;
   t.equal(response.complete, true);
-  const [line = ''] = await firstLines(1);
-  t.equal(bytes, exportHeader.length + rows * (line.length + 1));
+  t.equal(bytes, fileBytes);
 });
-
-/** Reads the first rows of the file and aborts the download. */
-async function firstLines(count: number): Promise<string[]> {
-  const response = await open(app.origin + path, { headers: authorization });
-  let text = '';
-  for await (const chunk of response) {
-    text += chunk;
-    if (text.split('\n').length > count + 1) break;
-  }
-  response.destroy();
-  return text.split('\n').slice(1, count + 1);
-}
 
 /**
  * Starts a query, disconnects its reader and expects the end of the query within a second. Tries up
@@ -105,19 +97,20 @@ async function endsWithinASecond(
 }
 
 t.test('ends the query within a second when the reader disconnects', async t => {
-  for (const encoding of ['identity', 'gzip']) {
-    for (const pause of [true, false]) {
-      await endsWithinASecond(t, `${encoding}, ${pause ? 'paused' : 'running'}`, async () => {
-        const connection = await connectRaw(app.port, 1);
-        connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
-        await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
-        if (pause) return connection;
-        const { length } = connection.received();
-        connection.socket.resume();
-        await waitFor('more of the file', () => connection.received().length > length);
-        return connection;
-      });
-    }
+  for (const [encoding, pause] of [
+    ['identity', true],
+    ['gzip', false],
+  ] as const) {
+    await endsWithinASecond(t, `${encoding}, ${pause ? 'paused' : 'running'}`, async () => {
+      const connection = await connectRaw(app.port, 1);
+      connection.socket.write(rawRequest('1.1', `Accept-Encoding: ${encoding}`));
+      await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
+      if (pause) return connection;
+      const { length } = connection.received();
+      connection.socket.resume();
+      await waitFor('more of the file', () => connection.received().length > length);
+      return connection;
+    });
   }
 });
 
@@ -146,44 +139,28 @@ t.test('ends the query when the reader disconnects before the first row', async 
 
 t.test('resets the connection when a download fails after the first byte', async t => {
   const loggedBefore = app.log.length;
-  for (const encoding of ['identity', 'gzip']) {
-    for (const keep of ['keep-alive', 'close']) {
-      const what = `${encoding}, ${keep}`;
-      const connection = await connectRaw(app.port, 1_000);
-      connection.socket.write(
-        rawRequest('1.1', `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
-      );
-      // Waits until the reader has paused. The header line arrives alone.
-      await connection.waitFor(/^.{1000}/s);
-      // With gzip the socket buffers hold the whole file, so the query may end soon.
-      await waitFor('the query of the download', async () => {
-        const { rowCount } = await pool.query(`select pg_terminate_backend(pid) ${ofBusyBackends}`);
-        return rowCount === 1;
-      });
-      connection.socket.resume();
-      t.equal(await connection.closed, 'ECONNRESET', what);
-      const text = connection.received().toString('latin1');
-      t.match(text, /^HTTP\/1\.1 200 OK\r\n/, what);
-      t.notOk(text.endsWith('0\r\n\r\n'), what);
-    }
+  for (const [encoding, keep] of [
+    ['identity', 'keep-alive'],
+    ['gzip', 'close'],
+  ] as const) {
+    const connection = await connectRaw(app.port, 1_000);
+    connection.socket.write(
+      rawRequest('1.1', `Accept-Encoding: ${encoding}`, `Connection: ${keep}`),
+    );
+    // Waits until the reader has paused. The header line arrives alone.
+    await connection.waitFor(/^.{1000}/s);
+    await waitFor('the query of the download', async () => {
+      const { rowCount } = await pool.query(`select pg_terminate_backend(pid) ${ofBusyBackends}`);
+      return rowCount === 1;
+    });
+    connection.socket.resume();
+    t.equal(await connection.closed, 'ECONNRESET', encoding);
+    const text = connection.received().toString('latin1');
+    t.match(text, /^HTTP\/1\.1 200 OK\r\n/, encoding);
+    t.notOk(text.endsWith('0\r\n\r\n'), encoding);
   }
   const failed = app.log.slice(loggedBefore).filter(({ msg }) => msg === 'download failed');
-  t.equal(failed.length, 4);
-});
-
-t.test('resets the connection or sends the whole file when the caller closes its side', async t => {
-  const whole = (await app.download('acme', 'today')).body.length;
-  // HTTP/1.0 renders the snapshot.
-  t.teardown(() => pool.query('delete from rendered_snapshots'));
-  for (const version of ['1.1', '1.0']) {
-    const connection = await connectRaw(app.port, 1_000);
-    connection.socket.write(rawRequest(version, 'Connection: close'));
-    await connection.waitFor(/^.{1000}/s);
-    connection.socket.end();
-    connection.socket.resume();
-    const how = await connection.closed;
-    t.ok(how === 'ECONNRESET' || connection.received().length > whole, `HTTP/${version}: ${how}`);
-  }
+  t.equal(failed.length, 2);
 });
 
 t.test('resets a download whose row count differs from the registry', async t => {
