@@ -61,16 +61,15 @@ const files = [
 ] as const;
 type File = (typeof files)[number];
 type Headers = Readonly<Record<string, string>>;
-/** Files with every case. The other links take the same way and have the first of each table. */
-const thorough: readonly string[] = ['csv', 'gzip-encoded csv', 'csv.gz', 'link'];
 
 const get = (file: File, headers: Headers = {}, method = 'GET') =>
   app.call(file.path, { method, headers: { ...file.headers, ...headers } });
 
 for (const file of files) {
   t.test(`sends length, validators and ranges of a file (${file.name})`, async t => {
+    // The other files have the first case of each table. All files take the same way.
     const casesOf = <Case>(table: readonly Case[]) =>
-      thorough.includes(file.name) ? table : table.slice(0, 1);
+      file.name === 'csv' ? table : table.slice(0, 1);
     const whole = await get(file);
     t.equal(whole.status, 200);
     const plain = file.isPacked ? gunzipSync(whole.body) : whole.body;
@@ -177,15 +176,13 @@ for (const file of files) {
 t.test('returns the requested bytes for ranges over the whole file', async t => {
   for (const file of files.slice(0, 3)) {
     const whole = (await get(file)).body;
-    for (const step of [1, 61, 245]) {
+    for (const step of [61, 245]) {
       const pieces: Buffer[] = [];
       for (let start = 0; start < whole.length; start += step) {
         const range = `bytes=${start}-${start + step - 1}`;
-        if (pieces.length === 12) break;
         pieces.push((await get(file, { range })).body);
       }
-      const joined = Buffer.concat(pieces);
-      t.strictSame(joined, whole.subarray(0, joined.length), `${file.name}, ${step} bytes each`);
+      t.strictSame(Buffer.concat(pieces), whole, `${file.name}, ${step} bytes each`);
     }
   }
 });
@@ -364,23 +361,21 @@ t.test('sends the file of a past date for asOf', async t => {
   t.equal(today.headers['content-disposition'], 'attachment; filename="acme_today_2026-03-01.csv"');
   const daily = await app.call('/v1/environments/acme/exports/30-days-daily.csv?asOf=2026-03-02');
   t.equal(daily.headers['x-total-rows'], '0');
-  for (const asOf of [
-    '2026-03-03',
-    '9999-12-31',
-    '2026-02-30',
-    '2026-3-1',
-    '0001-01-01',
-    '1969-12-31',
-    '',
-    '2026-03-02T00:00:00Z',
-    'today',
+  for (const query of [
+    'today.csv?asOf=2026-03-03',
+    '6-months-weekly.csv.gz?asOf=2026-03-03',
+    'today.csv?asOf=9999-12-31',
+    'today.csv?asOf=2026-02-30',
+    'today.csv?asOf=2026-3-1',
+    'today.csv?asOf=0001-01-01',
+    'today.csv?asOf=1969-12-31',
+    'today.csv?asOf=',
+    'today.csv?asOf=2026-03-02T00:00:00Z',
+    'today.csv?asOf=today',
   ]) {
-    for (const file of ['today.csv', '6-months-weekly.csv.gz']) {
-      const path = `/v1/environments/acme/exports/${file}?asOf=${asOf}`;
-      const answer = await app.call(path);
-      t.equal(answer.status, 400, path);
-      t.equal(answer.json.errors[0].path, '/query/asOf');
-    }
+    const answer = await app.call(`/v1/environments/acme/exports/${query}`);
+    t.equal(answer.status, 400, query);
+    t.equal(answer.json.errors[0].path, '/query/asOf');
   }
   for (const aggregation of ['today', '30-days-daily', '3-months-weekly', '6-months-weekly']) {
     const path = `/v1/environments/acme/exports/${aggregation}.csv?asOf=1970-01-01`;
@@ -411,18 +406,18 @@ t.test('answers the requests of a browser that resumes a download by link', asyn
 t.test('resumes downloads that real programs interrupt', async t => {
   t.setTimeout(300_000);
 
-  const app = await startTestApp(t);
-  await app.putEnvironment('acme', 'pro');
-  const snapshot = { environmentId: 'acme', date: '2026-03-02', rows: 4_000 };
   const authorization = `Authorization: Bearer ${testAdminToken}`;
-  const url = (extension: string) =>
-    `${app.origin}/v1/environments/acme/exports/today.${extension}`;
+  const urlOf = (environmentId: string, extension: string) =>
+    `${app.origin}/v1/environments/${environmentId}/exports/today.${extension}`;
   const hashOf = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
 
-  async function replaceSnapshot(salt: string): Promise<void> {
-    await writeDenseSnapshot(app.database.pool, { ...snapshot, salt });
+  async function writeSnapshot(environmentId: string, salt = ''): Promise<void> {
+    const snapshot = { environmentId, date: '2026-03-02', rows: 2_000, salt };
+    await writeDenseSnapshot(app.database.pool, snapshot);
     await renderAll(app);
   }
+  await app.putEnvironment('large', 'pro');
+  await writeSnapshot('large');
 
   /** Starts a program, waits until it has written part of the file and kills it. */
   async function interrupt(
@@ -441,26 +436,33 @@ t.test('resumes downloads that real programs interrupt', async t => {
   }
 
   t.test('resumes a download by curl with If-Range', needsProgram('curl'), async t => {
+    await app.putEnvironment('replaced', 'pro');
+    await writeSnapshot('replaced', 'old');
+    const folder = t.testdir();
+    const downloads: { file: string; size: number; resume: string[] }[] = [];
     for (const extension of ['csv', 'csv.gz']) {
-      await replaceSnapshot(`${extension} 1`);
-      const whole = await app.call(new URL(url(extension)).pathname);
+      const url = urlOf('replaced', extension);
+      const whole = await app.call(new URL(url).pathname);
       const { etag = '' } = whole.headers;
-      const file = path.join(t.testdir(), `curl.${extension}`);
-      const curl = ['-sS', '--fail', '-H', authorization, '-o', file, url(extension)];
-      await interrupt(t, file, 'curl', ['--limit-rate', '500k', ...curl]);
-      const before = fs.statSync(file).size;
-      t.ok(before < whole.body.length);
+      const file = path.join(folder, `curl.${extension}`);
+      const curl = ['-sS', '--fail', '-H', authorization, '-o', file, url];
+      await interrupt(t, file, 'curl', ['--limit-rate', '200k', ...curl]);
+      const { size } = fs.statSync(file);
+      t.ok(size < whole.body.length);
       const resume = ['-C', '-', '-H', `If-Range: ${etag}`, ...curl];
       const resumed = startProgram(t, 'curl', resume);
       t.equal(await resumed.ended, 0, resumed.stderr());
       t.equal(hashOf(fs.readFileSync(file)), hashOf(whole.body), extension);
+      downloads.push({ file, size, resume });
+    }
 
-      // If the file was replaced, curl refuses the complete new file at this offset.
-      fs.truncateSync(file, before);
-      await replaceSnapshot(`${extension} 2`);
+    // If the file was replaced, curl refuses the complete new file at this offset.
+    await writeSnapshot('replaced', 'new');
+    for (const { file, size, resume } of downloads) {
+      fs.truncateSync(file, size);
       const refused = startProgram(t, 'curl', resume);
       t.equal(await refused.ended, 33, 'the server sends no range');
-      t.equal(fs.statSync(file).size, before, 'the old file is unchanged');
+      t.equal(fs.statSync(file).size, size, 'the old file is unchanged');
     }
   });
 
@@ -504,14 +506,13 @@ t.test('resumes downloads that real programs interrupt', async t => {
     const session = await page.createCDPSession();
     const folder = t.testdir();
     await session.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: folder });
-    await replaceSnapshot('browser');
     for (const [compression, extension, statuses] of [
       ['gzip', 'csv.gz', ['200', '206']],
       // The browser receives the CSV gzip-encoded, and requests the rest of the unencoded one.
       ['none', 'csv', ['200', '200']],
     ] as const) {
-      const whole = (await app.call(new URL(url(extension)).pathname)).body;
-      const { json } = await app.call('/v1/environments/acme/download-links', {
+      const whole = (await app.call(new URL(urlOf('large', extension)).pathname)).body;
+      const { json } = await app.call('/v1/environments/large/download-links', {
         method: 'POST',
         json: { aggregation: 'today', compression },
       });
@@ -519,7 +520,7 @@ t.test('resumes downloads that real programs interrupt', async t => {
       const gateway = await startCuttingGateway(t);
       // Chromium aborts the navigation, because the answer is a download.
       await t.rejects(page.goto(gateway.origin + new URL(json.url).pathname), /ERR_ABORTED/);
-      const file = path.join(folder, `acme_today_2026-03-02.${extension}`);
+      const file = path.join(folder, `large_today_2026-03-02.${extension}`);
       await waitFor('the file', () => fs.existsSync(file));
       await waitFor('its content', () => hashOf(fs.readFileSync(file)) === hashOf(whole));
       t.strictSame(gateway.statuses, statuses, extension);
@@ -527,12 +528,13 @@ t.test('resumes downloads that real programs interrupt', async t => {
   });
 
   t.test('resumes a download by wget', needsProgram('wget'), async t => {
+    const folder = t.testdir();
     for (const extension of ['csv', 'csv.gz']) {
-      await replaceSnapshot(`wget ${extension}`);
-      const whole = await app.call(new URL(url(extension)).pathname);
-      const file = path.join(t.testdir(), `wget.${extension}`);
-      const wget = ['-q', '--tries=1', `--header=${authorization}`, '-O', file, url(extension)];
-      await interrupt(t, file, 'wget', ['--limit-rate=500k', ...wget]);
+      const url = urlOf('large', extension);
+      const whole = await app.call(new URL(url).pathname);
+      const file = path.join(folder, `wget.${extension}`);
+      const wget = ['-q', '--tries=1', `--header=${authorization}`, '-O', file, url];
+      await interrupt(t, file, 'wget', ['--limit-rate=200k', ...wget]);
       t.ok(fs.statSync(file).size < whole.body.length);
       const resumed = startProgram(t, 'wget', ['-c', ...wget]);
       t.equal(await resumed.ended, 0, resumed.stderr());
