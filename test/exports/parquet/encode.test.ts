@@ -113,7 +113,7 @@ t.test('keeps columns that are null or empty in all rows', { skip: withoutDuckDb
 });
 
 t.test('keeps every row of several row groups', { skip: withoutDuckDb }, async t => {
-  const lines = Array.from({ length: 10_001 }, (_, index) =>
+  const lines = Array.from({ length: 5_001 }, (_, index) =>
     line({ id: `company-${index}`, name: index % 3 === 0 ? null : `n${index % 7}`, names: 'a,b' }),
   );
   const { rows } = await readParquet(t, encode(lines));
