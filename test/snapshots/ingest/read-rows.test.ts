@@ -100,9 +100,10 @@ const hostile: readonly (readonly [name: string, body: string])[] = [
 t.test('spends less than 50 ms on each piece of a hostile body', async t => {
   for (const [name, rest] of hostile) {
     const body = Buffer.from(header + rest, 'latin1');
-    // Another process may take the core in the middle of a piece, so that the best of three counts.
+    // Other work of the process may fall into a piece, so one fast attempt of three suffices.
     const worst: number[] = [];
-    for (let round = 0; round < 3; round += 1) worst.push(await slowestPiece(body));
+    do worst.push(await slowestPiece(body));
+    while (worst.length < 3 && !(Math.min(...worst) < 50));
     t.ok(Math.min(...worst) < 50, `${name}: ${worst.map(ms => ms.toFixed(1)).join(', ')} ms`);
   }
 });
