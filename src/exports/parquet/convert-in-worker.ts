@@ -1,3 +1,4 @@
+import { getCompileCacheDir } from 'node:module';
 import { Worker } from 'node:worker_threads';
 import { mapAhead } from '../../shared/map-ahead.ts';
 import type { Reply, Request } from './worker.ts';
@@ -31,12 +32,14 @@ export async function* convertInWorker(
 
 function startWorker(signal: AbortSignal) {
   signal.throwIfAborted();
+  const compileCache = getCompileCacheDir();
   const worker = new Worker(new URL('./worker.ts', import.meta.url), {
     name: 'parquet',
     resourceLimits,
     // Flags such as `--import` are for the main thread. The environment contains secrets.
     execArgv: [],
-    env: {},
+    // The cache halves the time in which a worker starts.
+    env: compileCache === undefined ? {} : { NODE_COMPILE_CACHE: compileCache },
   });
   /** Requests without a reply. The worker replies in order. */
   const asked: PromiseWithResolvers<Reply>[] = [];
