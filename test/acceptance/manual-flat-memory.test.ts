@@ -13,6 +13,8 @@ import { createTestDatabase } from '../helpers/postgres.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startApiProcess } from '../helpers/service-process.ts';
 
+t.setTimeout(300_000);
+
 const mebibyte = 2 ** 20;
 const leastBytes = 96 * mebibyte;
 /**
@@ -26,7 +28,8 @@ if (process.platform !== 'linux') t.bailout('reads /proc');
 const row = (id: number) =>
   adoptionRow({
     companyId: `company-${String(id).padStart(9, '0')}`,
-    companyName: 'A name as long as names of companies may well be, and then some more of it',
+    // Long rows make many bytes with little CPU time.
+    companyName: 'A name of a company '.repeat(80),
     firstUsed: '2026-01-01T00:00:00.000Z',
     lastUsed: '2026-02-01T00:00:00.000Z',
     segmentNames: ['Everybody', 'Paying', 'In the European Union'],
@@ -42,9 +45,9 @@ const rowCount = Math.ceil(leastBytes / ingestLine(row(0)).length);
 function* bodyPieces(firstLines = ''): Generator<Buffer> {
   yield Buffer.from(`${ingestColumns.join(',')}\n${firstLines}`);
   const template = ingestLine(row(0));
-  for (let id = 0; id < rowCount; id += 500) {
+  for (let id = 0; id < rowCount; id += 50) {
     let piece = '';
-    for (let next = id; next < Math.min(id + 500, rowCount); next += 1) {
+    for (let next = id; next < Math.min(id + 50, rowCount); next += 1) {
       piece += template.replace('000000000', String(next).padStart(9, '0'));
     }
     yield Buffer.from(piece);
