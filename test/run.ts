@@ -149,7 +149,7 @@ async function runTap(
   const tap = path.join(root, 'node_modules/tap/dist/esm/run.mjs');
   // Many tests wait for time limits, so more files run at a time than there are cores.
   const jobs = `--jobs=${os.availableParallelism() + 2}`;
-  const fixed = ['--disable-coverage', jobs, '--timeout=300', '--reporter=tap', '--no-color'];
+  const fixed = ['--disable-coverage', jobs, '--timeout=600', '--reporter=tap', '--no-color'];
   if (process.env['TEST_ORDER'] === 'reverse')
     fixed.push('--node-arg=--import=./test/helpers/reverse-order.ts');
   // tap runs in a separate process group, so that processes that tests leave can be found and

@@ -48,7 +48,7 @@ import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
  * A stand-in checks the statement for a KMS key: see `startAws`.
  */
 
-t.setTimeout(240_000);
+t.setTimeout(600_000);
 
 const readGuide = (name: string) =>
   fs.readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8');
@@ -204,7 +204,7 @@ t.test('exports with the policies that the guide gives a role', needsAws, async 
  * events by HTTP.
  */
 t.test('sets buckets up as the guides say', async t => {
-  t.setTimeout(240_000);
+  t.setTimeout(600_000);
 
   const readGuide = (name: string) =>
     fs.readFileSync(path.join(import.meta.dirname, '../../docs/guides', name), 'utf8');

@@ -15,7 +15,7 @@ import { compileCache } from '../helpers/start-flags.ts';
 import { startTcpProxy } from '../helpers/tcp-proxy.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 const root = path.join(import.meta.dirname, '../..');
 

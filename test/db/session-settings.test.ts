@@ -13,7 +13,7 @@ import { startExportWorker } from '../helpers/export-configs.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 /** Defaults of a database or a role that must not change any answer. */
 const hostileProfiles: readonly Readonly<Record<string, string>>[] = [

@@ -12,9 +12,9 @@ const root = path.join(import.meta.dirname, '../..');
 const main = path.join(root, 'demo/main.ts');
 const compileCache = path.join(root, 'node_modules/.cache/compiled');
 
-t.setTimeout(400_000);
+t.setTimeout(600_000);
 /** Shorter than the time limit of the file, so that the error shows the output. */
-const outputLimitMs = 170_000;
+const outputLimitMs = 550_000;
 
 interface RunningDemo {
   readonly child: ChildProcess;

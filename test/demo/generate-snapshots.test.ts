@@ -199,7 +199,7 @@ t.test('generates rows only while the reader reads', async t => {
 });
 
 t.test('loads the generated snapshots', async t => {
-  t.setTimeout(300_000);
+  t.setTimeout(600_000);
 
   const program = path.join(import.meta.dirname, '../../demo/seed.ts');
 

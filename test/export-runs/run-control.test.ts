@@ -18,7 +18,7 @@ import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** Callers cancel and hurry runs and start backfills, with a real worker and a real S3 server. */
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 async function start(t: Test, dates: readonly string[]) {
   const app = await startExportApp(t, { now: '2026-03-05T10:00:00.000Z' });
@@ -210,7 +210,7 @@ t.test('exports each snapshot of a range, oldest first, and reports progress', n
 
 /** The credentials of a config stop working for two weeks of slots. */
 t.test('turns a config off after repeated failures', async t => {
-  t.setTimeout(300_000);
+  t.setTimeout(600_000);
 
   const dayOf = (day: number) => `2026-03-${String(day).padStart(2, '0')}`;
 

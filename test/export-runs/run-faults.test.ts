@@ -20,7 +20,7 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
  * proxy. Each has its own environment.
  */
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 /** A file with these rows has two parts of 8 MiB. */
 const rowCount = 1_000;

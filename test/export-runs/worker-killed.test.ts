@@ -16,7 +16,7 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
  * UTC, so that no slot becomes due during the test.
  */
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 const kills = 2;
 /** Number of runs that one worker executes at once. */

@@ -269,7 +269,7 @@ t.test('sends every CSV over HTTP/1.0 with its length, or answers 503', async t 
 
 /** Downloads through a real nginx with its defaults and the settings of docs/operations.md. */
 t.test('streams through nginx', needsProgram('nginx'), async t => {
-  t.setTimeout(300_000);
+  t.setTimeout(600_000);
   /** The default limit of 1 GiB would need a larger file. */
   const smallTemporaryFile = 'proxy_max_temp_file_size 128k;';
   const documented = [

@@ -17,7 +17,7 @@ import { renderAll } from '../helpers/render-snapshots.ts';
 import { registerSecret, testAdminToken } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 const app = await startTestApp(t);
 await app.putEnvironment('acme', 'pro');
@@ -404,7 +404,7 @@ t.test('answers the requests of a browser that resumes a download by link', asyn
 
 /** Downloads that real programs interrupt and resume. */
 t.test('resumes downloads that real programs interrupt', async t => {
-  t.setTimeout(300_000);
+  t.setTimeout(600_000);
 
   const authorization = `Authorization: Bearer ${testAdminToken}`;
   const urlOf = (environmentId: string, extension: string) =>
@@ -500,6 +500,7 @@ t.test('resumes downloads that real programs interrupt', async t => {
       executablePath: '/usr/bin/chromium',
       // Root has no sandbox. All traffic stays on this machine.
       args: ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'],
+      timeout: 120_000,
     });
     t.teardown(() => browser.close());
     const page = await browser.newPage();

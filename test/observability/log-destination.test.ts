@@ -12,7 +12,7 @@ import { isReady } from '../helpers/service-process.ts';
 import { compileCache, startFlags } from '../helpers/start-flags.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 const main = path.join(import.meta.dirname, '../../src/main.ts');
 

@@ -17,7 +17,7 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 const today = new Date().toISOString().slice(0, 10);
 const download = 'GET /v1/environments/:environmentId/exports/:aggregation.csv';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 /** Creates the trace context of a caller. */
 function callerTrace() {

@@ -12,7 +12,7 @@ import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
 /** Webhooks from the event to the receiver, delivered by real workers. */
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 const app = await startTestApp(t, { env: { S3_ENDPOINT_ALLOWLIST: '127.0.0.1' } });
 const { pool } = app.database;

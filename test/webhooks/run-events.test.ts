@@ -9,7 +9,7 @@ import { startTestApp } from '../helpers/app.ts';
 import { busy, denied, result, startWithRuns } from '../helpers/ended-runs.ts';
 import { registerSecret } from '../helpers/secrets.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 /**
  * Events that follow the end of a run, with a real database and a clock of the test. Nothing is

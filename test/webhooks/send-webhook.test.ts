@@ -10,7 +10,7 @@ import { forbiddenHosts } from '../outbound/forbidden-hosts.ts';
 
 /** Single deliveries to receivers that behave well or badly. */
 
-t.setTimeout(120_000);
+t.setTimeout(600_000);
 
 const loopback = parseEndpointAllowlist(['127.0.0.1']);
 const secret = registerSecret(makeWebhookSecret());

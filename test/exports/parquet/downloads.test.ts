@@ -12,7 +12,7 @@ import { renderAll } from '../../helpers/render-snapshots.ts';
 import { registerSecret, testAdminToken } from '../../helpers/secrets.ts';
 import { waitFor } from '../../helpers/wait-for.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 const app = await startTestApp(t);
 const { parquetPlaces, downloadLimit } = app.dependencies;
@@ -200,7 +200,7 @@ t.test('ends a download after the first bytes', async t => {
 });
 
 t.test('converts in a worker thread', async t => {
-  t.setTimeout(120_000);
+  t.setTimeout(600_000);
 
   const lines = Array.from({ length: 1_000 }, (_, index) =>
     exportLine(
