@@ -190,6 +190,8 @@ export async function cancelBackfillsAfterDowngrade(
 
 /**
  * Inserts a run for the first pending date of each backfill whose config has no unfinished run.
+ * Skips configs that are being deleted: the foreign key would wait for the deletion, which may wait
+ * for a row of this transaction.
  * @param only limits this to one config
  */
 export async function insertBackfillRuns(
@@ -211,6 +213,7 @@ export async function insertBackfillRuns(
         and environment.plan = ${requiredPlan('automatic_export')}
         and ${hasNoUnfinishedRun('backfill')}
       for no key update of backfill skip locked
+      for key share of config skip locked
     ), inserted as (
       insert into export_runs (
         environment_id, config_id, id, trigger, backfill_id, snapshot_date, state, created_at)

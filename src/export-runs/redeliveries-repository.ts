@@ -54,7 +54,8 @@ export async function checkRedeliveryOf(
  * run. Removes the checks of configs that have none.
  *
  * The checks are locked by a statement of their own. The next statement then sees every version
- * that was registered before a check was requested.
+ * that was registered before a check was requested. Skips configs that are being deleted, for the
+ * reason at `insertBackfillRuns`.
  * @param only limits this to one config
  */
 export async function insertRedeliveries(
@@ -74,7 +75,8 @@ export async function insertRedeliveries(
       and ${hasNoUnfinishedRun('due')}
     order by due.requested_at
     limit ${checksPerTick}
-    for update of due skip locked`.execute(trx);
+    for update of due skip locked
+    for key share of config skip locked`.execute(trx);
   if (rows.length === 0) return 0;
   const configs = sql`unnest(
     ${rows.map(row => row.environmentId)}::text[], ${rows.map(row => row.id)}::text[]

@@ -6,8 +6,9 @@ import { wakeRuns } from '../../src/export-runs/enqueue-runs.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
 import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import { emptyTables } from '../helpers/postgres.ts';
+import { waitFor } from '../helpers/wait-for.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 
 /**
  * Tests which runs become due, with a real database. No worker executes them. 2026-03-02 is a
@@ -344,6 +345,50 @@ t.test('neither blocks nor fails a tick on a config that is being deleted', asyn
   );
 });
 
+for (const [what, insert, expected] of [
+  [
+    'redelivery',
+    `update export_configs set redeliver = true;
+     insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, snapshot_version, state, created_at, finished_at)
+     values ('acme', 'a', 'r', 'schedule', '2026-03-02T00:00:00Z', '2026-03-01', gen_random_uuid(), 'successful', now(), now());
+     insert into redelivery_checks (environment_id, config_id) values ('acme', 'a')`,
+    { redelivered: 1 },
+  ],
+  [
+    'backfill',
+    `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at, finished_at)
+     values ('acme', 'a', 'r', 'schedule', '2026-03-02T00:00:00Z', '2026-03-01', 'successful', now(), now());
+     insert into backfills (environment_id, config_id, id, from_date, to_date, total, pending_dates, created_at)
+     values ('acme', 'a', 'b', '2026-03-01', '2026-03-01', 1, '{2026-03-01}', now())`,
+    { backfilled: 1 },
+  ],
+] as const) {
+  t.test(`does not wait with a ${what} for the deletion of its config`, async t => {
+    const { tick } = await start({ snapshots: ['2026-03-01'] });
+    await pool.query(insert);
+    const remover = await pool.connect();
+    t.teardown(() => remover.release(true));
+    // A deletion locks the config first. Then it waits for the rows that the tick has locked.
+    await remover.query(`begin; select from export_configs where id = 'a' for update`);
+    let isDone = false;
+    const ticking = tick('2026-03-02T10:00:00Z').finally(() => {
+      isDone = true;
+    });
+    const isBlocked = async () => {
+      const { rowCount } = await pool.query(
+        `select from pg_stat_activity
+         where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0`,
+      );
+      return rowCount === 1;
+    };
+    await waitFor('the end of the tick, or its wait', async () => isDone || (await isBlocked()));
+    t.ok(isDone, 'the tick does not wait');
+    await remover.query('rollback');
+    t.match(await ticking, { added: 0, redelivered: 0, backfilled: 0 });
+    t.match(await tick('2026-03-02T10:01:00Z'), expected, 'after the deletion was rolled back');
+  });
+}
+
 t.test('answers not_found for a manual run of a config that was deleted meanwhile', async t => {
   await start({ configs: [], snapshots: ['2026-03-01'] });
   const wanted = { environmentId: 'acme', configId: 'gone', snapshotDate: null, now: new Date() };
@@ -469,7 +514,7 @@ t.test('handles 3,000 waiting runs fast with and without table statistics', asyn
  * 2026-03-02 is a Monday.
  */
 t.test('catches up on missed days', async t => {
-  t.setTimeout(300_000);
+  t.setTimeout(600_000);
 
   const path = '/v1/environments/acme/export-configs/a';
 
