@@ -177,11 +177,14 @@ const areRowsInLongUse = (ms: number) => sql`exists (
     and pid <> pg_backend_pid()
     and xact_start < clock_timestamp() - ${ms}::integer * interval '1 ms')`;
 
-/** Returns true for a lock or statement timeout, another pending detachment, or a missing table. */
+/**
+ * Returns true for a lock or statement timeout, a deadlock, another pending detachment, or a
+ * missing table.
+ */
 function isInUse(error: unknown): boolean {
   return (
     error instanceof DatabaseError &&
-    ['55P03', '57014', '55000', '42P01'].includes(error.code ?? '')
+    ['55P03', '57014', '40P01', '55000', '42P01'].includes(error.code ?? '')
   );
 }
 

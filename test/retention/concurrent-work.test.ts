@@ -147,6 +147,31 @@ t.test('does not remove a day while a snapshot of it is being rendered', async t
   t.match(await tidy(), { partitions: 1, snapshots: 1 });
 });
 
+t.test('leaves a day to the next night after a deadlock with the deletion of rows', async t => {
+  await fillSnapshot(pool, 'one', old, 10);
+  const reader = await openReader();
+  const tidying = tidy();
+  await waitFor('a detachment that waits', async () =>
+    (await partitions()).some(({ pending }) => pending),
+  );
+  const pause = await pool.connect();
+  await pause.query('begin; lock table rendered_snapshots in access exclusive mode');
+  await reader.end();
+  await waitFor('a retention that has locked the snapshot', isAnyLockAwaited);
+  const deletion = await pool.connect();
+  t.teardown(() => deletion.release(true));
+  // Postgres ends the transaction that looks for a deadlock first.
+  await deletion.query(`set deadlock_timeout = '60s'; begin`);
+  await deletion.query(`delete from snapshot_rows_20250605 where environment_id = 'one'`);
+  const deleting = deletion.query(`delete from snapshots where snapshot_date = '${old}'`);
+  await pause.query('rollback');
+  pause.release();
+  t.match(await tidying, { partitions: 0, snapshots: 0 });
+  await deleting;
+  await deletion.query('rollback');
+  t.match(await tidy(), { partitions: 1, snapshots: 1 });
+});
+
 t.test('does not remove a day while a snapshot of it is being ingested', async t => {
   for (const id of ['one', 'two']) await fillSnapshot(pool, id, old, 1_000);
   const ingesting = await slowIngest(app, 'one', old);
