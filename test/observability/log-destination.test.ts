@@ -39,28 +39,27 @@ t.test('drops lines beyond the limit while the reader stalls, and logs their num
 
 t.test('ends on a signal in every state of stdout and stderr', async t => {
   const database = await createTestDatabase(t);
-  const closings: Readonly<Record<string, (child: ChildProcess) => void>> = {
-    'closed stdout': child => {
-      child.stdout?.destroy();
-      child.stderr?.resume();
-    },
-    'closed stdout and stderr': child => {
-      child.stdout?.destroy();
-      child.stderr?.destroy();
-    },
-    // Nothing reads the pipe, and the lines exceed its capacity.
-    'stalled stdout and stderr': child => {
-      child.stdout?.pause();
-      child.stderr?.pause();
-    },
-  };
-  const cases = [
-    ['closed stdout', 'SIGINT', 'little'],
-    ['closed stdout and stderr', 'SIGTERM', 'much'],
-    ['stalled stdout and stderr', 'SIGTERM', 'much'],
-  ] as const;
+  const cases: readonly [title: string, NodeJS.Signals, close: (child: ChildProcess) => void][] = [
+    [
+      'closed stdout and stderr',
+      'SIGINT',
+      child => {
+        child.stdout?.destroy();
+        child.stderr?.destroy();
+      },
+    ],
+    // Nothing reads the sockets, and the lines exceed their capacity.
+    [
+      'stalled stdout and stderr',
+      'SIGTERM',
+      child => {
+        child.stdout?.pause();
+        child.stderr?.pause();
+      },
+    ],
+  ];
   await Promise.all(
-    cases.map(async ([title, signal, amount]) => {
+    cases.map(async ([title, signal, close]) => {
       const port = await freePort();
       const child = spawn(process.execPath, [...startFlags(), main], {
         stdio: ['ignore', 'pipe', 'pipe'],
@@ -77,17 +76,15 @@ t.test('ends on a signal in every state of stdout and stderr', async t => {
       t.teardown(() => child.kill('SIGKILL'));
       const exited = once(child, 'exit');
       await waitFor('the service', () => isReady(`http://127.0.0.1:${port}`), { limitMs: 90_000 });
-      closings[title]?.(child);
-      if (amount === 'much') {
-        const url = `http://127.0.0.1:${port}/v1/environments/${'x'.repeat(60)}`;
-        const headers = { authorization: `Bearer ${testAdminToken}`, 'x-padding': 'x' };
-        for (let round = 0; round < 5; round += 1) {
-          await Promise.all(Array.from({ length: 40 }, () => ask(url, { headers })));
-        }
+      close(child);
+      const url = `http://127.0.0.1:${port}/v1/environments/acme?${'x=1&'.repeat(600)}`;
+      const headers = { authorization: `Bearer ${testAdminToken}` };
+      for (let round = 0; round < 3; round += 1) {
+        await Promise.all(Array.from({ length: 40 }, () => ask(url, { headers })));
       }
       const started = performance.now();
       child.kill(signal);
-      const how = `${signal} with ${title}, ${amount} logged`;
+      const how = `${signal} with ${title}`;
       t.strictSame(await exited, [0, null], how);
       t.ok(performance.now() - started < 20_000, `${how}: the end within the time to shut down`);
     }),
