@@ -49,14 +49,16 @@ export async function createTestDatabase(t: TestWithTeardown): Promise<TestDatab
 }
 
 /**
- * Deletes all rows and jobs, so that the tests of a file can share one service. Tries again after a
- * deadlock with the tick of a running worker: both lock many tables, in different orders.
+ * Deletes all rows and jobs, so that the tests of a file can share one service. `truncate` would
+ * take 72 ms of CPU time instead of 2 ms, because it creates new files for all tables and indexes.
+ * Tries again after a deadlock with the tick of a running worker: both lock rows of many tables, in
+ * different orders.
  */
 export async function emptyTables(pool: pg.Pool): Promise<void> {
   const empty = () =>
     pool.query(
-      `truncate environments, audit_log, snapshot_rows, snapshot_changes cascade;
-       delete from pgboss.job`,
+      `delete from environments; delete from audit_log; delete from snapshot_rows;
+       delete from snapshot_changes; delete from pgboss.job`,
     );
   await empty().catch(async (error: { code?: string }) => {
     if (error.code !== deadlockDetected) throw error;
