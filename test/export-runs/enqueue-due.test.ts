@@ -517,9 +517,6 @@ t.test('catches up on missed days', async t => {
   t.setTimeout(600_000);
 
   const path = '/v1/environments/acme/export-configs/a';
-
-  const app = await startTestApp(t);
-  const { pool } = app.database;
   const { db, jobs } = app.dependencies;
 
   /** Replaces all data by an environment with one config. */

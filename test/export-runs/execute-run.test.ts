@@ -12,7 +12,6 @@ import {
   startExportWorker,
 } from '../helpers/export-configs.ts';
 import { hastenRetries } from '../helpers/hasten-retries.ts';
-import { comparableRows, readParquet, withoutDuckDb } from '../helpers/read-parquet.ts';
 import {
   contentsOf,
   freshPrefix,
@@ -46,7 +45,19 @@ const rows = [
 ];
 const expected = exportHeader + exportPart(rows, '2026-03-02');
 
-const app = await startExportApp(t);
+/** Time that a run waits for a place before a conversion to Parquet. */
+let { waitMs } = parquetPlacesOptions;
+const app = await startExportApp(t, {
+  adjust: dependencies => ({
+    ...dependencies,
+    parquetPlaces: createParquetPlaces({
+      ...parquetPlacesOptions,
+      get waitMs() {
+        return waitMs;
+      },
+    }),
+  }),
+});
 const { pool } = app.database;
 let worker: ReturnType<typeof startExportWorker> | null = null;
 
@@ -359,19 +370,7 @@ t.test(
 
 t.test('writes Parquet files', async t => {
   const path = '/v1/environments/acme/export-configs';
-  let { waitMs } = parquetPlacesOptions;
-  const app = await startExportApp(t, {
-    now: '2026-03-02T10:00:00.000Z',
-    adjust: dependencies => ({
-      ...dependencies,
-      parquetPlaces: createParquetPlaces({
-        ...parquetPlacesOptions,
-        get waitMs() {
-          return waitMs;
-        },
-      }),
-    }),
-  });
+  app.setNow('2026-03-02T10:00:00.000Z');
   await app.putEnvironment('acme');
   const rows = [
     adoptionRow({
@@ -383,12 +382,11 @@ t.test('writes Parquet files', async t => {
   ];
   const ingested = await app.ingest('acme', '2026-03-01', ingestBody(rows));
   if (ingested.status !== 201) throw new Error(ingested.text);
-  const worker = startExportWorker(t, app);
   const { parquetPlaces } = app.dependencies;
   const runs = runReader(app, 'acme');
   const start = async (configId: string) => {
     const started = await app.call(`${path}/${configId}/runs`, { method: 'POST' });
-    worker.wake();
+    wake();
     return started.json;
   };
   const post = (overrides: object) =>
@@ -436,10 +434,6 @@ t.test('writes Parquet files', async t => {
     ]);
     const daily = '/v1/environments/acme/exports/30-days-daily';
     t.ok((await app.call(`${daily}.parquet`)).body.equals(object.body), 'equals the download');
-    if (withoutDuckDb === false) {
-      const csv = (await app.call(`${daily}.csv`)).text;
-      t.strictSame((await readParquet(t, object.body)).rows, comparableRows(csv));
-    }
     t.equal(parquetPlaces.taken, 0);
   });
 
@@ -473,6 +467,9 @@ t.test('writes Parquet files', async t => {
     const config = await makeConfig(app, 'acme', configBody('full', { format: 'parquet' }));
     const place = parquetPlaces.takeForDownload('acme');
     waitMs = 1;
+    t.teardown(() => {
+      waitMs = parquetPlacesOptions.waitMs;
+    });
     const { id } = await start(config.id);
     const currentRun = async () => (await app.call(`${path}/${config.id}/status`)).json.currentRun;
     // Other runs go first.

@@ -1,4 +1,4 @@
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
@@ -18,17 +18,26 @@ import { waitFor } from '../helpers/wait-for.ts';
 /** Metrics of runs, with the real storage. */
 
 const path = '/v1/environments/acme/export-configs';
+const app = await startExportApp(t);
+const { pool } = app.database;
+
+/** Starts a worker on empty tables, for one test. */
+async function startAt(t: Test, now: string) {
+  await emptyTables(pool);
+  app.setNow(now);
+  await app.putEnvironment('acme');
+  return () => startExportWorker(t, app);
+}
 
 t.test('counts successful and failed runs with rows, bytes and duration', needsS3, async t => {
-  const app = await startExportApp(t);
-  await app.putEnvironment('acme');
+  const startWorker = await startAt(t, '2026-03-02T10:00:00.000Z');
   await app.ingest(
     'acme',
     '2026-03-01',
     ingestBody([adoptionRow(), adoptionRow({ companyId: 'c2' })]),
   );
   const { id } = await makeConfig(app, 'acme', configBody());
-  const worker = startExportWorker(t, app);
+  const worker = startWorker();
   const runs = runReader(app, 'acme');
   // The route keeps its text for a second.
   const scrape = async () => readMetrics(await app.dependencies.metrics.render());
@@ -64,7 +73,7 @@ t.test('counts successful and failed runs with rows, bytes and duration', needsS
   });
 
   t.test('counts a run that fails with a storage error', async t => {
-    await app.database.pool.query('update export_configs set access_key_id = $1', [
+    await pool.query('update export_configs set access_key_id = $1', [
       credentialsOf('readOnly').accessKeyId,
     ]);
     const { run, more } = await runNow();
@@ -77,9 +86,7 @@ t.test('counts successful and failed runs with rows, bytes and duration', needsS
 });
 
 t.test('counts a run that fails without an attempt', async t => {
-  const app = await startExportApp(t, { now: '2026-03-04T00:00:30.000Z' });
-  await app.putEnvironment('acme');
-  const { pool } = app.database;
+  const startWorker = await startAt(t, '2026-03-04T00:00:30.000Z');
   await pool.query(
     `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, endpoint,
        access_key_id, sealed_secret, compression, manifest, active_since, created_at, updated_at)
@@ -90,7 +97,7 @@ t.test('counts a run that fails without an attempt', async t => {
     `insert into export_runs (environment_id, config_id, id, trigger, slot, snapshot_date, state, created_at)
      values ('acme', 'a', 'r1', 'schedule', '2026-03-03T00:00:00Z', '2026-03-02', 'queued', now())`,
   );
-  startExportWorker(t, app);
+  startWorker();
   await waitFor('the count of the failed run', async () => {
     const metrics = readMetrics((await app.call('/metrics', { token: null })).text);
     return metrics.get('whx_runs_total{state="failed",code="snapshot_missing"}') === 1;
@@ -102,6 +109,7 @@ t.test('counts a run that fails without an attempt', async t => {
  * Monday.
  */
 t.test('reports the state of the queue', async t => {
+  // A separate service, because the metrics keep the state of the queue for 15 s.
   const app = await startTestApp(t);
   const { pool } = app.database;
 

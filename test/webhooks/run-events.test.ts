@@ -75,7 +75,7 @@ t.test('records each failure once when several workers record concurrently', asy
     `select pg_get_indexdef('export_runs_unfinished'::regclass) as create`,
   );
   await pool.query('drop index export_runs_unfinished');
-  for (let day = 3; day < 20; day += 1) {
+  for (let day = 3; day < 10; day += 1) {
     const now = new Date(Date.UTC(2026, 2, day, 1));
     const attempts = [];
     for (let index = 0; index < 4; index += 1) attempts.push(await begin(null));
@@ -89,7 +89,7 @@ t.test('records each failure once when several workers record concurrently', asy
   }
   const failed = (await short()).filter(event => event.includes('failed'));
   t.strictSame(failed, [...new Set(failed)], 'no event twice');
-  t.equal(failed.length, 18);
+  t.equal(failed.length, 8);
   t.equal((await webhookJobs()).length, (await short()).length, 'one job for each event');
   await pool.query(rows[0].create);
 });
@@ -338,7 +338,7 @@ t.test('serializes the end of runs with changes and the deletion of their config
     const answer = await app.call(path, { method, ...(json === undefined ? {} : { json }) });
     statuses.add(answer.status);
   };
-  for (let round = 0; round < 25; round += 1) {
+  for (let round = 0; round < 10; round += 1) {
     await pool.query('update export_configs set enabled = true');
     const attempt = await begin(null);
     const now = new Date(Date.UTC(2026, 2, 2, 1, round)).toISOString();
@@ -369,53 +369,48 @@ t.test('serializes the end of runs with changes and the deletion of their config
   t.equal((await pool.query('select from webhook_events')).rowCount, 0);
 });
 
-t.test('keeps the order of events', async t => {
-  t.test('sends an event of an environment before the many events of another one', async t => {
-    const app = await startTestApp(t);
-    const { pool } = app.database;
-    const { db, jobs } = app.dependencies;
-    await startWithRuns(app, { configs: ['a'], url: null });
-    await app.putEnvironment('quiet');
-    await pool.query(
-      `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key,
-       endpoint, access_key_id, sealed_secret, compression, manifest, active_since,
-       created_at, updated_at)
-     select 'quiet', id, name, enabled, schedule, provider, bucket, region, key, endpoint, access_key_id,
-       sealed_secret, compression, manifest, active_since, created_at, updated_at
-     from export_configs`,
-    );
-    for (const id of ['acme', 'quiet']) {
-      const saved = await app.call(`/v1/environments/${id}/failure-webhook`, {
-        method: 'PUT',
-        json: { url: 'https://hooks.example.com/', events: ['export.succeeded'] },
-      });
-      t.equal(saved.status, 201);
-      registerSecret(saved.json.failureWebhookSecret);
-    }
-    const start = Date.parse('2026-03-02T00:00:00Z');
-    const insert = (environmentId: string, atMs: number) =>
-      db.transaction().execute(trx => {
-        const run = {
-          environmentId,
-          configId: 'a',
-          configName: 'Nightly',
-          runId: String(atMs),
-          slot: null,
-          snapshotDate: '2026-03-01',
-        };
-        return insertEvents(trx, jobs, [succeededEvent(run, result)], new Date(atMs));
-      });
-    for (let count = 0; count < 20; count += 1) await insert('acme', start + count);
-    await insert('quiet', start + 20);
-    const fetched = await jobs.fetch<WebhookJob>(webhookQueue, { batchSize: 2 });
-    const environmentIds = fetched.map(({ data }) => data.environmentId);
-    t.strictSame(environmentIds.toSorted(), ['acme', 'quiet']);
+t.test('sends an event of an environment before the many events of another one', async t => {
+  await start({ configs: ['a'], url: null });
+  await app.putEnvironment('quiet');
+  await pool.query(
+    `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key,
+     endpoint, access_key_id, sealed_secret, compression, manifest, active_since,
+     created_at, updated_at)
+   select 'quiet', id, name, enabled, schedule, provider, bucket, region, key, endpoint, access_key_id,
+     sealed_secret, compression, manifest, active_since, created_at, updated_at
+   from export_configs`,
+  );
+  for (const id of ['acme', 'quiet']) {
+    const saved = await app.call(`/v1/environments/${id}/failure-webhook`, {
+      method: 'PUT',
+      json: { url: 'https://hooks.example.com/', events: ['export.succeeded'] },
+    });
+    t.equal(saved.status, 201);
+    registerSecret(saved.json.failureWebhookSecret);
+  }
+  const startMs = Date.parse('2026-03-02T00:00:00Z');
+  const insert = (environmentId: string, atMs: number) =>
+    db.transaction().execute(trx => {
+      const run = {
+        environmentId,
+        configId: 'a',
+        configName: 'Nightly',
+        runId: String(atMs),
+        slot: null,
+        snapshotDate: '2026-03-01',
+      };
+      return insertEvents(trx, jobs, [succeededEvent(run, result)], new Date(atMs));
+    });
+  for (let count = 0; count < 20; count += 1) await insert('acme', startMs + count);
+  await insert('quiet', startMs + 20);
+  const fetched = await jobs.fetch<WebhookJob>(webhookQueue, { batchSize: 2 });
+  const environmentIds = fetched.map(({ data }) => data.environmentId);
+  t.strictSame(environmentIds.toSorted(), ['acme', 'quiet']);
 
-    await insert('acme', start + 61 * 60_000);
-    const [next] = await jobs.fetch<WebhookJob>(webhookQueue);
-    const { rows } = await pool.query('select created_at from webhook_events where id = $1', [
-      next?.data.eventId,
-    ]);
-    t.equal(rows[0].created_at.getTime(), start + 61 * 60_000, 'earlier events count for an hour');
-  });
+  await insert('acme', startMs + 61 * 60_000);
+  const [next] = await jobs.fetch<WebhookJob>(webhookQueue);
+  const { rows } = await pool.query('select created_at from webhook_events where id = $1', [
+    next?.data.eventId,
+  ]);
+  t.equal(rows[0].created_at.getTime(), startMs + 61 * 60_000, 'earlier events count for an hour');
 });
