@@ -73,6 +73,9 @@ function rightsIn(guide: string, names: Readonly<Record<string, string>>): Polic
   );
 }
 
+const app = await startExportApp(t);
+startExportWorker(t, app);
+
 const startRun = async (app: TestApp, id: string) => {
   const path = `/v1/environments/acme/export-configs/${id}/runs`;
   const { json } = await app.call(path, { method: 'POST' });
@@ -87,10 +90,8 @@ async function runTwice(t: Test, app: TestApp, body: object) {
 }
 
 t.test('exports with the policy that the guide gives a user', needsS3, async t => {
-  const app = await startExportApp(t);
   await app.putEnvironment('acme');
   await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
-  startExportWorker(t, app);
   const { bucket } = await createBucket(t);
   const { uid, ...credentials } = await createUser();
   const names = { 'acme-exports': bucket };
@@ -281,15 +282,13 @@ t.test('sets buckets up as the guides say', async t => {
     async t => {
       const receiver = await startWebhookReceiver(t);
       const bucket = await createNotifyingBucket(t, s3Client('full'), receiver.url);
-      const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
-      const environmentId = 'acme';
+      const environmentId = 'guides';
       await app.putEnvironment(environmentId);
       const body = configBody('full', { bucket, key: 'exports/date={date}', manifest: true });
       const configs = [
         await makeConfig(app, environmentId, body),
         await makeConfig(app, environmentId, { ...body, format: 'parquet', manifest: false }),
       ];
-      startExportWorker(t, app);
       const { finished } = runReader(app, environmentId);
       const client = createClient({ baseUrl: app.origin, token: testAdminToken });
       for (const [snapshotDate, rows] of Object.entries(snapshots)) {

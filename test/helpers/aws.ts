@@ -301,7 +301,7 @@ async function createCertificate(directory: string): Promise<{ cert: string; key
   const subject = ['-days', '2', '-subj', '/CN=front', '-addext', names];
   const files = ['-keyout', key, '-out', cert];
   await promisify(execFile)('openssl', [
-    ...['req', '-x509', '-newkey', 'rsa:2048', '-nodes'],
+    ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
     ...subject,
     ...files,
   ]);
