@@ -82,9 +82,13 @@ t.test(
     const uploading = running.filter(run => run.uploading);
     t.comment(`killed: ${running.length} running, ${uploading.length} uploading parts`);
     const killedAt = new Date();
+    // Its last heartbeat is too old at once.
+    await pool.query(
+      `update pgboss.job set heartbeat_on = heartbeat_on - interval '20 s' where state = 'active'`,
+    );
 
     const survivor = startWorker();
-    // Jobs of the killed worker go to others, at most 10 s later.
+    // The search for such jobs every 10 s returns them to the queue.
     const heldByDead = async () =>
       (
         await pool.query(
@@ -94,7 +98,7 @@ t.test(
       ).rows;
     await waitFor('the end of all jobs of the killed worker', heldByDead, {
       isWanted: jobs => jobs.length === 0,
-      limitMs: 120_000,
+      limitMs: 100_000,
     });
     const isOver = (runs: { state: string }[]) =>
       runs.every(run => run.state === 'successful' || run.state === 'failed');
