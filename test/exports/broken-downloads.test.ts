@@ -17,8 +17,8 @@ import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Name of each company. Deflate looks back 32 KiB, so gzip cannot shorten the repeated name. */
 const letter = randomBytes(36_000).toString('base64');
-/** More than all buffers between service, nginx and reader hold, also as gzip. */
-const rows = 200;
+/** More than all buffers between Postgres, service, nginx and reader hold, also as gzip. */
+const rows = 300;
 
 const app = await startTestApp(t);
 const { pool } = app.database;
