@@ -4,13 +4,13 @@ import { convertToParquet } from '../../../src/exports/parquet/convert-export.ts
 import { convertInWorker } from '../../../src/exports/parquet/convert-in-worker.ts';
 import { adoptionRow, exportHeader, exportLine, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
-import { writeDenseSnapshot } from '../../helpers/dense-snapshot.ts';
 import { ask, open } from '../../helpers/http-client.ts';
 import { longestBlockMs } from '../../helpers/longest-block.ts';
 import { comparableRows, readParquet, withoutDuckDb } from '../../helpers/read-parquet.ts';
 import { renderAll } from '../../helpers/render-snapshots.ts';
 import { registerSecret, testAdminToken } from '../../helpers/secrets.ts';
 import { waitFor } from '../../helpers/wait-for.ts';
+import { writeWideSnapshot } from '../../helpers/wide-snapshot.ts';
 
 t.setTimeout(600_000);
 
@@ -170,8 +170,9 @@ t.test('writes the format to the audit log', async () => {
 t.test('ends a download after the first bytes', async t => {
   const { pool } = app.database;
   await app.putEnvironment('large', 'pro');
-  const large = { environmentId: 'large', date: '2026-03-02', rows: 12_000 };
-  await writeDenseSnapshot(pool, large);
+  // Each row group has few rows, so most of the file follows the first bytes.
+  const large = { environmentId: 'large', date: '2026-03-02', rows: 40, nameBytes: 300_000 };
+  await writeWideSnapshot(pool, large);
   await renderAll(app);
   const loggedBefore = app.log.length;
   const isFailureLogged = () =>
@@ -235,18 +236,15 @@ t.test('converts in a worker thread', async t => {
 
   const never = new AbortController().signal;
 
-  t.test('converts equal CSV to equal bytes and leaves the event loop free', async t => {
-    const files: Buffer[] = [];
+  t.test('leaves the event loop free', async t => {
+    let file: Buffer = Buffer.alloc(0);
     const longest = await longestBlockMs(async () => {
-      for (let count = 1; count <= 2; count += 1)
-        files.push(await collect(convertInWorker(source(6).csv, 6_000, never)));
+      file = await collect(convertInWorker(source(6).csv, 6_000, never));
     });
     // One row group in this thread would take longer.
     t.ok(longest < 50, `blocked for ${longest} ms`);
-    const [one, other] = files;
-    t.ok(one?.equals(other ?? Buffer.alloc(0)));
-    t.equal(one?.subarray(0, 4).toString(), 'PAR1');
-    t.equal(one?.subarray(-4).toString(), 'PAR1');
+    t.equal(file.subarray(0, 4).toString(), 'PAR1');
+    t.equal(file.subarray(-4).toString(), 'PAR1');
   });
 
   t.test('reads at most two pieces ahead of its reader', async t => {
