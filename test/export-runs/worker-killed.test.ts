@@ -5,6 +5,7 @@ import t from 'tap';
 import { runQueue } from '../../src/db/job-queue.ts';
 import { isoDate } from '../../src/shared/iso-date.ts';
 import { configBody, makeConfig, startExportApp } from '../helpers/export-configs.ts';
+import { hastenRetries } from '../helpers/hasten-retries.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../helpers/s3.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 import { startServiceProcess } from '../helpers/service-process.ts';
@@ -100,6 +101,7 @@ t.test(
       isWanted: jobs => jobs.length === 0,
       limitMs: 100_000,
     });
+    await hastenRetries(pool);
     const isOver = (runs: { state: string }[]) =>
       runs.every(run => run.state === 'successful' || run.state === 'failed');
     await waitFor('the end of all runs', states, { isWanted: isOver, limitMs: 120_000 });
