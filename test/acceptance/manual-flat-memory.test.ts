@@ -16,7 +16,7 @@ import { startApiProcess } from '../helpers/service-process.ts';
 t.setTimeout(300_000);
 
 const mebibyte = 2 ** 20;
-const leastBytes = 72 * mebibyte;
+const leastBytes = 96 * mebibyte;
 /**
  * Memory that V8 and malloc keep for later chunks. A buffered body or file would need more. The
  * process renders the snapshot during the refused ingest and the first export.
