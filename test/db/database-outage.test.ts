@@ -109,7 +109,7 @@ for (const mode of ['immediate', 'fast'] as const) {
       await pool.query('checkpoint');
       await server.stop(mode);
       for (const { what, connection } of downloads) {
-        connection.socket.resume();
+        connection.resume();
         t.equal(await connection.closed, 'ECONNRESET', what);
         t.notOk(connection.received().toString('latin1').endsWith('0\r\n\r\n'), what);
       }

@@ -151,7 +151,7 @@ async function breaks(t: Test, { outcome, happen }: FaultCase, state: State): Pr
     })),
   );
   await happen(downloads.map(({ connection }) => connection));
-  for (const { connection } of downloads) connection.socket.resume();
+  for (const { connection } of downloads) connection.resume();
   for (const { what, connection } of downloads) {
     t.equal(await connection.closed, 'ECONNRESET', what);
     const received = connection.received().toString('latin1');

@@ -107,7 +107,7 @@ t.test('ends the query within a second when the reader disconnects', async t => 
       await waitFor('the query of the download', async () => (await busyBackends()).length === 1);
       if (pause) return connection;
       const { length } = connection.received();
-      connection.socket.resume();
+      connection.resume();
       await waitFor('more of the file', () => connection.received().length > length);
       return connection;
     });
@@ -153,7 +153,7 @@ t.test('resets the connection when a download fails after the first byte', async
       const { rowCount } = await pool.query(`select pg_terminate_backend(pid) ${ofBusyBackends}`);
       return rowCount === 1;
     });
-    connection.socket.resume();
+    connection.resume();
     t.equal(await connection.closed, 'ECONNRESET', encoding);
     const text = connection.received().toString('latin1');
     t.match(text, /^HTTP\/1\.1 200 OK\r\n/, encoding);

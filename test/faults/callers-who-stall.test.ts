@@ -167,7 +167,7 @@ t.test(
       }
       let closed = 0;
       for (const connection of connections) {
-        if (what === downloads.what) connection.socket.resume();
+        if (what === downloads.what) connection.resume();
         void connection.closed.then(() => {
           closed += 1;
         });

@@ -5,6 +5,8 @@ import { waitFor } from './wait-for.ts';
 /** A TCP connection whose received data and end a test can read. */
 export interface RawConnection {
   readonly socket: net.Socket;
+  /** Reads to the end. A pause that is still to come is left out. */
+  resume(): void;
   /** Returns all data received so far. */
   received(): Buffer;
   /**
@@ -18,7 +20,7 @@ export interface RawConnection {
 /**
  * Opens a connection.
  *
- * @param pauseAfterBytes stops reading after that many bytes; `socket.resume()` continues
+ * @param pauseAfterBytes stops reading after that many bytes, until `resume()`
  */
 export async function connectRaw(
   port: number,
@@ -27,13 +29,15 @@ export async function connectRaw(
   const socket = net.connect({ port, host: '127.0.0.1' });
   const chunks: Buffer[] = [];
   let bytes = 0;
+  let pausesAt = pauseAfterBytes;
+  const resume = () => {
+    pausesAt = Number.POSITIVE_INFINITY;
+    socket.resume();
+  };
   socket.on('data', chunk => {
     chunks.push(chunk);
     bytes += chunk.length;
-    if (bytes >= pauseAfterBytes) {
-      socket.pause();
-      bytes = Number.NEGATIVE_INFINITY;
-    }
+    if (bytes >= pausesAt) socket.pause();
   });
   let how = 'end';
   socket.on('error', (error: NodeJS.ErrnoException) => {
@@ -46,6 +50,7 @@ export async function connectRaw(
   const received = () => Buffer.concat(chunks);
   return {
     socket,
+    resume,
     received,
     closed,
     waitFor: pattern =>
