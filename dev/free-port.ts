@@ -13,10 +13,11 @@ const highest = 31_999;
  * meanwhile.
  */
 export async function freePort(): Promise<number> {
-  for (;;) {
+  for (let tries = 0; tries < 100; tries += 1) {
     const port = lowest + Math.floor(Math.random() * (highest - lowest + 1));
     if (await isFree(port)) return port;
   }
+  throw new Error(`No port from ${lowest} to ${highest} of 127.0.0.1 was free in 100 tries`);
 }
 
 /** Returns true if a server can listen at this port of 127.0.0.1. */
