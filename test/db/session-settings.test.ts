@@ -104,6 +104,7 @@ async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
   );
   answers.push(`tick: ${JSON.stringify(tick)}`);
   await ask('POST', `/environments/${id}/export-configs/c/runs`, { snapshotDate: today });
+  let downloads = 0;
   for (const path of [
     '/environments',
     `/environments/${id}`,
@@ -119,6 +120,16 @@ async function askEverything(app: TestApp, pool: pg.Pool): Promise<string[]> {
     `/audit-log?environmentId=${id}`,
   ]) {
     await ask('GET', path);
+    if (!path.endsWith('.csv')) continue;
+    downloads += 1;
+    // Written after the end of the download.
+    await waitFor('the audit line of the download', async () => {
+      const { rowCount } = await pool.query(
+        `select from public.audit_log where environment_id = $1 and action = 'export.downloaded'`,
+        [id],
+      );
+      return rowCount === downloads;
+    });
   }
   await ask('POST', `/environments/${id}/download-links`, { aggregation: 'today' });
   const { retention } = app.config;
