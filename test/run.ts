@@ -31,7 +31,7 @@ import { createTapReport } from './helpers/tap-report.ts';
 import { waitFor } from './helpers/wait-for.ts';
 
 const root = path.join(import.meta.dirname, '..');
-const preload = path.join(root, 'test/helpers/without-coverage-hooks.ts');
+const preload = path.join(root, 'test/helpers/without-tap-hooks.ts');
 const isCi = process.env['CI'] === 'true';
 const outputDirectory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-output-'));
 const cleanups: (() => Promise<void>)[] = [];

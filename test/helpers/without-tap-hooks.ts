@@ -1,7 +1,8 @@
 /**
- * Keeps the hooks of tap's coverage out of test processes and of the processes that tests start.
- * tap adds them even when coverage is off. They read every module and its source map, so a test of
- * the whole service needs 1 s more of CPU time to start. They also disable Node's compile cache.
+ * Keeps costly hooks of tap out of test processes and of the processes that tests start. tap adds
+ * those of its coverage even when coverage is off. They read every module and its source map, so a
+ * test of the whole service needs 1 s more of CPU time to start. They also disable Node's compile
+ * cache.
  *
  * `test/run.ts` loads this file by `NODE_OPTIONS`, so it runs before the hooks. tap passes the
  * variable on to test processes. A test process does not pass it on to the processes it starts.
