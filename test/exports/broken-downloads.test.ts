@@ -1,5 +1,4 @@
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import t, { type Test } from 'tap';
@@ -11,12 +10,12 @@ import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
 import { renderAll } from '../helpers/render-snapshots.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
+import { longName, writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Tests every way in which a download can be interrupted, as the reader sees it. */
 
-/** Name of each company. Deflate looks back 32 KiB, so gzip cannot shorten the repeated name. */
-const letter = randomBytes(36_000).toString('base64');
+/** Name of each company. */
+const letter = longName();
 /** More than all buffers between Postgres, service, nginx and reader hold, also as gzip. */
 const rows = 300;
 

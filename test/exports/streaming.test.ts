@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import t, { type Test } from 'tap';
 import { adoptionRow, exportHeader, exportLine, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
@@ -8,15 +7,15 @@ import { createTestDatabase } from '../helpers/postgres.ts';
 import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
-import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
+import { longName, writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 /** Downloads of snapshots that are not rendered: COPY at the pace of the reader. */
 
 const database = await createTestDatabase(t);
 const { pool } = database;
 const rows = 700;
-/** Name of each company. Deflate looks back 32 KiB, so gzip cannot shorten the repeated name. */
-const name = randomBytes(36_000).toString('base64');
+/** Name of each company. */
+const name = longName();
 const app = await startApp(t, { databaseUrl: database.url });
 await app.putEnvironment('acme', 'pro');
 for (const environment of ['small', 'odd', 'old']) {

@@ -1,4 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import type { Pool } from 'pg';
+
+/**
+ * Returns a name of 48 kB for `letter`. Deflate looks back 32 KiB, so gzip cannot shorten a file that
+ * repeats it.
+ */
+export const longName = () => randomBytes(36_000).toString('base64');
 
 /**
  * Inserts a large snapshot in the order of writes of docs/ingest-by-sql.md: rows and registry in
