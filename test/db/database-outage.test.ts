@@ -32,11 +32,7 @@ import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
 // A separate server, because the tests stop it while the service runs.
-const server = await startPostgresServer(
-  process.env['TEST_POSTGRES_BIN'] === undefined
-    ? {}
-    : { binDirectory: process.env['TEST_POSTGRES_BIN'] },
-);
+const server = await startPostgresServer();
 t.teardown(() => server.remove());
 const urlOf = (database: string) => new URL(database, server.url).href;
 // Postgres copies this database to the new ones.
