@@ -34,6 +34,11 @@ const partitions = async () => {
   return rows;
 };
 
+const untilDetachmentWaits = () =>
+  waitFor('a detachment that waits', async () =>
+    (await partitions()).some(({ pending }) => pending),
+  );
+
 /** Returns true if a statement of this database waits for a lock of another one. */
 const isAnyLockAwaited = async () => {
   const { rowCount } = await pool.query(
@@ -97,9 +102,7 @@ t.test('waits for older transactions and does not block other work', async t => 
   const reader = await openReader();
   const ingesting = await slowIngest(app, 'one', '2026-02-22');
   const tidying = tidy();
-  await waitFor('a detachment that waits', async () =>
-    (await partitions()).some(({ pending }) => pending),
-  );
+  await untilDetachmentWaits();
   const client = await pool.connect();
   await client.query(`set lock_timeout = '10s'`);
   await client.query(`select ensure_snapshot_partition('2026-02-01')`);
@@ -124,9 +127,7 @@ t.test('renders no snapshot of a day while its partition is being detached', asy
   await fillSnapshot(pool, 'one', old, 10);
   const reader = await openReader();
   const tidying = tidy();
-  await waitFor('a detachment that waits', async () =>
-    (await partitions()).some(({ pending }) => pending),
-  );
+  await untilDetachmentWaits();
   const rendering = app.dependencies.renderer.render({ environmentId: 'one', date: old }, never);
   await Promise.race([rendering, waitFor('a rendering that waits', isAnyLockAwaited)]);
   await reader.end();
@@ -151,9 +152,7 @@ t.test('leaves a day to the next night after a deadlock with the deletion of row
   await fillSnapshot(pool, 'one', old, 10);
   const reader = await openReader();
   const tidying = tidy();
-  await waitFor('a detachment that waits', async () =>
-    (await partitions()).some(({ pending }) => pending),
-  );
+  await untilDetachmentWaits();
   const pause = await pool.connect();
   await pause.query('begin; lock table rendered_snapshots in access exclusive mode');
   await reader.end();
