@@ -5,6 +5,7 @@ import { ingestColumns } from '../helpers/adoption-rows.ts';
 import { startApp } from '../helpers/app.ts';
 import { fillSnapshot } from '../helpers/fill-snapshot.ts';
 import { ask } from '../helpers/http-client.ts';
+import { lowestOf } from '../helpers/lowest-of.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
 import { connectRaw, type RawConnection } from '../helpers/raw-http.ts';
 import { isFullScale, scaled } from '../helpers/scale.ts';
@@ -72,17 +73,8 @@ function dribble({ connections }: Stallers, byte: string): void {
   t.teardown(() => clearInterval(timer));
 }
 
-/**
- * Returns the duration of the slowest of 30 ordinary requests, in milliseconds. A busy machine
- * delays single requests, so slow ones are repeated.
- */
-async function slowest(): Promise<number> {
-  let lowest = Number.POSITIVE_INFINITY;
-  for (let tries = 0; tries < 3 && lowest >= promptMs; tries += 1) {
-    lowest = Math.min(lowest, await slowestOnce());
-  }
-  return lowest;
-}
+/** Returns the duration of the slowest of 30 ordinary requests, in milliseconds. */
+const slowest = () => lowestOf(3, promptMs, slowestOnce);
 
 async function slowestOnce(): Promise<number> {
   let worst = 0;

@@ -1,21 +1,15 @@
-/** Number of measurements, if each of them exceeds the limit. */
-const maxTries = 5;
+import { lowestOf } from './lowest-of.ts';
 
 /**
  * Runs `work` and returns the longest time in milliseconds for which one turn of the event loop
- * used the CPU. Other processes do not count. If the time exceeds the limit, measures again and
- * returns the lowest: a busy machine slows single turns down, compilation the first ones, and work
- * that blocks does so each time.
+ * used the CPU. Other processes do not count. Measures up to five times, because compilation slows
+ * the first turns down.
  *
  * @param work may be done several times
  * @param limitMs limit of the test. Default: 50
  */
 export async function longestBlockMs(work: () => Promise<unknown>, limitMs = 50): Promise<number> {
-  let lowest = Number.POSITIVE_INFINITY;
-  for (let tries = 0; tries < maxTries && lowest >= limitMs; tries += 1) {
-    lowest = Math.min(lowest, await measureOnce(work));
-  }
-  return lowest;
+  return await lowestOf(5, limitMs, () => measureOnce(work));
 }
 
 async function measureOnce(work: () => Promise<unknown>): Promise<number> {
