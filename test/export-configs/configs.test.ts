@@ -1,14 +1,27 @@
+import { HeadObjectCommand } from '@aws-sdk/client-s3';
 import t from 'tap';
 import { openSecret } from '../../src/encryption/secrets.ts';
 import { maxConfigs } from '../../src/export-configs/repository.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import {
   configBody,
   credentialsOf,
   makeConfig,
+  runReader,
   startExportApp,
+  startExportWorker,
 } from '../helpers/export-configs.ts';
-import { contentsOf, freshPrefix, needsS3, s3Destination, s3Server } from '../helpers/s3.ts';
+import { emptyTables } from '../helpers/postgres.ts';
+import {
+  contentsOf,
+  freshPrefix,
+  needsS3,
+  s3Client,
+  s3Destination,
+  s3Server,
+} from '../helpers/s3.ts';
+import { startGateway } from '../helpers/s3-gateway.ts';
+import { startS3Proxy } from '../helpers/s3-proxy.ts';
 
 /** Export configs over HTTP, checked against the real S3 server. */
 
@@ -320,13 +333,13 @@ t.test('allows only reads and deletion on a plan below enterprise', needsS3, asy
 
 t.test('hides configs from other environments and lists them page by page', needsS3, async t => {
   const { environmentId, path, rowsOf } = await createEnvironment();
-  await app.putEnvironment('other');
+  const other = await createEnvironment();
   const ids: string[] = [];
   for (let index = 0; index < 3; index += 1) {
     app.setNow(`2026-03-03T10:00:0${index}.000Z`);
     ids.unshift((await makeConfig(app, environmentId)).id);
   }
-  const { status } = await app.call(`/v1/environments/other/export-configs/${ids[0]}`);
+  const { status } = await app.call(`${other.path}/${ids[0]}`);
   t.equal(status, 404);
   const first = (await app.call(`${path}?limit=2`)).json;
   t.strictSame(
@@ -375,15 +388,11 @@ t.test('allows at most 50 configs in an environment, also at once', needsS3, asy
 });
 
 t.test('refuses configs that write the same object', async t => {
-  const app = await startExportApp(t, { now: '2026-03-03T10:00:00.000Z' });
-  const pathOf = (environmentId: string) => `/v1/environments/${environmentId}/export-configs`;
-
   t.test('rejects a config that writes the same object as another one', needsS3, async t => {
-    const path = pathOf('acme');
-    await app.putEnvironment('acme');
-    await app.putEnvironment('other');
+    const { environmentId, path } = await createEnvironment();
+    const other = await createEnvironment();
     const key = freshPrefix();
-    const first = await makeConfig(app, 'acme', configBody('full', { key, name: 'First' }));
+    const first = await makeConfig(app, environmentId, configBody('full', { key, name: 'First' }));
     const post = (overrides: object) =>
       app.call(path, { method: 'POST', json: configBody('full', { key, ...overrides }) });
 
@@ -411,7 +420,7 @@ t.test('refuses configs that write the same object', async t => {
     t.equal(template.status, 409, 'placeholders that give the same folder');
     const literal = await post({ key: `${key}/2026-03-02` });
     t.equal(literal.status, 409, 'a literal folder that equals the template on one day');
-    const elsewhere = await app.call(pathOf('other'), {
+    const elsewhere = await app.call(other.path, {
       method: 'POST',
       json: configBody('full', { key }),
     });
@@ -422,10 +431,13 @@ t.test('refuses configs that write the same object', async t => {
   });
 
   t.test('rejects a PATCH that leads to the object of another config', needsS3, async t => {
-    const path = pathOf('patched');
-    await app.putEnvironment('patched');
-    const first = await makeConfig(app, 'patched');
-    const second = await makeConfig(app, 'patched', configBody('full', { compression: 'gzip' }));
+    const { environmentId, path } = await createEnvironment();
+    const first = await makeConfig(app, environmentId);
+    const second = await makeConfig(
+      app,
+      environmentId,
+      configBody('full', { compression: 'gzip' }),
+    );
     const patch = (json: object) => app.call(`${path}/${second.id}`, { method: 'PATCH', json });
     t.equal(
       (await patch({ key: first.key })).status,
@@ -440,10 +452,10 @@ t.test('refuses configs that write the same object', async t => {
     t.equal((await patch({ name: 'Renamed', enabled: false })).status, 200);
 
     // Configs that were saved by versions before this rule may share an object.
-    await app.database.pool.query(
-      `update export_configs set key = $1 where environment_id = 'patched'`,
-      [first.key],
-    );
+    await pool.query('update export_configs set key = $1 where environment_id = $2', [
+      first.key,
+      environmentId,
+    ]);
     t.equal((await patch({ name: 'Still there' })).status, 200, 'other fields can be changed');
     t.equal((await patch({ enabled: true })).status, 200);
     t.equal(
@@ -457,8 +469,7 @@ t.test('refuses configs that write the same object', async t => {
     'stores only one of several conflicting configs that are saved concurrently',
     needsS3,
     async t => {
-      const path = pathOf('concurrent');
-      await app.putEnvironment('concurrent');
+      const { environmentId, path } = await createEnvironment();
       const { bucket } = s3Server();
       const key = freshPrefix();
       const folders = ['{date}', '{year}-{month}-{day}', '2026-03-02', '{date}', '{year}-03-02'];
@@ -472,14 +483,15 @@ t.test('refuses configs that write the same object', async t => {
       t.ok(answers.every(({ status }) => [201, 409, 429].includes(status)));
 
       const ids: string[] = [];
-      for (let index = 0; index < 4; index += 1) ids.push((await makeConfig(app, 'concurrent')).id);
+      for (let index = 0; index < 4; index += 1)
+        ids.push((await makeConfig(app, environmentId)).id);
       const target = freshPrefix();
       const patched = await Promise.all(
         ids.map(id => app.call(`${path}/${id}`, { method: 'PATCH', json: { key: target } })),
       );
       t.equal(patched.filter(({ status }) => status === 200).length, 1);
       t.ok(patched.every(({ status }) => [200, 409, 429].includes(status)));
-      const { rows } = await app.database.pool.query(
+      const { rows } = await pool.query(
         'select count(*)::int as n from export_configs where bucket = $1 and key = $2',
         [bucket, target],
       );
@@ -493,14 +505,11 @@ t.test('refuses configs that write the same object', async t => {
  * of the bucket fails.
  */
 t.test('accepts a config as it was read', async t => {
-  const app = await startTestApp(t);
-  await app.putEnvironment('acme');
-  const { pool } = app.database;
-  const path = '/v1/environments/acme/export-configs';
+  const { environmentId, path, rowsOf } = await createEnvironment();
   const insert = (id: string, columns: object) => {
     const at = '2026-03-01T10:00:00Z';
     const row = {
-      environment_id: 'acme',
+      environment_id: environmentId,
       id,
       name: 'Nightly',
       enabled: true,
@@ -532,7 +541,7 @@ t.test('accepts a config as it was read', async t => {
     access_key_id: null,
     sealed_secret: null,
     role_arn: 'arn:aws:iam::123456789012:role/exports',
-    external_id: 'id-of-acme',
+    external_id: 'external',
   });
   await insert('root', { provider: 'aws', bucket: 'acme', region: 'cn-north-1', key: '' });
   await insert('gcp', { provider: 'gcp', bucket: 'acme_exports', compression: 'gzip' });
@@ -548,15 +557,15 @@ t.test('accepts a config as it was read', async t => {
   await pool.query(
     `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at, finished_at, error_code, error_message)
    select environment_id, id, 'run-' || id, 'manual', '2026-02-28', 'failed', now(), now(), 'timeout', 'It took too long.'
-   from export_configs`,
+   from export_configs where environment_id = $1`,
+    [environmentId],
   );
   const read = async (id: string) => (await app.call(`${path}/${id}`)).json;
   const patch = (id: string, json: object) => app.call(`${path}/${id}`, { method: 'PATCH', json });
-  const stored = async () => (await pool.query('select * from export_configs order by id')).rows;
+  const stored = async () => (await rowsOf('*')).sort((a, b) => (a.id < b.id ? -1 : 1));
   const before = await stored();
 
   t.test('accepts every config as it was read, and changes and checks nothing', async t => {
-    app.setNow('2026-03-04T10:00:00.000Z');
     for (const { id } of before) {
       const config = await read(id);
       const answer = await patch(id, config);
@@ -565,10 +574,11 @@ t.test('accepts a config as it was read', async t => {
       t.strictSame(await read(id), config);
     }
     t.strictSame(await stored(), before);
-    t.equal(
-      (await pool.query(`select from audit_log where action like 'export_config%'`)).rowCount,
-      0,
+    const { rowCount } = await pool.query(
+      `select from audit_log where environment_id = $1 and action like 'export_config%'`,
+      [environmentId],
     );
+    t.equal(rowCount, 0);
   });
 
   t.test('ignores other values of read-only properties', async t => {
@@ -583,7 +593,7 @@ t.test('accepts a config as it was read', async t => {
     t.match(json, {
       name: 'Renamed',
       bucketUrl: config.bucketUrl,
-      updatedAt: '2026-03-04T10:00:00.000Z',
+      updatedAt: now,
     });
     t.equal((await patch('aws', { ...config, name: 'Nightly' })).status, 200);
   });
@@ -614,6 +624,280 @@ t.test('accepts a config as it was read', async t => {
       const what = `${id} ${JSON.stringify(body)}`;
       t.equal(status, field === null ? 200 : 400, what);
       if (field !== null) t.equal(json.errors[0].path, field, what);
+    }
+  });
+});
+
+t.test('shows the export configs of all environments', async t => {
+  await emptyTables(pool);
+  const path = '/v1/export-configs/status';
+  await app.putEnvironment('acme');
+  await app.putEnvironment('on-pro', 'pro');
+  await app.putEnvironment('zeta');
+  const rows = [
+    ['acme', 'b-failed', true],
+    ['acme', 'a-never', true],
+    ['acme', 'c-off', false],
+    ['on-pro', 'a-successful', true],
+    ['zeta', 'a-running', true],
+    ['zeta', 'b-deleted', false],
+  ] as const;
+  for (const [environment, id, enabled] of rows) {
+    await pool.query(
+      `insert into export_configs (environment_id, id, name, enabled, schedule, provider, bucket, region, key, access_key_id,
+         sealed_secret, compression, manifest, active_since, deleted_at, created_at, updated_at)
+       select $1::text, $2::text, 'Name of ' || $2, $3::boolean, 'daily', 'gcp', 'acme', 'eu', $2, 'id', 'sealed', 'none', false, at,
+         case when $2 = 'b-deleted' then at end, at, at
+       from (values ('2026-03-01T10:00:00Z'::timestamptz)) as made (at)`,
+      [environment, id, enabled],
+    );
+  }
+  const runs = [
+    ['acme', 'b-failed', 'successful', '2026-03-01T00:00:09Z'],
+    ['acme', 'b-failed', 'failed', '2026-03-02T00:00:09Z'],
+    ['acme', 'c-off', 'failed', '2026-03-02T00:00:09Z'],
+    ['on-pro', 'a-successful', 'failed', '2026-03-01T00:00:09Z'],
+    ['on-pro', 'a-successful', 'successful', '2026-03-02T00:00:09Z'],
+    ['zeta', 'a-running', 'running', null],
+    ['zeta', 'b-deleted', 'failed', '2026-03-02T00:00:09Z'],
+  ];
+  for (const [index, [environment, config, state, finishedAt]] of runs.entries()) {
+    await pool.query(
+      `insert into export_runs (environment_id, config_id, id, trigger, snapshot_date, state, created_at, finished_at, error_code, error_message)
+       values ($1, $2, $3, 'manual', '2026-02-28', $4::text, now(), $5, case when $4 = 'failed' then 'timeout' end,
+         case when $4 = 'failed' then 'It took too long.' end)`,
+      [environment, config, `run-${index}`, state, finishedAt],
+    );
+  }
+  const list = async (query = '') => {
+    const answer = await app.call(`${path}${query}`);
+    t.equal(answer.status, 200, answer.text);
+    return answer.json;
+  };
+  const idsOf = async (query = '') =>
+    (await list(query)).items.map((item: { configId: string }) => item.configId);
+  const all = ['a-never', 'b-failed', 'c-off', 'a-successful', 'a-running'];
+
+  await t.test('lists the configs of all environments with their status', async t => {
+    const { items, nextCursor } = await list();
+    t.equal(nextCursor, null);
+    t.strictSame(
+      items.map((item: { configId: string }) => item.configId),
+      all,
+    );
+    for (const { environmentId, configId, name, enabled, ...status } of items) {
+      const at = `/v1/environments/${environmentId}/export-configs/${configId}`;
+      t.match((await app.call(at)).json, { name, enabled });
+      t.strictSame(status, (await app.call(`${at}/status`)).json, configId);
+    }
+    t.match(items[1], {
+      environmentId: 'acme',
+      configId: 'b-failed',
+      name: 'Name of b-failed',
+      enabled: true,
+      status: 'failed',
+      lastSuccessfulRunAt: '2026-03-01T00:00:09.000Z',
+      nextRunAt: '2026-03-04T00:00:00.000Z',
+      error: { code: 'timeout' },
+    });
+    t.match(items[3], { environmentId: 'on-pro', nextRunAt: null });
+    t.match(items[4], { status: 'never ran before', running: true });
+  });
+
+  await t.test('filters by status and by enabled', async t => {
+    t.strictSame(await idsOf('?status=failed'), ['b-failed', 'c-off']);
+    t.strictSame(await idsOf('?status=successful'), ['a-successful']);
+    t.strictSame(await idsOf('?status=never%20ran%20before'), ['a-never', 'a-running']);
+    t.strictSame(await idsOf('?enabled=false'), ['c-off']);
+    t.strictSame(await idsOf('?status=failed&enabled=true'), ['b-failed']);
+  });
+
+  await t.test('pages through the list, with and without a filter', async t => {
+    for (const [filter, expected] of [
+      ['', all],
+      ['&status=failed', ['b-failed', 'c-off']],
+    ] as const) {
+      const found: string[] = [];
+      let cursor: string | null = null;
+      do {
+        const at: string = cursor === null ? '' : `&cursor=${cursor}`;
+        const page = await list(`?limit=1${filter}${at}`);
+        t.equal(page.items.length, 1);
+        found.push(page.items[0].configId);
+        cursor = page.nextCursor;
+      } while (cursor !== null);
+      t.strictSame(found, expected);
+    }
+  });
+
+  await t.test('refuses invalid filters', async t => {
+    for (const [query, field] of [
+      ['?status=running', '/query/status'],
+      ['?enabled=1', '/query/enabled'],
+      ['?limit=0', '/query/limit'],
+      ['?cursor=x', '/query/cursor'],
+    ] as const) {
+      const { status, json } = await app.call(`${path}${query}`);
+      t.equal(status, 400, query);
+      t.equal(json.errors[0].path, field);
+    }
+  });
+});
+
+t.test('encrypts exported objects as the export config says', needsS3, async t => {
+  const gateway = await startGateway([
+    '--rgw-crypt-s3-kms-backend=testing',
+    `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,
+    '--rgw-crypt-require-ssl=false',
+  ]);
+  t.teardown(gateway.stop);
+  await emptyTables(pool);
+  const { environmentId, path } = await createEnvironment();
+
+  await t.test(
+    'sends the configured encryption with the check, the object and the manifest',
+    async t => {
+      const proxy = await startS3Proxy(gateway.endpoint);
+      t.teardown(proxy.close);
+      const sent: (string | undefined)[][] = [];
+      proxy.decide(({ method, url, headers }) => {
+        const starts = method === 'PUT' || (method === 'POST' && url?.includes('?uploads'));
+        if (starts) {
+          sent.push(
+            ['', '-aws-kms-key-id'].map(end =>
+              headers[`x-amz-server-side-encryption${end}`]?.toString(),
+            ),
+          );
+        }
+        return 'pass';
+      });
+      await app.ingest(environmentId, '2026-03-03', ingestBody([adoptionRow({})]));
+      const { id, key, encryption } = await makeConfig(
+        app,
+        environmentId,
+        configBody('full', {
+          endpoint: proxy.endpoint,
+          manifest: true,
+          encryption: { type: 'aws:kms', kmsKeyId: ' testkey-1 ' },
+        }),
+      );
+      t.strictSame(encryption, { type: 'aws:kms', kmsKeyId: 'testkey-1' });
+      startExportWorker(t, app);
+      const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+      const run = await runReader(app, environmentId).finished(json.id);
+      t.match(run, { state: 'successful' });
+      t.strictSame(sent, Array(3).fill(['aws:kms', 'testkey-1']));
+      const destination = s3Destination({ key, endpoint: gateway.endpoint });
+      const client = s3Client('full', destination);
+      t.teardown(() => client.destroy());
+      const { objects } = await contentsOf(destination);
+      t.equal(objects.length, 2);
+      for (const Key of objects) {
+        const head = await client.send(new HeadObjectCommand({ Bucket: s3Server().bucket, Key }));
+        t.match(head, { ServerSideEncryption: 'aws:kms', SSEKMSKeyId: 'testkey-1' });
+      }
+
+      // A key that is deleted after the check.
+      await pool.query("update export_configs set kms_key_id = 'deleted-key'");
+      const { json: later } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+      t.match(await runReader(app, environmentId).finished(later.id), {
+        state: 'failed',
+        attempts: 1,
+        error: { code: 'encryption_denied' },
+      });
+      await pool.query("update export_configs set kms_key_id = 'testkey-1'");
+
+      const patch = (body: object) => app.call(`${path}/${id}`, { method: 'PATCH', json: body });
+      const refused = await patch({ encryption: { type: 'aws:kms', kmsKeyId: 'unknown-key' } });
+      t.equal(refused.status, 422);
+      t.equal(refused.json.storageError.code, 'encryption_denied', refused.text);
+      t.match(refused.json.storageError.hint, /kms:GenerateDataKey/);
+      t.strictSame((await contentsOf(destination)).unfinished, []);
+      t.strictSame((await app.call(`${path}/${id}`)).json.encryption, encryption);
+      t.equal(
+        (await patch({ name: 'Renamed' })).json.encryption.type,
+        'aws:kms',
+        'an absent field is kept',
+      );
+      t.strictSame((await patch({ encryption: { type: 'AES256' } })).json.encryption, {
+        type: 'AES256',
+        kmsKeyId: null,
+      });
+      t.equal((await patch({ encryption: null })).json.encryption, null);
+      const { rows } = await pool.query(
+        "select details from audit_log where action = 'export_config.updated' order by id",
+      );
+      t.strictSame(
+        rows.map(({ details }) => [details.changed, details.destination?.encryption]),
+        [
+          [['name'], undefined],
+          [['encryption'], { type: 'AES256', kmsKeyId: null }],
+          [['encryption'], null],
+        ],
+      );
+    },
+  );
+
+  await t.test(
+    'reports a refused encryption as encryption_denied and missing rights as write_denied',
+    async t => {
+      const proxy = await startS3Proxy(gateway.endpoint);
+      proxy.decide(({ headers }) =>
+        headers['x-amz-server-side-encryption'] === undefined ? 'pass' : 'invalid-request',
+      );
+      t.teardown(proxy.close);
+      const validate = async (user: 'full' | 'readOnly', overrides: object) => {
+        const body = configBody(user, { endpoint: proxy.endpoint, ...overrides });
+        const { json } = await app.call(`${path}/validate`, { method: 'POST', json: body });
+        return json.checks.map(
+          (check: { error: { code: string } | null }) => check.error?.code ?? 'ok',
+        );
+      };
+      const encryption = { type: 'AES256' };
+      t.strictSame(await validate('full', { encryption }), ['ok', 'encryption_denied']);
+      t.strictSame(await validate('full', { encryption: null }), ['ok', 'ok']);
+      proxy.decide(() => 'pass');
+      t.strictSame(await validate('full', { encryption }), ['ok', 'ok']);
+      t.strictSame(await validate('readOnly', { encryption }), ['ok', 'write_denied']);
+    },
+  );
+
+  await t.test('rejects a malformed encryption', async t => {
+    const gcp = {
+      name: 'Nightly',
+      schedule: 'daily',
+      provider: 'gcp',
+      bucket: 'acme-exports',
+      region: 'EU',
+      accessKeyId: 'GOOG1',
+      secretAccessKey: 'not-a-real-secret',
+    };
+    const table: [object, string][] = [
+      [configBody('full', { encryption: { type: 'none' } }), '/encryption/type'],
+      [configBody('full', { encryption: {} }), '/encryption/type'],
+      [configBody('full', { encryption: 'AES256' }), '/encryption'],
+      [configBody('full', { encryption: { type: 'AES256', key: 'k' } }), '/encryption/key'],
+      [
+        configBody('full', { encryption: { type: 'AES256', kmsKeyId: 'k' } }),
+        '/encryption/kmsKeyId',
+      ],
+      [
+        configBody('full', { encryption: { type: 'aws:kms', kmsKeyId: '' } }),
+        '/encryption/kmsKeyId',
+      ],
+      [
+        configBody('full', { encryption: { type: 'aws:kms', kmsKeyId: 'a\r\nb' } }),
+        '/encryption/kmsKeyId',
+      ],
+      [{ ...gcp, encryption: { type: 'AES256' } }, '/encryption'],
+    ];
+    for (const [body, expected] of table) {
+      const answer = await app.call(path, { method: 'POST', json: body });
+      t.equal(answer.status, 400, answer.text);
+      t.strictSame(
+        answer.json.errors.map((fault: { path: string }) => fault.path),
+        [expected],
+      );
     }
   });
 });
