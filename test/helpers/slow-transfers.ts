@@ -1,5 +1,5 @@
-import { once } from 'node:events';
 import { PassThrough } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { snapshotLockName } from '../../src/db/snapshot-partitions.sql.ts';
 import { adoptionRow, ingestColumns, ingestLine } from './adoption-rows.ts';
 import type { startTestApp } from './app.ts';
@@ -68,15 +68,13 @@ export async function slowExport(app: App, environmentId: string) {
     return rowCount === 1;
   });
   return {
+    headers: reader.headers,
     /**
      * Reads the rest.
      *
-     * @returns true if the whole file came
+     * @returns the whole file
+     * @throws if the connection breaks
      */
-    async end(): Promise<boolean> {
-      reader.resume();
-      await once(reader, 'end');
-      return reader.complete;
-    },
+    end: () => text(reader),
   };
 }

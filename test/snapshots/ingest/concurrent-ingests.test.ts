@@ -9,12 +9,10 @@ import {
   ingestLine,
 } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
-import { open } from '../../helpers/http-client.ts';
 import { connectRaw } from '../../helpers/raw-http.ts';
 import { testAdminToken } from '../../helpers/secrets.ts';
 import { slowExport, slowIngest } from '../../helpers/slow-transfers.ts';
 import { waitFor } from '../../helpers/wait-for.ts';
-import { writeWideSnapshot } from '../../helpers/wide-snapshot.ts';
 
 const app = await startTestApp(t);
 const { pool } = app.database;
@@ -100,7 +98,7 @@ t.test('changes nothing and frees everything if the caller disconnects', async t
 
 t.test('accepts two concurrent ingests of the same new day', async t => {
   for (const id of ['east', 'west']) await app.putEnvironment(id, 'pro');
-  for (let day = 1; day <= 12; day += 1) {
+  for (let day = 1; day <= 4; day += 1) {
     const fresh = `2025-05-${String(day).padStart(2, '0')}`;
     const answers = await Promise.all(
       ['east', 'west'].map(id => app.ingest(id, fresh, ingestBody([adoptionRow()]))),
@@ -114,61 +112,38 @@ t.test('accepts two concurrent ingests of the same new day', async t => {
   const { rows } = await pool.query(
     `select count(*)::int as count from pg_inherits where inhparent = 'snapshot_rows'::regclass`,
   );
-  t.ok(rows[0].count >= 12);
+  t.ok(rows[0].count >= 4);
 });
 
-t.test(
-  'creates the partition of a new day without blocking exports or waiting for them',
-  async t => {
-    for (const id of ['read', 'written']) await app.putEnvironment(id, 'pro');
-    const reading = await slowExport(app, 'read');
-    const client = await pool.connect();
-    await client.query(`set lock_timeout = '5s'`);
-    await client.query(`select ensure_snapshot_partition('2025-06-01')`);
-    await client.query('set lock_timeout = default');
-    client.release();
-    t.equal((await app.ingest('written', '2025-06-02', ingestBody([adoptionRow()]))).status, 201);
-    // In the other direction: an export runs while the transaction that creates a partition is
-    // open.
-    const maker = await pool.connect();
-    await maker.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
-    const meanwhile = await app.download('written', '6-months-weekly');
-    t.equal(meanwhile.status, 200);
-    t.equal((await app.ingest('written', '2025-06-02', ingestBody([adoptionRow()]))).status, 200);
-    await maker.query('commit');
-    maker.release();
+t.test('neither blocks nor waits for an export, which shows the old version', async t => {
+  for (const id of ['read', 'written']) await app.putEnvironment(id, 'pro');
+  const reading = await slowExport(app, 'read');
+  // A new day needs a partition.
+  t.equal((await app.ingest('written', '2025-06-02', ingestBody([adoptionRow()]))).status, 201);
+  const client = await pool.connect();
+  await client.query(`set lock_timeout = '5s'`);
+  await client.query(`select ensure_snapshot_partition('2025-06-01')`);
+  await client.query('set lock_timeout = default');
+  // In the other direction: an export runs while the transaction that creates a partition is open.
+  await client.query(`begin; select ensure_snapshot_partition('2025-06-03')`);
+  t.equal((await app.download('written', '6-months-weekly')).status, 200);
+  t.equal((await app.ingest('written', '2025-06-02', ingestBody([adoptionRow()]))).status, 200);
+  await client.query('commit');
+  client.release();
 
-    t.ok(await reading.end());
-  },
-);
-
-t.test('exports the old version of a snapshot that is replaced during the download', async t => {
-  await app.putEnvironment('replaced', 'pro');
-  const old = { environmentId: 'replaced', rows: 600, nameBytes: 50_000 };
-  await writeWideSnapshot(pool, { ...old, date: '2026-02-20', letter: 'o' });
-  await writeWideSnapshot(pool, { ...old, date: '2026-02-21', letter: 'o' });
-  const reader = await open(`${app.origin}/v1/environments/replaced/exports/30-days-daily.csv`, {
-    headers: { authorization: `Bearer ${testAdminToken}` },
-  });
-  reader.pause();
+  // The export reads the first day now and the second day later.
   const fresh: AdoptionRow[] = [adoptionRow({ companyName: 'new' })];
-  // The download reads the first day now and the second day later.
-  for (const day of ['2026-02-20', '2026-02-21'])
-    t.equal((await app.ingest('replaced', day, ingestBody(fresh))).status, 200);
-  t.equal(
-    (await app.call('/v1/environments/replaced/snapshots/2026-02-21', { method: 'DELETE' })).status,
-    204,
-  );
-
-  let text = '';
-  for await (const chunk of reader) text += chunk;
-  t.ok(reader.complete);
-  const lines = text.trimEnd().split('\n').slice(1);
-  t.equal(lines.length, 1_200);
-  t.equal(reader.headers['x-total-rows'], '1200');
-  t.ok(lines.every(line => line.includes(',ooo')));
-  t.equal(lines.filter(line => line.includes(',2026-02-21,')).length, 600);
-
-  const next = await app.download('replaced', '30-days-daily');
-  t.equal(next.text, exportHeader + exportPart(fresh, '2026-02-20'));
+  for (const day of ['2026-02-27', '2026-02-28'])
+    t.equal((await app.ingest('read', day, ingestBody(fresh))).status, 200);
+  const deletion = await app.call('/v1/environments/read/snapshots/2026-02-28', {
+    method: 'DELETE',
+  });
+  t.equal(deletion.status, 204);
+  const lines = (await reading.end()).trimEnd().split('\n').slice(1);
+  t.equal(lines.length, 810);
+  t.equal(reading.headers['x-total-rows'], '810');
+  t.ok(lines.every(line => line.includes(',xxx')));
+  t.equal(lines.filter(line => line.includes(',2026-02-28,')).length, 10);
+  const next = await app.download('read', '30-days-daily');
+  t.equal(next.text, exportHeader + exportPart(fresh, '2026-02-27'));
 });
