@@ -113,26 +113,23 @@ const lists = [
 ];
 
 t.test('accepts a limit in decimal digits', async t => {
-  for (const path of lists) {
-    for (const limit of ['1', '50', '100', '007']) {
-      t.equal((await app.call(`${path}?limit=${limit}`)).status, 200, `${path} ${limit}`);
-    }
-  }
+  for (const [index, limit] of ['1', '50', '100', '007', '2'].entries())
+    t.equal((await app.call(`${lists[index]}?limit=${limit}`)).status, 200, limit);
 });
 
 t.test('refuses a limit that is not in decimal digits', async t => {
-  for (const path of lists) {
-    for (const limit of [
-      ...['1.5', '1.0', '0x10', '1e2', '%205', '5%20', '%2B5', '', '-1', '0', '101', 'ten', 'true'],
-      ...['%D9%A1', '0b1', '0o7', '1_0', '1,0', 'Infinity', 'null', '99999999999999999999', '%00'],
-    ]) {
-      const answer = await app.call(`${path}?limit=${limit}`);
-      t.equal(answer.status, 400, `${path} ${limit}`);
-      t.equal(answer.json.code, 'validation_failed');
-      t.equal(answer.json.errors[0]?.path, '/query/limit', `${path} ${limit} ${answer.text}`);
-    }
-    t.equal((await app.call(`${path}?limit=5&limit=6`)).status, 400, `${path} twice`);
-    t.equal((await app.call(`${path}?limit`)).status, 400, `${path} without a value`);
+  const refused = [
+    ...['1.5', '1.0', '0x10', '1e2', '%205', '5%20', '%2B5', '', '-1', '0', '101', 'ten', 'true'],
+    ...['%D9%A1', '0b1', '0o7', '1_0', '1,0', 'Infinity', 'null', '99999999999999999999', '%00'],
+    ...['5&limit=6'],
+  ].map(value => `limit=${value}`);
+  // All lists have the same schema of the limit.
+  for (const [index, query] of [...refused, 'limit'].entries()) {
+    const path = lists[index % lists.length];
+    const answer = await app.call(`${path}?${query}`);
+    t.equal(answer.status, 400, `${path} ${query}`);
+    t.equal(answer.json.code, 'validation_failed');
+    t.equal(answer.json.errors[0]?.path, '/query/limit', `${path} ${query} ${answer.text}`);
   }
 });
 
@@ -291,9 +288,10 @@ t.test('closes a connection without a request at shutdown, and answers a request
 
 t.test('answers requests from pages of other origins (CORS)', async t => {
   const good = 'https://app.example.com';
-  const app = await startTestApp(t, { env: { CORS_ORIGINS: `${good},http://localhost:5173` } });
-  await app.putEnvironment('acme', 'pro');
-  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
+  const cors = await startApp(t, {
+    databaseUrl: app.database.url,
+    env: { CORS_ORIGINS: `${good},http://localhost:5173` },
+  });
 
   const strangers = [
     'https://app.example.com.evil.example',
@@ -321,7 +319,7 @@ t.test('answers requests from pages of other origins (CORS)', async t => {
   };
 
   t.test('lets pages of an allowed origin read answers and problems', async t => {
-    const key = await app.makeKey('acme', ['snapshots:write']);
+    const key = await cors.makeKey('acme', ['snapshots:write']);
     for (const [status, path, options] of [
       [200, '/v1/environments/acme', {}],
       [200, '/v1/environments/acme/exports/today.csv', {}],
@@ -343,7 +341,7 @@ t.test('answers requests from pages of other origins (CORS)', async t => {
       ],
     ] as const) {
       const what = `${status} ${path}`;
-      const answer = await app.call(path, {
+      const answer = await cors.call(path, {
         ...options,
         headers: { origin: good, ...('headers' in options ? options.headers : {}) },
       });
@@ -361,7 +359,7 @@ t.test('answers requests from pages of other origins (CORS)', async t => {
       ['GET', '/v1/environments/acme/exports/today.csv'],
       ['POST', '/v1/nothing'],
     ] as const) {
-      const answer = await ask(app.origin + path, {
+      const answer = await ask(cors.origin + path, {
         method: 'OPTIONS',
         headers: {
           origin: good,
@@ -385,15 +383,15 @@ t.test('answers requests from pages of other origins (CORS)', async t => {
     const preflight = { 'access-control-request-method': 'PUT' };
     for (const origin of [...strangers, undefined]) {
       const headers = origin === undefined ? {} : { origin };
-      const read = await app.call('/v1/environments/acme', { headers });
+      const read = await cors.call('/v1/environments/acme', { headers });
       t.equal(read.status, 200, 'the browser, not the service, blocks the page');
       t.strictSame(corsHeaders(read), {}, String(origin));
       t.equal(read.headers.vary, 'Origin', 'the Vary header separates the answers in caches');
-      const broken = await app.call('/v1/environments/%', { headers });
+      const broken = await cors.call('/v1/environments/%', { headers });
       t.equal(broken.status, 400);
       t.strictSame(corsHeaders(broken), {}, String(origin));
       t.equal(broken.headers.vary, 'Origin');
-      const asked = await ask(`${app.origin}/v1/environments/acme`, {
+      const asked = await ask(`${cors.origin}/v1/environments/acme`, {
         method: 'OPTIONS',
         headers: { ...headers, ...preflight },
       });
@@ -404,9 +402,8 @@ t.test('answers requests from pages of other origins (CORS)', async t => {
   });
 
   t.test('sends no CORS headers without CORS_ORIGINS', async t => {
-    const plain = await startApp(t, { databaseUrl: app.database.url });
     for (const method of ['GET', 'OPTIONS']) {
-      const answer = await plain.call('/v1/environments', { method, headers: { origin: good } });
+      const answer = await app.call('/v1/environments', { method, headers: { origin: good } });
       t.equal(answer.status, method === 'GET' ? 200 : 405);
       t.strictSame(corsHeaders(answer), {});
       t.notOk(answer.headers.vary);
@@ -414,81 +411,76 @@ t.test('answers requests from pages of other origins (CORS)', async t => {
   });
 });
 
-t.test('limits JSON bodies', async t => {
-  const app = await startTestApp(t);
-  await app.putEnvironment('acme');
+const environment = '/v1/environments/acme';
+const routes = [
+  ['PUT', environment],
+  ['POST', `${environment}/api-keys`],
+  ['POST', `${environment}/download-links`],
+  ['POST', `${environment}/export-configs`],
+  ['POST', `${environment}/export-configs/validate`],
+] as const;
 
-  const environment = '/v1/environments/acme';
-  const routes = [
-    ['PUT', environment],
-    ['POST', `${environment}/api-keys`],
-    ['POST', `${environment}/download-links`],
-    ['POST', `${environment}/export-configs`],
-    ['POST', `${environment}/export-configs/validate`],
-  ] as const;
+/** Returns bodies of about the given size that are expensive to parse or to validate. */
+const shapes: Readonly<Record<string, (bytes: number) => string>> = {
+  'many unknown properties': bytes =>
+    `{${Array.from({ length: bytes / 9 }, (_, index) => `"p${index}":1`).join(',')}}`,
+  'nested arrays': bytes => '['.repeat(bytes / 2) + ']'.repeat(bytes / 2),
+  'nested arrays in a field': bytes =>
+    `{"scopes":${'['.repeat(bytes / 2 - 10)}${']'.repeat(bytes / 2 - 10)}}`,
+  'nested objects': bytes => `${'{"a":'.repeat(bytes / 6 - 2)}1${'}'.repeat(bytes / 6 - 2)}`,
+  'a long string': bytes => `{"name":"${'x'.repeat(bytes - 20)}"}`,
+  'a long property name': bytes => `{"${'~/'.repeat(bytes / 2 - 20)}":1}`,
+  'a long number': bytes => `{"expiresInSeconds":${'9'.repeat(bytes - 30)}}`,
+  'a number beyond every range': bytes => `{"expiresInSeconds":1e${'9'.repeat(bytes - 30)}}`,
+  'many items': bytes => `{"scopes":[${'1,'.repeat(bytes / 2 - 20)}1]}`,
+  'many equal items': bytes =>
+    `{"name":"x","scopes":[${'"exports:read",'.repeat(bytes / 15 - 20)}"exports:read"]}`,
+  'many prototypes': bytes => `{${'"__proto__":1,'.repeat(bytes / 14 - 2)}"a":1}`,
+};
 
-  /** Returns bodies of about the given size that are expensive to parse or to validate. */
-  const shapes: Readonly<Record<string, (bytes: number) => string>> = {
-    'many unknown properties': bytes =>
-      `{${Array.from({ length: bytes / 9 }, (_, index) => `"p${index}":1`).join(',')}}`,
-    'nested arrays': bytes => '['.repeat(bytes / 2) + ']'.repeat(bytes / 2),
-    'nested arrays in a field': bytes =>
-      `{"scopes":${'['.repeat(bytes / 2 - 10)}${']'.repeat(bytes / 2 - 10)}}`,
-    'nested objects': bytes => `${'{"a":'.repeat(bytes / 6 - 2)}1${'}'.repeat(bytes / 6 - 2)}`,
-    'a long string': bytes => `{"name":"${'x'.repeat(bytes - 20)}"}`,
-    'a long property name': bytes => `{"${'~/'.repeat(bytes / 2 - 20)}":1}`,
-    'a long number': bytes => `{"expiresInSeconds":${'9'.repeat(bytes - 30)}}`,
-    'a number beyond every range': bytes => `{"expiresInSeconds":1e${'9'.repeat(bytes - 30)}}`,
-    'many items': bytes => `{"scopes":[${'1,'.repeat(bytes / 2 - 20)}1]}`,
-    'many equal items': bytes =>
-      `{"name":"x","scopes":[${'"exports:read",'.repeat(bytes / 15 - 20)}"exports:read"]}`,
-    'many prototypes': bytes => `{${'"__proto__":1,'.repeat(bytes / 14 - 2)}"a":1}`,
-  };
-
-  for (const kib of [15, 18, 250]) {
-    t.test(`answers bodies of ${kib} KiB without blocking the event loop`, async t => {
-      for (const [shape, make] of Object.entries(shapes)) {
-        const body = make(Math.floor(kib * 1024));
-        for (const [method, path] of routes) {
-          const send = () =>
-            app.call(path, { method, body, headers: { 'content-type': 'application/json' } });
-          const blockedMs = await longestBlockMs(async () => {
-            const answer = await send();
-            const what = `${method} ${path}: ${shape}: ${answer.text.slice(0, 200)}`;
-            t.equal(answer.status, kib > 16 ? 413 : 400, what);
-            if (kib > 16) t.equal(answer.json.code, 'payload_too_large', what);
-            else t.ok(answer.json.errors.length <= 20, what);
-            t.ok(answer.text.length < 8_192, `${what}: ${answer.text.length} bytes`);
-          });
-          t.ok(blockedMs < 50, `${method} ${path}: ${shape}: ${blockedMs} ms`);
-        }
+for (const kib of [15, 18, 250]) {
+  t.test(`answers bodies of ${kib} KiB without blocking the event loop`, async t => {
+    const isTooLarge = kib > 16;
+    for (const [index, [shape, make]] of Object.entries(shapes).entries()) {
+      const body = make(Math.floor(kib * 1024));
+      // Bodies that are too large reach no schema of a route.
+      const some = isTooLarge ? [routes[index % routes.length] ?? routes[0]] : routes;
+      for (const [method, path] of some) {
+        const blockedMs = await longestBlockMs(async () => {
+          const answer = await app.call(path, { method, body, headers: json });
+          const what = `${method} ${path}: ${shape}: ${answer.text.slice(0, 200)}`;
+          t.equal(answer.status, isTooLarge ? 413 : 400, what);
+          if (isTooLarge) t.equal(answer.json.code, 'payload_too_large', what);
+          else t.ok(answer.json.errors.length <= 20, what);
+          t.ok(answer.text.length < 8_192, `${what}: ${answer.text.length} bytes`);
+        });
+        t.ok(blockedMs < 50, `${method} ${path}: ${shape}: ${blockedMs} ms`);
       }
-    });
-  }
-
-  const put = async (body: string) => {
-    const headers = { 'content-type': 'application/json' };
-    const answer = await app.call(environment, { method: 'PUT', body, headers });
-    return answer.json.errors as { path: string; message: string }[];
-  };
-
-  t.test('names the first unknown properties as JSON pointers', async t => {
-    t.strictSame(await put('{"name":"a","plan":"pro","a/b":1,"c~d":1}'), [
-      { path: '/a~1b', message: 'is not a known property' },
-      { path: '/c~0d', message: 'is not a known property' },
-    ]);
-    const many = Object.fromEntries(Array.from({ length: 30 }, (_, index) => [`p${index}`, 1]));
-    const errors = await put(JSON.stringify({ name: 'a', plan: 'pro', ...many }));
-    t.equal(errors.length, 20);
-    t.strictSame(errors[0], { path: '/p0', message: 'is not a known property' });
+    }
   });
+}
 
-  t.test('refuses too many values and too deep nesting by name', async t => {
-    t.strictSame(await put(JSON.stringify({ name: 'a', plan: Array(200).fill(1) })), [
-      { path: '', message: 'has more than 200 values' },
-    ]);
-    t.strictSame(await put(`{"name":${'['.repeat(9)}${']'.repeat(9)}}`), [
-      { path: '', message: 'is nested more than 8 levels deep' },
-    ]);
-  });
+const put = async (body: string) => {
+  const answer = await app.call(environment, { method: 'PUT', body, headers: json });
+  return answer.json.errors as { path: string; message: string }[];
+};
+
+t.test('names the first unknown properties as JSON pointers', async t => {
+  t.strictSame(await put('{"name":"a","plan":"pro","a/b":1,"c~d":1}'), [
+    { path: '/a~1b', message: 'is not a known property' },
+    { path: '/c~0d', message: 'is not a known property' },
+  ]);
+  const many = Object.fromEntries(Array.from({ length: 30 }, (_, index) => [`p${index}`, 1]));
+  const errors = await put(JSON.stringify({ name: 'a', plan: 'pro', ...many }));
+  t.equal(errors.length, 20);
+  t.strictSame(errors[0], { path: '/p0', message: 'is not a known property' });
+});
+
+t.test('refuses too many values and too deep nesting by name', async t => {
+  t.strictSame(await put(JSON.stringify({ name: 'a', plan: Array(200).fill(1) })), [
+    { path: '', message: 'has more than 200 values' },
+  ]);
+  t.strictSame(await put(`{"name":${'['.repeat(9)}${']'.repeat(9)}}`), [
+    { path: '', message: 'is nested more than 8 levels deep' },
+  ]);
 });
