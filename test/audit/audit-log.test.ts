@@ -7,7 +7,7 @@ import {
 } from '../../src/environments/environments-repository.ts';
 import { deleteSnapshot } from '../../src/snapshots/registry-repository.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
-import { startTestApp } from '../helpers/app.ts';
+import { startApp } from '../helpers/app.ts';
 import { configBody, credentialsOf, startExportApp } from '../helpers/export-configs.ts';
 import { ask, open } from '../helpers/http-client.ts';
 import { needsS3, s3Server } from '../helpers/s3.ts';
@@ -15,9 +15,10 @@ import { registerSecret } from '../helpers/secrets.ts';
 import { waitFor } from '../helpers/wait-for.ts';
 import { writeWideSnapshot } from '../helpers/wide-snapshot.ts';
 
-const app = await startTestApp(t);
-await app.putEnvironment('acme', 'pro');
+const app = await startExportApp(t);
+const { pool } = app.database;
 const { db } = app.dependencies;
+await app.putEnvironment('acme', 'pro');
 const operator = { kind: 'operator', id: null };
 
 /**
@@ -25,7 +26,6 @@ const operator = { kind: 'operator', id: null };
  * always differ.
  */
 async function watchLog(): Promise<() => Promise<Record<string, unknown>[]>> {
-  const { pool } = app.database;
   const last = await pool.query('select coalesce(max(id), 0) as id from audit_log');
   let seen = last.rows[0].id;
   return async () => {
@@ -174,7 +174,6 @@ t.test('records no refused request', async t => {
 });
 
 t.test('commits a change and its line together or not at all', async t => {
-  const { pool } = app.database;
   await app.putEnvironment('whole', 'pro');
   const key = await app.makeKey('whole', ['exports:read']);
   await app.ingest('whole', '2026-03-01', ingestBody([adoptionRow()]));
@@ -216,14 +215,12 @@ t.test('lists lines newest first, in pages and filtered, for the operator only',
   for (let count = 0; count < 4; count += 1) await app.makeKey('listed', ['exports:read']);
   await app.putEnvironment('listed', 'free');
   const member = await app.makeKey('listed', ['exports:read', 'exports:write', 'snapshots:write']);
-  await app.database.pool.query(
-    `update audit_log set at = '2026-03-02T10:00:00.123Z' where id % 3 > 0`,
-  );
+  await pool.query(`update audit_log set at = '2026-03-02T10:00:00.123Z' where id % 3 > 0`);
   const pages = async (query: string) => {
     const items: Record<string, unknown>[] = [];
     for (let cursor: string | null = ''; cursor !== null; ) {
       const { json, status } = await app.call(
-        `/v1/audit-log?limit=2${query}${cursor && `&cursor=${cursor}`}`,
+        `/v1/audit-log?limit=4${query}${cursor && `&cursor=${cursor}`}`,
       );
       t.equal(status, 200);
       items.push(...json.items);
@@ -231,7 +228,7 @@ t.test('lists lines newest first, in pages and filtered, for the operator only',
     }
     return items;
   };
-  const { rows } = await app.database.pool.query(
+  const { rows } = await pool.query(
     'select id::text from audit_log order by at desc, audit_log.id desc',
   );
   const all = await pages('');
@@ -294,18 +291,16 @@ t.test('lists lines newest first, in pages and filtered, for the operator only',
 });
 
 t.test('records downloads in the audit log', async t => {
-  const app = await startTestApp(t);
-  const { pool } = app.database;
-  await app.putEnvironment('acme', 'pro');
+  await app.putEnvironment('read', 'pro');
   await app.putEnvironment('wide', 'pro');
-  await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
+  await app.ingest('read', '2026-03-01', ingestBody([adoptionRow()]));
   await writeWideSnapshot(pool, {
     environmentId: 'wide',
     date: '2026-03-01',
-    rows: 300,
+    rows: 100,
     nameBytes: 50_000,
   });
-  const key = await app.makeKey('acme', ['exports:read']);
+  const key = await app.makeKey('read', ['exports:read']);
 
   interface Line {
     readonly actor: object;
@@ -331,7 +326,7 @@ t.test('records downloads in the audit log', async t => {
 
   let seen = 0;
   /** Waits for exactly one further audit entry of a download and returns it. */
-  async function nextLine(environmentId = 'acme'): Promise<Line | undefined> {
+  async function nextLine(environmentId = 'read'): Promise<Line | undefined> {
     await waitFor('an audit entry of a download', async () => (await countLines()) > seen);
     seen += 1;
     if ((await countLines()) !== seen) throw new Error('more audit entries than downloads');
@@ -339,20 +334,20 @@ t.test('records downloads in the audit log', async t => {
   }
 
   t.test('writes one audit entry per download with caller, file, outcome and bytes', async t => {
-    const path = '/v1/environments/acme/exports/30-days-daily.csv?asOf=2026-03-02';
+    const path = '/v1/environments/read/exports/30-days-daily.csv?asOf=2026-03-02';
     const answer = await app.call(path, { token: key.token, headers: { 'x-request-id': 'r-1' } });
     t.equal(answer.status, 200);
     const line = await nextLine();
     t.match(line, {
       actor: { kind: 'api-key', id: key.id },
-      environmentId: 'acme',
+      environmentId: 'read',
       targetId: '30-days-daily',
       callerRequestId: 'r-1',
       details: { format: 'csv', compression: 'none', asOf: '2026-03-02', outcome: 'complete' },
     });
     t.ok(Number(line?.details['bytes']) >= answer.body.length);
 
-    await app.call('/v1/environments/acme/exports/today.csv.gz');
+    await app.call('/v1/environments/read/exports/today.csv.gz');
     t.match(await nextLine(), {
       actor: { kind: 'operator', id: null },
       targetId: 'today',
@@ -361,7 +356,7 @@ t.test('records downloads in the audit log', async t => {
   });
 
   t.test('writes no audit entry for HEAD, 304, 412 and rejected requests', async t => {
-    const path = '/v1/environments/acme/exports/today.csv';
+    const path = '/v1/environments/read/exports/today.csv';
     const { headers } = await app.call(path, { method: 'HEAD' });
     const { etag = '' } = headers;
     t.equal((await app.call(path, { headers: { 'if-none-match': etag } })).status, 304);
@@ -392,13 +387,13 @@ t.test('records downloads in the audit log', async t => {
       [key.token, { kind: 'api-key', id: key.id }],
       [undefined, { kind: 'operator', id: null }],
     ] as const) {
-      const made = await app.call('/v1/environments/acme/download-links', {
+      const made = await app.call('/v1/environments/read/download-links', {
         method: 'POST',
         json: { aggregation: 'today', asOf: '2026-03-01', expiresInSeconds: 60 },
         ...(token && { token }),
       });
       registerSecret(made.json.url.split('/').at(-1));
-      const [line] = await linesOf('acme', 'download_link.created');
+      const [line] = await linesOf('read', 'download_link.created');
       t.match(line, {
         actor,
         details: {
@@ -421,21 +416,22 @@ t.test('records downloads in the audit log', async t => {
 
   t.test('logs an audit entry that cannot be written and completes the download', async t => {
     await pool.query('alter table audit_log add constraint closed check (false) not valid');
-    t.equal((await app.download('acme', 'today')).status, 200);
+    t.equal((await app.download('read', 'today')).status, 200);
     await waitFor('a line in the log', () =>
       app.log.some(line => line['msg'] === 'audit line of a download lost'),
     );
     await pool.query('alter table audit_log drop constraint closed');
-    t.equal((await app.download('acme', 'today')).status, 200);
+    t.equal((await app.download('read', 'today')).status, 200);
     t.match(await nextLine(), { details: { outcome: 'complete' } });
   });
 
   t.test('waits for the audit entry at shutdown, not in the download', async t => {
+    const other = await startApp(t, { databaseUrl: app.database.url });
     const locker = await pool.connect();
     await locker.query('begin; lock table audit_log in access exclusive mode');
-    const answer = await app.download('acme', 'today');
+    const answer = await other.download('read', 'today');
     t.equal(answer.status, 200);
-    const closed = app.app.close();
+    const closed = other.app.close();
     await locker.query('commit');
     locker.release();
     await closed;
@@ -449,20 +445,19 @@ t.test('records changes of export configs', async t => {
     'writes one audit line without secrets for each config change and each manual run',
     needsS3,
     async t => {
-      const app = await startExportApp(t);
-      await app.putEnvironment('acme');
-      const key = await app.makeKey('acme', ['exports:write']);
-      await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
+      await app.putEnvironment('exporting');
+      const key = await app.makeKey('exporting', ['exports:write']);
+      await app.ingest('exporting', '2026-03-01', ingestBody([adoptionRow()]));
       let seen = 0;
       const fresh = async () => {
-        const { rows } = await app.database.pool.query(
-          `select id, actor_kind, actor_id, action, target_id, details from audit_log where id > $1 and action like 'export%' order by id`,
+        const { rows } = await pool.query(
+          `select id, actor_kind, actor_id, action, target_id, details from audit_log where id > $1 and environment_id = 'exporting' and action like 'export%' order by id`,
           [seen],
         );
         seen = Number(rows.at(-1)?.id ?? seen);
         return rows.map(({ id: _id, ...line }) => line);
       };
-      const configs = '/v1/environments/acme/export-configs';
+      const configs = '/v1/environments/exporting/export-configs';
       const send = (path: string, method: string, json?: unknown) =>
         app.call(`${configs}${path}`, {
           method,
@@ -552,7 +547,9 @@ t.test('records changes of export configs', async t => {
       t.equal((await send(`/${id}`, 'DELETE')).status, 404);
       t.strictSame(await fresh(), []);
 
-      const whole = JSON.stringify((await app.call('/v1/audit-log?limit=100')).json);
+      const whole = JSON.stringify(
+        (await app.call('/v1/audit-log?environmentId=exporting&limit=100')).json,
+      );
       for (const user of Object.values(s3Server().users)) {
         t.notOk(whole.includes(user.secretAccessKey));
       }
