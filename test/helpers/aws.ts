@@ -65,6 +65,8 @@ export interface Aws {
   readonly destination: Destination;
   /** Ids that the trust policies of roles demand, by ARN. Other roles demand none. */
   readonly externalIds: Map<string, string>;
+  /** Statements of roles about KMS keys, by ARN. A change applies to the next request. */
+  readonly keyStatements: Map<string, readonly KeyStatement[]>;
   /** Time in ms after which sessions claim to end. Null: as the gateway says. */
   sessionMs: number | null;
   /**
@@ -85,7 +87,7 @@ export interface TrustStatement {
 }
 
 /** Statement of a role about KMS keys. */
-interface KeyStatement {
+export interface KeyStatement {
   readonly Action: readonly string[];
   /** Name of a key in the gateway. */
   readonly Resource: string;
@@ -253,6 +255,7 @@ export async function startAws(t: TestWithTeardown, options: readonly string[] =
     customerAccount: customer.account,
     destination,
     externalIds,
+    keyStatements,
     createRole: async (
       statements: readonly object[],
       trust: readonly TrustStatement[] = [trustOf(operator.account)],
