@@ -1,6 +1,7 @@
 import { tidyUp } from '../../src/retention/tidy-up.ts';
 import { startTestApp, testNow } from './app.ts';
 import { fillSnapshot } from './fill-snapshot.ts';
+import { emptyTables } from './postgres.ts';
 import { hashRenderedSnapshots, renderSnapshots } from './render-snapshots.ts';
 
 export const retentionSettings = { snapshots: 'needed', runDays: 90, auditDays: 400 } as const;
@@ -14,11 +15,11 @@ export async function startWithSnapshots(t: Parameters<typeof startTestApp>[0]) 
     (await pool.query(query)).rows.map(row => Object.values(row).join(' '));
   /** Removes all snapshots and runs, so that tests can share one service. */
   async function reset(): Promise<void> {
-    await pool.query('truncate environments, audit_log cascade');
+    await emptyTables(pool);
     const { rows } = await pool.query<{ name: string }>(
       `select relname as name from pg_class where relname ~ '^snapshot_rows_[0-9]+$' and relkind = 'r'`,
     );
-    for (const { name } of rows) await pool.query(`drop table ${name}`);
+    if (rows.length > 0) await pool.query(`drop table ${rows.map(({ name }) => name).join()}`);
     await app.putEnvironment('acme', 'pro');
     await app.putEnvironment('other', 'pro');
   }
