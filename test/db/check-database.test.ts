@@ -1,5 +1,4 @@
-import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
@@ -13,8 +12,9 @@ import {
 } from '../../src/db/check-database.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
 import { createTestDatabase } from '../helpers/postgres.ts';
+import { needsProgram, startProgram } from '../helpers/programs.ts';
 import { testAdminToken, testEncryptionKeys } from '../helpers/secrets.ts';
-import { type ServiceProcess, startServiceProcess } from '../helpers/service-process.ts';
+import { startServiceProcess } from '../helpers/service-process.ts';
 import { compileCache } from '../helpers/start-flags.ts';
 import { startTcpProxy } from '../helpers/tcp-proxy.ts';
 import { waitFor } from '../helpers/wait-for.ts';
@@ -22,6 +22,7 @@ import { waitFor } from '../helpers/wait-for.ts';
 t.setTimeout(600_000);
 
 const root = path.join(import.meta.dirname, '../..');
+const { url, pool, name } = await createTestDatabase(t);
 
 interface Result {
   readonly code: unknown;
@@ -60,7 +61,6 @@ function assertOneLine(t: Test, result: Result, pattern: RegExp): void {
 
 /** Creates a database without tables. @returns its URL */
 async function createDatabase(t: Test, encoding: string): Promise<string> {
-  const { url, pool, name } = await createTestDatabase(t);
   const empty = `${name}_${encoding.toLowerCase()}`;
   await pool.query(
     `create database ${empty} encoding '${encoding}' locale_provider libc locale 'C' template template0`,
@@ -80,7 +80,6 @@ t.test('refuses a database whose encoding is not UTF8', async t => {
 });
 
 t.test('migrate prints one line for a URL that does not work', async t => {
-  const { url, pool, name } = await createTestDatabase(t);
   // No program listens on this port, and none gets it by chance.
   const port = 1;
   const closedRole = `${name}_role`;
@@ -108,69 +107,65 @@ t.test('migrate prints one line for a URL that does not work', async t => {
 });
 
 t.test('start refuses a certificate file that cannot be read', async t => {
-  const { url } = await createTestDatabase(t);
   const result = await run('src/main.ts', `${url}?sslmode=verify-full&sslrootcert=/no/such/file`);
   assertOneLine(t, result, /no\/such\/file/);
 });
 
-/** Waits for the first log line with this message. */
-const logLine = (service: ServiceProcess, message: RegExp) =>
-  waitFor(
-    `the log line ${message}`,
-    () => service.logged().find(line => message.test(String(line['msg']))),
-    { limitMs: 90_000 },
-  );
-
-t.test('start names npm run migrate for a database without tables', async t => {
-  const url = await createDatabase(t, 'UTF8');
-  const service = startServiceProcess(url, { PROCESS_ROLE: 'api' });
-  t.teardown(() => service.end('SIGKILL'));
-  t.match(await logLine(service, /npm run migrate/), { level: 50 });
-});
-
-t.test('ends when a database that was unreachable at start is not UTF8', async t => {
-  const url = new URL(await createDatabase(t, 'LATIN1'));
-  const proxy = await startTcpProxy(Number(url.port));
+t.test('start names npm run migrate, and ends once a database proves not to be UTF8', async t => {
+  const withoutTables = await createDatabase(t, 'UTF8');
+  const snapshots = new URL(await createDatabase(t, 'LATIN1'));
+  const proxy = await startTcpProxy(Number(snapshots.port));
   t.teardown(() => proxy.close());
   proxy.cut();
-  url.port = String(proxy.port);
-  const service = startServiceProcess(url.href, { PROCESS_ROLE: 'api' });
+  snapshots.port = String(proxy.port);
+  const service = startServiceProcess(withoutTables, {
+    PROCESS_ROLE: 'api',
+    SNAPSHOT_DATABASE_URL: snapshots.href,
+  });
   t.teardown(() => service.end('SIGKILL'));
-  await logLine(service, /^database unreachable at start$/);
+  const logLine = (message: RegExp) =>
+    waitFor(
+      `the log line ${message}`,
+      () => service.logged().find(line => message.test(String(line['msg']))),
+      { limitMs: 90_000 },
+    );
+  await logLine(/^database unreachable at start$/);
+  t.match(await logLine(/npm run migrate/), { level: 50 });
   proxy.open();
   t.equal(await service.ended, 1);
   t.match(service.logged().at(-1), { msg: /encoding LATIN1.*UTF8/ });
 });
 
-const hasPgBouncer = spawnSync('pgbouncer', ['--version']).status === 0;
-
-if (!hasPgBouncer) t.pass('left out', { skip: 'pgbouncer is not installed' });
-else {
-  for (const poolSize of [1, 20]) {
-    for (const mode of ['transaction', 'statement'] as const) {
-      t.test(`refuses PgBouncer: ${mode} mode, pool of ${poolSize}`, async t => {
-        const { url } = await startPgBouncer(t, mode, poolSize);
+t.test('checks the pool mode of PgBouncer', needsProgram('pgbouncer'), async t => {
+  const server = await startPgBouncer(t);
+  for (const mode of ['transaction', 'statement']) {
+    for (const size of [1, 20]) {
+      t.test(`refuses PgBouncer: ${mode} mode, pool of ${size}`, async t => {
         const refusal = { name: 'UnsuitableDatabaseError', message: /pool_mode=session/ };
-        await t.rejects(checkDatabase(url), refusal);
-        await t.rejects(migrateToLatest(url), refusal);
+        const pooled = `${server}/${mode}_${size}`;
+        await t.rejects(checkDatabase(pooled), refusal);
+        await t.rejects(migrateToLatest(pooled), refusal);
       });
     }
   }
 
   t.test('migrate succeeds four times through PgBouncer in session mode', async t => {
-    const { url } = await startPgBouncer(t, 'session', 20);
-    for (let time = 0; time < 4; time += 1) t.strictSame(await migrateToLatest(url), []);
+    for (let time = 0; time < 4; time += 1) {
+      t.strictSame(await migrateToLatest(`${server}/session_20`), []);
+    }
   });
-}
+});
 
-/** Starts PgBouncer in front of a migrated database of the test's own. */
-async function startPgBouncer(
-  t: Test,
-  mode: 'session' | 'transaction' | 'statement',
-  poolSize: number,
-): Promise<{ readonly url: string }> {
-  const database = await createTestDatabase(t);
-  const server = new URL(database.url);
+/**
+ * Starts PgBouncer with a pool of 1 and of 20 in each mode, such as `statement_20`.
+ *
+ * @returns its URL without the name of a pool
+ */
+async function startPgBouncer(t: Test): Promise<string> {
+  const server = `host=127.0.0.1 port=${new URL(url).port} dbname=${name}`;
+  const pools = ['session', 'transaction', 'statement'].flatMap(mode =>
+    [1, 20].map(size => `${mode}_${size} = ${server} pool_mode=${mode} pool_size=${size}`),
+  );
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'warehouse-export-pgbouncer-'));
   t.teardown(async () => fs.rmSync(directory, { recursive: true, force: true }));
   const port = await freePort();
@@ -178,15 +173,13 @@ async function startPgBouncer(
   const usersFile = path.join(directory, 'users.txt');
   const lines = [
     '[databases]',
-    `* = host=127.0.0.1 port=${server.port}`,
+    ...pools,
     '[pgbouncer]',
     'listen_addr = 127.0.0.1',
     `listen_port = ${port}`,
     'unix_socket_dir =',
     'auth_type = trust',
     `auth_file = ${usersFile}`,
-    `pool_mode = ${mode}`,
-    `default_pool_size = ${poolSize}`,
   ];
   fs.writeFileSync(configFile, lines.join('\n'));
   fs.writeFileSync(usersFile, '"postgres" ""\n');
@@ -195,15 +188,11 @@ async function startPgBouncer(
   }
   // PgBouncer refuses to run as root.
   const user = process.getuid?.() === 0 ? ['-u', 'nobody'] : [];
-  const child: ChildProcess = spawn('pgbouncer', [...user, configFile], { stdio: 'ignore' });
-  const exited = once(child, 'exit');
-  t.teardown(async () => {
-    child.kill('SIGQUIT');
-    await exited;
-  });
-  const url = `postgres://postgres@127.0.0.1:${port}/${database.name}`;
+  const { child } = startProgram(t, 'pgbouncer', [...user, configFile]);
+  // SIGTERM may wait for the end of connections.
+  t.teardown(() => child.kill('SIGQUIT'));
   await waitFor('PgBouncer', () => isOpen(port));
-  return { url };
+  return `postgres://postgres@127.0.0.1:${port}`;
 }
 
 function isOpen(port: number): Promise<boolean> {
