@@ -37,7 +37,7 @@ function isProblem(
   );
 }
 
-t.test('answers 405 with Allow to every method that a known path does not have', async t => {
+t.test('answers 405 with Allow to methods that a known path does not have', async t => {
   const { paths } = app.app.swagger() as unknown as { paths: Record<string, object> };
   const known = {
     ...paths,
@@ -47,21 +47,22 @@ t.test('answers 405 with Allow to every method that a known path does not have',
   const every = ['DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PROPFIND', 'PUT', 'TRACE'];
   const key = await app.makeKey('acme', ['exports:read']);
   const tokens = [null, 'wrong', key.token, testAdminToken];
+  const tried = new Set<string>();
   let count = 0;
-  for (const [template, operations] of Object.entries(known)) {
+  for (const [index, [template, operations]] of Object.entries(known).entries()) {
     const path = template.replace(/\{\w+\}/g, 'none');
     // The last part is a parameter of another path, which has more methods.
     const isShadowed = template.endsWith('/export-configs/validate');
-    const allow = Object.keys({
+    const allowed = Object.keys({
       ...operations,
       ...(isShadowed ? { get: {}, patch: {}, delete: {} } : {}),
-    })
-      .map(name => name.toUpperCase())
-      .toSorted()
-      .join(', ');
-    // One path gets every token with every method. Other paths get one token for each method.
+    }).map(name => name.toUpperCase());
+    const allow = allowed.toSorted().join(', ');
+    const refused = every.filter(name => !allowed.includes(name));
+    // One path gets every token with every method. Other paths get some methods, each with one
+    // token, because one hook answers them all.
     const isThorough = template === '/v1/environments/{environmentId}';
-    for (const method of every.filter(name => !allow.split(', ').includes(name))) {
+    for (const method of refused.filter((_, at) => isThorough || at % 3 === index % 3)) {
       for (const token of isThorough ? tokens : tokens.slice(count % 4, (count % 4) + 1)) {
         const headers = {
           'content-type': 'text/csv',
@@ -70,13 +71,14 @@ t.test('answers 405 with Allow to every method that a known path does not have',
         const answer = await ask(`${app.origin}${path}?limit=x`, { method, headers });
         const what = `${method} ${template}`;
         if (method !== 'HEAD') isProblem(t, answer, 405, 'method_not_allowed', what);
-        if (answer.status !== 405 || answer.headers.allow !== allow)
-          t.fail(`${what}: ${answer.status}, allows ${answer.headers.allow} instead of ${allow}`);
+        t.equal(answer.status, 405, what);
+        t.equal(answer.headers.allow, allow, what);
+        tried.add(method);
         count += 1;
       }
     }
   }
-  t.ok(count > 150, `${count} requests`);
+  t.equal(tried.size, every.length);
 });
 
 t.test('answers 404 to paths that no method has', async t => {
@@ -96,9 +98,7 @@ t.test('answers 404 to paths that no method has', async t => {
     ['GET', `/${'x'.repeat(5_000)}`],
     ['GET', '/v1/Environments'],
   ] as const) {
-    const answer = await app
-      .call('/', { method, headers: {} })
-      .then(() => ask(app.origin + path, { method }));
+    const answer = await ask(app.origin + path, { method });
     isProblem(
       t,
       answer,
