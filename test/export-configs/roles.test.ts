@@ -7,7 +7,7 @@ import { digestOf, mebibyte, uploadRequest } from '../destinations/s3/test-sourc
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';
 import { type Aws, needsPort443, startAws, trustOf } from '../helpers/aws.ts';
-import { runReader, startExportApp, startExportWorker } from '../helpers/export-configs.ts';
+import { runReader, startExportWorker } from '../helpers/export-configs.ts';
 import { needsS3 } from '../helpers/s3.ts';
 
 /** Roles at AWS instead of access keys. */
@@ -50,45 +50,47 @@ function setIdentity(
 }
 
 const app = await startTestApp(t);
+const { pool, url: databaseUrl } = app.database;
 
 const needsAws = { ...needsS3, ...(await needsPort443()) };
 
 const shared = needsAws.skip ? null : await startShared();
 
+/** Starts a service that reaches AWS, and creates a role that may do what the guide says. */
 async function startShared() {
   const aws = await startAws(t);
   const { clientEnvironment } = aws;
-  const app = await startExportApp(t, {
-    env: { AWS_ASSUME_ROLE: 'true' },
+  const app = await startApp(t, {
+    databaseUrl,
+    env: { AWS_ASSUME_ROLE: 'true', S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
     adjust: made => ({ ...made, clientEnvironment }),
   });
   startExportWorker(t, app);
-  return { aws, app };
-}
-
-let environments = 0;
-
-/** Makes an environment and a role that it may assume. The role may do what the guide says. */
-async function start(t: { teardown(handler: () => void): void }) {
-  if (shared === null) throw new Error('a test without `needsAws` asked for AWS');
-  const { aws, app } = shared;
-  setIdentity(t, aws.operator);
-  environments += 1;
-  const environmentId = `acme-${environments}`;
-  const configs = `/v1/environments/${environmentId}/export-configs`;
-  await app.putEnvironment(environmentId);
-  const { externalId } = (await app.call(`/v1/environments/${environmentId}`)).json;
   const guide = fs.readFileSync(new URL('../../docs/guides/aws-role.md', import.meta.url), 'utf8');
   const [, policy = ''] = /<!-- test: role-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
   const { bucket, key } = aws.destination;
   const { Statement: rights } = JSON.parse(
     policy.replaceAll('acme-exports', bucket).replaceAll('company-adoption', key),
   );
-  const exporter = await aws.createRole(rights);
+  return { aws, app, rights, exporter: await aws.createRole(rights) };
+}
+
+let environments = 0;
+
+/** Makes an environment that may assume the role. */
+async function start(t: { teardown(handler: () => void): void }) {
+  if (shared === null) throw new Error('a test without `needsAws` asked for AWS');
+  const { aws, app, exporter } = shared;
+  setIdentity(t, aws.operator);
+  environments += 1;
+  const environmentId = `acme-${environments}`;
+  const configs = `/v1/environments/${environmentId}/export-configs`;
+  await app.putEnvironment(environmentId);
+  const { externalId } = (await app.call(`/v1/environments/${environmentId}`)).json;
   aws.externalIds.set(exporter, externalId);
   const create = (access: object) =>
     app.call(configs, { method: 'POST', json: bodyOf(aws, access) });
-  return { aws, app, environmentId, configs, externalId, rights, exporter, create };
+  return { ...shared, environmentId, configs, externalId, create };
 }
 
 t.test('shows an external id that differs for each environment and stays', async t => {
@@ -113,7 +115,7 @@ t.test('refuses a role that is malformed, turned off or without an identity', as
   setIdentity(t, {});
   const off = app;
   const env = { AWS_ASSUME_ROLE: 'true' };
-  const on = await startApp(t, { databaseUrl: app.database.url, env });
+  const on = await startApp(t, { databaseUrl, env });
   const place = { destination: { bucket: 'acme', key: 'k' } } as Aws;
   const key = { accessKeyId: 'AKIATEST', secretAccessKey: 'not-a-real-secret' };
   await app.putEnvironment('acme');
@@ -204,7 +206,7 @@ t.test('changes a config between role and access key', needsAws, async t => {
   t.strictSame(await shown({ enabled: false }), asKey, 'keeps the access key');
   t.strictSame(await shown({ roleArn: exporter, enabled: true }), asRole);
   const secret = 'select sealed_secret from export_configs where environment_id = $1';
-  const { rows } = await app.database.pool.query(secret, [environmentId]);
+  const { rows } = await pool.query(secret, [environmentId]);
   t.strictSame(rows, [{ sealed_secret: null }], 'the secret is deleted');
   const { items } = (await app.call(`/v1/audit-log?environmentId=${environmentId}`)).json;
   t.match(
@@ -229,9 +231,9 @@ t.test('renews sessions of a role during an upload', needsAws, async t => {
   aws.requests.length = 0;
   const access = { roleArn: exporter, externalId };
   const client = createS3Client(destination, access, clientEnvironment, runTimeouts);
-  const uploaded = await uploadObject(client, uploadRequest(destination, 20 * mebibyte));
+  const uploaded = await uploadObject(client, uploadRequest(destination, 9 * mebibyte));
   client.destroy();
-  t.strictSame(uploaded, await digestOf(20 * mebibyte));
+  t.strictSame(uploaded, await digestOf(9 * mebibyte));
   const ofStorage = aws.requests.filter(({ form }) => form === null);
   t.ok(new Set(ofStorage.map(({ accessKeyId }) => accessKeyId)).size > 1, 'several sessions');
 });
