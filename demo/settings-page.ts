@@ -1,9 +1,8 @@
-import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { globSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { promisify } from 'node:util';
 import type { FastifyPluginAsync } from 'fastify';
+import { runProgram } from '../dev/run-program.ts';
 
 const root = path.join(import.meta.dirname, '..');
 const page = path.join(root, 'examples/settings-page');
@@ -25,7 +24,7 @@ export interface Session {
 /** Compiles the client for browsers. */
 export async function buildClient(folder: string, signal: AbortSignal): Promise<void> {
   const script = path.join(root, 'packages/client/build.ts');
-  await promisify(execFile)(process.execPath, [script, folder], { signal });
+  await runProgram(process.execPath, [script, folder], { signal });
 }
 
 /**

@@ -11,6 +11,7 @@ import {
   findServerUser,
   type ServerUser,
 } from './postgres-binaries.ts';
+import { runProgram } from './run-program.ts';
 
 export interface PostgresServer {
   /** URL of the database `postgres` for the superuser `postgres`. */
@@ -158,18 +159,8 @@ async function initialize(
       : ['--auth=scram-sha-256', `--pwfile=${passwordFile}`];
   const locale = ['--encoding=UTF8', '--locale=C', '--locale-provider=icu', '--icu-locale=en-US'];
   const args = [`--pgdata=${dataDirectory}`, '--username=postgres', '--no-sync'];
-  const child = spawn(initdb, [...args, ...login, ...locale], {
-    ...spawnOptions,
-    ...(signal && { signal }),
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  let errors = '';
-  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-    errors = (errors + text).slice(-2_000);
-  });
-  const [code] = (await once(child, 'close')) as [number | null];
+  await runProgram(initdb, [...args, ...login, ...locale], { ...spawnOptions, signal });
   fs.rmSync(passwordFile);
-  if (code !== 0) throw new Error(`initdb failed: ${errors.trim()}`);
 }
 
 async function untilReady(
