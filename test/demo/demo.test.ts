@@ -148,7 +148,7 @@ const expected: Readonly<Record<string, RegExp>> = {
   'The file of last night’s run': /^Company ID,Company Name,.*\nc000001,.*\nc000001,.*\n$/,
 };
 
-t.test('prints commands that work as printed, and deletes everything on Ctrl-C', async t => {
+t.test('prints commands that work, refuses a second demo and ends on Ctrl-C', async t => {
   const demo = await start(t, 'npm', ['run', 'demo', '--', '--days', '16']);
   const stdout = await demo.waitFor('Ctrl-C stops the demo');
   const commands = new Map(
@@ -178,22 +178,24 @@ t.test('prints commands that work as printed, and deletes everything on Ctrl-C',
     });
   }
 
+  const second = await start(t, process.execPath, [main], demo.port);
+  t.same(await once(second.child, 'close'), [1, null]);
+  t.match(second.stderr(), /^Port \d+ is taken\. .*PORT=\d+ npm run demo\n$/);
+  t.same(fs.readdirSync(second.temporary), [], 'the second demo starts nothing');
+
   // A terminal sends Ctrl-C to the whole group: npm, its shell and the demo.
   process.kill(-(demo.child.pid ?? 0), 'SIGINT');
   await assertNothingLeft(t, demo);
   t.notMatch(demo.stderr(), /error/i);
 });
 
-t.test('refuses a taken port with one line, and deletes everything on SIGTERM', async t => {
-  const demo = await start(t, process.execPath, [main, '--days', '5']);
-  await demo.waitFor('Loading demo-free');
-  const second = await start(t, process.execPath, [main], demo.port);
-  t.same(await once(second.child, 'close'), [1, null]);
-  t.match(second.stderr(), /^Port \d+ is taken\. .*PORT=\d+ npm run demo\n$/);
-  t.same(fs.readdirSync(second.temporary), [], 'the second demo starts nothing');
-  t.ok(
-    (await processesOf(demo)).some(line => line.includes('postgres')),
-    'Postgres runs',
+t.test('deletes everything on SIGTERM while initdb runs', async t => {
+  const demo = await start(t, process.execPath, [main]);
+  const firstFile = '*/data/PG_VERSION';
+  await waitFor(
+    'the first file of initdb',
+    () => fs.globSync(firstFile, { cwd: demo.temporary }).length > 0,
+    { limitMs: outputLimitMs },
   );
   const exit = once(demo.child, 'exit');
   demo.child.kill('SIGTERM');
