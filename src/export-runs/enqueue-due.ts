@@ -223,17 +223,20 @@ async function failWithoutSnapshot(
 
 /**
  * Fails waiting runs whose plan no longer includes automatic exports. No worker checks waiting
- * runs.
+ * runs. Runs that are being changed are left to the next tick.
  */
 async function failAfterDowngrade(trx: Transaction<Tables>, now: Date): Promise<number> {
   const { code, message } = cancelReasons.plan_upgrade_required;
+  const isDowngraded = sql<boolean>`run.ctid = any(array(
+      select waiting.ctid
+      from export_runs as waiting
+      join environments as environment on environment.id = waiting.environment_id
+      where waiting.state = 'queued' and waiting.job_id is null
+        and environment.plan <> ${requiredPlan('automatic_export')}
+      for no key update of waiting skip locked))`;
   const result = await transition(trx, 'fail')
-    .from('environments as environment')
     .set({ finished_at: now, error_code: code, error_message: message, error_hint: null })
-    .where('run.state', '=', 'queued')
-    .where('run.job_id', 'is', null)
-    .whereRef('environment.id', '=', 'run.environment_id')
-    .where('environment.plan', '<>', requiredPlan('automatic_export'))
+    .where(isDowngraded)
     .executeTakeFirst();
   return Number(result.numUpdatedRows);
 }
@@ -241,7 +244,8 @@ async function failAfterDowngrade(trx: Transaction<Tables>, now: Date): Promise<
 /**
  * Resets runs whose job no longer exists, for example after the queue was emptied. Such a run would
  * block all later slots of its config and the deletion of the config. An unfinished run then gets a
- * new job. Runs with a job in `run-export-lost` are skipped, because they end now.
+ * new job. Runs with a job in `run-export-lost` are skipped, because they end now. Runs that are
+ * being changed are left to the next tick.
  *
  * `not in` reads the jobs once, into a hash table. With `not exists` and statistics of an empty
  * queue, Postgres compared each run with each job. That took 30 s with 10,000 runs.
@@ -257,7 +261,8 @@ async function requeueOrphanedRuns(trx: Transaction<Tables>): Promise<void> {
       and not exists (
         select from pgboss.job
         where job.name = ${lostRunQueue} and job.data ->> 'runId' = orphan.id
-          and job.state < 'completed')))`;
+          and job.state < 'completed')
+    for no key update of orphan skip locked))`;
   await transition(trx, 'requeue').set({ job_id: null }).where(isOrphaned).execute();
   // Ended runs that still had to clean up the bucket.
   await trx.updateTable('export_runs as run').set({ job_id: null }).where(isOrphaned).execute();
