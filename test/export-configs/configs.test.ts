@@ -782,8 +782,9 @@ t.test('encrypts exported objects as the export config says', needsS3, async t =
         }),
       );
       t.strictSame(encryption, { type: 'aws:kms', kmsKeyId: 'testkey-1' });
-      startExportWorker(t, app);
+      const worker = startExportWorker(t, app);
       const { json } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+      worker.wake();
       const run = await runReader(app, environmentId).finished(json.id);
       t.match(run, { state: 'successful' });
       t.strictSame(sent, Array(3).fill(['aws:kms', 'testkey-1']));
@@ -800,6 +801,7 @@ t.test('encrypts exported objects as the export config says', needsS3, async t =
       // A key that is deleted after the check.
       await pool.query("update export_configs set kms_key_id = 'deleted-key'");
       const { json: later } = await app.call(`${path}/${id}/runs`, { method: 'POST' });
+      worker.wake();
       t.match(await runReader(app, environmentId).finished(later.id), {
         state: 'failed',
         attempts: 1,

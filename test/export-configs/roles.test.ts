@@ -65,14 +65,14 @@ async function startShared() {
     env: { AWS_ASSUME_ROLE: 'true', S3_ENDPOINT_ALLOWLIST: '127.0.0.1' },
     adjust: made => ({ ...made, clientEnvironment }),
   });
-  startExportWorker(t, app);
+  const worker = startExportWorker(t, app);
   const guide = fs.readFileSync(new URL('../../docs/guides/aws-role.md', import.meta.url), 'utf8');
   const [, policy = ''] = /<!-- test: role-policy -->\s+```json\n(.*?)```/s.exec(guide) ?? [];
   const { bucket, key } = aws.destination;
   const { Statement: rights } = JSON.parse(
     policy.replaceAll('acme-exports', bucket).replaceAll('company-adoption', key),
   );
-  return { aws, app, rights, exporter: await aws.createRole(rights) };
+  return { aws, app, worker, rights, exporter: await aws.createRole(rights) };
 }
 
 let environments = 0;
@@ -142,7 +142,8 @@ t.test('refuses a role that is malformed, turned off or without an identity', as
 });
 
 t.test('explains why a role is refused, and exports with a role', needsAws, async t => {
-  const { aws, app, environmentId, configs, externalId, rights, exporter, create } = await start(t);
+  const { aws, app, worker, rights, exporter, ...environment } = await start(t);
+  const { environmentId, configs, externalId, create } = environment;
   const [reader, stranger] = await Promise.all([
     aws.createRole(rights.slice(0, 1)),
     aws.createRole(rights, [trustOf('888888888888')]),
@@ -175,6 +176,7 @@ t.test('explains why a role is refused, and exports with a role', needsAws, asyn
 
   await app.ingest(environmentId, '2026-03-01', ingestBody([adoptionRow()]));
   const { json: run } = await app.call(`${configs}/${created.json.id}/runs`, { method: 'POST' });
+  worker.wake();
   t.match(await runReader(app, environmentId).finished(run.id), {
     state: 'successful',
     error: null,
