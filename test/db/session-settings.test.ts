@@ -164,7 +164,18 @@ function masked(text: string): string {
 
 const plain = await createTestDatabase(t);
 await plain.pool.query('create schema elsewhere');
-const expected = await askEverything(await startApp(t, { databaseUrl: plain.url }), plain.pool);
+const app = await startApp(t, { databaseUrl: plain.url });
+const expected = await askEverything(app, plain.pool);
+
+/** Makes the service open new connections, which take the settings of the database. */
+async function reconnect(): Promise<void> {
+  await plain.pool.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity
+     where datname = current_database() and application_name ~ 'warehouse-export'`,
+  );
+  const pools = Object.values(app.dependencies.pools);
+  await waitFor('the end of all connections', () => pools.every(pool => pool.totalCount === 0));
+}
 
 t.test('the answers without hostile settings are correct', async t => {
   const failed = expected.filter(answer => !/: (200|201|204|\{)/.test(answer));
@@ -173,14 +184,15 @@ t.test('the answers without hostile settings are correct', async t => {
   t.match(failed[1], /runs: 409/, 'the run of the tick has not finished');
 });
 
-for (const profile of hostileProfiles) {
+// The next test has the settings of the last profile.
+for (const profile of hostileProfiles.slice(0, -1)) {
   const names = Object.entries(profile).map(entry => entry.join(' = '));
   t.test(`gives the same answers with ${names.join(', ')} set on the database`, async t => {
     for (const [name, value] of Object.entries(profile)) {
       await plain.pool.query(`alter database ${plain.name} set ${name} = ${value}`);
     }
     t.teardown(() => plain.pool.query(`alter database ${plain.name} reset all`).then(() => {}));
-    const app = await startApp(t, { databaseUrl: plain.url });
+    await reconnect();
     t.strictSame(await askEverything(app, plain.pool), expected);
     t.equal((await app.call('/health/ready')).status, 200);
   });
