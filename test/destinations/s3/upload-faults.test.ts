@@ -11,6 +11,7 @@ import { isTransient, StorageError } from '../../../src/destinations/s3/errors.t
 import { type UploadRequest, uploadObject } from '../../../src/destinations/s3/upload.ts';
 import { parseEndpointAllowlist } from '../../../src/outbound/endpoint-allowlist.ts';
 import { contentsOf, needsS3, readObject, s3Destination, s3Server } from '../../helpers/s3.ts';
+import { scaled } from '../../helpers/scale.ts';
 import { type Answer, createDocument, errorDocument, fakeEndpoint } from './fake-endpoint.ts';
 import { bytes, digestOf, mebibyte, uploadRequest } from './test-source.ts';
 
@@ -312,7 +313,7 @@ t.test(
       stall: () => false,
     };
     const expected = await digestOf(whole);
-    const rounds = 2;
+    const rounds = scaled(10, 1);
     let failures = 0;
     for (const [name, fault] of Object.entries(faults)) {
       for (let round = 0; round < rounds; round += 1) {
