@@ -159,7 +159,7 @@ async function breaks(t: Test, { outcome, happen }: FaultCase, state: State): Pr
   }
   await untilNoneActive();
   t.equal(await outcomes(outcome), before + downloads.length, outcome);
-  if (state === 'rendered') await restoreChunks();
+  if (state === 'rendered' && outcome === 'failed') await restoreChunks();
 }
 
 for (const state of ['fresh', 'rendered'] as const) {
@@ -174,22 +174,22 @@ for (const state of ['fresh', 'rendered'] as const) {
 t.test('curl fails when it stalls', needsProgram('curl'), async t => {
   setStallTime(400);
   const before = await outcomes('stalled');
-  const states = ['fresh', 'rendered'] as const;
-  const readers = states.flatMap(state =>
-    formsOf[state].map(({ version, encoding }) => {
-      const curl = spawn(
-        'curl',
-        [
-          ...['-sS', `--http${version}`, '-H', `Authorization: Bearer ${testAdminToken}`],
-          ...['-H', `Accept-Encoding: ${encoding}`, app.origin + pathOf(state)],
-        ],
-        { stdio: ['ignore', 'pipe', 'ignore'] },
-      );
-      t.teardown(() => void curl.kill());
-      const what = `HTTP/${version}, ${encoding}, ${state}`;
-      return { what, curl, started: once(curl.stdout, 'readable'), ended: once(curl, 'close') };
-    }),
-  );
+  const readers = [
+    { state: 'fresh', version: '1.1', encoding: 'gzip' } as const,
+    { state: 'rendered', version: '1.0', encoding: 'identity' } as const,
+  ].map(({ state, version, encoding }) => {
+    const curl = spawn(
+      'curl',
+      [
+        ...['-sS', `--http${version}`, '-H', `Authorization: Bearer ${testAdminToken}`],
+        ...['-H', `Accept-Encoding: ${encoding}`, app.origin + pathOf(state)],
+      ],
+      { stdio: ['ignore', 'pipe', 'ignore'] },
+    );
+    t.teardown(() => void curl.kill());
+    const what = `HTTP/${version}, ${encoding}, ${state}`;
+    return { what, curl, started: once(curl.stdout, 'readable'), ended: once(curl, 'close') };
+  });
   // curl stalls because nothing reads its output.
   await Promise.all(readers.map(({ started }) => started));
   await untilNoneActive();
@@ -277,8 +277,13 @@ t.test('streams through nginx', needsProgram('nginx'), async t => {
     'proxy_buffering off; proxy_http_version 1.1;',
   ];
 
-  const download = async (t: Test, settings: string, encoding: string) => {
-    const port = await startNginx(t, app.port, settings);
+  const ports = new Map<string, number>();
+  for (const settings of [smallTemporaryFile, ...documented]) {
+    ports.set(settings, await startNginx(t, app.port, settings));
+  }
+
+  const download = async (settings: string, encoding: string) => {
+    const port = ports.get(settings);
     const response = await open(`http://127.0.0.1:${port}${pathOf('rendered')}`, {
       headers: { authorization: `Bearer ${testAdminToken}`, 'accept-encoding': encoding },
     });
@@ -292,7 +297,7 @@ t.test('streams through nginx', needsProgram('nginx'), async t => {
     const stalled = await Promise.all(
       [smallTemporaryFile, ...documented].map(async (settings, index) => ({
         settings,
-        response: await download(t, settings, index % 2 === 0 ? 'gzip' : 'identity'),
+        response: await download(settings, index % 2 === 0 ? 'gzip' : 'identity'),
       })),
     );
     await untilNoneActive();
@@ -310,7 +315,8 @@ t.test('streams through nginx', needsProgram('nginx'), async t => {
     // bytes about once in a second.
     const stallMs = 6_000;
     setStallTime(stallMs);
-    const direct = (await app.download('rendered', 'today')).body.length;
+    const { headers } = await app.call(pathOf('rendered'), { method: 'HEAD' });
+    const direct = Number(headers['content-length']);
     /** Reads the file evenly in 1.25 stall limits, and returns the number of bytes. */
     const readSlowly = async (response: IncomingMessage): Promise<number> => {
       let bytes = 0;
@@ -318,13 +324,15 @@ t.test('streams through nginx', needsProgram('nginx'), async t => {
       for await (const chunk of response) {
         bytes += chunk.length;
         const dueMs = (bytes / direct) * 1.25 * stallMs;
-        await waitFor('the next piece', () => performance.now() - startedAt >= dueMs);
+        const aheadMs = () => dueMs - (performance.now() - startedAt);
+        // A wait for each of the small pieces would cost much CPU time.
+        if (aheadMs() > 100) await waitFor('the next piece', () => aheadMs() <= 0);
       }
       return bytes;
     };
     await Promise.all(
       documented.map(async settings => {
-        const response = await download(t, settings, 'identity');
+        const response = await download(settings, 'identity');
         t.equal(await readSlowly(response), direct, settings);
         t.equal(response.complete, true, settings);
       }),
