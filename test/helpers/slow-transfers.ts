@@ -51,7 +51,7 @@ export async function slowExport(app: App, environmentId: string) {
     environmentId,
     date: '2026-02-27',
     rows: 800,
-    nameBytes: 50_000,
+    nameBytes: 25_000,
   });
   await writeWideSnapshot(pool, { environmentId, date: '2026-02-28', rows: 10, nameBytes: 10 });
   const reader = await open(
