@@ -84,13 +84,14 @@ const app = await startExportApp(t, {
   env: { AWS_ASSUME_ROLE: 'true' },
   adjust: made => (aws === null ? made : { ...made, clientEnvironment: aws.clientEnvironment }),
 });
-startExportWorker(t, app);
+const worker = startExportWorker(t, app);
 await app.putEnvironment('acme');
 await app.ingest('acme', '2026-03-01', ingestBody([adoptionRow()]));
 
 const startRun = async (id: string) => {
   const path = `/v1/environments/acme/export-configs/${id}/runs`;
   const { json } = await app.call(path, { method: 'POST' });
+  worker.wake();
   return await runReader(app, 'acme').finished(json.id);
 };
 
@@ -295,6 +296,7 @@ t.test('sets buckets up as the guides say', async t => {
             client.api.startRun({ path: { environmentId, configId: id }, body: { snapshotDate } }),
           ),
         );
+        worker.wake();
         for (const { id } of started) t.match(await finished(id), { state: 'successful' });
       }
       const { objects } = await contentsOf(s3Destination({ bucket, key: '' }));
