@@ -1,59 +1,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
-import { createTapReport } from './helpers/tap-report.ts';
 import { waitFor } from './helpers/wait-for.ts';
-
-const tap = `TAP version 14
-# Subtest: test/good.test.ts
-    # Subtest: adds
-        ok 1 - one
-        ok 2 - bucket # SKIP no server
-        1..2
-    ok 1 - adds # time=1ms
-    1..1
-ok 1 - test/good.test.ts # time=2ms
-
-# Subtest: test/bad.test.ts
-    ok 1 - fine
-    not ok 2 - broken
-      ---
-      diff: |
-        # { total: 99, pass: 99 }
-        ok 3 - not a test # SKIP never
-      ...
-    1..2
-not ok 2 - test/bad.test.ts # time=3ms
-  ---
-  exitCode: 1
-  ...
-
-1..2
-# { total: 4, pass: 2, fail: 1, skip: 1 }
-# time=5ms
-`;
-
-t.test('reports the counts of tap, the skipped checks and the failed checks', async t => {
-  // Whole and byte by byte, as pipes may deliver it.
-  for (const chunks of [[tap], [...tap]]) {
-    let printed = '';
-    const report = createTapReport(text => {
-      printed += text;
-    });
-    chunks.forEach(report.write);
-    t.strictSame(report.totals(), { passed: 2, failed: 1, skipped: 1 });
-    t.strictSame(report.skipped, ['test/good.test.ts > bucket: no server']);
-    t.match(printed, /^ok {6}test\/good\.test\.ts/m);
-    t.match(printed, /^ {4}not ok 2 - broken/m);
-    t.notMatch(printed, /ok 1 - one|ok 1 - fine/);
-  }
-});
-
-t.test('reports no totals for a run without a summary of tap', async t => {
-  const report = createTapReport(() => {});
-  report.write('TAP version 14\n# Subtest: test/good.test.ts\n    ok 1 - one\n');
-  t.equal(report.totals(), null);
-});
 
 t.test('finds every test file that a document names', async t => {
   const root = path.join(import.meta.dirname, '..');

@@ -20,14 +20,7 @@ t.teardown(async () => {
   // The leak would keep the process alive until tap's time limit.
   setTimeout(() => process.exit(1), 500).unref();
   const message = `LEAK: the test file has ended, but these are still open: ${left.join(', ')}`;
-  // tap prints the error on stderr, far from the output of the file. The comment is inside it.
-  for (const line of [message, ...describeHandles()]) t.comment(line);
-  throw new Error(message);
-});
-
-/** An error after the end of all tests ends the process. tap then reports only the exit code. */
-process.on('uncaughtExceptionMonitor', error => {
-  t.comment(`UNCAUGHT: ${error.stack ?? error}`);
+  throw new Error([message, ...describeHandles()].join('\n'));
 });
 
 function newResources(): string[] {
