@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import { selectRows } from '../src/snapshots/render/select-rows.ts';
+import { selectRows } from '../src/snapshots/render/select-rows.sql.ts';
 import type { Bench } from './bench.ts';
 import { shell } from './processes.ts';
 

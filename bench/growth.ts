@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { createKysely, createPool } from '../src/db/connect.ts';
 import { createJobQueue } from '../src/db/job-queue.ts';
-import { enqueueDue } from '../src/export-runs/enqueue-due.ts';
+import { enqueueDue } from '../src/export-runs/enqueue-due.sql.ts';
 import { type Bench, formatNumber, type Goal, type Section } from './bench.ts';
 import { dayFile } from './downloads.ts';
 import { fillSnapshot } from './fill.ts';

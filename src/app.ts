@@ -18,7 +18,7 @@ import { runErrorSchema } from './export-configs/status-schemas.ts';
 import { validateRoutes } from './export-configs/validate-routes.ts';
 import { backfillRoutes } from './export-runs/backfill-routes.ts';
 import { cancelRuns } from './export-runs/control-repository.ts';
-import { wakeRuns } from './export-runs/enqueue-runs.ts';
+import { wakeRuns } from './export-runs/enqueue-runs.sql.ts';
 import { runRoutes } from './export-runs/routes.ts';
 import { linkRoutes } from './exports/link-routes.ts';
 import { maxTokenLength } from './exports/link-tokens.ts';

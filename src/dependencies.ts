@@ -12,7 +12,7 @@ import { createUserTokens, type UserTokens } from './environments/auth/jwt.ts';
 import { createRequestTurns, type RequestTurns } from './environments/auth/request-turns.ts';
 import { runErrorCodes } from './export-configs/run-error.ts';
 import { checkRedeliveriesOf } from './export-runs/redeliveries-repository.ts';
-import { selectQueueState } from './export-runs/select-queue-state.ts';
+import { selectQueueState } from './export-runs/select-queue-state.sql.ts';
 import { createSlowLane, type SlowLane } from './export-runs/slow-lane.ts';
 import { createLinkTokens, type LinkTokens } from './exports/link-tokens.ts';
 import type { ExportSource } from './exports/open-export.ts';

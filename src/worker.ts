@@ -12,7 +12,7 @@ import {
   type WebhookJob,
   webhookQueue,
 } from './db/job-queue.ts';
-import { enqueueDue } from './export-runs/enqueue-due.ts';
+import { enqueueDue } from './export-runs/enqueue-due.sql.ts';
 import { executeRun, failLostRun } from './export-runs/execute-run.ts';
 import type { RunDependencies } from './export-runs/run-dependencies.ts';
 import { cancelReasons } from './export-runs/run-errors.ts';
@@ -21,7 +21,7 @@ import {
   deleteReplacedRenderings,
   enqueueMissingRenderings,
   recordUnfinishedSnapshots,
-} from './snapshots/render/render-queue.ts';
+} from './snapshots/render/render-queue.sql.ts';
 import { renderingsAtOnce } from './snapshots/render/render-snapshot.ts';
 import { deliverEvent } from './webhooks/deliver-event.ts';
 

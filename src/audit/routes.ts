@@ -3,7 +3,7 @@ import type { Database } from '../db/database.ts';
 import { isInstantPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { instant, literals, nullable } from '../http/schemas.ts';
-import { type AuditEntry, actorKinds, auditActions, listAuditLog } from './audit-log.ts';
+import { type AuditEntry, actorKinds, auditActions, listAuditLog } from './audit-log-repository.ts';
 
 const actionSchema = literals(auditActions, { title: 'AuditAction' });
 

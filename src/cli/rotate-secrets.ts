@@ -1,6 +1,6 @@
 import { ConfigError, readConfig } from '../config/config.ts';
 import { createKysely, createPool } from '../db/connect.ts';
-import { resealSecrets } from '../encryption/rotation.ts';
+import { resealSecrets } from '../encryption/rotation.sql.ts';
 
 /**
  * Encrypts every stored secret with the first key of ENCRYPTION_KEYS (`npm run secrets:rotate`).

@@ -1,6 +1,6 @@
 import { sql, type Transaction } from 'kysely';
 import { DatabaseError } from 'pg';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { partitionName } from '../db/snapshot-partitions.sql.ts';
 import type { Tables } from '../db/tables.ts';

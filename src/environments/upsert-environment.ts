@@ -1,5 +1,5 @@
 import type { Transaction } from 'kysely';
-import type { Actor } from '../audit/audit-log.ts';
+import type { Actor } from '../audit/audit-log-repository.ts';
 import type { Tables } from '../db/tables.ts';
 import { validationFailed } from '../shared/errors.ts';
 import type { EventType } from '../webhooks/events.ts';

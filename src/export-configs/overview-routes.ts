@@ -2,7 +2,7 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import { isIdPart, pageOf, pageQuery, readPage } from '../http/pagination.ts';
 import { problemResponses } from '../http/problem.ts';
 import { documentedAs, literals } from '../http/schemas.ts';
-import { type ConfigOfEnvironment, listAllConfigs } from './list-configs.ts';
+import { type ConfigOfEnvironment, listAllConfigs } from './list-configs.sql.ts';
 import { tags } from './schemas.ts';
 import type { ConfigDependencies } from './service.ts';
 import { outcomeSchema, overviewSchema, presentOverview } from './status-schemas.ts';

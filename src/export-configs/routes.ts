@@ -4,7 +4,7 @@ import type { Environment } from '../environments/environments-repository.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { pageOf, pageQuery, readNewestFirst } from '../http/pagination.ts';
 import { problemResponses, readProblems, writeProblems } from '../http/problem.ts';
-import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.ts';
+import { type ConfigWithHistory, getConfig, listConfigs } from './list-configs.sql.ts';
 import { maxConfigs } from './repository.ts';
 import {
   checkLimits,

@@ -6,7 +6,7 @@ import { environmentParams } from '../environments/routes.ts';
 import { writeProblems } from '../http/problem.ts';
 import { documentedAs, fileFormat, instant, literals, nullable } from '../http/schemas.ts';
 import { compressions } from '../shared/file-format.ts';
-import type { ConfigWithHistory } from './list-configs.ts';
+import type { ConfigWithHistory } from './list-configs.sql.ts';
 import { catchUpDays, catchUps, schedules } from './schedule.ts';
 import { describeStatus } from './status.ts';
 import { statusSchema } from './status-schemas.ts';

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import type { EncryptionKey } from '../config/config.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { type Access, isRole } from '../destinations/destination.ts';
@@ -8,7 +8,7 @@ import { lockEnvironment, requireRoom } from '../environments/environments-repos
 import { readExternalId } from '../environments/external-ids-repository.ts';
 import { AppError, validationFailed } from '../shared/errors.ts';
 import { type CheckDependencies, checkConfig, requireValid } from './check-config.ts';
-import { type ConfigWithHistory, getConfig } from './list-configs.ts';
+import { type ConfigWithHistory, getConfig } from './list-configs.sql.ts';
 import {
   type AskedAccess,
   type ConfigPatch,

@@ -1,6 +1,6 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { date, documentedAs, instant, literals, nullable } from '../http/schemas.ts';
-import type { ConfigOfEnvironment } from './list-configs.ts';
+import type { ConfigOfEnvironment } from './list-configs.sql.ts';
 import { type RunError, runErrorCodes } from './run-error.ts';
 import { runTriggers } from './run-triggers.ts';
 import {

@@ -4,7 +4,7 @@ import { environmentParams } from '../environments/routes.ts';
 import { problemResponses } from '../http/problem.ts';
 import { checkConfig } from './check-config.ts';
 import { checkResultSchema } from './check-schemas.ts';
-import { getConfig } from './list-configs.ts';
+import { getConfig } from './list-configs.sql.ts';
 import { readNewConfig } from './read-config-body.ts';
 import {
   checkLimits,

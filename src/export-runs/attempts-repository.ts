@@ -5,7 +5,8 @@ import type { Plan } from '../environments/plans.ts';
 import { type ExportConfig, purgeConfigs, toConfig } from '../export-configs/repository.ts';
 import { errorColumns, type RunError, toRunError } from '../export-configs/run-error.ts';
 import type { RunTrigger } from '../export-configs/run-triggers.ts';
-import { isFinal, transition } from './run-states.ts';
+import { isFinal } from './run-states.ts';
+import { transition } from './transition.sql.ts';
 
 /**
  * Reads and begins attempts. Every update names the job and the attempt. An abandoned worker that

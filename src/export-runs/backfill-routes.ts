@@ -3,7 +3,7 @@ import { DateTime } from 'luxon';
 import type { PgBoss } from 'pg-boss';
 import type { Database } from '../db/database.ts';
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
-import { getConfig } from '../export-configs/list-configs.ts';
+import { getConfig } from '../export-configs/list-configs.sql.ts';
 import {
   configParams,
   mayDelete,
@@ -23,8 +23,8 @@ import {
   listBackfills,
 } from './backfills-repository.ts';
 import { cancelRunOfBackfill } from './control-repository.ts';
-import { enqueueNextRun } from './enqueue-due.ts';
-import { lockConfig } from './run-effects.ts';
+import { enqueueNextRun } from './enqueue-due.sql.ts';
+import { lockConfig } from './run-effects.sql.ts';
 import { backfillInput, backfillParams, backfillSchema, maxBackfillDays } from './schemas.ts';
 
 interface BackfillRouteDependencies {

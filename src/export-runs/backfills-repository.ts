@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { sql, type Transaction } from 'kysely';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import { isAfter, type ListPosition } from '../db/newest-first.sql.ts';
 import type { Tables } from '../db/tables.ts';

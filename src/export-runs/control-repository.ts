@@ -1,6 +1,6 @@
 import { sql, type Transaction } from 'kysely';
 import { fromKysely, type PgBoss } from 'pg-boss';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import { type RunOrigin, runQueue } from '../db/job-queue.ts';
 import type { Tables } from '../db/tables.ts';
@@ -8,11 +8,12 @@ import type { ConfigKey } from '../export-configs/repository.ts';
 import { errorColumns, type RunError } from '../export-configs/run-error.ts';
 import { AppError } from '../shared/errors.ts';
 import { cancelBackfillsOf } from './backfills-repository.ts';
-import { enqueueRuns } from './enqueue-runs.ts';
+import { enqueueRuns } from './enqueue-runs.sql.ts';
 import { getRun, type Run } from './repository.ts';
-import { lockConfig } from './run-effects.ts';
+import { lockConfig } from './run-effects.sql.ts';
 import { cancelledByCaller, cancelReasons } from './run-errors.ts';
-import { isFinal, transition } from './run-states.ts';
+import { isFinal } from './run-states.ts';
+import { transition } from './transition.sql.ts';
 
 /** Cancels and hurries runs for callers. */
 

@@ -9,7 +9,7 @@ import {
   releaseJob,
 } from './attempts-repository.ts';
 import { describeForLog } from './describe-for-log.ts';
-import { enqueueNextRun } from './enqueue-due.ts';
+import { enqueueNextRun } from './enqueue-due.sql.ts';
 import { type RunResult, recordSuccess } from './outcomes-repository.ts';
 import { recordOutcome } from './record-outcome.ts';
 import { makeClient } from './run-client.ts';

@@ -4,9 +4,9 @@ import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import { errorColumns, type RunError } from '../export-configs/run-error.ts';
 import type { WrittenObject } from '../webhooks/events.ts';
 import { type Attempt, isOf } from './attempts-repository.ts';
-import { enqueueRuns } from './enqueue-runs.ts';
-import { applyFailureEffects, applySuccessEffects, lockConfig } from './run-effects.ts';
-import { transition } from './run-states.ts';
+import { enqueueRuns } from './enqueue-runs.sql.ts';
+import { applyFailureEffects, applySuccessEffects, lockConfig } from './run-effects.sql.ts';
+import { transition } from './transition.sql.ts';
 
 /** Records how attempts end. */
 

@@ -2,7 +2,7 @@ import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-
 import type { PgBoss } from 'pg-boss';
 import type { Database } from '../db/database.ts';
 import { actorOf, environmentOf } from '../environments/auth/access.ts';
-import { getConfig } from '../export-configs/list-configs.ts';
+import { getConfig } from '../export-configs/list-configs.sql.ts';
 import {
   configParams,
   mayDelete,
@@ -16,8 +16,8 @@ import { problemResponses, readProblems, writeProblems } from '../http/problem.t
 import { date } from '../http/schemas.ts';
 import { currentSpan } from '../observability/tracing.ts';
 import { cancelRun, retryRun } from './control-repository.ts';
-import { enqueueNextRun } from './enqueue-due.ts';
-import { enqueueRuns } from './enqueue-runs.ts';
+import { enqueueNextRun } from './enqueue-due.sql.ts';
+import { enqueueRuns } from './enqueue-runs.sql.ts';
 import { getRun, insertManualRun, listRuns, type Run } from './repository.ts';
 import { configRunParams, runParams, runSchema } from './schemas.ts';
 

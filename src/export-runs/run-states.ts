@@ -1,5 +1,3 @@
-import type { DatabaseOrTransaction } from '../db/database.ts';
-
 /**
  * Defines the states of a run and the transitions between them. The diagram in docs/architecture.md
  * shows all of them except those to the same state.
@@ -27,18 +25,6 @@ export const transitions = {
   succeed: { from: ['running'], to: 'successful' },
   fail: { from: ['queued', 'running'], to: 'failed' },
 } as const satisfies Record<string, Transition>;
-
-/**
- * Returns an update of all runs that may take the transition. The caller narrows it to runs. Only
- * this function writes the state of existing runs. After it no attempt completes an object.
- */
-export function transition(db: DatabaseOrTransaction, name: keyof typeof transitions) {
-  const { from, to } = transitions[name];
-  return db
-    .updateTable('export_runs as run')
-    .set({ state: to, is_completing: false })
-    .where('run.state', 'in', from);
-}
 
 /** Returns true if no transition starts from the state. */
 export function isFinal(state: string): boolean {

@@ -1,13 +1,12 @@
 import { createHash } from 'node:crypto';
-import type { ClientBase } from 'pg';
 import { withSpan } from '../observability/tracing.ts';
 import type { Compression, FileForm } from '../shared/file-format.ts';
 import { secondOf } from '../shared/iso-date.ts';
 import { headerLine } from '../snapshots/columns.ts';
 import { renderer } from '../snapshots/render/chunks.ts';
-import type { RenderedSnapshot } from '../snapshots/render/read-chunks.ts';
 import type { ShownDate } from './aggregations.ts';
 import { parquetColumns } from './column-types.ts';
+import { type ExportSection, findSections, type Queryable } from './find-sections.sql.ts';
 import { gzipFrameBytes } from './gzip-file.ts';
 import { parquetRenderer } from './parquet/renderer.ts';
 
@@ -15,31 +14,6 @@ import { parquetRenderer } from './parquet/renderer.ts';
 export interface WantedExport extends FileForm {
   readonly environmentId: string;
   readonly dates: readonly ShownDate[];
-}
-
-/** Section of a file: the rows of one date, which come from one snapshot. */
-export interface ExportSection {
-  /** Value of the Date column. */
-  readonly date: string;
-  readonly snapshotDate: string;
-  /** Differs for every replacement of the snapshot. */
-  readonly version: string;
-  readonly rowCount: number;
-  readonly completedAt: Date;
-  /**
-   * Newest completion up to which times do not prove that a file of the environment is unchanged;
-   * null if all do.
-   */
-  readonly undatedUntil: Date | null;
-  /** Rendered form of this version; null while it is not rendered. */
-  readonly rendered: RenderedSection | null;
-}
-
-interface RenderedSection extends RenderedSnapshot {
-  /** CRC-32 of the plain rows. */
-  readonly crc32: number;
-  /** Versions of the rendering code and of zlib. */
-  readonly renderer: string;
 }
 
 /** Properties of a file that are known before its first byte. */
@@ -62,35 +36,8 @@ export interface ExportDescription extends WantedExport {
   readonly sizeBytes: number | null;
 }
 
-/** Pool, or connection inside a transaction. */
-export type Queryable = Pick<ClientBase, 'query'>;
-
 /** Version of the CSV format. Change it when equal rows shall give other bytes. */
 const csvVersion = 'csv 1';
-
-/**
- * Parameters: environment ($1), dates ($2), and for each date the earliest day of its snapshot or
- * null ($3).
- */
-const findSections = `
-  select shown.date, found.snapshot_date as "snapshotDate", found.version,
-    found.row_count as "rowCount", found.completed_at as "completedAt",
-    (select completed_until from undated_changes where environment_id = $1) as "undatedUntil",
-    (select json_build_object('environmentId', environment_id, 'version', version,
-        'plainBytes', plain_bytes, 'deflatedBytes', deflated_bytes,
-        'chunkCount', chunk_count, 'crc32', crc32, 'renderer', renderer)
-      from rendered_snapshots where environment_id = $1 and version = found.version) as rendered
-  from unnest($2::date[], $3::date[]) as shown (date, first)
-  cross join lateral (
-    select snapshot_date, version, row_count, completed_at
-    from snapshots
-    where environment_id = $1
-      and snapshot_date <= shown.date
-      and snapshot_date >= coalesce(shown.first, '-infinity')
-    order by snapshot_date desc
-    limit 1
-  ) as found
-  order by shown.date`;
 
 /**
  * Describes a file without reading its rows. The registry of complete snapshots has the snapshot of
@@ -100,12 +47,10 @@ export async function describeExport(
   db: Queryable,
   wanted: WantedExport,
 ): Promise<ExportDescription> {
-  const dates = wanted.dates.map(({ date }) => date);
-  const values = [wanted.environmentId, dates, wanted.dates.map(({ from }) => from)];
-  const { rows } = await withSpan('read the registry', { 'whx.dates': dates.length }, () =>
-    db.query<ExportSection>(findSections, values),
+  const sections = await withSpan('read the registry', { 'whx.dates': wanted.dates.length }, () =>
+    findSections(db, wanted.environmentId, wanted.dates),
   );
-  return describeSections(wanted, rows);
+  return describeSections(wanted, sections);
 }
 
 /** Describes a file that consists of these sections. */

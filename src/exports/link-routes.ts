@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { type FastifyPluginCallbackTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
-import { recordChange } from '../audit/audit-log.ts';
+import { recordChange } from '../audit/audit-log-repository.ts';
 import {
   actorIn,
   actorOf,
@@ -13,7 +13,7 @@ import {
 import { unauthenticated } from '../environments/auth/authenticate.ts';
 import { requirePlan } from '../environments/auth/authorize.ts';
 import type { RateLimits } from '../environments/auth/rate-limits.ts';
-import { findEnvironmentOf } from '../environments/auth/recheck-access.ts';
+import { findEnvironmentOf } from '../environments/auth/recheck-access.sql.ts';
 import { environmentParams } from '../environments/routes.ts';
 import { problemResponses, writeProblems } from '../http/problem.ts';
 import { fileFormat, instant, literals } from '../http/schemas.ts';

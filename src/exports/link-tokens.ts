@@ -1,7 +1,7 @@
 import { createHash, hkdfSync } from 'node:crypto';
 import { errors, jwtVerify, SignJWT } from 'jose';
 import type { EncryptionKey } from '../config/config.ts';
-import type { Grant } from '../environments/auth/recheck-access.ts';
+import type { Grant } from '../environments/auth/recheck-access.sql.ts';
 import type { RequestedFile } from './send-export.ts';
 
 /** File that a download link opens, and the creator of the link. */

@@ -1,10 +1,11 @@
 import type { PoolClient } from 'pg';
 import { mapAhead } from '../shared/map-ahead.ts';
 import { type Chunk, inflateChunk, makeChunks } from '../snapshots/render/chunks.ts';
-import { copyRows } from '../snapshots/render/copy-rows.ts';
-import { findChunk, readChunks, type WithClient } from '../snapshots/render/read-chunks.ts';
+import { copyRows } from '../snapshots/render/copy-rows.sql.ts';
+import { findChunk, readChunks, type WithClient } from '../snapshots/render/read-chunks.sql.ts';
 import { replaceDates } from '../snapshots/render/records.ts';
-import { type ExportSection, isShownElsewhere } from './describe-export.ts';
+import { isShownElsewhere } from './describe-export.ts';
+import type { ExportSection } from './find-sections.sql.ts';
 import type { GzipTrailer } from './gzip-file.ts';
 
 /** Range of bytes. `end` is exclusive. */

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import { borrow } from '../db/borrow.ts';
 import type { Database } from '../db/database.ts';
 import {
@@ -21,8 +21,8 @@ import {
   describeSections,
   type ExportDescription,
   isRendered,
-  type Queryable,
 } from './describe-export.ts';
+import type { Queryable } from './find-sections.sql.ts';
 import { type ExportSource, openExport } from './open-export.ts';
 import type { ParquetPlaces } from './parquet/places.ts';
 

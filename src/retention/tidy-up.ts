@@ -1,7 +1,7 @@
 import type { Database } from '../db/database.ts';
 import { earlierOf } from '../db/earlier-time.ts';
-import { deleteOldAuditLines, deleteOldRuns } from './delete-old-lines.ts';
-import { type RemovedDays, removeOldDays } from './remove-old-days.ts';
+import { deleteOldAuditLines, deleteOldRuns } from './delete-old-lines.sql.ts';
+import { type RemovedDays, removeOldDays } from './remove-old-days.sql.ts';
 
 /** Retention times of the operator. */
 export interface RetentionSettings {

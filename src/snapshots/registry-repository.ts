@@ -1,5 +1,5 @@
 import { CompiledQuery, sql } from 'kysely';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import type { Database } from '../db/database.ts';
 import { attachDetachedDay, dayLockName, snapshotLockName } from '../db/snapshot-partitions.sql.ts';
 import { recordUndatedChanges } from '../db/undated-changes.sql.ts';

@@ -1,5 +1,5 @@
 import type { WebhookJob } from '../db/job-queue.ts';
-import { selectDelivery } from './select-delivery.ts';
+import { selectDelivery } from './select-delivery.sql.ts';
 import { signAndSend } from './sign-and-send.ts';
 import type { WebhookDependencies } from './try-webhook.ts';
 

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Transaction } from 'kysely';
-import { type Actor, recordChange } from '../audit/audit-log.ts';
+import { type Actor, recordChange } from '../audit/audit-log-repository.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { type EncryptionKeys, openSecret, sealSecret } from '../encryption/secrets.ts';

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { listAuditLog, recordChange, systemActor } from '../../src/audit/audit-log.ts';
+import { listAuditLog, recordChange, systemActor } from '../../src/audit/audit-log-repository.ts';
 import { revokeApiKey } from '../../src/environments/auth/api-keys-repository.ts';
 import {
   deleteEnvironment,

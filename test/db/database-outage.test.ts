@@ -8,7 +8,7 @@ import t from 'tap';
 import { startPostgresServer } from '../../dev/postgres-server.ts';
 import { isDatabaseUnavailable } from '../../src/db/errors.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
+import { selectQueueState } from '../../src/export-runs/select-queue-state.sql.ts';
 import { createPrometheusMetrics } from '../../src/observability/prometheus.ts';
 import {
   adoptionRow,

@@ -5,7 +5,7 @@ import { createPool } from '../../src/db/connect.ts';
 import { isDatabaseUnavailable } from '../../src/db/errors.ts';
 import { retentionQueue, tickQueue } from '../../src/db/job-queue.ts';
 import { migrateToLatest } from '../../src/db/migrator.ts';
-import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.sql.ts';
 import { tidyUp } from '../../src/retention/tidy-up.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, type TestApp } from '../helpers/app.ts';

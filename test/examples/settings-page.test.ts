@@ -4,7 +4,7 @@ import puppeteer, { type Page } from 'puppeteer-core';
 import t, { type Test } from 'tap';
 import { startIdentityProvider } from '../../demo/identity-provider.ts';
 import { buildClient, settingsPage } from '../../demo/settings-page.ts';
-import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.sql.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';
 import {
   configBody,

@@ -1,8 +1,8 @@
 import t from 'tap';
-import { systemActor } from '../../src/audit/audit-log.ts';
+import { systemActor } from '../../src/audit/audit-log-repository.ts';
 import { tickQueue } from '../../src/db/job-queue.ts';
-import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
-import { wakeRuns } from '../../src/export-runs/enqueue-runs.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.sql.ts';
+import { wakeRuns } from '../../src/export-runs/enqueue-runs.sql.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
 import { startApp, startTestApp, testNow } from '../helpers/app.ts';
 import { lowestOf } from '../helpers/lowest-of.ts';

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap';
 import { sealSecret } from '../../src/encryption/secrets.ts';
-import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.sql.ts';
 import {
   configBody,
   credentialsOf,

@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap';
-import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
+import { selectQueueState } from '../../src/export-runs/select-queue-state.sql.ts';
 import { adoptionRow, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp } from '../helpers/app.ts';
 import {

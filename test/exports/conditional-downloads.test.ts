@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { gunzipSync } from 'node:zlib';
 import puppeteer from 'puppeteer-core';
 import t, { type Test } from 'tap';
-import { deleteSnapshots } from '../../src/retention/unneeded-snapshots.ts';
+import { deleteSnapshots } from '../../src/retention/unneeded-snapshots.sql.ts';
 import { adoptionRow, exportHeader, exportPart, ingestBody } from '../helpers/adoption-rows.ts';
 import { startTestApp, testNow } from '../helpers/app.ts';
 import { writeDenseSnapshot } from '../helpers/dense-snapshot.ts';

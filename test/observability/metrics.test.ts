@@ -3,7 +3,7 @@ import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { parse } from 'yaml';
-import { selectQueueState } from '../../src/export-runs/select-queue-state.ts';
+import { selectQueueState } from '../../src/export-runs/select-queue-state.sql.ts';
 import { createPrometheusMetrics } from '../../src/observability/prometheus.ts';
 import { adoptionRow, exportHeader, ingestBody } from '../helpers/adoption-rows.ts';
 import { startApp, startTestApp } from '../helpers/app.ts';

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { systemActor } from '../../src/audit/audit-log.ts';
+import { systemActor } from '../../src/audit/audit-log-repository.ts';
 import { retentionQueue } from '../../src/db/job-queue.ts';
 import { insertManualRun } from '../../src/export-runs/repository.ts';
 import { tidyUp } from '../../src/retention/tidy-up.ts';

@@ -59,7 +59,7 @@ export async function runMixedLoad(
   wanted: MixedLoad,
 ): Promise<{ world: World; faults: readonly string[] }> {
   const { seed, lasts } = wanted;
-  t.comment(`seed ${seed}`);
+  console.error(`seed ${seed}`);
   const world = await startWorld(t);
   const configs = createConfigModel();
   for (const name of [...apiNames, ...workerNames]) await world.start(name);

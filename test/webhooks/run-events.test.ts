@@ -1,10 +1,10 @@
 import t from 'tap';
 import { type WebhookJob, webhookQueue } from '../../src/db/job-queue.ts';
-import { enqueueDue } from '../../src/export-runs/enqueue-due.ts';
+import { enqueueDue } from '../../src/export-runs/enqueue-due.sql.ts';
 import * as outcomes from '../../src/export-runs/outcomes-repository.ts';
-import { faultySlotsToTurnOff } from '../../src/export-runs/run-effects.ts';
+import { faultySlotsToTurnOff } from '../../src/export-runs/run-effects.sql.ts';
 import { succeededEvent } from '../../src/webhooks/events.ts';
-import { insertEvents } from '../../src/webhooks/insert-events.ts';
+import { insertEvents } from '../../src/webhooks/insert-events.sql.ts';
 import { startTestApp } from '../helpers/app.ts';
 import { busy, denied, result, startWithRuns } from '../helpers/ended-runs.ts';
 import { registerSecret } from '../helpers/secrets.ts';
@@ -265,7 +265,7 @@ t.test(
   'does not turn a config on by a change that was read before the config was turned off',
   async t => {
     const { failDay, config } = await start();
-    const { getConfig } = await import('../../src/export-configs/list-configs.ts');
+    const { getConfig } = await import('../../src/export-configs/list-configs.sql.ts');
     const { replaceConfig } = await import('../../src/export-configs/repository.ts');
     for (let day = 1; day <= 9; day += 1) await failDay(day);
     const { config: read } = await getConfig(db, 'acme', 'a');

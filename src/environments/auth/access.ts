@@ -1,5 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { Actor } from '../../audit/audit-log.ts';
+import type { Actor } from '../../audit/audit-log-repository.ts';
 import { callerRequestId } from '../../http/request-id.ts';
 import type { Environment } from '../environments-repository.ts';
 import type { Feature } from '../plans.ts';

@@ -1,5 +1,5 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
-import { type Actor, recordChange } from '../../audit/audit-log.ts';
+import { type Actor, recordChange } from '../../audit/audit-log-repository.ts';
 import type { Database } from '../../db/database.ts';
 import { isAfter, type ListPosition } from '../../db/newest-first.sql.ts';
 import { notFound } from '../../shared/errors.ts';

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import rateLimit, { normalizeIP } from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import type { Actor } from '../../audit/audit-log.ts';
+import type { Actor } from '../../audit/audit-log-repository.ts';
 import { AppError } from '../../shared/errors.ts';
 import { actorOf } from './access.ts';
 import { createWindowStore } from './window-store.ts';

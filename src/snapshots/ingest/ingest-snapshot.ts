@@ -2,19 +2,19 @@ import { pipeline } from 'node:stream/promises';
 import { DatabaseError, type Pool, type PoolClient } from 'pg';
 import type { PgBoss } from 'pg-boss';
 import { from as copyFrom } from 'pg-copy-streams';
-import { type Actor, recordChange } from '../../audit/audit-log.ts';
+import { type Actor, recordChange } from '../../audit/audit-log-repository.ts';
 import { inTransaction } from '../../db/borrow.ts';
 import { createKyselyOn } from '../../db/connect.ts';
 import { holdDay, partitionName, snapshotLockName } from '../../db/snapshot-partitions.sql.ts';
 import { recordUndatedChanges } from '../../db/undated-changes.sql.ts';
 import type { Caller } from '../../environments/auth/access.ts';
-import { recheckAccess } from '../../environments/auth/recheck-access.ts';
+import { recheckAccess } from '../../environments/auth/recheck-access.sql.ts';
 import type { Environment } from '../../environments/environments-repository.ts';
 import type { StreamedBody } from '../../http/streamed-body.ts';
 import { withSpan } from '../../observability/tracing.ts';
 import { snapshotInUse } from '../../shared/errors.ts';
 import type { Snapshot } from '../registry-repository.ts';
-import { enqueueRendering } from '../render/render-queue.ts';
+import { enqueueRendering } from '../render/render-queue.sql.ts';
 import { createRowReader, type RowReader } from './read-rows.ts';
 
 export interface IngestDependencies {

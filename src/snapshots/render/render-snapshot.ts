@@ -7,7 +7,7 @@ import type { Metrics, RenderingOutcome } from '../../observability/metrics.ts';
 import { withSpan } from '../../observability/tracing.ts';
 import { combineCrcs } from '../../shared/combine-crcs.ts';
 import { chunkChecksum, makeChunks, renderer } from './chunks.ts';
-import { copyRows } from './copy-rows.ts';
+import { copyRows } from './copy-rows.sql.ts';
 
 export interface SnapshotKey {
   readonly environmentId: string;

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { systemActor } from '../../../src/audit/audit-log.ts';
+import { systemActor } from '../../../src/audit/audit-log-repository.ts';
 import { createApiKey, maxApiKeys } from '../../../src/environments/auth/api-keys-repository.ts';
 import { toAppError } from '../../../src/http/error-handler.ts';
 import { startApp, startTestApp, testNow } from '../../helpers/app.ts';

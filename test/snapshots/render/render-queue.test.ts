@@ -4,7 +4,7 @@ import {
   deleteReplacedRenderings,
   enqueueMissingRenderings,
   recordUnfinishedSnapshots,
-} from '../../../src/snapshots/render/render-queue.ts';
+} from '../../../src/snapshots/render/render-queue.sql.ts';
 import { adoptionRow, ingestBody } from '../../helpers/adoption-rows.ts';
 import { startTestApp } from '../../helpers/app.ts';
 import { startExportWorker } from '../../helpers/export-configs.ts';

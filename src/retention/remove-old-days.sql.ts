@@ -5,7 +5,7 @@ import { dayLockName, partitionLockName, partitionName } from '../db/snapshot-pa
 import type { Tables } from '../db/tables.ts';
 import { isoDate } from '../shared/iso-date.ts';
 import { firstDayNeeded, lastDayToReplace } from './needed-dates.ts';
-import { deleteSnapshots, lockUnneededSnapshots } from './unneeded-snapshots.ts';
+import { deleteSnapshots, lockUnneededSnapshots } from './unneeded-snapshots.sql.ts';
 
 /** Result of the removal of days before the last 31. */
 export interface RemovedDays {

@@ -1,7 +1,7 @@
 import { escapeLiteral, type PoolClient } from 'pg';
 import { mapAhead } from '../../shared/map-ahead.ts';
 import { type Chunk, chunkChecksum } from './chunks.ts';
-import { copyOut } from './copy-rows.ts';
+import { copyOut } from './copy-rows.sql.ts';
 
 /** Snapshot version whose chunks are in the database. */
 export interface RenderedSnapshot {

@@ -1,6 +1,6 @@
 import type { PoolClient } from 'pg';
 import { to as copyTo } from 'pg-copy-streams';
-import { selectRows } from './select-rows.ts';
+import { selectRows } from './select-rows.sql.ts';
 
 /** Rows to read, and the date under which they are shown. */
 export interface RowSelection {

@@ -1,5 +1,5 @@
 import { type RawBuilder, sql } from 'kysely';
-import { type AuditAction, recordChange, systemActor } from '../audit/audit-log.ts';
+import { type AuditAction, recordChange, systemActor } from '../audit/audit-log-repository.ts';
 import type { Database } from '../db/database.ts';
 
 /** Deletes old runs and audit lines in short batches. Returns the number of deleted lines. */

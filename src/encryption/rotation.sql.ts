@@ -1,4 +1,4 @@
-import { type AuditAction, recordChange, systemActor } from '../audit/audit-log.ts';
+import { type AuditAction, recordChange, systemActor } from '../audit/audit-log-repository.ts';
 import type { Database, DatabaseOrTransaction } from '../db/database.ts';
 import {
   type EncryptionKeys,

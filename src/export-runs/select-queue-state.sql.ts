@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import type { Database } from '../db/database.ts';
 import { renderQueue, runQueue } from '../db/job-queue.ts';
 import type { QueueState } from '../observability/metrics.ts';
-import { fromDueConfigs } from './enqueue-due.ts';
+import { fromDueConfigs } from './enqueue-due.sql.ts';
 
 /**
  * Reads the work that waits, in one statement. Each part uses an index of unfinished rows. Only the

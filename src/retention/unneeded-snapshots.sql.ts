@@ -1,5 +1,5 @@
 import { sql, type Transaction } from 'kysely';
-import { recordChanges, systemActor } from '../audit/audit-log.ts';
+import { recordChanges, systemActor } from '../audit/audit-log-repository.ts';
 import type { Tables } from '../db/tables.ts';
 import { recordUndatedChanges } from '../db/undated-changes.sql.ts';
 

@@ -6,14 +6,15 @@ import type { Tables } from '../db/tables.ts';
 import { requiredPlan } from '../environments/plans.ts';
 import { type ConfigKey, purgeConfigs } from '../export-configs/repository.ts';
 import { catchUpDays, newestSlot, schedules, snapshotDateOf } from '../export-configs/schedule.ts';
-import { deleteOldEvents } from '../webhooks/insert-events.ts';
+import { deleteOldEvents } from '../webhooks/insert-events.sql.ts';
 import { cancelBackfillsAfterDowngrade, insertBackfillRuns } from './backfills-repository.ts';
 import { hasNoUnfinishedRun, isOnly } from './conditions.sql.ts';
-import { enqueueRuns } from './enqueue-runs.ts';
+import { enqueueRuns } from './enqueue-runs.sql.ts';
 import { insertRedeliveries } from './redeliveries-repository.ts';
-import { applyFailureEffects } from './run-effects.ts';
+import { applyFailureEffects } from './run-effects.sql.ts';
 import { cancelReasons, snapshotMissingHint } from './run-errors.ts';
-import { initialState, transition } from './run-states.ts';
+import { initialState } from './run-states.ts';
+import { transition } from './transition.sql.ts';
 
 /** Numbers of runs that a tick changed. */
 export interface Tick {

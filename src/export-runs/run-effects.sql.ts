@@ -1,6 +1,6 @@
 import { sql, type Transaction } from 'kysely';
 import type { PgBoss } from 'pg-boss';
-import { type Change, recordChanges, systemActor } from '../audit/audit-log.ts';
+import { type Change, recordChanges, systemActor } from '../audit/audit-log-repository.ts';
 import type { DatabaseOrTransaction } from '../db/database.ts';
 import type { Tables } from '../db/tables.ts';
 import { configurationErrors } from '../destinations/s3/errors.ts';
@@ -12,7 +12,7 @@ import {
   succeededEvent,
   type WrittenObject,
 } from '../webhooks/events.ts';
-import { insertEvents } from '../webhooks/insert-events.ts';
+import { insertEvents } from '../webhooks/insert-events.sql.ts';
 import { cancelBackfillsOf } from './backfills-repository.ts';
 import { checkRedeliveryOf } from './redeliveries-repository.ts';
 import { cancelReasons } from './run-errors.ts';

@@ -1,4 +1,4 @@
-import type { Actor } from '../../audit/audit-log.ts';
+import type { Actor } from '../../audit/audit-log-repository.ts';
 import type { Database, DatabaseOrTransaction } from '../../db/database.ts';
 import { notFound } from '../../shared/errors.ts';
 import { type Environment, findEnvironment } from '../environments-repository.ts';
