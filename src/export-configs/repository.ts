@@ -150,35 +150,32 @@ export async function hideConfig(
  * clean up the bucket, and configs that another transaction changes or deletes.
  */
 export async function purgeConfigs(db: DatabaseOrTransaction, only?: ConfigKey): Promise<void> {
+  const hidden = db
+    .selectFrom('export_configs as config')
+    .select(['config.environment_id', 'config.id'])
+    .where('config.deleted_at', 'is not', null)
+    .where(({ and, val }) =>
+      only === undefined
+        ? val(true)
+        : and({ 'config.environment_id': only.environmentId, 'config.id': only.id }),
+    )
+    .where(({ exists, not, selectFrom }) =>
+      not(
+        exists(
+          selectFrom('export_runs as run')
+            .select('run.id')
+            .whereRef('run.environment_id', '=', 'config.environment_id')
+            .whereRef('run.config_id', '=', 'config.id')
+            .where('run.job_id', 'is not', null),
+        ),
+      ),
+    )
+    .forUpdate('config')
+    .skipLocked();
   await db
     .deleteFrom('export_configs')
-    .where(({ eb, refTuple, selectFrom }) =>
-      eb(
-        refTuple('environment_id', 'id'),
-        'in',
-        selectFrom('export_configs as config')
-          .select(['config.environment_id', 'config.id'])
-          .where('config.deleted_at', 'is not', null)
-          .where(({ and, val }) =>
-            only === undefined
-              ? val(true)
-              : and({ 'config.environment_id': only.environmentId, 'config.id': only.id }),
-          )
-          .where(({ exists, not, selectFrom }) =>
-            not(
-              exists(
-                selectFrom('export_runs as run')
-                  .select('run.id')
-                  .whereRef('run.environment_id', '=', 'config.environment_id')
-                  .whereRef('run.config_id', '=', 'config.id')
-                  .where('run.job_id', 'is not', null),
-              ),
-            ),
-          )
-          .forUpdate('config')
-          .skipLocked()
-          .$asTuple('environment_id', 'id'),
-      ),
+    .where(({ eb, refTuple }) =>
+      eb(refTuple('environment_id', 'id'), 'in', hidden.$asTuple('environment_id', 'id')),
     )
     .execute();
 }
