@@ -38,6 +38,7 @@ import {
   s3Server,
   setPolicy,
 } from '../helpers/s3.ts';
+import { kmsOptions } from '../helpers/s3-gateway.ts';
 import { testAdminToken } from '../helpers/secrets.ts';
 import { startWebhookReceiver } from '../helpers/webhook-receiver.ts';
 
@@ -72,14 +73,7 @@ function rightsIn(guide: string, names: Readonly<Record<string, string>>): Polic
 }
 
 const needsAws = { ...needsS3, ...(await needsPort443()) };
-const aws =
-  needsAws.skip === undefined
-    ? await startAws(t, [
-        '--rgw-crypt-s3-kms-backend=testing',
-        `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,
-        '--rgw-crypt-require-ssl=false',
-      ])
-    : null;
+const aws = needsAws.skip === undefined ? await startAws(t, kmsOptions) : null;
 const app = await startExportApp(t, {
   env: { AWS_ASSUME_ROLE: 'true' },
   adjust: made => (aws === null ? made : { ...made, clientEnvironment: aws.clientEnvironment }),

@@ -20,7 +20,7 @@ import {
   s3Destination,
   s3Server,
 } from '../helpers/s3.ts';
-import { startGateway } from '../helpers/s3-gateway.ts';
+import { kmsOptions, startGateway } from '../helpers/s3-gateway.ts';
 import { startS3Proxy } from '../helpers/s3-proxy.ts';
 
 /** Export configs over HTTP, checked against the real S3 server. */
@@ -745,11 +745,7 @@ t.test('shows the export configs of all environments', async t => {
 });
 
 t.test('encrypts exported objects as the export config says', needsS3, async t => {
-  const gateway = await startGateway([
-    '--rgw-crypt-s3-kms-backend=testing',
-    `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,
-    '--rgw-crypt-require-ssl=false',
-  ]);
+  const gateway = await startGateway(kmsOptions);
   t.teardown(gateway.stop);
   await emptyTables(pool);
   const { environmentId, path } = await createEnvironment();

@@ -19,6 +19,13 @@ export interface Gateway {
   readonly restart: () => Promise<void>;
 }
 
+/** Options of a gateway that encrypts with the KMS key `testkey-1`, over HTTP too. */
+export const kmsOptions = [
+  '--rgw-crypt-s3-kms-backend=testing',
+  `--rgw-crypt-s3-kms-encryption-keys=testkey-1=${Buffer.alloc(32, 7).toString('base64')}`,
+  '--rgw-crypt-require-ssl=false',
+] as const;
+
 const startLimitMs = 60_000;
 
 /** @param options options of `radosgw` */
